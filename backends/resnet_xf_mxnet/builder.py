@@ -1,0 +1,130 @@
+"""Plan to Gluon: one ``HybridBlock`` for each kind of node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resnet_xf.nodes import (
+    Activation,
+    Children,
+    Conv,
+    Flatten,
+    Gate,
+    GlobalPool,
+    Linear,
+    Node,
+    Norm,
+    Pool,
+    Residual,
+    Sequential,
+)
+from resnet_xf_mxnet.loan import mx
+
+nn = mx.gluon.nn
+
+
+def build(node: Node, name: str = "") -> Any:
+    """The block of a node; its children bear the nodes' names.
+
+    ``name`` is the node's dotted name in the whole network. Gluon's own parameter names, which ``export``
+    writes, are made of it: ``layer1_0_conv1_weight``.
+    """
+    prefix = f"{name.replace('.', '_')}_" if name else ""
+    match node:
+        case Conv():
+            return nn.Conv2D(
+                node.out_channels,
+                node.kernel,
+                strides=node.stride,
+                padding=node.padding,
+                dilation=node.dilation,
+                groups=node.groups,
+                use_bias=node.bias,
+                in_channels=node.in_channels,
+                prefix=prefix,
+            )
+        case Norm():
+            return nn.BatchNorm(
+                momentum=1 - node.momentum,
+                epsilon=node.eps,
+                center=node.affine,
+                scale=node.affine,
+                in_channels=node.channels,
+                prefix=prefix,
+            )
+        case Activation(function=function):
+            return nn.Activation(function, prefix=prefix)
+        case Pool(operation="max"):
+            return nn.MaxPool2D(node.kernel, node.stride, node.padding, ceil_mode=node.ceil, prefix=prefix)
+        case Pool(operation="avg"):
+            return nn.AvgPool2D(
+                node.kernel,
+                node.stride,
+                node.padding,
+                ceil_mode=node.ceil,
+                count_include_pad=False,
+                prefix=prefix,
+            )
+        case GlobalPool():
+            return nn.GlobalAvgPool2D(prefix=prefix)
+        case Flatten():
+            return nn.Flatten(prefix=prefix)
+        case Linear():
+            return nn.Dense(node.out_features, use_bias=node.bias, in_units=node.in_features, prefix=prefix)
+        case Sequential():
+            block = nn.HybridSequential(prefix=prefix)
+            _register(block, node.children, name)
+            return block
+        case Residual():
+            return ResidualBlock(node, name, prefix=prefix)
+        case Gate():
+            return ChannelGate(node, name, prefix=prefix)
+    raise TypeError(f"{node!r} is no node")
+
+
+def _register(block: Any, children: Children, name: str) -> tuple[str, ...]:
+    """Build children into a block, named directly in it; returns their names."""
+    for child_name, child in children:
+        block.register_child(build(child, f"{name}.{child_name}" if name else child_name), child_name)
+    return tuple(child_name for child_name, _ in children)
+
+
+class _Named(mx.gluon.HybridBlock):
+    """A block whose children run in groups."""
+
+    def _run(self, names: tuple[str, ...], x: Any) -> Any:
+        for name in names:
+            x = self._children[name](x)
+        return x
+
+
+class ResidualBlock(_Named):
+    """``post(body(pre(x)) + shortcut)``."""
+
+    def __init__(self, node: Residual, name: str, prefix: str) -> None:
+        super().__init__(prefix=prefix)
+        self.pre = _register(self, node.pre, name)
+        self.body = _register(self, node.body, name)
+        self.downsample = _register(self, (("downsample", node.shortcut),), name) if node.shortcut else None
+        self.shortcut_from = node.shortcut_from
+        self.post = _register(self, node.post, name)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
+        """``(N, C, H, W)`` to ``(N, C', H', W')``."""
+        before = self._run(self.pre, x)
+        body = self._run(self.body, before)
+        if self.downsample is not None:
+            x = self._run(self.downsample, x if self.shortcut_from == "input" else before)
+        return self._run(self.post, body + x)
+
+
+class ChannelGate(_Named):
+    """``x * body(x)``."""
+
+    def __init__(self, node: Gate, name: str, prefix: str) -> None:
+        super().__init__(prefix=prefix)
+        self.body = _register(self, node.body, name)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
+        """``(N, C, H, W)`` to the same."""
+        return F.broadcast_mul(x, self._run(self.body, x))

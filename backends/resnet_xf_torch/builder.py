@@ -1,0 +1,113 @@
+"""Plan to PyTorch: one ``torch.nn.Module`` for each kind of node."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from resnet_xf.nodes import (
+    Activation,
+    Children,
+    Conv,
+    Flatten,
+    Gate,
+    GlobalPool,
+    Linear,
+    Node,
+    Norm,
+    Pool,
+    Residual,
+    Sequential,
+)
+
+
+def build(node: Node) -> nn.Module:
+    """The module of a node; its submodules bear the nodes' names."""
+    match node:
+        case Conv():
+            return nn.Conv2d(
+                node.in_channels,
+                node.out_channels,
+                node.kernel,
+                stride=node.stride,
+                padding=node.padding,
+                dilation=node.dilation,
+                groups=node.groups,
+                bias=node.bias,
+            )
+        case Norm():
+            return nn.BatchNorm2d(node.channels, eps=node.eps, momentum=node.momentum, affine=node.affine)
+        case Activation(function="relu"):
+            return nn.ReLU(inplace=True)
+        case Activation(function="sigmoid"):
+            return nn.Sigmoid()
+        case Pool(operation="max"):
+            return nn.MaxPool2d(node.kernel, node.stride, node.padding, ceil_mode=node.ceil)
+        case Pool(operation="avg"):
+            return nn.AvgPool2d(node.kernel, node.stride, node.padding, ceil_mode=node.ceil, count_include_pad=False)
+        case GlobalPool():
+            return nn.AdaptiveAvgPool2d(1)
+        case Flatten():
+            return nn.Flatten()
+        case Linear():
+            return nn.Linear(node.in_features, node.out_features, bias=node.bias)
+        case Sequential():
+            return _sequential(node.children)
+        case Residual():
+            return ResidualBlock(node)
+        case Gate():
+            return ChannelGate(node)
+    raise TypeError(f"{node!r} is no node")
+
+
+def _sequential(children: Children) -> nn.Sequential:
+    return nn.Sequential(OrderedDict((name, build(child)) for name, child in children))
+
+
+class _Named(nn.Module):
+    """A module whose children are named directly in it and run in groups."""
+
+    def _register(self, children: Children) -> tuple[str, ...]:
+        for name, child in children:
+            self.add_module(name, build(child))
+        return tuple(name for name, _ in children)
+
+    def _run(self, names: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
+        for name in names:
+            x = self._modules[name](x)  # type: ignore[misc]
+        return x
+
+
+class ResidualBlock(_Named):
+    """``post(body(pre(x)) + shortcut)``."""
+
+    def __init__(self, node: Residual) -> None:
+        super().__init__()
+        self.pre = self._register(node.pre)
+        self.body = self._register(node.body)
+        self.downsample = build(node.shortcut) if node.shortcut else None
+        self.shortcut_from = node.shortcut_from
+        self.post = self._register(node.post)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(N, C, H, W)`` to ``(N, C', H', W')``."""
+        before = self._run(self.pre, x)
+        body = self._run(self.body, before)
+        if self.downsample is not None:
+            x = self.downsample(x if self.shortcut_from == "input" else before)
+        body += x
+        return self._run(self.post, body)
+
+
+class ChannelGate(_Named):
+    """``x * body(x)``."""
+
+    def __init__(self, node: Gate) -> None:
+        super().__init__()
+        self.body = self._register(node.body)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(N, C, H, W)`` to the same."""
+        return x * self._run(self.body, x)

@@ -1,0 +1,46 @@
+"""One description of a residual network, built in PyTorch and in MXNet Gluon, and proven to be the same network.
+
+Importing this package imports no framework; :func:`build` and :func:`parity` import those that they are asked for.
+"""
+
+from resnet_xf.backend import build, get_backend, list_backends
+from resnet_xf.data import photographs
+from resnet_xf.errors import BackendError, DataError, ResNetXFError, ShapeError, SpecError, WeightsError
+from resnet_xf.parity import Report, assert_parity, parity
+from resnet_xf.plan import Plan, plan, plan_block
+from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
+from resnet_xf.trace import Row, trace
+from resnet_xf.weights import draw_weights, load_weights, save_weights
+from resnet_xf.zoo import get_spec, list_models
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "DataError",
+    "Plan",
+    "Report",
+    "ResNetSpec",
+    "ResNetXFError",
+    "Row",
+    "ShapeError",
+    "SpecError",
+    "SqueezeExcitation",
+    "Stage",
+    "Stem",
+    "WeightsError",
+    "assert_parity",
+    "build",
+    "draw_weights",
+    "get_backend",
+    "get_spec",
+    "list_backends",
+    "list_models",
+    "load_weights",
+    "parity",
+    "photographs",
+    "plan",
+    "plan_block",
+    "save_weights",
+    "trace",
+]

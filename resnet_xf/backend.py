@@ -1,0 +1,189 @@
+"""What a backend offers, which one is chosen, and what is missing and how to get it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
+
+from resnet_xf.errors import BackendError
+from resnet_xf.nodes import Node
+from resnet_xf.plan import Plan, root_of
+from resnet_xf.spec import ResNetSpec
+from resnet_xf.trace import ObservedTrace
+from resnet_xf.weights import Array, Weights, draw_weights
+
+GROUP = "resnet_xf.backends"
+VARIABLE = "RESNET_XF_BACKEND"
+ALIASES = {"pytorch": "torch", "gluon": "mxnet"}
+
+
+class Backend(Protocol):
+    """One framework. Networks are its native objects; all else that crosses is NumPy and plain data."""
+
+    name: str
+
+    def version(self) -> str:
+        """The framework's version."""
+        ...
+
+    def devices(self) -> list[str]:
+        """The devices that it can use, as ``cpu``, ``cuda:0``."""
+        ...
+
+    def build(self, node: Node, dtype: str = "float32") -> Any:
+        """The native network of a node, on the CPU, initialised as the framework does by itself."""
+        ...
+
+    def load(self, network: Any, weights: Mapping[str, Array]) -> None:
+        """Put weights into a network by name; raises WeightsError unless they fit exactly."""
+        ...
+
+    def dump(self, network: Any) -> Weights:
+        """A network's weights by name, in its own dtype."""
+        ...
+
+    def forward(self, network: Any, images: Array) -> Array:
+        """The output for images ``(N, C, H, W)`` in inference mode, computed in the network's dtype."""
+        ...
+
+    def trace(self, network: Any, images: Array) -> ObservedTrace:
+        """Run the network in inference mode and tell of every layer; a run that breaks tells of those before."""
+        ...
+
+    def capture(self, network: Any, images: Array, names: Collection[str]) -> dict[str, Array]:
+        """Run the network in inference mode and bring back the outputs of the named layers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _BuiltIn:
+    """A backend that ships with this project: where it is, and the framework module that it needs."""
+
+    target: str
+    framework: str
+    title: str
+
+
+BUILT_IN = {
+    "torch": _BuiltIn("resnet_xf_torch:BACKEND", "torch", "PyTorch"),
+    "mxnet": _BuiltIn("resnet_xf_mxnet:BACKEND", "mxnet", "Apache MXNet Gluon"),
+}
+
+
+def list_backends() -> list[str]:
+    """The names of all backends, installed or not: those that ship here, then other packages'."""
+    return [*BUILT_IN, *_third_party()]
+
+
+def is_installed(name: str) -> bool:
+    """Whether a backend's framework can be found; nothing is imported."""
+    return name not in BUILT_IN or importlib.util.find_spec(BUILT_IN[name].framework) is not None
+
+
+def get_backend(name: str | None = None) -> Backend:
+    """The backend of that name; else the one that ``RESNET_XF_BACKEND`` names now; else the default.
+
+    The default is ``torch`` if it is installed, else the only backend that is. ``pytorch`` and ``gluon`` are
+    understood as ``torch`` and ``mxnet``.
+
+    Raises:
+        BackendError: if there is no such backend, or it is not installed, or importing it fails (the cause is
+            chained).
+    """
+    origin = ""
+    if name is None and (name := os.environ.get(VARIABLE)):
+        origin = f"{VARIABLE}: "
+    name = ALIASES.get(name, name) if name else _default()
+    if name not in list_backends():
+        raise BackendError(f"{origin}no backend is called {name!r}; choose one of {', '.join(list_backends())}")
+    return _load(name)
+
+
+def build(
+    network: Plan | ResNetSpec | str | Node,
+    backend: str | None = None,
+    *,
+    weights: Mapping[str, Array] | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> Any:
+    """Build a native network: a ``torch.nn.Module`` or a ``mxnet.gluon.HybridBlock``.
+
+    Args:
+        network: a plan, a spec, the name of one, or a single node such as a residual block.
+        backend: as :func:`get_backend` chooses it.
+        weights: arrays by name; if None they are drawn from ``seed`` (:func:`resnet_xf.weights.draw_weights`), so
+            that every backend begins with the same numbers.
+        seed: for that draw.
+        dtype: ``float32`` or ``float64``.
+
+    Raises:
+        BackendError, SpecError, WeightsError: see :func:`get_backend`, :func:`resnet_xf.plan.plan` and
+            :func:`resnet_xf.weights.check_weights`.
+    """
+    chosen = get_backend(backend)
+    node = root_of(network)
+    native = chosen.build(node, dtype)
+    chosen.load(native, draw_weights(node, seed) if weights is None else weights)
+    return native
+
+
+def how_to_install(name: str) -> str:
+    """The exact line that installs a built-in backend's framework on this machine, or why there is none."""
+    if name != "mxnet":
+        return f"pip install 'resnet-xf[{name}]'"
+    machine = platform.machine()
+    if sys.platform not in ("linux", "darwin") or (sys.platform == "darwin" and machine != "x86_64"):
+        return f"MXNet 1.9.1 has no wheel for {platform.system()} on {machine}; use Linux, or a container of it"
+    if sys.version_info >= (3, 13):
+        return "pip install --no-deps mxnet==1.9.1 && pip install 'resnet-xf[mxnet]'"
+    return "pip install 'resnet-xf[mxnet]'"
+
+
+def _default() -> str:
+    if is_installed("torch"):
+        return "torch"
+    installed = [name for name in list_backends() if is_installed(name)]
+    if len(installed) == 1:
+        return installed[0]
+    if installed:
+        raise BackendError(f"several backends are installed; name one of {', '.join(installed)} or set {VARIABLE}")
+    lines = " or ".join(how_to_install(name) for name in BUILT_IN)
+    raise BackendError(f"no backend is installed; run {lines}")
+
+
+@functools.cache
+def _third_party() -> dict[str, EntryPoint]:
+    """Other packages' backends, found once; the built-in ones need no search."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    return {name: point for name, point in found.items() if name not in BUILT_IN}
+
+
+@functools.cache
+def _load(name: str) -> Backend:
+    """Import a backend; one that ships with this project is found without asking the entry points."""
+    if name in BUILT_IN:
+        known = BUILT_IN[name]
+        if not is_installed(name):
+            raise BackendError(
+                f"backend {name!r} builds networks in {known.title}, and the package {known.framework!r} is not "
+                f"installed; run: {how_to_install(name)}"
+            )
+        point = EntryPoint(name, known.target, GROUP)
+    else:
+        point = _third_party()[name]
+    try:
+        loaded: Backend = point.load()
+    except BackendError:
+        raise
+    except Exception as error:
+        raise BackendError(f"backend {name!r} is installed but does not import: {error}") from error
+    return loaded

@@ -1,0 +1,272 @@
+"""The command ``resnet-xf``. Exit codes: 0 all holds, 1 parity fails or no backend is usable, 2 bad use."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from resnet_xf import __version__
+from resnet_xf.backend import get_backend
+from resnet_xf.doctor import diagnose
+from resnet_xf.errors import ResNetXFError
+from resnet_xf.nodes import kind, walk
+from resnet_xf.parity.ladder import LADDER, parity
+from resnet_xf.parity.report import Report, environment
+from resnet_xf.plan import Plan, plan
+from resnet_xf.trace import Row, observed_rows, trace
+from resnet_xf.weights import load_weights
+from resnet_xf.zoo import ZOO, get_spec
+
+app = typer.Typer(
+    help="One description of a residual network, built in PyTorch and in MXNet Gluon, and proven the same.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Spec = Annotated[
+    str, typer.Argument(metavar="SPEC", help="A name that `resnet-xf list` shows, or a .toml or .json file.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+TopOnly = Annotated[bool, typer.Option("--top", help="Only the network's own layers and stages.")]
+InputShape = Annotated[
+    str | None,
+    typer.Option("--input", metavar="N,C,H,W", help="The input's shape [default: one image of the spec's size]."),
+]
+
+
+def main() -> None:
+    """Run the command line; a mistake that its user can mend is one line on stderr and exit code 2."""
+    try:
+        app()
+    except ResNetXFError as error:
+        complaint = str(error)
+    except MemoryError as error:
+        complaint = f"not enough memory: {error}"
+    else:
+        return
+    print(f"resnet-xf: {complaint}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"resnet-xf {__version__}")
+        raise typer.Exit
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the named specs with their parameters and multiply-accumulates."""
+    rows: list[dict[str, Any]] = []
+    for name, spec in ZOO.items():
+        whole = trace(spec, (1, spec.in_channels, *spec.image_size))[0]
+        rows.append({"name": name, "parameters": whole.parameters, "macs": whole.macs, "image_size": spec.image_size})
+    if as_json:
+        _print_json(rows)
+        return
+    table = _table("name", "parameters>", "GMACs>", "image size>")
+    for row in rows:
+        height, width = row["image_size"]
+        table.add_row(row["name"], f"{row['parameters']:,}", f"{row['macs'] / 1e9:.3f}", f"{height}×{width}")
+    _print_table(table)
+
+
+@app.command()
+def show(
+    spec: Spec,
+    input_shape: InputShape = None,
+    top: TopOnly = False,
+    as_json: AsJson = False,
+    as_toml: Annotated[
+        bool, typer.Option("--toml", help="Print the spec itself as TOML, to begin one's own from.")
+    ] = False,
+) -> None:
+    """Show a spec's layers: name, kind, output shape, parameters, multiply-accumulates."""
+    planned = plan(get_spec(spec))
+    if as_toml:
+        typer.echo(planned.spec.to_toml(), nl=False)
+        return
+    _print_rows(trace(planned, _shape(input_shape, planned), top=top), as_json)
+
+
+@app.command("trace")
+def trace_(
+    spec: Spec,
+    input_shape: InputShape = None,
+    backend: Annotated[
+        str,
+        typer.Option("--backend", help="`torch` or `mxnet`: run the native network; `none`: arithmetic alone."),
+    ] = "none",
+    top: TopOnly = False,
+    as_json: AsJson = False,
+) -> None:
+    """Trace an input's shape through a network, by arithmetic or by running it."""
+    import numpy as np
+
+    planned = plan(get_spec(spec))
+    shape = _shape(input_shape, planned)
+    rows = trace(planned, shape)
+    if backend != "none":
+        chosen = get_backend(backend)
+        kinds = {name: kind(node) for name, node in walk(planned.root)}
+        observed = chosen.trace(chosen.build(planned.root), np.zeros(shape, np.float32))
+        if observed.error:
+            raise ResNetXFError(f"{chosen.name} cannot run {planned.spec.name} on {shape}: {observed.error}")
+        rows = observed_rows(observed, kinds)
+    _print_rows([row for row in rows if row.depth <= 1] if top else rows, as_json)
+
+
+@app.command("parity")
+def parity_(
+    spec: Spec,
+    backends: Annotated[str, typer.Option(help="The backends to compare, by name and comma.")] = "torch,mxnet",
+    image_size: Annotated[
+        str | None, typer.Option(metavar="S or HxW", help="The images' size [default: the spec's].")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="A folder of images [default: scikit-learn's photographs; its digits for one channel]."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A .safetensors file of this spec [default: drawn from the seed].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For drawing weights.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that backends build the same network from a spec, or say where they part (exit code 1)."""
+    network = get_spec(spec)
+    size = _size(image_size) if image_size else network.image_size
+    given = None
+    if weights is not None:
+        saved, given = load_weights(weights)
+        if plan(saved).root != plan(network).root:
+            raise ResNetXFError(f"{weights}: holds the weights of {saved.name}, which is not the network {spec}")
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=len(LADDER))
+        report = parity(
+            network,
+            [name.strip() for name in backends.split(",")],
+            image_size=size,
+            images=images,
+            weights=given,
+            seed=seed,
+            on_rung=lambda number, name: progress.update(task, completed=number - 1, description=name),
+        )
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        _print_report(report)
+    raise typer.Exit(0 if report.holds else 1)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Tell for each backend whether it is installed and usable, and if not, why and how to mend it."""
+    found = diagnose()
+    if as_json:
+        _print_json({"environment": environment(), "backends": msgspec.to_builtins(found)})
+    else:
+        for key, value in environment().items():
+            typer.echo(f"{key}: {value}")
+        for one in found:
+            state = f"usable, version {one.version}, devices {', '.join(one.devices)}" if one.usable else one.problem
+            typer.echo(f"{one.name} ({one.framework}): {state}")
+            if one.mend:
+                typer.echo(f"  mend: {one.mend}")
+    raise typer.Exit(0 if any(one.usable for one in found) else 1)
+
+
+def _shape(text: str | None, planned: Plan) -> tuple[int, ...]:
+    """``1,3,224,224`` as numbers; without a text, one image of the spec's size."""
+    if text is None:
+        return (1, planned.spec.in_channels, *planned.spec.image_size)
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a shape; write four numbers, as 1,3,224,224", param_hint="--input"
+        ) from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    """``224`` or ``67x61`` as height and width."""
+    numbers = text.lower().replace("×", "x").split("x")
+    if not all(number.isdecimal() and 0 < int(number) <= 8192 for number in numbers) or len(numbers) > 2:
+        raise typer.BadParameter(
+            f"{text!r} is not a size; write 224, or 67x61 for height 67", param_hint="--image-size"
+        )
+    return int(numbers[0]), int(numbers[-1])
+
+
+def _table(*columns: str) -> Table:
+    """An empty table; a heading that ends in ``>`` makes a column of numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+    return table
+
+
+def _print_table(table: Table) -> None:
+    """Print at the terminal's width, and unshortened where there is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(120, console.width))
+    console.print(table, markup=False, highlight=False)
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2))
+
+
+def _print_rows(rows: list[Row], as_json: bool) -> None:
+    """A trace, its whole as the last line."""
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+        return
+    table = _table("name", "kind", "output shape", "parameters>", "MACs>")
+    for row in [*rows[1:], rows[0]]:
+        name = "  " * (row.depth - 1) + row.name if row.name else "total"
+        shape = "×".join(map(str, row.output_shape))
+        table.add_row(name, row.kind, shape, f"{row.parameters:,}", f"{row.macs:,}")
+    _print_table(table)
+
+
+def _print_report(report: Report) -> None:
+    """The ladder as a table, and the verdict."""
+    versions = ", ".join(f"{name} {version}" for name, version in report.backends.items())
+    shape = "×".join(map(str, report.input_shape))
+    typer.echo(f"{report.spec.name}: {versions}; {report.images}, {shape}; weights {report.weights}")
+    table = _table("rung>", "compares", "result", "found>", "bound>", "seconds>", "what")
+    for rung in report.rungs:
+        numbers = ["" if number is None else f"{number:.3g}" for number in (rung.value, rung.bound)]
+        what = f"{rung.where}: {rung.detail}" if rung.where else rung.detail
+        table.add_row(str(rung.number), rung.name, rung.status, *numbers, f"{rung.seconds:.2f}", what)
+    _print_table(table)
+    typer.echo(report.verdict())

@@ -1,0 +1,25 @@
+"""The errors that a person can cause and mend; every message is one line that says how."""
+
+
+class ResNetXFError(Exception):
+    """Base of all errors below; the command line prints it as one line and exits with 2."""
+
+
+class SpecError(ResNetXFError, ValueError):
+    """A spec is malformed; the message begins with the path of the field, as ``$.stages[1].groups``."""
+
+
+class ShapeError(ResNetXFError, ValueError):
+    """An input does not fit a network; the message begins with the name of the layer."""
+
+
+class WeightsError(ResNetXFError, ValueError):
+    """Named arrays do not fit a network, or their file cannot be read; the message names the tensors."""
+
+
+class DataError(ResNetXFError, ValueError):
+    """Images cannot be read; the message names the file or folder."""
+
+
+class BackendError(ResNetXFError, RuntimeError):
+    """A backend is unknown, not installed or broken; the message says how to get or mend it."""

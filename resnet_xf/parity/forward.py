@@ -1,0 +1,88 @@
+"""Rungs 3 to 5: the same output twice, the same output in float64, and float32 as near to it as rounding allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+
+from resnet_xf.nodes import Children, Node, Residual, children, join
+from resnet_xf.parity.measures import FLOAT64_BOUND, float32_bound, relative_error, same_bits
+from resnet_xf.parity.subject import Finding, Subject
+from resnet_xf.weights import Array
+
+Capture = Callable[[Collection[str]], dict[str, Array]]
+
+
+def determinism(subject: Subject) -> Finding:
+    """Each backend built and run twice in float32: the outputs are equal to the bit."""
+    for backend in subject.backends:
+        first = subject.output(backend, "float32")
+        second = backend.forward(subject.fresh(backend, "float32"), subject.images)
+        if not same_bits(first, second):
+            where = "the whole network"
+            return Finding(1, 0, f"{backend.name} gives other numbers the second time", where)
+    return Finding(0, 0, "two builds, two runs, equal to the bit")
+
+
+def forward_float64(subject: Subject) -> Finding:
+    """Every backend's float64 output against the first's."""
+    first, *others = subject.backends
+    worst = 0.0
+    for other in others:
+        error = relative_error(subject.output(other, "float64"), subject.output(first, "float64"))
+        if not error <= FLOAT64_BOUND:
+            where = first_divergence(
+                subject.plan.root,
+                partial(subject.capture, other, "float64"),
+                partial(subject.capture, first, "float64"),
+                FLOAT64_BOUND,
+            )
+            return Finding(error, FLOAT64_BOUND, f"{other.name} is not {first.name}", where)
+        worst = max(worst, error)
+    return Finding(worst, FLOAT64_BOUND, f"outputs {subject.output(first, 'float64').shape}")
+
+
+def forward_float32(subject: Subject) -> Finding:
+    """Every backend's float32 output against the float64 referee, which the rung before found to be one."""
+    referee = subject.backends[0]
+    bound = float32_bound(subject.plan.root)
+    errors = {}
+    for backend in subject.backends:
+        error = relative_error(subject.output(backend, "float32"), subject.output(referee, "float64"))
+        errors[backend.name] = error
+        if not error <= bound:
+            where = first_divergence(
+                subject.plan.root,
+                partial(subject.capture, backend, "float32"),
+                partial(subject.capture, referee, "float64"),
+                bound,
+            )
+            return Finding(error, bound, f"{backend.name} in float32 is not the float64 result", where)
+    return Finding(max(errors.values()), bound, ", ".join(f"{name} {e:.1e}" for name, e in errors.items()))
+
+
+def first_divergence(root: Node, got: Capture, wanted: Capture, bound: float) -> str:
+    """The first layer, in the order in which they run, whose output is further from the other's than ``bound``.
+
+    Goes down the tree one level at a time, so that only one level's outputs are held at once. Where a
+    block's layers agree and its output does not, the block itself is named.
+    """
+    name, node = "", root
+    while inner := _before_sum(node):
+        names = [join(name, child_name) for child_name, _ in inner]
+        ours, theirs = got(names), wanted(names)
+        diverging = [
+            (full, child)
+            for full, (_, child) in zip(names, inner, strict=True)
+            if not relative_error(ours[full], theirs[full]) <= bound
+        ]
+        if not diverging:
+            break
+        name, node = diverging[0]
+    return name or "the whole network"
+
+
+def _before_sum(node: Node) -> Children:
+    """A node's children; without those that run after a residual's sum, which can only inherit an error."""
+    inner = children(node)
+    return inner[: len(inner) - len(node.post)] if isinstance(node, Residual) else inner

@@ -1,0 +1,141 @@
+"""The ladder: the rungs in order, cheapest first, and what it takes to climb them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_xf.backend import Backend, get_backend
+from resnet_xf.data import sample_images
+from resnet_xf.errors import BackendError
+from resnet_xf.parity.forward import determinism, forward_float32, forward_float64
+from resnet_xf.parity.report import Report, RungResult, environment
+from resnet_xf.parity.roundtrip import round_trip
+from resnet_xf.parity.shapes import shapes
+from resnet_xf.parity.subject import Finding, Subject
+from resnet_xf.plan import Plan, plan
+from resnet_xf.spec import ResNetSpec
+from resnet_xf.trace import trace
+from resnet_xf.weights import Array, all_weight_shapes, check_weights, draw_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A kind of comparison: its name, what its value measures, and the function that makes it."""
+
+    name: str
+    metric: str
+    climb: Callable[[Subject], Finding]
+
+
+LADDER = (
+    Rung("shapes", "rows that differ", shapes),
+    Rung("weights", "arrays that change", round_trip),
+    Rung("determinism", "backends that vary", determinism),
+    Rung("forward float64", "relative error", forward_float64),
+    Rung("forward float32", "relative error", forward_float32),
+)
+
+
+def parity(
+    spec: Plan | ResNetSpec | str,
+    backends: Sequence[str | Backend] = ("torch", "mxnet"),
+    *,
+    image_size: tuple[int, int] | None = None,
+    images: Array | str | Path | None = None,
+    weights: Mapping[str, Array] | None = None,
+    seed: int = 0,
+    on_rung: Callable[[int, str], None] = lambda number, name: None,
+) -> Report:
+    """Compare the networks that backends build from one spec, rung by rung, up to the first that fails.
+
+    Args:
+        spec: a plan, a spec, or the name of one.
+        backends: at least two, by name or as objects.
+        image_size: height and width; the spec's own if None.
+        images: an array ``(N, C, H, W)``, or a folder of images; else scikit-learn's two photographs, or its
+            handwritten digits for a network of one channel (:func:`resnet_xf.data.sample_images`).
+        weights: arrays by name; if None, drawn from ``seed`` with the scheme ``probe``, under which no scale
+            is 1 and no shift or running mean 0, so that every number matters.
+        seed: for that draw.
+        on_rung: called with the number and name of each rung before it is climbed.
+
+    Raises:
+        BackendError: if fewer than two backends are named, or one cannot be used.
+        SpecError, ShapeError, WeightsError, DataError: for input that makes no network.
+    """
+    planned = spec if isinstance(spec, Plan) else plan(spec)
+    chosen = tuple(get_backend(b) if isinstance(b, str) else b for b in backends)
+    if len({backend.name for backend in chosen}) < max(2, len(chosen)):
+        raise BackendError(f"parity compares two or more different backends, got {', '.join(b.name for b in chosen)}")
+    if isinstance(images, str | Path) or images is None:
+        shown = f"the images of {images}" if images else "scikit-learn's photographs or digits"
+        images = sample_images(planned.spec.in_channels, image_size or planned.spec.image_size, images)
+    else:
+        shown = "images given as an array"
+    trace(planned, images.shape)  # refuses images that do not fit, by the layer's name
+    if weights is None:
+        origin = f"drawn from seed {seed}"
+        weights = draw_weights(planned, seed, "probe")
+    else:
+        origin = "given"
+        check_weights(weights, all_weight_shapes(planned), "float32")
+        weights = {name: array.astype("float32") for name, array in weights.items()}
+    subject = Subject(planned, dict(weights), images, chosen)
+    return Report(
+        spec=planned.spec,
+        backends={backend.name: backend.version() for backend in chosen},
+        images=shown,
+        input_shape=images.shape,
+        weights=origin,
+        environment=environment(),
+        rungs=_climb(subject, on_rung),
+    )
+
+
+def _climb(subject: Subject, on_rung: Callable[[int, str], None]) -> tuple[RungResult, ...]:
+    """Climb until a rung fails; the rest are skipped, since they could only repeat it."""
+    results: list[RungResult] = []
+    failed = False
+    for number, rung in enumerate(LADDER, start=1):
+        if failed:
+            results.append(RungResult(number=number, name=rung.name, metric=rung.metric, status="skip"))
+            continue
+        on_rung(number, rung.name)
+        start = time.perf_counter()
+        try:
+            finding = rung.climb(subject)
+        except Exception as error:  # a network that breaks is a finding, whichever framework's words it uses
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            finding = Finding(float("inf"), 0, f"it does not run: {said}", where="the whole network")
+        failed = not finding.holds
+        results.append(
+            RungResult(
+                number=number,
+                name=rung.name,
+                status="fail" if failed else "pass",
+                metric=rung.metric,
+                value=finding.value,
+                bound=finding.bound,
+                where=finding.where,
+                detail=finding.detail,
+                seconds=round(time.perf_counter() - start, 3),
+            )
+        )
+    return tuple(results)
+
+
+def assert_parity(
+    spec: Plan | ResNetSpec | str, backends: Sequence[str | Backend] = ("torch", "mxnet"), **options: object
+) -> Report:
+    """For test suites: :func:`parity`, raising unless every rung holds.
+
+    Raises:
+        AssertionError: its message names the rung, the first layer that diverges, and by how much.
+    """
+    report = parity(spec, backends, **options)  # type: ignore[arg-type]
+    if not report.holds:
+        raise AssertionError(report.verdict())
+    return report

@@ -1,0 +1,76 @@
+"""What a parity run compares: one plan, one set of weights, some images, and each backend's networks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from resnet_xf.backend import Backend
+from resnet_xf.plan import Plan
+from resnet_xf.weights import Array, Weights
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The inputs of a run, and what has been made of them so far.
+
+    Attributes:
+        plan: the network.
+        weights: float32 arrays by name.
+        images: ``(N, C, H, W)``, float32.
+        backends: at least two, of distinct names.
+    """
+
+    plan: Plan
+    weights: Weights
+    images: Array
+    backends: tuple[Backend, ...]
+    _networks: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _outputs: dict[tuple[str, str], Array] = field(default_factory=dict)
+
+    def fresh(self, backend: Backend, dtype: str) -> Any:
+        """A new network with the weights in it."""
+        network = backend.build(self.plan.root, dtype)
+        backend.load(network, self.weights)
+        return network
+
+    def network(self, backend: Backend, dtype: str) -> Any:
+        """The network with the weights in it, built on first use."""
+        key = (backend.name, dtype)
+        if key not in self._networks:
+            self._networks[key] = self.fresh(backend, dtype)
+        return self._networks[key]
+
+    def output(self, backend: Backend, dtype: str) -> Array:
+        """What that network makes of the images, computed on first use."""
+        key = (backend.name, dtype)
+        if key not in self._outputs:
+            self._outputs[key] = backend.forward(self.network(backend, dtype), self.images)
+        return self._outputs[key]
+
+    def capture(self, backend: Backend, dtype: str, names: Collection[str]) -> dict[str, Array]:
+        """What the named layers of that network make of the images."""
+        return backend.capture(self.network(backend, dtype), self.images, names)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a rung found. It holds if ``where`` is None and ``value`` is within ``bound``.
+
+    Attributes:
+        value: the worst that was measured.
+        bound: the largest value that passes.
+        detail: one line on what was compared, or what is wrong.
+        where: the first layer or tensor that diverges.
+    """
+
+    value: float
+    bound: float
+    detail: str
+    where: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the rung passes."""
+        return self.where is None and self.value <= self.bound
