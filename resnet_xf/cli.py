@@ -30,7 +30,6 @@ from resnet_xf.parity.ladder import LADDER, parity
 from resnet_xf.parity.report import Report, environment
 from resnet_xf.plan import Plan, plan
 from resnet_xf.trace import Row, observed_rows, trace
-from resnet_xf.weights import load_weights
 from resnet_xf.zoo import ZOO, get_spec
 
 app = typer.Typer(
@@ -156,11 +155,6 @@ def parity_(
     """Prove that backends build the same network from a spec, or say where they part (exit code 1)."""
     network = get_spec(spec)
     size = _size(image_size) if image_size else network.image_size
-    given = None
-    if weights is not None:
-        saved, given = load_weights(weights)
-        if plan(saved).root != plan(network).root:
-            raise ResNetXFError(f"{weights}: holds the weights of {saved.name}, which is not the network {spec}")
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -168,14 +162,15 @@ def parity_(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=len(LADDER))
         report = parity(
             network,
             [name.strip() for name in backends.split(",")],
             image_size=size,
             images=images,
-            weights=given,
+            weights=weights,
             seed=seed,
             on_rung=lambda number, name: progress.update(task, completed=number - 1, description=name),
         )

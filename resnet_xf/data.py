@@ -63,7 +63,8 @@ def _read_folder(folder: Path, count: int) -> Iterator[Image.Image]:
         raise DataError(f"{folder}: holds no image; expected files that end in {', '.join(SUFFIXES)}")
     for path in paths[:count]:
         try:
-            yield Image.open(path).convert("RGB")
+            with Image.open(path) as image:
+                yield image.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: not a readable image ({error}); remove or replace it") from None
 
@@ -83,10 +84,17 @@ def _grey(images: Iterable[Image.Image]) -> Images:
 
 
 def _centre(image: Image.Image, size: Size) -> Image.Image:
-    """The centre of an image, of that height and width, after a resize to 8/7 of it (256 for 224)."""
+    """The centre of an image, of that height and width, after a resize to 8/7 of it (256 for 224).
+
+    Sides and corners are rounded as torchvision's ``Resize`` and ``CenterCrop`` round them.
+    """
     height, width = size
-    scale = max(height / image.height, width / image.width) * 8 / 7
-    across, down = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    left, top = (across - width) // 2, (down - height) // 2
+    if height * image.width >= width * image.height:
+        down = round(height * 8 / 7)
+        across = max(width, int(down * image.width / image.height))
+    else:
+        across = round(width * 8 / 7)
+        down = max(height, int(across * image.height / image.width))
+    left, top = round((across - width) / 2), round((down - height) / 2)
     resized = image.resize((across, down), Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + width, top + height))

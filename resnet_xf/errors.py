@@ -1,6 +1,12 @@
 """The errors that a person can cause and mend; every message is one line that says how."""
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, in one line; of MXNet's, which begin with a traceback, the last line."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if lines[0].startswith("Traceback") else 0].strip()
+
+
 class ResNetXFError(Exception):
     """Base of all errors below; the command line prints it as one line and exits with 2."""
 

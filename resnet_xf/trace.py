@@ -64,7 +64,8 @@ class Observed:
 class ObservedTrace:
     """What the layers of a native network showed, by dotted name, in the order of registration.
 
-    ``error`` is None, or what the framework said when the run broke; the layers are then those that had run.
+    ``error`` is None, or in one line what the framework said when the run broke; the layers are then those that
+    had run.
     """
 
     layers: dict[str, Observed]
@@ -202,11 +203,14 @@ def _expect(name: str, shape: Shape, axes: int, channels: int | None = None) -> 
 
 
 def _slide(name: str, size: int, reach: int, stride: int, padding: int, ceil: bool) -> int:
-    """How many windows fit along an axis; with ``ceil`` a last one may hang over, if it begins inside."""
+    """How many windows fit along an axis; with ``ceil`` a last one may hang over, if it begins inside.
+
+    One that would begin outside is refused: PyTorch drops it and MXNet keeps it.
+    """
     span = size + 2 * padding - reach
+    if span < 0:
+        raise ShapeError(f"{name}: an input of size {size} shrinks to nothing; give a larger image")
     windows = (-(-span // stride) if ceil else span // stride) + 1
     if ceil and (windows - 1) * stride >= size + padding:
-        windows -= 1
-    if windows < 1:
-        raise ShapeError(f"{name}: an input of size {size} shrinks to nothing; give a larger image")
+        raise ShapeError(f"{name}: on size {size} its last window begins outside the image; frameworks disagree there")
     return windows

@@ -50,8 +50,9 @@ def draw_weights(
         scheme: ``he``: normal with variance 2 / fan-out in convolutions (He et al. 2015b; torchvision's), uniform
             within 1/√fan-in in the linear layer; ``xavier``: uniform within √(6 / (fan-in + fan-out)) in both
             (Glorot and Bengio 2010; the book's). In both, biases and shifts are 0, scales 1, running means 0 and
-            variances 1. ``probe``: as ``he``, but with nothing left at 0 or 1: a network in which every
-            single number matters, for comparing implementations.
+            variances 1. ``probe``: for comparing implementations, a network in which every number matters:
+            nothing is left at 0 or 1, and kernels of mean 0 and shifts about 0.5 keep all but a few channels
+            from being silenced by their ReLU.
         dtype: of the arrays. All are drawn in float32, so that float64 arrays hold the same numbers.
     """
     shapes = {
@@ -87,10 +88,15 @@ def _draw(
             return uniform(-bound, bound)
         if len(shape) == 2:
             return uniform(-1 / sqrt(fan_in), 1 / sqrt(fan_in))
-        # Half the variance in a probe: through hundreds of blocks, its random scales would overflow float32.
-        return normal(sqrt((1 if scheme == "probe" else 2) / fan_out))
+        if scheme == "he":
+            return normal(sqrt(2 / fan_out))
+        # A probe's variance is half of that: through hundreds of blocks, its random scales would overflow float32.
+        kernel = normal(sqrt(1 / fan_out))
+        return kernel - kernel.mean(axis=(1, 2, 3), keepdims=True) if fan_in >= 8 else kernel
     if scheme == "probe":
-        return uniform(0.5, 1.5) if suffix in ("weight", "running_var") else normal(0.1)
+        if suffix in ("weight", "running_var"):
+            return uniform(0.5, 1.5)
+        return normal(0.1) + np.float32(0.5 if suffix == "bias" and isinstance(node, Norm) else 0)
     ones = suffix == "running_var" or (suffix == "weight" and not (isinstance(node, Norm) and node.zero_init))
     return np.ones(shape, np.float32) if ones else np.zeros(shape, np.float32)
 

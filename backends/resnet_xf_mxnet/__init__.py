@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from resnet_xf.backend import Backend
+from resnet_xf.errors import one_line
 from resnet_xf.nodes import Node, join
 from resnet_xf.trace import Observed, ObservedTrace
 from resnet_xf.weights import Array, Weights, check_weights
@@ -66,7 +67,7 @@ class MxnetBackend:
         try:
             self._watch(network, images, blocks, lambda name, y: shapes.update({name: y.shape}))
         except (mx.MXNetError, ValueError) as broken:
-            error = str(broken)
+            error = one_line(broken)
         layers = {
             name: Observed(shapes[name], {k: p.shape for k, p in _own_weights(block).items()})
             for name, block in blocks.items()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from resnet_xf.backend import Backend
+from resnet_xf.errors import one_line
 from resnet_xf.nodes import Node
 from resnet_xf.trace import Observed, ObservedTrace
 from resnet_xf.weights import Array, Weights, check_weights
@@ -62,7 +63,7 @@ class TorchBackend:
         try:
             self._watch(network, images, modules, lambda name, y: shapes.update({name: tuple(y.shape)}))
         except (RuntimeError, ValueError) as broken:
-            error = str(broken)
+            error = one_line(broken)
         layers = {
             name: Observed(shapes[name], {k: tuple(t.shape) for k, t in _weights(module, recurse=False).items()})
             for name, module in modules.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from resnet_xf.backend import Backend, get_backend
 from resnet_xf.data import sample_images
-from resnet_xf.errors import BackendError
+from resnet_xf.errors import BackendError, WeightsError, one_line
 from resnet_xf.parity.forward import determinism, forward_float32, forward_float64
 from resnet_xf.parity.report import Report, RungResult, environment
 from resnet_xf.parity.roundtrip import round_trip
@@ -18,7 +18,7 @@ from resnet_xf.parity.subject import Finding, Subject
 from resnet_xf.plan import Plan, plan
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.trace import trace
-from resnet_xf.weights import Array, all_weight_shapes, check_weights, draw_weights
+from resnet_xf.weights import Array, Weights, all_weight_shapes, check_weights, draw_weights, load_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def parity(
     *,
     image_size: tuple[int, int] | None = None,
     images: Array | str | Path | None = None,
-    weights: Mapping[str, Array] | None = None,
+    weights: Mapping[str, Array] | str | Path | None = None,
     seed: int = 0,
     on_rung: Callable[[int, str], None] = lambda number, name: None,
 ) -> Report:
@@ -57,8 +57,9 @@ def parity(
         image_size: height and width; the spec's own if None.
         images: an array ``(N, C, H, W)``, or a folder of images; else scikit-learn's two photographs, or its
             handwritten digits for a network of one channel (:func:`resnet_xf.data.sample_images`).
-        weights: arrays by name; if None, drawn from ``seed`` with the scheme ``probe``, under which no scale
-            is 1 and no shift or running mean 0, so that every number matters.
+        weights: arrays by name, or a file that holds them and this very network's spec; if None, drawn from
+            ``seed`` with the scheme ``probe``, under which no scale is 1 and no shift or running mean 0, so that
+            every number matters.
         seed: for that draw.
         on_rung: called with the number and name of each rung before it is climbed.
 
@@ -71,19 +72,14 @@ def parity(
     if len({backend.name for backend in chosen}) < max(2, len(chosen)):
         raise BackendError(f"parity compares two or more different backends, got {', '.join(b.name for b in chosen)}")
     if isinstance(images, str | Path) or images is None:
-        shown = f"the images of {images}" if images else "scikit-learn's photographs or digits"
+        shown = "scikit-learn's " + ("digits" if planned.spec.in_channels == 1 else "photographs")
+        shown = f"the images of {images}" if images else shown
         images = sample_images(planned.spec.in_channels, image_size or planned.spec.image_size, images)
     else:
         shown = "images given as an array"
     trace(planned, images.shape)  # refuses images that do not fit, by the layer's name
-    if weights is None:
-        origin = f"drawn from seed {seed}"
-        weights = draw_weights(planned, seed, "probe")
-    else:
-        origin = "given"
-        check_weights(weights, all_weight_shapes(planned), "float32")
-        weights = {name: array.astype("float32") for name, array in weights.items()}
-    subject = Subject(planned, dict(weights), images, chosen)
+    arrays, origin = _weights(planned, weights, seed)
+    subject = Subject(planned, arrays, images, chosen)
     return Report(
         spec=planned.spec,
         backends={backend.name: backend.version() for backend in chosen},
@@ -93,6 +89,20 @@ def parity(
         environment=environment(),
         rungs=_climb(subject, on_rung),
     )
+
+
+def _weights(planned: Plan, given: Mapping[str, Array] | str | Path | None, seed: int) -> tuple[Weights, str]:
+    """The arrays to put into every network, and a word on where they came from."""
+    if given is None:
+        return draw_weights(planned, seed, "probe"), f"drawn from seed {seed}"
+    origin = "given as arrays"
+    if isinstance(given, str | Path):
+        origin = f"from {given}"
+        saved, given = load_weights(given)
+        if plan(saved).root != planned.root:
+            raise WeightsError(f"{origin}: they are {saved.name}'s, which is not the network {planned.spec.name}")
+    check_weights(given, all_weight_shapes(planned), "float32")
+    return {name: array.astype("float32") for name, array in given.items()}, origin
 
 
 def _climb(subject: Subject, on_rung: Callable[[int, str], None]) -> tuple[RungResult, ...]:
@@ -108,8 +118,7 @@ def _climb(subject: Subject, on_rung: Callable[[int, str], None]) -> tuple[RungR
         try:
             finding = rung.climb(subject)
         except Exception as error:  # a network that breaks is a finding, whichever framework's words it uses
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            finding = Finding(float("inf"), 0, f"it does not run: {said}", where="the whole network")
+            finding = Finding(float("inf"), 0, f"it does not run: {one_line(error)}", where="the whole network")
         failed = not finding.holds
         results.append(
             RungResult(

@@ -35,7 +35,7 @@ def _difference(backend: str, expected: Row | None, got: Row | None, error: str 
     if expected is None:
         return f"{backend} has a layer that the plan has not"
     if got is None:
-        said = f"; it said: {error.splitlines()[0]}" if error else ""
+        said = f"; it said: {error}" if error else ""
         return f"{backend} never ran this layer{said}"
     fields = ("output_shape", "parameters", "macs")
     parts = [

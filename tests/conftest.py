@@ -1,0 +1,26 @@
+"""Settings and inputs that several tests share."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # before any framework is imported
+os.environ.pop("RESNET_XF_BACKEND", None)
+
+import pytest
+from hypothesis import settings
+
+from resnet_xf import ResNetSpec, Stage, Stem
+
+pytest.register_assert_rewrite("backend_contract")
+settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session")
+def odd_spec() -> ResNetSpec:
+    """A network that no zoo has: stages of 1, 3 and 2 blocks, odd channels, an oblong image."""
+    stages = (
+        Stage(depth=1, channels=13),
+        Stage(depth=3, channels=21, stride=2),
+        Stage(depth=2, channels=33, stride=2),
+    )
+    return ResNetSpec(name="odd", num_classes=7, image_size=(67, 61), stem=Stem(kind="conv3", width=11), stages=stages)

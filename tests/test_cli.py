@@ -1,0 +1,206 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from resnet_xf import cli, draw_weights, get_spec, list_models, save_weights
+
+
+def run(capsys, monkeypatch, *arguments: object) -> tuple[int, str, str]:
+    """The command, in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["resnet-xf", *map(str, arguments)])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    return lambda *arguments: run(capsys, monkeypatch, *arguments)
+
+
+def test_list(command) -> None:
+    code, out, _ = command("list")
+    assert code == 0
+    for name in list_models():
+        assert re.search(rf"^{name} ", out, re.MULTILINE)
+    assert "11,689,512   1.814" in out
+
+
+def test_list_as_json(command) -> None:
+    code, out, _ = command("list", "--json")
+    assert code == 0
+    first = json.loads(out)[0]
+    assert (first["name"], first["parameters"], first["macs"]) == ("resnet18", 11_689_512, 1_814_073_344)
+
+
+def test_list_works_where_no_framework_is_installed(tmp_path) -> None:
+    for name in ("torch", "mxnet", "torchvision", "timm"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from resnet_xf import cli; cli.main()"
+    done = subprocess.run([sys.executable, "-c", code, "list"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "resnet152" in done.stdout
+
+
+def test_show(command) -> None:
+    code, out, _ = command("show", "d2l_resnet18", "--top", "--input", "1,1,224,224")
+    assert code == 0
+    lines = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
+    assert lines[1] == ["conv1", "conv", "1×64×112×112", "3,200", "39,337,984"]
+    assert lines[-1][0] == "total"
+    assert lines[-1][3] == "11,178,378"
+    assert len(lines) == 13
+
+
+def test_show_as_toml_is_the_spec(command, tmp_path) -> None:
+    code, out, _ = command("show", "resnet50_v1", "--toml")
+    assert code == 0
+    path = tmp_path / "mine.toml"
+    path.write_text(out)
+    assert get_spec(path) == get_spec("resnet50_v1")
+    assert command("show", path)[0] == 0
+
+
+@pytest.mark.parametrize("backend", ["none", "torch", "mxnet", "gluon"])
+def test_trace_is_the_same_by_arithmetic_and_by_running(command, backend: str) -> None:
+    wanted = command("trace", "d2l_resnet18", "--input", "1,1,224,224", "--json")[1]
+    code, out, _ = command("trace", "d2l_resnet18", "--input", "1,1,224,224", "--backend", backend, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads(wanted)
+    top = command("trace", "d2l_resnet18", "--backend", backend, "--top", "--json")[1]
+    assert [row["name"] for row in json.loads(top)][-3:] == ["global_pool", "flatten", "fc"]
+
+
+def test_parity_holds(command) -> None:
+    code, out, _ = command("parity", "d2l_resnet18")
+    assert code == 0
+    assert "torch and mxnet are the same network (5 rungs hold)" in out
+    assert len(re.findall(r"^ +\d  .* pass ", out, re.MULTILINE)) == 5
+
+
+def test_parity_as_json(command) -> None:
+    code, out, _ = command("parity", "d2l_resnet18", "--image-size", "67x61", "--json")
+    assert code == 0
+    assert json.loads(out)["input_shape"] == [4, 1, 67, 61]
+
+
+def test_parity_that_fails_exits_with_one(command, monkeypatch) -> None:
+    from resnet_xf import backend
+    from resnet_xf.parity import ladder
+    from sabotage import Saboteur, only
+
+    broken = Saboteur("mxnet", node=only("layer2.0.bn1", eps=1e-3))
+    monkeypatch.setattr(ladder, "get_backend", lambda name: broken if name == "mxnet" else backend.get_backend(name))
+    code, out, _ = command("parity", "d2l_resnet18")
+    assert code == 1
+    assert "differ on rung 4 (forward float64) at layer2.0.bn1" in out
+    assert re.search(r"^ +5  forward float32 +skip ", out, re.MULTILINE)
+
+
+def test_parity_on_a_folder_and_saved_weights(command, tmp_path) -> None:
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    for number, image in enumerate(load_sample_images().images):
+        Image.fromarray(image).save(tmp_path / f"{number}.jpg")
+    spec = get_spec("d2l_resnet18")
+    save_weights(tmp_path / "w.safetensors", draw_weights(spec, seed=9), spec)
+    options = ("--images", tmp_path, "--weights", tmp_path / "w.safetensors", "--json")
+    code, out, _ = command("parity", "d2l_resnet18", *options)
+    assert code == 0
+    report = json.loads(out)
+    assert report["input_shape"] == [2, 1, 96, 96]
+    assert str(tmp_path) in report["images"]
+    assert "w.safetensors" in report["weights"]
+    code, _, err = command("parity", "resnet18", *options)
+    assert code == 2
+    assert "w.safetensors: they are d2l_resnet18" in err
+
+
+def test_doctor(command) -> None:
+    code, out, _ = command("doctor")
+    assert code == 0
+    assert re.search(r"^torch \(PyTorch\): usable, version \d", out, re.MULTILINE)
+    assert re.search(r"^mxnet \(Apache MXNet Gluon\): usable, version 1\.9\.1, devices cpu", out, re.MULTILINE)
+    data = json.loads(command("doctor", "--json")[1])
+    assert [one["usable"] for one in data["backends"]] == [True, True]
+
+
+def test_doctor_tells_what_is_missing_and_how_to_mend_it(command, monkeypatch) -> None:
+    from resnet_xf import doctor
+
+    monkeypatch.setattr(doctor, "is_installed", lambda name: name == "torch")
+    code, out, _ = command("doctor")
+    assert code == 0
+    assert "mxnet (Apache MXNet Gluon): not installed\n  mend: pip install" in out
+    monkeypatch.setattr(doctor, "is_installed", lambda name: False)
+    assert command("doctor")[0] == 1
+
+
+def test_version(command) -> None:
+    code, out, _ = command("--version")
+    assert code == 0
+    assert re.fullmatch(r"resnet-xf \d+\.\d+\.\d+\n", out)
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("show", "resnet19"), "no spec is called 'resnet19': did you mean"),
+        (("show", "none.toml"), "none.toml: No such file"),
+        (("show", "resnet18", "--input", "1,1,224,224"), "conv1: expected 3 channels, got 1"),
+        (("trace", "resnet18", "--backend", "tensorflow"), "no backend is called 'tensorflow'; choose one of torch"),
+        (("parity", "resnet18", "--backends", "torch"), "two or more different backends"),
+        (("parity", "resnet18", "--images", "none"), "none: no such folder"),
+        (("parity", "resnet18", "--weights", "none.safetensors"), "none.safetensors: not readable"),
+    ],
+)
+def test_bad_use_is_one_line_and_exit_code_two(command, tmp_path, monkeypatch, arguments, says: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("resnet-xf: ")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("frobnicate",),
+        ("show",),
+        ("show", "resnet18", "--input", "one,two"),
+        ("parity", "resnet18", "--image-size", "0"),
+        ("parity", "resnet18", "--image-size", "1x2x3"),
+        ("parity", "resnet18", "--seed", "-1"),
+    ],
+)
+def test_bad_arguments_exit_with_two_and_no_traceback(command, arguments) -> None:
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert "Traceback" not in err
+    assert "Usage" in err
+
+
+def test_a_malformed_spec_file_names_file_and_field(command, tmp_path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text('name = "x"\nstages = [{ depth = 0, channels = 8 }]\n')
+    code, _, err = command("parity", path)
+    assert code == 2
+    assert "bad.toml: $.stages[0].depth: expected `int` >= 1" in err
+
+
+def test_a_network_too_large_for_memory_is_one_line(command, tmp_path) -> None:
+    path = tmp_path / "huge.toml"
+    path.write_text('name = "x"\nstages = [{ depth = 1, channels = 1000000 }]\n')
+    code, _, err = command("parity", path, "--image-size", "8")
+    assert code == 2
+    assert err.startswith("resnet-xf: not enough memory")

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_xf import DataError, photographs
+from resnet_xf.data import digits, sample_images
+
+
+def test_photographs_are_normalised_colour_images() -> None:
+    images = photographs()
+    assert images.shape == (2, 3, 224, 224)
+    assert images.dtype == np.float32
+    assert abs(images.mean()) < 1
+    assert 0.5 < images.std() < 2
+    assert not np.array_equal(images[0], images[1])
+
+
+def test_photographs_are_cropped_as_torchvision_crops() -> None:
+    import torch
+    from sklearn.datasets import load_sample_images
+    from torchvision.transforms import v2
+
+    transform = v2.Compose(
+        [
+            v2.Resize(256),
+            v2.CenterCrop(224),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    theirs = torch.stack([transform(Image.fromarray(image)) for image in load_sample_images().images]).numpy()
+    assert np.abs(photographs() - theirs).max() < 1e-5
+
+
+def test_digits_are_grey_and_within_one() -> None:
+    images = digits((96, 80))
+    assert images.shape == (4, 1, 96, 80)
+    assert images.min() == 0
+    assert images.max() == 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_any_number_of_channels_gets_real_images(channels: int) -> None:
+    images = sample_images(channels, (40, 30))
+    assert images.shape[1:] == (channels, 40, 30)
+    assert images.std() > 0.1
+
+
+def test_a_folder_of_images_is_read_in_order_of_names(tmp_path) -> None:
+    for shade in range(10):
+        Image.new("RGB", (50, 70), (shade * 20,) * 3).save(tmp_path / f"{shade}.png")
+    (tmp_path / "notes.txt").write_text("not an image")
+    images = sample_images(3, (32, 32), tmp_path)
+    assert images.shape == (8, 3, 32, 32)
+    assert np.all(np.diff(images[:, 0, 0, 0]) > 0)
+    assert sample_images(1, (32, 32), tmp_path).shape == (8, 1, 32, 32)
+
+
+def test_bad_folders_are_named(tmp_path) -> None:
+    with pytest.raises(DataError, match="none: no such folder"):
+        sample_images(3, (32, 32), tmp_path / "none")
+    with pytest.raises(DataError, match="holds no image"):
+        sample_images(3, (32, 32), tmp_path)
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"a\.png: not a readable image"):
+        sample_images(3, (32, 32), tmp_path)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a\.png: not a readable image"):
+        sample_images(3, (32, 32), tmp_path)

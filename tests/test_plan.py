@@ -1,0 +1,101 @@
+import pytest
+from hypothesis import given
+
+from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, plan, plan_block
+from resnet_xf.nodes import Conv, Norm, Residual, walk
+from strategies import specs
+
+
+def names(spec: ResNetSpec | str) -> list[str]:
+    return [name for name, _ in walk(plan(spec).root)]
+
+
+def nodes(spec: ResNetSpec | str) -> dict[str, object]:
+    return dict(walk(plan(spec).root))
+
+
+def test_names_are_torchvisions() -> None:
+    found = names("resnet50")
+    assert found[1:5] == ["conv1", "bn1", "act1", "maxpool"]
+    assert found[-3:] == ["global_pool", "flatten", "fc"]
+    block = [name for name in found if name.startswith("layer1.0.")]
+    assert [name.removeprefix("layer1.0.") for name in block] == [
+        *("conv1", "bn1", "act1", "conv2", "bn2", "act2", "conv3", "bn3"),
+        *("downsample", "downsample.0", "downsample.1", "act3"),
+    ]
+
+
+@pytest.mark.parametrize("name, strided", [("resnet50", "conv2"), ("resnet50_v1", "conv1")])
+def test_where_the_stride_sits(name: str, strided: str) -> None:
+    convs = {n: node for n, node in nodes(name).items() if isinstance(node, Conv) and n.startswith("layer2.0.conv")}
+    assert {n.rpartition(".")[2]: c.stride for n, c in convs.items() if c.stride != 1} == {strided: 2}
+
+
+def test_biases_are_where_the_spec_says() -> None:
+    biased = {n for n, node in nodes("resnet50_v1").items() if isinstance(node, Conv) and node.bias}
+    assert {n.rpartition(".")[2] for n in biased} == {"conv1", "conv3"}
+    assert "conv1" not in biased
+    book = nodes("d2l_resnet18")
+    assert all(node.bias for node in book.values() if isinstance(node, Conv))
+    assert isinstance(book["layer2.0.downsample.0"], Conv)
+    assert "layer2.0.downsample.1" not in book
+
+
+def test_a_block_projects_only_where_its_shape_changes() -> None:
+    blocks = {n: node for n, node in nodes("resnet34").items() if isinstance(node, Residual)}
+    assert [n for n, block in blocks.items() if block.shortcut] == ["layer2.0", "layer3.0", "layer4.0"]
+    same_channels = ResNetSpec(name="x", stages=(Stage(depth=2, channels=64, stride=2),))
+    assert nodes(same_channels)["layer1.0"].shortcut is not None
+    assert nodes(same_channels)["layer1.1"].shortcut is None
+
+
+def test_the_last_norm_of_each_block_is_the_one_that_starts_at_zero() -> None:
+    spec = ResNetSpec(name="x", stages=(Stage(depth=2, channels=8),), block="bottleneck", zero_init_last=True)
+    assert [n for n, node in nodes(spec).items() if isinstance(node, Norm) and node.zero_init] == [
+        "layer1.0.bn3",
+        "layer1.1.bn3",
+    ]
+
+
+def test_the_first_dilated_block_keeps_the_dilation_of_the_stage_before() -> None:
+    stages = (Stage(depth=2, channels=8, dilation=2), Stage(depth=2, channels=8, dilation=4))
+    found = nodes(ResNetSpec(name="x", stages=stages))
+    dilations = {n: node.dilation for n, node in found.items() if isinstance(node, Conv) and "layer2" in n}
+    assert dilations == {
+        "layer2.0.conv1": 2,
+        "layer2.0.conv2": 4,
+        "layer2.1.conv1": 4,
+        "layer2.1.conv2": 4,
+    }
+
+
+def test_deep_stem_and_average_pooled_shortcut_are_numbered_as_timms() -> None:
+    import msgspec
+
+    spec = get_spec("resnet50")
+    stem = msgspec.structs.replace(spec.stem, kind="deep")
+    spec = msgspec.structs.replace(spec, stem=stem, shortcut="avg_conv")
+    found = nodes(spec)
+    assert [n for n in found if n.startswith("conv1.")] == [f"conv1.{i}" for i in range(7)]
+    assert [n for n in found if n.startswith("layer1.0.downsample.")] == [f"layer1.0.downsample.{i}" for i in (1, 2)]
+    assert [n for n in found if n.startswith("layer2.0.downsample.")] == [f"layer2.0.downsample.{i}" for i in (0, 1, 2)]
+
+
+def test_one_block_alone() -> None:
+    block = plan_block("d2l_resnet18", in_channels=3, channels=6, stride=2)
+    assert [name for name, _ in walk(block)][1:] == [
+        *("conv1", "bn1", "act1", "conv2", "bn2", "downsample", "downsample.0", "act2"),
+    ]
+    assert plan_block("d2l_resnet18", in_channels=3, channels=3).shortcut is None
+    with pytest.raises(SpecError, match=r"\$\.stages\[0\]\.groups: 2 does not divide the 3 input channels"):
+        plan_block("resnet18", in_channels=3, channels=6, groups=2)
+    with pytest.raises(SpecError, match=r"\$\.stages\[0\]: .*widht"):
+        plan_block("resnet18", in_channels=3, channels=6, widht=2)
+
+
+@given(specs())
+def test_names_are_unique_and_blocks_match_the_spec(spec: ResNetSpec) -> None:
+    found = names(spec)
+    assert len(found) == len(set(found))
+    blocks = [node for node in nodes(spec).values() if isinstance(node, Residual)]
+    assert len(blocks) == sum(stage.depth for stage in spec.stages)

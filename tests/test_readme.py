@@ -1,0 +1,45 @@
+"""The README's code runs, and what it shows is what the commands print."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from resnet_xf import ResNetSpec, cli
+from resnet_xf.plan import plan
+
+TEXT = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    return [code for marked, code in fenced if marked == language]
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_runs(code: str, capsys) -> None:
+    exec(compile(code, "README.md", "exec"), {})
+    for line, shown in re.findall(r"^print\((.*?)\)  # (.*)$", code, re.MULTILINE):
+        assert shown in capsys.readouterr().out, line
+
+
+def test_the_same_network_stands_there_in_python_and_in_toml() -> None:
+    spec = ResNetSpec.from_toml(blocks("toml")[0])
+    scope: dict[str, object] = {}
+    exec(blocks("python")[0].partition("for row")[0], scope)
+    assert scope["spec"] == spec
+    assert plan(spec)
+
+
+def test_the_ladder_shown_is_the_ladder_printed(capsys, monkeypatch) -> None:
+    """All but what varies: versions, seconds and rounding errors."""
+    monkeypatch.setattr("sys.argv", ["resnet-xf", "parity", "resnet18"])
+    with pytest.raises(SystemExit):
+        cli.main()
+
+    def fixed(text: str) -> str:
+        text = re.sub(r"torch \S+, mxnet \S+;", "", text)
+        return re.sub(r"\s+", " ", re.sub(r"\d\.\d+e-\d+|\d+\.\d\de-\d+| \d+\.\d\d ", " # ", text))
+
+    printed = fixed(capsys.readouterr().out).strip()
+    assert printed in {fixed(block).strip() for block in blocks("")}

@@ -1,0 +1,93 @@
+"""Needs MXNet alone, so that it also runs where PyTorch is not installed."""
+
+import numpy as np
+import pytest
+
+from backend_contract import Contract, images
+from resnet_xf import ResNetSpec, build, draw_weights, get_backend, plan
+from resnet_xf_mxnet.loan import mx
+
+
+class TestMxnet(Contract):
+    backend = get_backend("mxnet")
+
+
+def array(values: np.ndarray) -> object:
+    made = mx.nd.empty(values.shape, dtype=values.dtype)
+    made[:] = values
+    return made
+
+
+@pytest.fixture
+def network(odd_spec: ResNetSpec) -> object:
+    made = build(odd_spec, "mxnet")
+    get_backend("mxnet").load(made, draw_weights(odd_spec, scheme="probe"))
+    return made
+
+
+def test_parameters_are_named_by_their_place(network) -> None:
+    names = list(network._collect_params_with_prefix())
+    assert names[:5] == ["conv1.weight", "bn1.gamma", "bn1.beta", "bn1.running_mean", "bn1.running_var"]
+    assert "layer2.0.downsample.0.weight" in names
+    assert "layer2_0_downsample_0_weight" in network.collect_params()
+
+
+def test_hybridized_static_gives_equal_outputs(network) -> None:
+    backend, shown = get_backend("mxnet"), images(2, 3, 67, 61)
+    plain = backend.forward(network, shown)
+    network.hybridize(static_alloc=True, static_shape=True)
+    for _ in range(2):
+        assert np.array_equal(backend.forward(network, shown), plain)
+
+
+def test_a_hybridized_network_can_be_traced_and_stays_hybridized(network) -> None:
+    backend, shown = get_backend("mxnet"), images(1, 3, 67, 61)
+    plain = backend.trace(network, shown)
+    network.hybridize()
+    backend.forward(network, shown)
+    assert backend.trace(network, shown) == plain
+    assert network._active
+    assert not network._forward_hooks
+
+
+@pytest.mark.filterwarnings("ignore")  # MXNet's own
+def test_exports_and_imports_with_equal_outputs(network, tmp_path) -> None:
+    backend, shown = get_backend("mxnet"), images(2, 3, 67, 61)
+    network.hybridize()
+    wanted = backend.forward(network, shown)
+    network.export(str(tmp_path / "net"))
+    symbol, params = tmp_path / "net-symbol.json", tmp_path / "net-0000.params"
+    imported = mx.gluon.SymbolBlock.imports(str(symbol), ["data"], str(params))
+    assert np.array_equal(imported(array(shown)).asnumpy(), wanted)
+
+
+def test_saves_and_loads_parameters(network, odd_spec: ResNetSpec, tmp_path) -> None:
+    backend, shown = get_backend("mxnet"), images(2, 3, 67, 61)
+    network.save_parameters(str(tmp_path / "net.params"))
+    other = backend.build(plan(odd_spec).root)
+    other.load_parameters(str(tmp_path / "net.params"))
+    assert np.array_equal(backend.forward(other, shown), backend.forward(network, shown))
+
+
+def test_trains(odd_spec: ResNetSpec) -> None:
+    network = build(odd_spec, "mxnet")
+    loss = mx.gluon.loss.SoftmaxCrossEntropyLoss()
+    with mx.autograd.record():
+        value = loss(network(array(images(4, 3, 67, 61))), array(np.arange(4, dtype=np.float32)))
+    value.backward()
+    assert np.isfinite(value.asnumpy()).all()
+    assert all(np.abs(p.grad().asnumpy()).max() > 0 for n, p in network.collect_params().items() if "fc" in n)
+
+
+def test_a_norm_without_scale_and_shift_holds_statistics_alone() -> None:
+    import msgspec
+
+    from resnet_xf import get_spec
+
+    spec = get_spec("d2l_resnet18")
+    spec = msgspec.structs.replace(spec, stem=msgspec.structs.replace(spec.stem, input_norm=True))
+    dumped = get_backend("mxnet").dump(build(spec, "mxnet"))
+    assert [name for name in dumped if name.startswith("input_norm")] == [
+        "input_norm.running_mean",
+        "input_norm.running_var",
+    ]

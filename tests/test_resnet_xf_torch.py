@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+
+from backend_contract import Contract, images
+from resnet_xf import ResNetSpec, build, get_backend, list_models, plan
+
+
+class TestTorch(Contract):
+    backend = get_backend("torch")
+
+
+@pytest.fixture
+def network(odd_spec: ResNetSpec) -> torch.nn.Module:
+    return build(odd_spec, "torch").eval()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
+def test_torchvisions_weights_load_strictly_and_give_its_outputs_to_the_bit(name: str) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name, weights=None).eval()
+    with torch.no_grad():
+        for buffer in theirs.buffers():
+            if buffer.ndim:
+                buffer.uniform_(0.5, 1.5)
+    ours = get_backend("torch").build(plan(name).root).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    shown = torch.from_numpy(images(2, 3, 224, 224))
+    with torch.inference_mode():
+        assert torch.equal(ours(shown), theirs(shown))
+
+
+def test_every_zoo_network_is_made_of_pytorchs_own_layers() -> None:
+    for name in list_models():
+        network = get_backend("torch").build(plan(name).root)
+        leaves = [module for module in network.modules() if not list(module.children())]
+        assert all(type(module).__module__.startswith("torch.nn.modules") for module in leaves)
+
+
+def test_modules_are_left_in_the_mode_they_were_in(odd_spec: ResNetSpec) -> None:
+    network = build(odd_spec, "torch")
+    assert network.training
+    frozen = network.get_submodule("layer1.0.bn1").eval()
+    get_backend("torch").forward(network, images(1, 3, 67, 61))
+    assert network.training
+    assert not frozen.training
+    assert network.get_submodule("layer1.0.bn2").training
+
+
+def test_hooks_are_taken_off(network: torch.nn.Module) -> None:
+    get_backend("torch").trace(network, images(1, 3, 67, 61))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_state_dict_round_trip(network: torch.nn.Module, odd_spec: ResNetSpec, tmp_path) -> None:
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    other = build(odd_spec, "torch", seed=1).eval()
+    shown = torch.from_numpy(images(2, 3, 67, 61))
+    with torch.inference_mode():
+        assert not torch.equal(other(shown), network(shown))
+        other.load_state_dict(torch.load(tmp_path / "w.pth", weights_only=True))
+        assert torch.equal(other(shown), network(shown))
+
+
+def test_survives_export(network: torch.nn.Module) -> None:
+    shown = torch.from_numpy(images(2, 3, 67, 61))
+    exported = torch.export.export(network, (shown,)).module()
+    with torch.no_grad():
+        assert torch.equal(exported(shown), network(shown))
+
+
+@pytest.mark.filterwarnings("ignore")  # inductor's own
+def test_survives_compile(network: torch.nn.Module) -> None:
+    shown = torch.from_numpy(images(2, 3, 67, 61))
+    compiled = torch.compile(network, fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(shown), network(shown), rtol=1e-4, atol=1e-5)
+
+
+def test_trains(odd_spec: ResNetSpec) -> None:
+    network = build(odd_spec, "torch")
+    loss = torch.nn.functional.cross_entropy(network(torch.from_numpy(images(4, 3, 67, 61))), torch.arange(4))
+    loss.backward()
+    assert all(p.grad is not None and bool(p.grad.abs().max() > 0) for n, p in network.named_parameters() if "fc" in n)
+    assert np.isfinite(loss.item())
