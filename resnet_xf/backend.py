@@ -18,10 +18,11 @@ from resnet_xf.nodes import Node
 from resnet_xf.plan import Plan, root_of
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.trace import ObservedTrace
-from resnet_xf.weights import Array, Weights, draw_weights
+from resnet_xf.weights import Array, Weights, draw_weights, require_memory, without_counters
 
 GROUP = "resnet_xf.backends"
 VARIABLE = "RESNET_XF_BACKEND"
+DTYPES = ("float32", "float64")
 ALIASES = {"pytorch": "torch", "gluon": "mxnet"}
 
 
@@ -85,7 +86,10 @@ def list_backends() -> list[str]:
 
 def is_installed(name: str) -> bool:
     """Whether a backend's framework can be found; nothing is imported."""
-    return name not in BUILT_IN or importlib.util.find_spec(BUILT_IN[name].framework) is not None
+    if name not in BUILT_IN:
+        return True
+    found = importlib.util.find_spec(BUILT_IN[name].framework)
+    return found is not None and found.origin is not None  # a folder that merely bears the name has no origin
 
 
 def get_backend(name: str | None = None) -> Backend:
@@ -99,9 +103,10 @@ def get_backend(name: str | None = None) -> Backend:
             chained).
     """
     origin = ""
-    if name is None and (name := os.environ.get(VARIABLE)):
-        origin = f"{VARIABLE}: "
-    name = ALIASES.get(name, name) if name else _default()
+    if name is None:
+        name = os.environ.get(VARIABLE) or _default()
+        origin = f"{VARIABLE}: " if os.environ.get(VARIABLE) else ""
+    name = ALIASES.get(name.lower(), name.lower())
     if name not in list_backends():
         raise BackendError(f"{origin}no backend is called {name!r}; choose one of {', '.join(list_backends())}")
     return _load(name)
@@ -130,9 +135,12 @@ def build(
             :func:`resnet_xf.weights.check_weights`.
     """
     chosen = get_backend(backend)
+    if dtype not in DTYPES:
+        raise BackendError(f"no network is built in {dtype!r}; choose {' or '.join(DTYPES)}, and cast it natively")
     node = root_of(network)
+    require_memory(node)
     native = chosen.build(node, dtype)
-    chosen.load(native, draw_weights(node, seed) if weights is None else weights)
+    chosen.load(native, draw_weights(node, seed) if weights is None else without_counters(weights))
     return native
 
 
@@ -174,8 +182,8 @@ def _load(name: str) -> Backend:
         known = BUILT_IN[name]
         if not is_installed(name):
             raise BackendError(
-                f"backend {name!r} builds networks in {known.title}, and the package {known.framework!r} is not "
-                f"installed; run: {how_to_install(name)}"
+                f"backend {name!r} builds in {known.title}, and the package {known.framework!r} is not installed",
+                how_to_install(name),
             )
         point = EntryPoint(name, known.target, GROUP)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from dataclasses import asdict
@@ -24,18 +25,20 @@ from rich.table import Table
 from resnet_xf import __version__
 from resnet_xf.backend import get_backend
 from resnet_xf.doctor import diagnose
-from resnet_xf.errors import ResNetXFError
+from resnet_xf.errors import ResNetXFError, SpecError
 from resnet_xf.nodes import kind, walk
 from resnet_xf.parity.ladder import LADDER, parity
 from resnet_xf.parity.report import Report, environment
 from resnet_xf.plan import Plan, plan
 from resnet_xf.trace import Row, observed_rows, trace
-from resnet_xf.zoo import ZOO, get_spec
+from resnet_xf.weights import require_memory
+from resnet_xf.zoo import REFERENCE, ZOO, list_models
 
 app = typer.Typer(
     help="One description of a residual network, built in PyTorch and in MXNet Gluon, and proven the same.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
@@ -46,18 +49,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 TopOnly = Annotated[bool, typer.Option("--top", help="Only the network's own layers and stages.")]
 InputShape = Annotated[
     str | None,
-    typer.Option("--input", metavar="N,C,H,W", help="The input's shape [default: one image of the spec's size]."),
+    typer.Option("--input", metavar="N,C,H,W", help="The input's shape (else one image of the spec's size)."),
 ]
 
 
 def main() -> None:
     """Run the command line; a mistake that its user can mend is one line on stderr and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows another
     try:
         app()
     except ResNetXFError as error:
         complaint = str(error)
     except MemoryError as error:
         complaint = f"not enough memory: {error}"
+    except OSError as error:
+        complaint = f"{error.filename or 'output'}: {error.strerror}"
     else:
         return
     print(f"resnet-xf: {complaint}", file=sys.stderr)  # noqa: T201
@@ -74,20 +81,27 @@ def _version(
 
 
 @app.command("list")
-def list_(as_json: AsJson = False) -> None:
-    """List the named specs with their parameters and multiply-accumulates."""
+def list_(
+    pattern: Annotated[str, typer.Option("--filter", help="A shell-style pattern, as 'cifar*'.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the named specs: parameters, multiply-accumulates, and whose network each is."""
+    names = list_models(pattern)
+    if not names:
+        raise SpecError(f"no spec's name matches {pattern!r}; `resnet-xf list` shows them all")
     rows: list[dict[str, Any]] = []
-    for name, spec in ZOO.items():
+    table = _table("name", "parameters>", "GMACs>", "image size>", "reference")
+    for name in names:
+        spec, source = ZOO[name], REFERENCE[name]
         whole = trace(spec, (1, spec.in_channels, *spec.image_size))[0]
-        rows.append({"name": name, "parameters": whole.parameters, "macs": whole.macs, "image_size": spec.image_size})
+        sizes = {"image_size": spec.image_size, "num_classes": spec.num_classes}
+        rows.append({"name": name, "parameters": whole.parameters, "macs": whole.macs, "reference": source} | sizes)
+        size = "×".join(map(str, spec.image_size))
+        table.add_row(name, f"{whole.parameters:,}", f"{whole.macs / 1e9:.3f}", size, source)
     if as_json:
         _print_json(rows)
-        return
-    table = _table("name", "parameters>", "GMACs>", "image size>")
-    for row in rows:
-        height, width = row["image_size"]
-        table.add_row(row["name"], f"{row['parameters']:,}", f"{row['macs'] / 1e9:.3f}", f"{height}×{width}")
-    _print_table(table)
+    else:
+        _print_table(table)
 
 
 @app.command()
@@ -101,7 +115,7 @@ def show(
     ] = False,
 ) -> None:
     """Show a spec's layers: name, kind, output shape, parameters, multiply-accumulates."""
-    planned = plan(get_spec(spec))
+    planned = plan(spec)
     if as_toml:
         typer.echo(planned.spec.to_toml(), nl=False)
         return
@@ -122,11 +136,12 @@ def trace_(
     """Trace an input's shape through a network, by arithmetic or by running it."""
     import numpy as np
 
-    planned = plan(get_spec(spec))
+    planned = plan(spec)
     shape = _shape(input_shape, planned)
     rows = trace(planned, shape)
     if backend != "none":
         chosen = get_backend(backend)
+        require_memory(planned)
         kinds = {name: kind(node) for name, node in walk(planned.root)}
         observed = chosen.trace(chosen.build(planned.root), np.zeros(shape, np.float32))
         if observed.error:
@@ -140,21 +155,22 @@ def parity_(
     spec: Spec,
     backends: Annotated[str, typer.Option(help="The backends to compare, by name and comma.")] = "torch,mxnet",
     image_size: Annotated[
-        str | None, typer.Option(metavar="S or HxW", help="The images' size [default: the spec's].")
+        str | None, typer.Option(metavar="S or HxW", help="The images' size (else the spec's).")
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="A folder of images [default: scikit-learn's photographs; its digits for one channel]."),
+        typer.Option(help="A folder of images (else scikit-learn's photographs, or its digits for one channel)."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A .safetensors file of this spec [default: drawn from the seed].")
+        Path | None,
+        typer.Option(help="A .safetensors file of this spec, as `convert` writes it (else drawn from the seed)."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="For drawing weights.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Prove that backends build the same network from a spec, or say where they part (exit code 1)."""
-    network = get_spec(spec)
-    size = _size(image_size) if image_size else network.image_size
+    planned = plan(spec)
+    size = _size(image_size) if image_size else None
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -166,8 +182,8 @@ def parity_(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=len(LADDER))
         report = parity(
-            network,
-            [name.strip() for name in backends.split(",")],
+            planned,
+            backends,
             image_size=size,
             images=images,
             weights=weights,
@@ -215,7 +231,7 @@ def _size(text: str) -> tuple[int, int]:
     numbers = text.lower().replace("×", "x").split("x")
     if not all(number.isdecimal() and 0 < int(number) <= 8192 for number in numbers) or len(numbers) > 2:
         raise typer.BadParameter(
-            f"{text!r} is not a size; write 224, or 67x61 for height 67", param_hint="--image-size"
+            f"{text!r} is not a size of at most 8192; write 224, or 67x61 for height 67", param_hint="--image-size"
         )
     return int(numbers[0]), int(numbers[-1])
 
@@ -233,7 +249,9 @@ def _print_table(table: Table) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(120, console.width))
-    console.print(table, markup=False, highlight=False)
+    with console.capture() as captured:
+        console.print(table, markup=False, highlight=False)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _print_json(data: Any) -> None:

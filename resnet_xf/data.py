@@ -30,6 +30,8 @@ def sample_images(channels: int, size: Size, folder: str | Path | None = None, c
     Raises:
         DataError: if the folder holds no image, or one that cannot be read.
     """
+    if min(size) < 1:
+        raise DataError(f"images of {size[0]}×{size[1]} pixels hold nothing; each side is at least 1")
     if folder is not None:
         return _stack(_read_folder(Path(folder), count), channels, size)
     return digits(size) if channels == 1 else _stack(_photographs(), channels, size)
@@ -37,7 +39,7 @@ def sample_images(channels: int, size: Size, folder: str | Path | None = None, c
 
 def photographs(size: Size = (224, 224)) -> Images:
     """scikit-learn's two photographs, cropped and normalised as ImageNet's: ``(2, 3, H, W)``."""
-    return _stack(_photographs(), 3, size)
+    return sample_images(3, size)
 
 
 def digits(size: Size = (96, 96), count: int = 4) -> Images:
@@ -57,7 +59,7 @@ def _photographs() -> Iterator[Image.Image]:
 def _read_folder(folder: Path, count: int) -> Iterator[Image.Image]:
     """The first images directly in a folder, in the order of their names."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give one that holds images")
+        raise DataError(f"{folder}: no such folder; give a folder that holds images")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise DataError(f"{folder}: holds no image; expected files that end in {', '.join(SUFFIXES)}")

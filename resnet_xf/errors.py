@@ -28,4 +28,11 @@ class DataError(ResNetXFError, ValueError):
 
 
 class BackendError(ResNetXFError, RuntimeError):
-    """A backend is unknown, not installed or broken; the message says how to get or mend it."""
+    """A backend is unknown, not installed or broken; the message says how to get or mend it.
+
+    ``mend`` is the line to run, where one helps.
+    """
+
+    def __init__(self, message: str, mend: str | None = None) -> None:
+        super().__init__(f"{message}; run: {mend}" if mend else message)
+        self.problem, self.mend = message, mend

@@ -1,4 +1,4 @@
-"""What the builders read: ten kinds of frozen node, each with every argument that a framework's layer needs.
+"""What the builders read: eleven kinds of frozen node, each with every argument that a framework's layer needs.
 
 A tree of nodes is a network, or a part of one: any node can be built alone. Containers name their children;
 the names joined by dots are torchvision's and timm's, the same for modules, trace rows and weights.
@@ -78,6 +78,11 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
+class Add:
+    """The sum of a residual block's body and shortcut; a layer of its own, so that it is traced and compared."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sequential:
     """Named children, one after another."""
 
@@ -86,11 +91,11 @@ class Sequential:
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """``post(body(pre(x)) + shortcut)``; the one block behind v1 and pre-activation v2 alike.
+    """``post(add(body(pre(x)), shortcut))``; the one block behind v1 and pre-activation v2 alike.
 
     ``shortcut`` is a projection named ``downsample``, which reads the raw input ``x`` or what ``pre`` made of
     it; where it is None the raw input itself is added. The children of ``pre``, ``body`` and ``post`` are
-    named directly in the block, as in torchvision.
+    named directly in the block, as in torchvision; the sum is named ``add``.
     """
 
     pre: Children
@@ -107,7 +112,7 @@ class Gate:
     body: Children
 
 
-Leaf: TypeAlias = Conv | Norm | Activation | Pool | GlobalPool | Flatten | Linear
+Leaf: TypeAlias = Conv | Norm | Activation | Pool | GlobalPool | Flatten | Linear | Add
 Node: TypeAlias = Leaf | Sequential | Residual | Gate
 Children: TypeAlias = tuple[tuple[str, Node], ...]
 
@@ -133,7 +138,7 @@ def children(node: Node) -> Children:
             return inner
         case Residual():
             shortcut = (("downsample", node.shortcut),) if node.shortcut else ()
-            return (*node.pre, *node.body, *shortcut, *node.post)
+            return (*node.pre, *node.body, *shortcut, ("add", Add()), *node.post)
         case _:
             return ()
 

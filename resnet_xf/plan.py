@@ -23,7 +23,7 @@ from resnet_xf.nodes import (
     Sequential,
 )
 from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem, checked
-from resnet_xf.zoo import get_spec
+from resnet_xf.zoo import ZOO, get_spec
 
 RELU = Activation("relu")
 
@@ -37,11 +37,17 @@ class Plan:
 
 
 def plan(spec: ResNetSpec | str) -> Plan:
-    """Lower a spec, or the name of one in the zoo, to its plan.
+    """Lower a spec, or the name of one in the zoo, or the path of its file, to its plan.
 
     Raises:
         SpecError: the message begins with the path of the field that is wrong, as ``$.stages[1].groups``.
     """
+    if isinstance(spec, str) and spec not in ZOO:
+        try:
+            return plan(get_spec(spec))
+        except SpecError as error:
+            known = str(error).startswith("$")  # the file is sound as TOML, and its fields contradict each other
+            raise SpecError(f"{spec}: {error}" if known else str(error)) from None
     spec = _sound(get_spec(spec) if isinstance(spec, str) else spec)
     layers = list(_stem(spec.stem, spec))
     channels, dilation = spec.stem.width, 1
@@ -72,7 +78,10 @@ def root_of(network: Plan | ResNetSpec | str | Node) -> Node:
     """The node to build: a plan's or a spec's whole network, or the single node that was given."""
     if isinstance(network, ResNetSpec | str):
         network = plan(network)
-    return network.root if isinstance(network, Plan) else network
+    network = network.root if isinstance(network, Plan) else network
+    if not isinstance(network, Node):
+        raise SpecError(f"expected a plan, a spec, the name of one or a node, got {network!r}")
+    return network
 
 
 def plan_block(spec: ResNetSpec | str, *, in_channels: int, channels: int, stride: int = 1, **fields: Any) -> Residual:
@@ -85,6 +94,8 @@ def plan_block(spec: ResNetSpec | str, *, in_channels: int, channels: int, strid
         SpecError: as :func:`plan`; the block is called ``$.stages[0]``.
     """
     spec = get_spec(spec) if isinstance(spec, str) else spec
+    if isinstance(in_channels, bool) or not isinstance(in_channels, int) or in_channels < 1:
+        raise SpecError(f"in_channels: expected a whole number of at least 1, got {in_channels!r}")
     try:
         stage = Stage(depth=1, channels=channels, stride=stride, **fields)
     except TypeError as error:
@@ -96,6 +107,8 @@ def plan_block(spec: ResNetSpec | str, *, in_channels: int, channels: int, strid
 
 def _sound(spec: ResNetSpec) -> ResNetSpec:
     """The spec, or a SpecError for a field that its own types cannot rule out."""
+    if not isinstance(spec, ResNetSpec):
+        raise SpecError(f"expected a spec or the name of one, got a {type(spec).__name__}")
     spec = checked(spec)
     bottleneck = spec.block == "bottleneck"
     complaints = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta, inspect
 
 from resnet_xf.errors import SpecError
@@ -101,7 +102,7 @@ class ResNetSpec(_Struct, frozen=True, kw_only=True):
         stride_on: which convolution of a strided bottleneck strides: ``1x1`` the first (v1), or ``3x3`` (v1.5).
         shortcut: a projecting shortcut is a strided 1×1 convolution, or ``avg_conv``: average-pool, then 1×1
             (ResNet-D). A block projects if its stride or its channels change the shape, else passes through.
-        shortcut_norm: a norm after that convolution; pre-activation networks have none.
+        shortcut_norm: a norm after that convolution; if None, there is one unless the network is pre-activation.
         shortcut_from: what a projecting shortcut of a pre-activation block reads: the ``preactivation``
             (Gluon's zoo, timm) or the raw ``input`` (GluonCV's CIFAR networks).
         conv_bias: which convolutions carry a bias.
@@ -142,7 +143,7 @@ class ResNetSpec(_Struct, frozen=True, kw_only=True):
         """Read TOML text; raises SpecError with the path of the field that is wrong."""
         try:
             return msgspec.toml.decode(text, type=cls)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise SpecError(_path_first(error)) from None
 
     @classmethod
@@ -161,9 +162,16 @@ def checked(spec: ResNetSpec) -> ResNetSpec:
         SpecError: with the path of the field that is wrong.
     """
     try:
-        return msgspec.convert(msgspec.to_builtins(spec), ResNetSpec)
+        return msgspec.convert(msgspec.to_builtins(spec, enc_hook=_scalar), ResNetSpec)
     except (msgspec.MsgspecError, TypeError) as error:
         raise SpecError(_path_first(error)) from None
+
+
+def _scalar(value: object) -> object:
+    """NumPy's scalars as Python's; anything else is no part of a spec."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a spec holds no {type(value).__name__}, and {value!r} is one")
 
 
 def read_spec(path: str | Path) -> ResNetSpec:
@@ -173,11 +181,12 @@ def read_spec(path: str | Path) -> ResNetSpec:
         SpecError: if the file cannot be read or is malformed; the message names file and field.
     """
     path = Path(path)
+    suffix = path.suffix.lower()
     readers = {".toml": ResNetSpec.from_toml, ".json": ResNetSpec.from_json}
-    if path.suffix not in readers:
+    if suffix not in readers:
         raise SpecError(f"{path}: a spec is a .toml or .json file")
     try:
-        return readers[path.suffix](path.read_text(encoding="utf-8"))
+        return readers[suffix](path.read_text(encoding="utf-8-sig"))
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
     except UnicodeDecodeError:
@@ -188,8 +197,9 @@ def read_spec(path: str | Path) -> ResNetSpec:
 
 def _path_first(error: Exception) -> str:
     """Msgspec's message with its path in front and the choices behind: ``$.block: invalid … 'x'; one of …``."""
-    what, _, path = str(error).partition(" - at ")
+    what, _, path = str(error).rpartition(" - at ") if " - at `$" in str(error) else (str(error), "", "")
     path = path.strip("`") or "$"
+    what = re.sub(r"`str` matching regex .*", "a name of letters, digits, '.', '_' and '-'", what)
     choices = _choices(path) if what.startswith(("Invalid enum", "Object contains unknown")) else ()
     hint = f"; expected one of {', '.join(map(str, choices))}" if choices else ""
     return f"{path}: {what[:1].lower()}{what[1:]}{hint}"

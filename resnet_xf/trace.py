@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
+
+import numpy as np
 
 from resnet_xf.errors import ShapeError
 from resnet_xf.nodes import (
     STATISTICS,
     Activation,
+    Add,
     Conv,
     Flatten,
     Gate,
@@ -54,10 +57,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What one layer of a native network showed while it ran: its output's shape and its own arrays' shapes."""
+    """What one layer of a native network showed.
+
+    Attributes:
+        output_shape: of what came out while it ran.
+        weight_shapes: its own arrays, by name.
+        settings: of a norm, its ``eps`` and its ``momentum`` (share of the new value): inference does not show the one
+            and may hide the other.
+    """
 
     output_shape: Shape
     weight_shapes: dict[str, Shape]
+    settings: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,7 @@ def trace(network: Plan | ResNetSpec | str | Node, input_shape: Sequence[int], *
     """
     root = root_of(network)
     shape = tuple(input_shape)
-    if len(shape) != 4 or min(shape) < 1:
+    if len(shape) != 4 or not all(isinstance(size, int | np.integer) and size > 0 for size in shape):
         raise ShapeError(f"input: expected (N, C, H, W), each at least 1, got {shape}")
     rows = _rows(root, "", 0, shape)
     return [row for row in rows if row.depth <= 1] if top else rows
@@ -149,10 +160,9 @@ def _rows(node: Node, name: str, depth: int, shape: Shape) -> list[Row]:
                 source = shape if node.shortcut_from == "input" else before
                 short = run((("downsample", node.shortcut),), source)
             if body != short:
-                raise ShapeError(
-                    f"{name or 'block'}: the body gives {body}, the shortcut {short}; they cannot be added"
-                )
-            output = run(node.post, body)
+                where = join(name, "add")
+                raise ShapeError(f"{where}: the body gives {body}, the shortcut {short}; they cannot be added")
+            output = run((("add", Add()), *node.post), body)
         case Gate():
             gate = run(node.body, shape)
             if gate != (*shape[:2], 1, 1):
@@ -189,7 +199,7 @@ def _leaf(node: Node, name: str, shape: Shape) -> Shape:
         case Linear():
             _expect(name, shape, 2, node.in_features)
             return (shape[0], node.out_features)
-        case Activation():
+        case Activation() | Add():
             return shape
     raise TypeError(f"{name}: {node!r} is no node")
 
@@ -209,7 +219,9 @@ def _slide(name: str, size: int, reach: int, stride: int, padding: int, ceil: bo
     """
     span = size + 2 * padding - reach
     if span < 0:
-        raise ShapeError(f"{name}: an input of size {size} shrinks to nothing; give a larger image")
+        raise ShapeError(
+            f"{name}: an input of size {size} shrinks to nothing under a window of {reach}; give a larger image"
+        )
     windows = (-(-span // stride) if ceil else span // stride) + 1
     if ceil and (windows - 1) * stride >= size + padding:
         raise ShapeError(f"{name}: on size {size} its last window begins outside the image; frameworks disagree there")

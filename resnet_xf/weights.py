@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from math import prod, sqrt
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.files import atomic
-from resnet_xf.nodes import Node, Norm, join, walk, weight_shapes
+from resnet_xf.nodes import Node, Norm, Residual, join, walk, weight_shapes
 from resnet_xf.plan import Plan, root_of
 from resnet_xf.spec import ResNetSpec
 
 Array: TypeAlias = NDArray[Any]
 Weights: TypeAlias = dict[str, Array]
 Scheme: TypeAlias = Literal["he", "xavier", "probe"]
+
+SAFETENSORS_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+"""What NumPy reads; bfloat16 as its 16 bits."""
+
+COUNTER = "num_batches_tracked"
 
 SPEC_KEY = "resnet_xf.spec"
 """Where in a safetensors file's metadata the spec stands, as JSON."""
@@ -54,16 +62,55 @@ def draw_weights(
             nothing is left at 0 or 1, and kernels of mean 0 and shifts about 0.5 keep all but a few channels
             from being silenced by their ReLU.
         dtype: of the arrays. All are drawn in float32, so that float64 arrays hold the same numbers.
+
+    Raises:
+        WeightsError: for an unknown scheme or a negative seed.
+        MemoryError: if the weights alone are more than this machine's memory.
     """
-    shapes = {
-        join(name, suffix): (node, suffix, shape)
-        for name, node in walk(root_of(network))
-        for suffix, shape in weight_shapes(node).items()
-    }
-    return {
-        name: _draw(node, suffix, shape, _generator(seed, name), scheme).astype(dtype, copy=False)
-        for name, (node, suffix, shape) in shapes.items()
-    }
+    if scheme not in get_args(Scheme):
+        raise WeightsError(f"no scheme is called {scheme!r}; choose one of {', '.join(get_args(Scheme))}")
+    if seed < 0:
+        raise WeightsError(f"a seed is 0 or more, got {seed}")
+    root = root_of(network)
+    require_memory(root)
+    damped = _last_norms(root) if scheme == "probe" else {}
+    drawn: Weights = {}
+    for name, node in walk(root):
+        for suffix, shape in weight_shapes(node).items():
+            full = join(name, suffix)
+            array = _draw(node, suffix, shape, _generator(seed, full), scheme)
+            if suffix in ("weight", "bias") and name in damped:
+                array *= np.float32(damped[name])
+            drawn[full] = array.astype(dtype, copy=False)
+    return drawn
+
+
+def require_memory(network: Plan | ResNetSpec | str | Node) -> None:
+    """Refuse a network whose weights alone are more than this machine's memory.
+
+    Raises:
+        MemoryError: saying how much is needed and how much there is.
+    """
+    needed = 4 * sum(prod(shape) for shape in all_weight_shapes(network).values())
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not told on this system
+        return
+    if needed > there:
+        raise MemoryError(f"the weights need {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}")
+
+
+def _last_norms(root: Node) -> dict[str, float]:
+    """The last norm of each block's body, by name, and 1/√blocks.
+
+    So damped, the blocks' contributions add up to the size of one, and rounding errors are carried through hundreds of
+    blocks without growing.
+    """
+    lasts = []
+    for name, node in walk(root):
+        if isinstance(node, Residual) and (norms := [child for child, n in node.body if isinstance(n, Norm)]):
+            lasts.append(join(name, norms[-1]))
+    return dict.fromkeys(lasts, 1 / sqrt(max(1, len(lasts))))
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
@@ -101,12 +148,25 @@ def _draw(
     return np.ones(shape, np.float32) if ones else np.zeros(shape, np.float32)
 
 
+def plain(array: Array, dtype: DTypeLike = None) -> Array:
+    """The array in rows without gaps and this machine's byte order: what every framework takes."""
+    return np.ascontiguousarray(array, np.dtype(dtype or array.dtype).newbyteorder("="))
+
+
+def without_counters(weights: Mapping[str, Array]) -> Weights:
+    """Weights less the step counters of PyTorch's norms, which no other framework has and no forward pass reads."""
+    return {name: array for name, array in weights.items() if not name.endswith(COUNTER)}
+
+
 def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike) -> None:
     """Hold arrays against the names and shapes that a network has, and its dtype.
 
     Raises:
         WeightsError: if any is missing, left over, of another shape, or would lose digits in ``dtype``.
     """
+    for name, array in weights.items():
+        if not isinstance(array, np.ndarray):
+            raise WeightsError(f"{name} is a {type(array).__name__}; expected a NumPy array, as tensor.numpy() gives")
     wrong = {
         "missing": [name for name in shapes if name not in weights],
         "left over": [name for name in weights if name not in shapes],
@@ -115,7 +175,7 @@ def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, 
             for name in weights
             if name in shapes and tuple(weights[name].shape) != tuple(shapes[name])
         ],
-        f"not exact in {np.dtype(dtype)}": [
+        f"not exact in {np.dtype(dtype)} (cast them, or build in their dtype)": [
             f"{name} ({array.dtype})" for name, array in weights.items() if not np.can_cast(array.dtype, dtype)
         ],
     }
@@ -153,18 +213,45 @@ def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
     Raises:
         WeightsError: if the file cannot be read, holds no spec, or its weights do not fit the spec.
     """
+    weights, spec = read_safetensors(path)
+    if spec is None:
+        raise WeightsError(f"{path}: holds no spec in its metadata; `resnet-xf convert` writes a file that does")
     try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(SPEC_KEY)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not readable as safetensors: {error}") from None
-    if text is None:
-        raise WeightsError(f"{path}: holds no spec in its metadata under {SPEC_KEY!r}; it was not written here")
-    try:
-        spec = ResNetSpec.from_json(text)
         shapes = all_weight_shapes(spec)
         check_weights(weights, shapes, np.result_type(*weights.values()) if weights else "float32")
     except (SpecError, WeightsError) as error:
         raise WeightsError(f"{path}: {error}") from None
     return spec, {name: weights[name] for name in shapes}
+
+
+def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None]:
+    """Every array of a safetensors file (bfloat16 as float32), and the spec in its metadata if there is one.
+
+    Raises:
+        WeightsError: if the file cannot be read or the spec is malformed.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(SPEC_KEY)
+        entries = deserialize(Path(path).read_bytes())  # type: ignore[no-untyped-call]
+        arrays = {name: _array(name, **entry) for name, entry in entries}
+        return arrays, None if text is None else ResNetSpec.from_json(text)
+    except (OSError, SafetensorError) as error:
+        hint = "; `resnet-xf convert` makes one of a .pth or .params file"
+        raise WeightsError(f"{path}: not readable as safetensors: {error}{hint}") from None
+    except SpecError as error:
+        raise WeightsError(f"{path}: the spec in its metadata is malformed: {error}") from None
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def _array(name: str, dtype: str, shape: list[int], data: bytes) -> Array:
+    if dtype not in SAFETENSORS_DTYPES:
+        raise WeightsError(f"{name} has the dtype {dtype}; expected one of {', '.join(SAFETENSORS_DTYPES)}")
+    array = np.frombuffer(data, SAFETENSORS_DTYPES[dtype]).reshape(shape).copy()
+    return widened(array) if dtype == "BF16" else array
+
+
+def widened(bfloat16: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The float32 numbers of bfloat16 ones given as their 16 bits; exact."""
+    return (bfloat16.astype("<u4") << 16).view("<f4")

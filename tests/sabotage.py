@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_xf import get_backend
 from resnet_xf.nodes import Gate, Node, Residual, Sequential, join
+from resnet_xf.trace import Observed, ObservedTrace
 from resnet_xf.weights import Array, Weights
 
 Change = Callable[[str, Node], Node]
@@ -41,15 +42,24 @@ class Saboteur:
         node: Change = lambda name, node: node,
         load: Callable[[Weights], Weights] = dict,
         dump: Callable[[Weights], Weights] = dict,
+        tells: bool = True,
     ) -> None:
         self.real = get_backend(name)
-        self.node, self.changed_load, self.changed_dump = node, load, dump
+        self.node, self.changed_load, self.changed_dump, self.tells = node, load, dump, tells
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
     def build(self, node: Node, dtype: str = "float32") -> Any:
         return self.real.build(rebuilt(node, self.node), dtype)
+
+    def trace(self, network: Any, images: Array) -> ObservedTrace:
+        """What the network shows; without ``tells``, no norm's settings."""
+        observed = self.real.trace(network, images)
+        layers = observed.layers
+        if not self.tells:
+            layers = {name: Observed(layer.output_shape, layer.weight_shapes) for name, layer in layers.items()}
+        return ObservedTrace(layers, observed.error)
 
     def load(self, network: Any, weights: Mapping[str, Array]) -> None:
         self.real.load(network, self.changed_load({name: array.copy() for name, array in weights.items()}))

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -30,7 +31,15 @@ def test_list(command) -> None:
     assert code == 0
     for name in list_models():
         assert re.search(rf"^{name} ", out, re.MULTILINE)
-    assert "11,689,512   1.814" in out
+    assert re.search(r"11,689,512 +1\.814 +224×224 +torchvision", out)
+
+
+def test_list_filters(command) -> None:
+    rows = json.loads(command("list", "--filter", "cifar*", "--json")[1])
+    assert {row["reference"] for row in rows} == {"gluoncv"}
+    assert {"name", "parameters", "macs", "reference"} <= set(rows[0])
+    assert len(rows) == 13
+    assert command("list", "--filter", "zzz")[0] == 2
 
 
 def test_list_as_json(command) -> None:
@@ -81,7 +90,7 @@ def test_trace_is_the_same_by_arithmetic_and_by_running(command, backend: str) -
 def test_parity_holds(command) -> None:
     code, out, _ = command("parity", "d2l_resnet18")
     assert code == 0
-    assert "torch and mxnet are the same network (5 rungs hold)" in out
+    assert "torch and mxnet are the same network in inference (5 rungs hold)" in out
     assert len(re.findall(r"^ +\d  .* pass ", out, re.MULTILINE)) == 5
 
 
@@ -100,7 +109,7 @@ def test_parity_that_fails_exits_with_one(command, monkeypatch) -> None:
     monkeypatch.setattr(ladder, "get_backend", lambda name: broken if name == "mxnet" else backend.get_backend(name))
     code, out, _ = command("parity", "d2l_resnet18")
     assert code == 1
-    assert "differ on rung 4 (forward float64) at layer2.0.bn1" in out
+    assert "differ on rung 1 (shapes) at layer2.0.bn1: eps 1e-05 in the plan, 0.001 in mxnet" in out
     assert re.search(r"^ +5  forward float32 +skip ", out, re.MULTILINE)
 
 
@@ -141,6 +150,7 @@ def test_doctor_tells_what_is_missing_and_how_to_mend_it(command, monkeypatch) -
     assert code == 0
     assert "mxnet (Apache MXNet Gluon): not installed\n  mend: pip install" in out
     monkeypatch.setattr(doctor, "is_installed", lambda name: False)
+    assert "mxnet" in command("doctor")[1]
     assert command("doctor")[0] == 1
 
 
@@ -188,6 +198,7 @@ def test_bad_arguments_exit_with_two_and_no_traceback(command, arguments) -> Non
     assert code == 2
     assert "Traceback" not in err
     assert "Usage" in err
+    assert "Error: " in err
 
 
 def test_a_malformed_spec_file_names_file_and_field(command, tmp_path) -> None:
@@ -203,4 +214,27 @@ def test_a_network_too_large_for_memory_is_one_line(command, tmp_path) -> None:
     path.write_text('name = "x"\nstages = [{ depth = 1, channels = 1000000 }]\n')
     code, _, err = command("parity", path, "--image-size", "8")
     assert code == 2
-    assert err.startswith("resnet-xf: not enough memory")
+    assert re.fullmatch(r"resnet-xf: not enough memory: the weights need [\d,]+ GiB, and this machine has \d+\n", err)
+    assert command("trace", path, "--input", "1,3,8,8", "--backend", "torch")[0] == 2
+
+
+def test_fields_that_contradict_each_other_are_told_with_their_file(command, tmp_path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text('name = "x"\nstages = [{ depth = 1, channels = 8, groups = 3 }]\n')
+    code, _, err = command("show", path)
+    assert code == 2
+    assert "bad.toml: $.stages[0].groups: 3 does not divide" in err
+
+
+def test_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "resnet_xf", "list"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "resnet-xf: output: No space left on device\n"
+
+
+def test_a_terminal_without_the_times_sign_is_no_error() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-m", "resnet_xf", "list"], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ def test_names_are_torchvisions() -> None:
     block = [name for name in found if name.startswith("layer1.0.")]
     assert [name.removeprefix("layer1.0.") for name in block] == [
         *("conv1", "bn1", "act1", "conv2", "bn2", "act2", "conv3", "bn3"),
-        *("downsample", "downsample.0", "downsample.1", "act3"),
+        *("downsample", "downsample.0", "downsample.1", "add", "act3"),
     ]
 
 
@@ -84,7 +84,7 @@ def test_deep_stem_and_average_pooled_shortcut_are_numbered_as_timms() -> None:
 def test_one_block_alone() -> None:
     block = plan_block("d2l_resnet18", in_channels=3, channels=6, stride=2)
     assert [name for name, _ in walk(block)][1:] == [
-        *("conv1", "bn1", "act1", "conv2", "bn2", "downsample", "downsample.0", "act2"),
+        *("conv1", "bn1", "act1", "conv2", "bn2", "downsample", "downsample.0", "add", "act2"),
     ]
     assert plan_block("d2l_resnet18", in_channels=3, channels=3).shortcut is None
     with pytest.raises(SpecError, match=r"\$\.stages\[0\]\.groups: 2 does not divide the 3 input channels"):

@@ -116,5 +116,5 @@ def test_a_missing_file_is_named(tmp_path) -> None:
 def test_an_unknown_name_suggests_near_ones() -> None:
     with pytest.raises(SpecError, match="did you mean resnet18"):
         get_spec("resnet-18")
-    with pytest.raises(SpecError, match="choose one of resnet18, resnet34"):
+    with pytest.raises(SpecError, match="`resnet-xf list` shows them all"):
         get_spec("zzzzzz")

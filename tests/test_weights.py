@@ -19,6 +19,7 @@ from resnet_xf.weights import all_weight_shapes
 from strategies import specs
 
 SMALL = ResNetSpec(name="small", stem=Stem(width=8), stages=(Stage(depth=1, channels=8),), num_classes=3)
+GOLDEN = {"fc.weight": "56b5981e", "bn1.bias": "d1367874"}
 
 
 def test_names_and_shapes_are_torchvisions() -> None:
@@ -94,6 +95,33 @@ def test_hardly_any_channel_of_a_probe_is_silenced_by_its_relu(name: str) -> Non
     silent = [float((output == 0).all(axis=(0, 2, 3)).mean()) for output in outputs.values()]
     assert np.mean(silent) < 0.02
     assert max(silent) < 0.1
+
+
+def test_draws_are_the_same_everywhere() -> None:
+    """Saved results rest on a seed, and NumPy does not promise that its streams never change."""
+    import hashlib
+
+    weights = draw_weights(SMALL, seed=1, scheme="probe")
+    digests = {n: hashlib.blake2b(weights[n].tobytes(), digest_size=4).hexdigest() for n in ("fc.weight", "bn1.bias")}
+    assert digests == GOLDEN
+
+
+@pytest.mark.parametrize(
+    "options, says", [({"scheme": "kaiming"}, "choose one of he, xavier, probe"), ({"seed": -1}, "seed")]
+)
+def test_bad_draws_are_refused(options, says: str) -> None:
+    with pytest.raises(WeightsError, match=says):
+        draw_weights(SMALL, **options)
+
+
+def test_bfloat16_is_read_as_float32(tmp_path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    weights = {name: torch.tensor(array).bfloat16() for name, array in draw_weights(SMALL).items()}
+    save_file(weights, tmp_path / "w.safetensors", metadata={"resnet_xf.spec": SMALL.to_json()})
+    _, loaded = load_weights(tmp_path / "w.safetensors")
+    assert all(np.array_equal(loaded[name], tensor.float().numpy()) for name, tensor in weights.items())
 
 
 def test_float64_draws_hold_the_same_numbers() -> None:

@@ -1,79 +1,179 @@
 """Each named spec against the network that it stands for."""
 
+import msgspec
 import numpy as np
 import pytest
 
-from gluon_names import zoo_weights
-from resnet_xf import build, get_backend, list_models, photographs
+from resnet_xf import SpecError, build, draw_weights, get_backend, get_spec, list_models, photographs, plan
+from resnet_xf.data import digits
+from resnet_xf.formats import identify, read_checkpoint
 from resnet_xf.parity.measures import relative_error
+from resnet_xf.zoo import ALIASES, REFERENCE, ZOO, with_output_stride
 from resnet_xf_mxnet.loan import mx
 
-
-def test_the_zoo_holds_the_networks_of_the_references() -> None:
-    assert list_models()[:5] == ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
-    assert {"resnet50_v1", "d2l_resnet18"} < set(list_models())
+BY_REFERENCE = {source: [n for n, s in REFERENCE.items() if s == source] for source in set(REFERENCE.values())}
 
 
-@pytest.fixture(scope="module")
-def gluon_zoo() -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """resnet50_v1 of MXNet's own model zoo: its weights, and its float64 outputs on the photographs."""
+def test_the_zoo_holds_the_whole_family() -> None:
+    assert set(BY_REFERENCE) == {"torchvision", "timm", "gluon", "gluoncv", "d2l"}
+    assert set(list_models("resnet*_v[12]")) == set(BY_REFERENCE["gluon"])
+    assert len(list_models("cifar_*")) == 13
+    assert get_spec("cifar_resnet20") is ZOO["cifar_resnet20_v1"]
+    assert not set(ALIASES) & set(ZOO)
+
+
+def reference(name: str):
+    """torchvision's or timm's own network, with nothing at its first value."""
+    import timm
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    if REFERENCE[name] == "torchvision":
+        network = torchvision.models.get_model(name, weights=None)
+    else:
+        base, _, stride = name.partition("_os")
+        network = timm.create_model(base, **({"output_stride": int(stride)} if stride else {}))
+    with torch.no_grad():
+        for key, tensor in network.state_dict().items():
+            if tensor.ndim == 1 and tensor.is_floating_point():
+                tensor.uniform_(*((-0.2, 0.2) if key.endswith(("bias", "mean")) else (0.5, 1.5)))
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", BY_REFERENCE["torchvision"] + BY_REFERENCE["timm"])
+def test_torchvisions_and_timms_weights_load_strictly_and_give_their_outputs_to_the_bit(name: str) -> None:
+    import torch
+
+    theirs = reference(name)
+    ours = get_backend("torch").build(plan(name).root).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    shown = torch.from_numpy(photographs((96, 80)))
+    with torch.inference_mode():
+        assert torch.equal(ours(shown), theirs(shown))
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+def test_a_dilated_network_computes_finer_maps_from_the_same_weights() -> None:
+    dilated = with_output_stride(get_spec("resnet18"), 8)
+    assert dilated.name == "resnet18_os8"
+    weights = draw_weights("resnet18")
+    network = build(dilated, "torch", weights=weights)
+    captured = get_backend("torch").capture(network, photographs((64, 64)), ["layer4"])
+    assert captured["layer4"].shape == (2, 512, 8, 8)
+    with pytest.raises(SpecError, match="cannot have an output stride of 64; it comes to 32"):
+        with_output_stride(get_spec("resnet18"), 64)
+
+
+@pytest.mark.parametrize("name", BY_REFERENCE["gluon"])
+def test_gluons_own_networks_give_the_same_outputs_on_both_backends(name: str, tmp_path) -> None:
     mx.random.seed(0)
-    network = mx.gluon.model_zoo.vision.resnet50_v1()
+    shown = mx.nd.empty((2, 3, 64, 64), dtype="float64")
+    shown[:] = photographs((64, 64))
+    network = mx.gluon.model_zoo.vision.get_model(name)
     network.initialize(mx.init.Xavier())
-    shown = mx.nd.empty((2, 3, 224, 224), dtype="float64")
-    shown[:] = photographs()
-    network(shown[:1].astype("float32"))
-    for name, param in network._collect_params_with_prefix().items():
-        if param.data().ndim == 1:  # as a trained network's: no scale is 1 and no bias 0
-            low, high = (-0.2, 0.2) if name.endswith(("beta", "bias", "mean")) else (0.5, 1.5)
+    network(shown.astype("float32"))
+    for key, param in network._collect_params_with_prefix().items():
+        if (len(param.shape) == 1 and param.grad_req != "null") or key.endswith(("mean", "var")):
+            low, high = (-0.2, 0.2) if key.endswith(("beta", "bias", "mean")) else (0.5, 1.5)
             param.set_data(mx.nd.random.uniform(low, high, param.shape))
+    network.save_parameters(str(tmp_path / "zoo.params"))
     network.cast("float64")
-    return zoo_weights(network), network(shown).asnumpy()
+    wanted = network(shown).asnumpy()
+
+    found = identify(read_checkpoint(tmp_path / "zoo.params"))
+    assert found.plan.spec == get_spec(name)
+    for backend in ("torch", "mxnet"):
+        ours = build(name, backend, weights=found.weights, dtype="float64")
+        assert relative_error(get_backend(backend).forward(ours, photographs((64, 64))), wanted) < 1e-11
 
 
-@pytest.mark.parametrize("backend", ["torch", "mxnet"])
-def test_gluons_own_resnet50_v1_gives_the_same_outputs(gluon_zoo, backend: str) -> None:
-    weights, wanted = gluon_zoo
-    network = build("resnet50_v1", backend, weights=weights, dtype="float64")
-    assert relative_error(get_backend(backend).forward(network, photographs()), wanted) < 1e-11
+def test_gluoncvs_v1b_to_v1s_are_timms() -> None:
+    for ours, timms in (("v1b", ""), ("v1c", "c"), ("v1d", "d"), ("v1s", "s")):
+        assert plan(f"resnet50_{ours}").root == plan(f"resnet50{timms}").root
 
 
-@pytest.mark.parametrize("name", ["torch", "mxnet"])
-def test_the_books_resnet18_is_what_its_notebook_builds(name: str) -> None:
-    """The notebook's network, written here as the book describes it, from PyTorch's own layers."""
+def test_gluoncvs_cifar_networks_differ_as_they_do_there() -> None:
+    v1, v2, wide = (get_spec(n) for n in ("cifar_resnet20_v1", "cifar_resnet20_v2", "cifar_wideresnet16_10"))
+    names = {spec.name: [name for name, _ in plan(spec).root.children] for spec in (v1, v2, wide)}
+    layers = ["layer1", "layer2", "layer3"]
+    head = ["global_pool", "flatten", "fc"]
+    assert names[v1.name] == ["conv1", "bn1", *layers, *head]  # no ReLU after the stem
+    assert names[v2.name] == ["input_norm", "conv1", *layers, "norm", "act", *head]
+    assert names[wide.name] == ["input_norm", "conv1", "bn1", *layers, "norm", "act", *head]
+    assert (v2.shortcut_from, wide.shortcut_from) == ("input", "preactivation")
+
+
+def book_network(block, stages):
+    """A network of the book from PyTorch's own layers, under our names."""
+    from torch import nn
+
+    book = nn.Sequential()
+    for part, module in (("conv1", nn.Conv2d(1, 64, 7, 2, 3)), ("bn1", nn.BatchNorm2d(64)), ("act1", nn.ReLU())):
+        book.add_module(part, module)
+    book.add_module("maxpool", nn.MaxPool2d(3, 2, 1))
+    channels = 64
+    for index, width in enumerate(stages, start=1):
+        first = block(channels, width, 1 if index == 1 else 2)
+        book.add_module(f"layer{index}", nn.Sequential(first, block(width, width, 1)))
+        channels = width
+    for part, module in (("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(512, 10))):
+        book.add_module(part, module)
+    return book.double().eval()
+
+
+def book_blocks():
+    """The book's residual block and its ResNeXt block, as its text describes them."""
     import torch
     from torch import nn
 
     class Block(nn.Module):
-        def __init__(self, channels: int, width: int, stride: int = 1) -> None:
+        def __init__(self, channels: int, width: int, stride: int) -> None:
             super().__init__()
             self.conv1 = nn.Conv2d(channels, width, 3, stride, 1)
             self.conv2 = nn.Conv2d(width, width, 3, 1, 1)
-            self.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, stride)) if channels != width else None
             self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+            self.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, stride)) if channels != width else None
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
             return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
 
-    stages = {
-        f"layer{i}": [(64 * 2 ** max(0, i - 2), 64 * 2 ** (i - 1)), (64 * 2 ** (i - 1),) * 2] for i in range(1, 5)
-    }
-    book = nn.Sequential()
-    for part, module in (("conv1", nn.Conv2d(1, 64, 7, 2, 3)), ("bn1", nn.BatchNorm2d(64)), ("act1", nn.ReLU())):
-        book.add_module(part, module)
-    book.add_module("maxpool", nn.MaxPool2d(3, 2, 1))
-    for part, blocks in stages.items():
-        book.add_module(part, nn.Sequential(*(Block(a, b, 2 if a != b else 1) for a, b in blocks)))
-    book.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    book.add_module("flatten", nn.Flatten())
-    book.add_module("fc", nn.Linear(512, 10))
+    class ResNeXtBlock(nn.Module):
+        def __init__(self, channels: int, width: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(channels, width, 1)
+            self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=width // 16)
+            self.conv3 = nn.Conv2d(width, width, 1)
+            self.bn1, self.bn2, self.bn3 = (nn.BatchNorm2d(width) for _ in range(3))
+            shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride), nn.BatchNorm2d(width))
+            self.downsample = shortcut if channels != width else None
 
-    from resnet_xf.data import digits
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.relu(self.bn1(self.conv1(x)))
+            y = self.bn3(self.conv3(torch.relu(self.bn2(self.conv2(y)))))
+            return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
 
-    book.double().eval()
-    weights = {k: v.numpy() for k, v in book.state_dict().items() if not k.endswith("num_batches_tracked")}
-    network = build("d2l_resnet18", name, weights=weights, dtype="float64")
+    return {"d2l_resnet18": Block, "d2l_resnext": ResNeXtBlock}
+
+
+@pytest.mark.parametrize("name", BY_REFERENCE["d2l"])
+@pytest.mark.parametrize("backend", ["torch", "mxnet"])
+def test_the_books_networks_are_what_it_builds(name: str, backend: str) -> None:
+    import torch
+
+    book = book_network(book_blocks()[name], (64, 128, 256, 512))
+    weights = {k: v.numpy() for k, v in book.state_dict().items()}
+    network = build(name, backend, weights=weights, dtype="float64")
     with torch.no_grad():
         wanted = book(torch.from_numpy(digits()).double()).numpy()
-    assert relative_error(get_backend(name).forward(network, digits()), wanted) < 1e-11
+    assert relative_error(get_backend(backend).forward(network, digits()), wanted) < 1e-11
+
+
+def test_a_variant_by_composition_simply_works() -> None:
+    """Pre-activation with squeeze-excitation and an averaging shortcut in a CIFAR stem."""
+    from resnet_xf import SqueezeExcitation, assert_parity
+
+    spec = msgspec.structs.replace(get_spec("cifar_resnet20"), name="mine", preactivation=True, shortcut="avg_conv")
+    spec = msgspec.structs.replace(spec, se=SqueezeExcitation(), shortcut_norm=True)
+    assert np.isfinite(assert_parity(spec).rungs[-1].value)

@@ -12,7 +12,7 @@ from resnet_xf.backend import Backend
 from resnet_xf.errors import one_line
 from resnet_xf.nodes import Node, join
 from resnet_xf.trace import Observed, ObservedTrace
-from resnet_xf.weights import Array, Weights, check_weights
+from resnet_xf.weights import Array, Weights, check_weights, plain
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.loan import mx
 
@@ -69,7 +69,7 @@ class MxnetBackend:
         except (mx.MXNetError, ValueError) as broken:
             error = one_line(broken)
         layers = {
-            name: Observed(shapes[name], {k: p.shape for k, p in _own_weights(block).items()})
+            name: Observed(shapes[name], {k: p.shape for k, p in _own_weights(block).items()}, _settings(block))
             for name, block in blocks.items()
             if name in shapes
         }
@@ -112,6 +112,13 @@ def _own_weights(block: Any) -> dict[str, Any]:
     return {LAST_WORDS.get(name, name): param for name, param in params if name not in unused}
 
 
+def _settings(block: Any) -> dict[str, float]:
+    """A norm's eps and momentum, the latter in PyTorch's sense."""
+    if not isinstance(block, mx.gluon.nn.BatchNorm):
+        return {}
+    return {"eps": block._kwargs["eps"], "momentum": 1 - block._kwargs["momentum"]}
+
+
 def _weights(network: Any) -> dict[str, Any]:
     """The network's parameters by neutral name, in the order of registration."""
     return {
@@ -135,7 +142,7 @@ def _array(network: Any, images: Array) -> Any:
 def _ndarray(array: Array, dtype: Any, context: Any) -> Any:
     """An NDArray of the same numbers. ``mx.nd.array`` would do, but asks SciPy for a name that is going away."""
     made = mx.nd.empty(array.shape, ctx=context, dtype=dtype)
-    made[:] = array
+    made[:] = plain(array)
     return made
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from resnet_xf.nodes import (
     Activation,
+    Add,
     Children,
     Conv,
     Flatten,
@@ -71,6 +72,8 @@ def build(node: Node, name: str = "") -> Any:
             return nn.Flatten(prefix=prefix)
         case Linear():
             return nn.Dense(node.out_features, use_bias=node.bias, in_units=node.in_features, prefix=prefix)
+        case Add():
+            return Sum(prefix=prefix)
         case Sequential():
             block = nn.HybridSequential(prefix=prefix)
             _register(block, node.children, name)
@@ -89,6 +92,14 @@ def _register(block: Any, children: Children, name: str) -> tuple[str, ...]:
     return tuple(child_name for child_name, _ in children)
 
 
+class Sum(mx.gluon.HybridBlock):
+    """The body and the shortcut, added."""
+
+    def hybrid_forward(self, F: Any, body: Any, shortcut: Any) -> Any:  # noqa: N803
+        """Both ``(N, C, H, W)``."""
+        return body + shortcut
+
+
 class _Named(mx.gluon.HybridBlock):
     """A block whose children run in groups."""
 
@@ -99,7 +110,7 @@ class _Named(mx.gluon.HybridBlock):
 
 
 class ResidualBlock(_Named):
-    """``post(body(pre(x)) + shortcut)``."""
+    """``post(add(body(pre(x)), shortcut))``."""
 
     def __init__(self, node: Residual, name: str, prefix: str) -> None:
         super().__init__(prefix=prefix)
@@ -107,6 +118,7 @@ class ResidualBlock(_Named):
         self.body = _register(self, node.body, name)
         self.downsample = _register(self, (("downsample", node.shortcut),), name) if node.shortcut else None
         self.shortcut_from = node.shortcut_from
+        _register(self, (("add", Add()),), name)
         self.post = _register(self, node.post, name)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
@@ -115,7 +127,7 @@ class ResidualBlock(_Named):
         body = self._run(self.body, before)
         if self.downsample is not None:
             x = self._run(self.downsample, x if self.shortcut_from == "input" else before)
-        return self._run(self.post, body + x)
+        return self._run(self.post, self._children["add"](body, x))
 
 
 class ChannelGate(_Named):

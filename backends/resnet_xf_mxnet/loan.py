@@ -99,8 +99,8 @@ def import_mxnet() -> Any:
             if "libgomp.so.1" not in str(error):
                 raise
             raise BackendError(
-                f"MXNet needs the system library libgomp.so.1, which cannot be loaded ({error}); run: apt-get "
-                "install libgomp1 (Debian, Ubuntu) or dnf install libgomp (Fedora, RHEL)"
+                f"MXNet needs the system library libgomp.so.1, which cannot be loaded ({error})",
+                "apt-get install libgomp1 (Debian, Ubuntu) or dnf install libgomp (Fedora, RHEL)",
             ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from math import nan
 
 import numpy as np
 import torch
@@ -13,13 +14,10 @@ from resnet_xf.backend import Backend
 from resnet_xf.errors import one_line
 from resnet_xf.nodes import Node
 from resnet_xf.trace import Observed, ObservedTrace
-from resnet_xf.weights import Array, Weights, check_weights
+from resnet_xf.weights import COUNTER, Array, Weights, check_weights, plain
 from resnet_xf_torch import builder
 
 __all__ = ["BACKEND"]
-
-NOT_WEIGHTS = "num_batches_tracked"
-"""A counter that PyTorch's norms keep and no other framework has."""
 
 
 class TorchBackend:
@@ -42,8 +40,11 @@ class TorchBackend:
 
     def load(self, network: nn.Module, weights: Mapping[str, Array]) -> None:
         """Copy weights in by name; raises WeightsError unless they fit exactly."""
-        for name, tensor in self._matched(network, weights).items():
-            tensor.copy_(torch.tensor(weights[name]))
+        own = _weights(network)
+        dtype = np.dtype(str(_reference(network).dtype).removeprefix("torch."))
+        check_weights(weights, {name: tuple(tensor.shape) for name, tensor in own.items()}, dtype)
+        for name, tensor in own.items():
+            tensor.copy_(torch.tensor(plain(weights[name])))
 
     def dump(self, network: nn.Module) -> Weights:
         """A copy of the weights by name."""
@@ -65,7 +66,11 @@ class TorchBackend:
         except (RuntimeError, ValueError) as broken:
             error = one_line(broken)
         layers = {
-            name: Observed(shapes[name], {k: tuple(t.shape) for k, t in _weights(module, recurse=False).items()})
+            name: Observed(
+                shapes[name],
+                {k: tuple(t.shape) for k, t in _weights(module, recurse=False).items()},
+                _settings(module),
+            )
             for name, module in modules.items()
             if name in shapes
         }
@@ -78,13 +83,6 @@ class TorchBackend:
         # A copy, since the next layer may work in place.
         self._watch(network, images, chosen, lambda name, y: outputs.update({name: y.cpu().numpy().copy()}))
         return outputs
-
-    @staticmethod
-    def _matched(network: nn.Module, weights: Mapping[str, Array]) -> dict[str, torch.Tensor]:
-        own = _weights(network)
-        dtype = np.dtype(str(_reference(network).dtype).removeprefix("torch."))
-        check_weights(weights, {name: tuple(tensor.shape) for name, tensor in own.items()}, dtype)
-        return own
 
     @staticmethod
     def _watch(
@@ -109,8 +107,15 @@ class TorchBackend:
 
 def _weights(network: nn.Module, *, recurse: bool = True) -> dict[str, torch.Tensor]:
     """The network's own tensors by name, without autograd, in the order of registration."""
-    state = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(NOT_WEIGHTS)}
+    state = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
     return state if recurse else {name: tensor for name, tensor in state.items() if "." not in name}
+
+
+def _settings(module: nn.Module) -> dict[str, float]:
+    """A norm's eps and momentum."""
+    if not isinstance(module, nn.BatchNorm2d):
+        return {}
+    return {"eps": module.eps, "momentum": nan if module.momentum is None else module.momentum}
 
 
 def _reference(network: nn.Module) -> torch.Tensor:
@@ -120,7 +125,7 @@ def _reference(network: nn.Module) -> torch.Tensor:
 
 def _tensor(network: nn.Module, images: Array) -> torch.Tensor:
     like = _reference(network)
-    return torch.tensor(images, dtype=like.dtype, device=like.device)
+    return torch.tensor(plain(images), dtype=like.dtype, device=like.device)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import nn
 
 from resnet_xf.nodes import (
     Activation,
+    Add,
     Children,
     Conv,
     Flatten,
@@ -23,8 +24,11 @@ from resnet_xf.nodes import (
 )
 
 
-def build(node: Node) -> nn.Module:
-    """The module of a node; its submodules bear the nodes' names."""
+def build(node: Node, *, fresh: bool = False) -> nn.Module:
+    """The module of a node; its submodules bear the nodes' names.
+
+    ``fresh`` says that nobody else reads the tensor that it will be given, so that it may work in place.
+    """
     match node:
         case Conv():
             return nn.Conv2d(
@@ -40,7 +44,7 @@ def build(node: Node) -> nn.Module:
         case Norm():
             return nn.BatchNorm2d(node.channels, eps=node.eps, momentum=node.momentum, affine=node.affine)
         case Activation(function="relu"):
-            return nn.ReLU(inplace=True)
+            return nn.ReLU(inplace=fresh)
         case Activation(function="sigmoid"):
             return nn.Sigmoid()
         case Pool(operation="max"):
@@ -53,8 +57,10 @@ def build(node: Node) -> nn.Module:
             return nn.Flatten()
         case Linear():
             return nn.Linear(node.in_features, node.out_features, bias=node.bias)
+        case Add():
+            return Sum()
         case Sequential():
-            return _sequential(node.children)
+            return nn.Sequential(OrderedDict((n, build(c, fresh=i > 0)) for i, (n, c) in enumerate(node.children)))
         case Residual():
             return ResidualBlock(node)
         case Gate():
@@ -62,16 +68,21 @@ def build(node: Node) -> nn.Module:
     raise TypeError(f"{node!r} is no node")
 
 
-def _sequential(children: Children) -> nn.Sequential:
-    return nn.Sequential(OrderedDict((name, build(child)) for name, child in children))
+class Sum(nn.Module):
+    """The body, to which the shortcut is added in place."""
+
+    def forward(self, body: torch.Tensor, shortcut: torch.Tensor) -> torch.Tensor:
+        """Both ``(N, C, H, W)``."""
+        body += shortcut
+        return body
 
 
 class _Named(nn.Module):
     """A module whose children are named directly in it and run in groups."""
 
-    def _register(self, children: Children) -> tuple[str, ...]:
-        for name, child in children:
-            self.add_module(name, build(child))
+    def _register(self, children: Children, *, fresh: bool = False) -> tuple[str, ...]:
+        for index, (name, child) in enumerate(children):
+            self.add_module(name, build(child, fresh=fresh or index > 0))
         return tuple(name for name, _ in children)
 
     def _run(self, names: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
@@ -81,7 +92,7 @@ class _Named(nn.Module):
 
 
 class ResidualBlock(_Named):
-    """``post(body(pre(x)) + shortcut)``."""
+    """``post(add(body(pre(x)), shortcut))``."""
 
     def __init__(self, node: Residual) -> None:
         super().__init__()
@@ -89,7 +100,8 @@ class ResidualBlock(_Named):
         self.body = self._register(node.body)
         self.downsample = build(node.shortcut) if node.shortcut else None
         self.shortcut_from = node.shortcut_from
-        self.post = self._register(node.post)
+        self.add = build(Add())
+        self.post = self._register(node.post, fresh=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, C, H, W)`` to ``(N, C', H', W')``."""
@@ -97,8 +109,7 @@ class ResidualBlock(_Named):
         body = self._run(self.body, before)
         if self.downsample is not None:
             x = self.downsample(x if self.shortcut_from == "input" else before)
-        body += x
-        return self._run(self.post, body)
+        return self._run(self.post, self.add(body, x))
 
 
 class ChannelGate(_Named):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
-from resnet_xf.nodes import Children, Node, Residual, children, join
+from resnet_xf.nodes import Node, children, join
 from resnet_xf.parity.measures import FLOAT64_BOUND, float32_bound, relative_error, same_bits
 from resnet_xf.parity.subject import Finding, Subject
+from resnet_xf.trace import trace
 from resnet_xf.weights import Array
 
 Capture = Callable[[Collection[str]], dict[str, Array]]
@@ -25,27 +26,30 @@ def determinism(subject: Subject) -> Finding:
 
 
 def forward_float64(subject: Subject) -> Finding:
-    """Every backend's float64 output against the first's."""
+    """Every backend's float64 output against the first's, under the given weights and under the probe's."""
     first, *others = subject.backends
     worst = 0.0
-    for other in others:
-        error = relative_error(subject.output(other, "float64"), subject.output(first, "float64"))
-        if not error <= FLOAT64_BOUND:
-            where = first_divergence(
-                subject.plan.root,
-                partial(subject.capture, other, "float64"),
-                partial(subject.capture, first, "float64"),
-                FLOAT64_BOUND,
-            )
-            return Finding(error, FLOAT64_BOUND, f"{other.name} is not {first.name}", where)
-        worst = max(worst, error)
-    return Finding(worst, FLOAT64_BOUND, f"outputs {subject.output(first, 'float64').shape}")
+    for shown in (subject, subject.probe) if subject.probe else (subject,):
+        for other in others:
+            error = relative_error(shown.output(other, "float64"), shown.output(first, "float64"))
+            if not error <= FLOAT64_BOUND:
+                where = first_divergence(
+                    subject.plan.root,
+                    partial(shown.capture, other, "float64"),
+                    partial(shown.capture, first, "float64"),
+                    FLOAT64_BOUND,
+                )
+                under = "" if shown is subject else ", under weights that hide nothing"
+                return Finding(error, FLOAT64_BOUND, f"{other.name} is not {first.name}{under}", where)
+            worst = max(worst, error)
+    weights = ", also under weights that hide nothing" if subject.probe else ""
+    return Finding(worst, FLOAT64_BOUND, f"outputs {subject.output(first, 'float64').shape}{weights}")
 
 
 def forward_float32(subject: Subject) -> Finding:
     """Every backend's float32 output against the float64 referee, which the rung before found to be one."""
     referee = subject.backends[0]
-    bound = float32_bound(subject.plan.root)
+    bound = float32_bound(trace(subject.plan, subject.images.shape), subject.gain(referee))
     errors = {}
     for backend in subject.backends:
         error = relative_error(subject.output(backend, "float32"), subject.output(referee, "float64"))
@@ -64,11 +68,11 @@ def forward_float32(subject: Subject) -> Finding:
 def first_divergence(root: Node, got: Capture, wanted: Capture, bound: float) -> str:
     """The first layer, in the order in which they run, whose output is further from the other's than ``bound``.
 
-    Goes down the tree one level at a time, so that only one level's outputs are held at once. Where a
-    block's layers agree and its output does not, the block itself is named.
+    Goes down the tree one level at a time, so that only one level's outputs are held at once. Where the layers in a
+    container agree and its own output does not, the container is named.
     """
     name, node = "", root
-    while inner := _before_sum(node):
+    while inner := children(node):
         names = [join(name, child_name) for child_name, _ in inner]
         ours, theirs = got(names), wanted(names)
         diverging = [
@@ -80,9 +84,3 @@ def first_divergence(root: Node, got: Capture, wanted: Capture, bound: float) ->
             break
         name, node = diverging[0]
     return name or "the whole network"
-
-
-def _before_sum(node: Node) -> Children:
-    """A node's children; without those that run after a residual's sum, which can only inherit an error."""
-    inner = children(node)
-    return inner[: len(inner) - len(node.post)] if isinstance(node, Residual) else inner

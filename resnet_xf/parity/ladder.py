@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+import numpy as np
+
 from resnet_xf.backend import Backend, get_backend
 from resnet_xf.data import sample_images
-from resnet_xf.errors import BackendError, WeightsError, one_line
+from resnet_xf.errors import BackendError, DataError, WeightsError, one_line
+from resnet_xf.nodes import Node
 from resnet_xf.parity.forward import determinism, forward_float32, forward_float64
 from resnet_xf.parity.report import Report, RungResult, environment
 from resnet_xf.parity.roundtrip import round_trip
@@ -18,7 +22,17 @@ from resnet_xf.parity.subject import Finding, Subject
 from resnet_xf.plan import Plan, plan
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.trace import trace
-from resnet_xf.weights import Array, Weights, all_weight_shapes, check_weights, draw_weights, load_weights
+from resnet_xf.weights import (
+    Array,
+    Weights,
+    all_weight_shapes,
+    check_weights,
+    draw_weights,
+    load_weights,
+    plain,
+    require_memory,
+    without_counters,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +55,7 @@ LADDER = (
 
 def parity(
     spec: Plan | ResNetSpec | str,
-    backends: Sequence[str | Backend] = ("torch", "mxnet"),
+    backends: str | Sequence[str | Backend] = ("torch", "mxnet"),
     *,
     image_size: tuple[int, int] | None = None,
     images: Array | str | Path | None = None,
@@ -53,7 +67,7 @@ def parity(
 
     Args:
         spec: a plan, a spec, or the name of one.
-        backends: at least two, by name or as objects.
+        backends: at least two, by name or as objects; one text may hold several names and commas.
         image_size: height and width; the spec's own if None.
         images: an array ``(N, C, H, W)``, or a folder of images; else scikit-learn's two photographs, or its
             handwritten digits for a network of one channel (:func:`resnet_xf.data.sample_images`).
@@ -68,41 +82,64 @@ def parity(
         SpecError, ShapeError, WeightsError, DataError: for input that makes no network.
     """
     planned = spec if isinstance(spec, Plan) else plan(spec)
-    chosen = tuple(get_backend(b) if isinstance(b, str) else b for b in backends)
+    named = backends.split(",") if isinstance(backends, str) else backends
+    chosen = tuple(get_backend(b.strip()) if isinstance(b, str) else b for b in named)
     if len({backend.name for backend in chosen}) < max(2, len(chosen)):
         raise BackendError(f"parity compares two or more different backends, got {', '.join(b.name for b in chosen)}")
-    if isinstance(images, str | Path) or images is None:
-        shown = "scikit-learn's " + ("digits" if planned.spec.in_channels == 1 else "photographs")
-        shown = f"the images of {images}" if images else shown
-        images = sample_images(planned.spec.in_channels, image_size or planned.spec.image_size, images)
-    else:
-        shown = "images given as an array"
-    trace(planned, images.shape)  # refuses images that do not fit, by the layer's name
+    pixels, shown = _images(planned, images, image_size)
+    trace(planned, pixels.shape)  # refuses images that do not fit, by the layer's name
+    require_memory(planned)
     arrays, origin = _weights(planned, weights, seed)
-    subject = Subject(planned, arrays, images, chosen)
+    probe = None if weights is None else Subject(planned, draw_weights(planned, seed, "probe"), pixels, chosen)
+    subject = Subject(planned, arrays, pixels, chosen, probe)
     return Report(
         spec=planned.spec,
         backends={backend.name: backend.version() for backend in chosen},
         images=shown,
-        input_shape=images.shape,
+        input_shape=pixels.shape,
         weights=origin,
         environment=environment(),
         rungs=_climb(subject, on_rung),
     )
 
 
+def _images(planned: Plan, given: Array | str | Path | None, size: tuple[int, int] | None) -> tuple[Array, str]:
+    """The images to show to every network, float32, and a word on where they came from."""
+    channels = planned.spec.in_channels
+    if given is None or isinstance(given, str | Path):
+        shown = "scikit-learn's digits" if channels == 1 else "scikit-learn's photographs"
+        shown = shown if given is None else f"the images of {given}"
+        return sample_images(channels, size or planned.spec.image_size, given), shown
+    if not np.isfinite(given).all():
+        raise DataError("images: hold NaN or infinite numbers, which compare with nothing")
+    return plain(given, "float32"), "images given as an array"
+
+
 def _weights(planned: Plan, given: Mapping[str, Array] | str | Path | None, seed: int) -> tuple[Weights, str]:
-    """The arrays to put into every network, and a word on where they came from."""
+    """The arrays to put into every network, float32, and a word on where they came from."""
     if given is None:
-        return draw_weights(planned, seed, "probe"), f"drawn from seed {seed}"
+        return draw_weights(planned, seed, "probe"), f"drawn as probe from seed {seed}"
     origin = "given as arrays"
     if isinstance(given, str | Path):
         origin = f"from {given}"
         saved, given = load_weights(given)
-        if plan(saved).root != planned.root:
+        if _arithmetic(saved) != _arithmetic(planned.spec):
             raise WeightsError(f"{origin}: they are {saved.name}'s, which is not the network {planned.spec.name}")
-    check_weights(given, all_weight_shapes(planned), "float32")
-    return {name: array.astype("float32") for name, array in given.items()}, origin
+    given = without_counters(given)
+    check_weights(given, all_weight_shapes(planned), "float64")
+    for name, array in given.items():
+        if not np.isfinite(array).all():
+            raise WeightsError(f"{name}: holds NaN or infinite numbers, which compare with nothing")
+        if name.endswith("running_var") and (array < 0).any():
+            raise WeightsError(f"{name}: holds negative numbers, and a variance has none")
+    if any(array.dtype == np.float64 for array in given.values()):
+        origin += ", rounded to float32"
+    return {name: plain(array, "float32") for name, array in given.items()}, origin
+
+
+def _arithmetic(spec: ResNetSpec) -> Node:
+    """The spec's nodes, less what changes no arithmetic."""
+    return plan(msgspec.structs.replace(spec, zero_init_last=False)).root
 
 
 def _climb(subject: Subject, on_rung: Callable[[int, str], None]) -> tuple[RungResult, ...]:
@@ -117,6 +154,8 @@ def _climb(subject: Subject, on_rung: Callable[[int, str], None]) -> tuple[RungR
         start = time.perf_counter()
         try:
             finding = rung.climb(subject)
+        except MemoryError:
+            raise
         except Exception as error:  # a network that breaks is a finding, whichever framework's words it uses
             finding = Finding(float("inf"), 0, f"it does not run: {one_line(error)}", where="the whole network")
         failed = not finding.holds
@@ -137,14 +176,20 @@ def _climb(subject: Subject, on_rung: Callable[[int, str], None]) -> tuple[RungR
 
 
 def assert_parity(
-    spec: Plan | ResNetSpec | str, backends: Sequence[str | Backend] = ("torch", "mxnet"), **options: object
+    spec: Plan | ResNetSpec | str,
+    backends: str | Sequence[str | Backend] = ("torch", "mxnet"),
+    *,
+    image_size: tuple[int, int] | None = None,
+    images: Array | str | Path | None = None,
+    weights: Mapping[str, Array] | str | Path | None = None,
+    seed: int = 0,
 ) -> Report:
-    """For test suites: :func:`parity`, raising unless every rung holds.
+    """For test suites: :func:`parity`, with the same arguments, raising unless every rung holds.
 
     Raises:
         AssertionError: its message names the rung, the first layer that diverges, and by how much.
     """
-    report = parity(spec, backends, **options)  # type: ignore[arg-type]
+    report = parity(spec, backends, image_size=image_size, images=images, weights=weights, seed=seed)
     if not report.holds:
         raise AssertionError(report.verdict())
     return report

@@ -19,7 +19,8 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
         name: what it compares, in a word or two.
         status: ``pass``, ``fail``, or ``skip`` if a rung below it failed.
         metric: what ``value`` and ``bound`` measure.
-        value: the worst that was found; None where nothing was measured.
+        value: the worst that was found; None in a rung that was skipped, infinite (``null`` in JSON) where shapes
+            differ, something is not finite or a network does not run.
         bound: the largest value that passes.
         where: the first layer or tensor that diverges, if any does.
         detail: one line on what was found.
@@ -72,11 +73,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """One line: that the networks are the same, or the rung and layer at which they part."""
         names = " and ".join(self.backends)
         if self.failure is None:
-            return f"{self.spec.name}: {names} are the same network ({len(self.rungs)} rungs hold)"
+            return f"{self.spec.name}: {names} are the same network in inference ({len(self.rungs)} rungs hold)"
         where = f" at {self.failure.where}" if self.failure.where else ""
         return (
             f"{self.spec.name}: {names} differ on rung {self.failure.number} ({self.failure.name}){where}: "
-            f"{self.failure.detail}"
+            f"{self.failure.detail} ({self.failure.metric} {self.failure.value:.3g}, bound {self.failure.bound:.3g})"
         )
 
     def to_json(self) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from resnet_xf.nodes import children, walk
+from math import isclose
+
+from resnet_xf.nodes import Norm, children, walk
 from resnet_xf.parity.subject import Finding, Subject
 from resnet_xf.trace import Row, observed_rows, trace
 
 
 def shapes(subject: Subject) -> Finding:
-    """Names, output shapes, parameters and multiply-accumulates of every layer, on one image."""
+    """Names, output shapes, parameters and multiply-accumulates of every layer on one image; the norms' settings."""
     image = subject.images[:1]
     expected = {row.name: row for row in trace(subject.plan, image.shape)}
     kinds = {name: row.kind for name, row in expected.items()}
@@ -25,9 +27,15 @@ def shapes(subject: Subject) -> Finding:
             return Finding(len(wrong) + len(extra), 0, detail, where=name or "the whole network")
         if list(rows) != list(expected):
             where = next(name for name, other in zip(rows, expected, strict=True) if name != other)
-            return Finding(1, 0, f"{backend.name} runs its layers in another order", where)
+            return Finding(1, 0, f"{backend.name} holds its layers in another order", where)
+        for name, node in walk(subject.plan.root):
+            if isinstance(node, Norm):
+                for setting, value in observed.layers[name].settings.items():
+                    if not isclose(value, getattr(node, setting), rel_tol=1e-9):
+                        said = f"{setting} {getattr(node, setting):g} in the plan, {value:g} in {backend.name}"
+                        return Finding(1, 0, said, where=name)
     whole = expected[""]
-    return Finding(0, 0, f"{len(expected)} rows; {whole.parameters:,} parameters; {whole.macs / 1e9:.3f} GMACs")
+    return Finding(0, 0, f"{len(expected)} rows; {whole.parameters:,} parameters; {whole.macs:,} MACs")
 
 
 def _difference(backend: str, expected: Row | None, got: Row | None, error: str | None) -> str:

@@ -6,7 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from resnet_xf.backend import Backend
+from resnet_xf.parity.measures import relative_error
 from resnet_xf.plan import Plan
 from resnet_xf.weights import Array, Weights
 
@@ -20,12 +23,15 @@ class Subject:
         weights: float32 arrays by name.
         images: ``(N, C, H, W)``, float32.
         backends: at least two, of distinct names.
+        probe: the same with weights under which every number matters, where ``weights`` are somebody's own and may
+            hide a part of the network behind zeros.
     """
 
     plan: Plan
     weights: Weights
     images: Array
     backends: tuple[Backend, ...]
+    probe: Subject | None = None
     _networks: dict[tuple[str, str], Any] = field(default_factory=dict)
     _outputs: dict[tuple[str, str], Array] = field(default_factory=dict)
 
@@ -48,6 +54,14 @@ class Subject:
         if key not in self._outputs:
             self._outputs[key] = backend.forward(self.network(backend, dtype), self.images)
         return self._outputs[key]
+
+    def gain(self, backend: Backend) -> float:
+        """How much larger, relatively, a small random change of the images is in the float64 output."""
+        noise = np.random.default_rng(0).standard_normal(self.images.shape) * 1e-6
+        nudged = self.images * (1 + noise)
+        output = backend.forward(self.network(backend, "float64"), nudged)
+        changed = relative_error(output, self.output(backend, "float64"))
+        return changed / relative_error(nudged, self.images)
 
     def capture(self, backend: Backend, dtype: str, names: Collection[str]) -> dict[str, Array]:
         """What the named layers of that network make of the images."""

@@ -1,0 +1,216 @@
+"""A checkpoint in at one framework and out at the other, and the proof that it is the same network."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from resnet_xf.backend import get_backend, is_installed
+from resnet_xf.data import sample_images
+from resnet_xf.errors import WeightsError
+from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
+from resnet_xf.formats.gluon_params import write_params
+from resnet_xf.formats.identify import Identity, identify
+from resnet_xf.formats.layouts import GLUON, LAYOUTS, Layout, places
+from resnet_xf.nodes import Norm, walk
+from resnet_xf.parity.measures import FLOAT64_BOUND, relative_error
+from resnet_xf.plan import Plan, plan
+from resnet_xf.spec import ResNetSpec
+from resnet_xf.weights import COUNTER, Array, Weights, save_weights
+from resnet_xf.zoo import REFERENCE, ZOO
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One comparison of outputs in float64: ours on a backend against what the file's own framework computes.
+
+    ``error`` is the largest difference, as a share of the largest output.
+    """
+
+    ours: str
+    theirs: str
+    error: float
+
+
+class Conversion(msgspec.Struct, frozen=True, kw_only=True):
+    """What a conversion did.
+
+    Attributes:
+        source: the file read.
+        target: the file written.
+        spec: the network.
+        guessed: whether the spec was found by names and shapes.
+        others: zoo specs of other arithmetic whose names and shapes are the same.
+        read_as: the family whose names the source has.
+        written_as: the family whose names the target has.
+        prefix: what was taken off before every name.
+        tensors: how many arrays were mapped.
+        checks: comparisons that were made; none where no framework is installed.
+        notes: what else a careful person should know.
+    """
+
+    source: str
+    target: str
+    spec: ResNetSpec
+    guessed: bool
+    others: tuple[str, ...]
+    read_as: str
+    written_as: str
+    prefix: str
+    tensors: int
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    spec: ResNetSpec | None = None,
+    num_classes: int | None = None,
+    *,
+    verify: bool = True,
+) -> Conversion:
+    """Read a checkpoint, map it by name, prove that the network is the same, and write it; atomically.
+
+    Args:
+        source: safetensors, a state_dict (``.pth``, ``.pt``) or MXNet's ``.params``.
+        target: the format is told by its suffix: ``.safetensors``, ``.pth``, ``.pt`` or ``.params``.
+        spec: the network; if None the file's own, or else found by names and shapes.
+        num_classes: of the file; if None as its last layer has them.
+        verify: run the source's own network where it is installed, and ours, in float64, before writing.
+
+    Raises:
+        WeightsError: if the source is damaged or does not fit, the outputs differ, or the target cannot be written.
+        BackendError: if a format needs PyTorch and it is not installed.
+    """
+    target = Path(target)
+    if target.suffix not in SUFFIXES:
+        raise WeightsError(f"{target}: the suffix tells the format to write; expected one of {', '.join(SUFFIXES)}")
+    if not target.parent.is_dir():
+        raise WeightsError(f"{target}: there is no folder {target.parent}")
+    file = read_checkpoint(source)
+    found = identify(file, spec, num_classes)
+    checks = _verify(file, found) if verify else ()
+    for check in checks:
+        if not check.error <= FLOAT64_BOUND:
+            raise WeightsError(
+                f"{source}: {check.ours} and {check.theirs} differ by {check.error:.1e} of the largest output, where "
+                f"{FLOAT64_BOUND:g} is allowed; is {found.plan.spec.name} the right spec?"
+            )
+    layout = write_checkpoint(target, found.weights, found.plan)
+    return Conversion(
+        source=str(source),
+        target=str(target),
+        spec=found.plan.spec,
+        guessed=found.guessed,
+        others=found.others,
+        read_as=found.layout.title,
+        written_as=layout,
+        prefix=file.prefix + found.prefix,
+        tensors=len(found.weights),
+        checks=checks,
+        notes=_notes(file, found, target, verified=bool(checks)),
+    )
+
+
+def write_checkpoint(path: str | Path, weights: Weights, planned: Plan) -> str:
+    """Write weights under neutral names in the format that the suffix tells; returns the family whose names it has.
+
+    A ``.params`` file has the names of the Gluon network that the plan equals, so that it loads there; else those of
+    this project's own Gluon networks.
+    """
+    path = Path(path)
+    match SUFFIXES[path.suffix]:
+        case "safetensors":
+            save_weights(path, weights, planned.spec)
+            return "torchvision and timm"
+        case "pth":
+            get_backend("torch")  # says how to install it
+            norms = [f"{name}.{COUNTER}" for name, node in walk(planned.root) if isinstance(node, Norm)]
+            importlib.import_module("resnet_xf_torch.state_dict").write_state_dict(path, weights, norms)
+            return "torchvision and timm"
+        case "params":
+            layout, _ = gluon_layout(planned)
+            write_params(path, _theirs(planned, layout, weights))
+            return layout.title
+
+
+def gluon_layout(planned: Plan) -> tuple[Layout, str | None]:
+    """The Gluon family whose network the plan equals, and that network's name there; else our own names and None."""
+    for layout in LAYOUTS:
+        for name, spec in ZOO.items():
+            if layout.is_own(name) and REFERENCE[name] in ("gluon", "gluoncv") and layout is not GLUON:
+                like = msgspec.structs.replace(
+                    spec, num_classes=planned.spec.num_classes, in_channels=planned.spec.in_channels
+                )
+                if plan(like).root == planned.root:
+                    return layout, name
+    return GLUON, None
+
+
+def _theirs(planned: Plan, layout: Layout, weights: Weights) -> Weights:
+    """Arrays by the family's structural names, with those that it holds and we do not."""
+    dtype = next(iter(weights.values())).dtype
+    return {
+        place.theirs: weights[place.ours] if place.fixed is None else np.full(place.shape, place.fixed, dtype)
+        for place in places(planned, layout) or ()
+    }
+
+
+def _verify(file: CheckpointFile, found: Identity) -> tuple[Check, ...]:
+    """Ours on every installed backend, against the source's own network or else against each other."""
+    backends = [get_backend(name) for name in ("torch", "mxnet") if is_installed(name)]
+    spec = found.plan.spec
+    images = sample_images(spec.in_channels, spec.image_size)
+    outputs = {}
+    for backend in backends:
+        network = backend.build(found.plan.root, "float64")
+        backend.load(network, found.weights)
+        outputs[f"ours on {backend.name}"] = backend.forward(network, images)
+    if (reference := _reference(file, found, images)) is None:
+        if len(outputs) < 2:
+            return ()
+        (ours, output), (other, wanted) = outputs.items()
+        return (Check(ours, other, relative_error(output, wanted)),)
+    theirs, wanted = reference
+    return tuple(Check(ours, theirs, relative_error(output, wanted)) for ours, output in outputs.items())
+
+
+def _reference(file: CheckpointFile, found: Identity, images: Array) -> tuple[str, Array] | None:
+    """What the source's own network computes, and its name; None where it cannot be had."""
+    name = "torch" if found.layout.words == "torch" else "mxnet"
+    if not is_installed(name):
+        return None
+    module = importlib.import_module(f"resnet_xf_{name}.reference")
+    if name == "mxnet" and file.symbol is not None and file.exported:
+        return f"the exported network {file.symbol}", module.run_exported(file.symbol, file.path, images)
+    model = found.plan.spec.name
+    weights = found.weights
+    if name == "mxnet":
+        layout, own = gluon_layout(found.plan)
+        if own is None:
+            return None
+        model, weights = own, _theirs(found.plan, layout, weights)
+    library = REFERENCE.get(model, "")
+    shape = (found.plan.spec.num_classes, found.plan.spec.in_channels)
+    output = module.run_reference(library, model, weights, images, *shape)
+    return None if output is None else (f"{library}'s own {model}", output)
+
+
+def _notes(file: CheckpointFile, found: Identity, target: Path, *, verified: bool) -> tuple[str, ...]:
+    notes = []
+    if found.others:
+        notes.append(f"these names and shapes are also those of {', '.join(found.others)}; --spec names another")
+    if not verified:
+        notes.append("not verified: no framework ran it")
+    dtypes = sorted({str(array.dtype) for array in found.weights.values()})
+    if dtypes != ["float32"]:
+        notes.append(f"dtype {', '.join(dtypes)}, as in the source")
+    spec = found.plan.spec
+    default = ResNetSpec(name="default", stages=spec.stages)
+    if not math.isclose(spec.norm_eps, default.norm_eps) and target.suffix != ".safetensors":
+        notes.append(f"the norms' eps is {spec.norm_eps:g}, which {target.suffix} cannot carry; build from the spec")
+    return tuple(notes)

@@ -1,0 +1,113 @@
+"""Reading a checkpoint file of any known format, by what it holds rather than what it is called."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from resnet_xf.backend import get_backend
+from resnet_xf.errors import WeightsError
+from resnet_xf.formats.gluon_params import MAGIC, read_params
+from resnet_xf.formats.gluon_symbol import NormAttributes, read_norms, symbol_beside
+from resnet_xf.spec import ResNetSpec
+from resnet_xf.weights import Weights, read_safetensors, without_counters
+
+Format = Literal["safetensors", "pth", "params"]
+
+SUFFIXES: dict[str, Format] = {".safetensors": "safetensors", ".pth": "pth", ".pt": "pth", ".params": "params"}
+TITLES = {"safetensors": "safetensors", "pth": "PyTorch state_dict", "params": "MXNet parameters"}
+
+PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.", "encoder.", "net.")
+"""What trainers put before every name of a network that they wrap."""
+
+
+class CheckpointFile(msgspec.Struct, frozen=True):
+    """What stands in a file.
+
+    Attributes:
+        path: the file.
+        format: which of the three it is.
+        tensors: arrays by the names in the file, less wrappers, counters, a common prefix and ``arg:``/``aux:``.
+        prefix: the common prefix that was taken off.
+        spec: the spec inside, if we wrote the file.
+        norms: attributes of norms by the name of their gamma, if a symbol lies beside.
+        exported: whether the names had ``arg:`` and ``aux:``.
+        symbol: the path of that symbol.
+    """
+
+    path: Path
+    format: Format
+    tensors: Weights
+    prefix: str = ""
+    spec: ResNetSpec | None = None
+    norms: dict[str, NormAttributes] = {}
+    exported: bool = False
+    symbol: Path | None = None
+
+
+def sniff(path: str | Path) -> Format:
+    """The format of a file, by its first bytes.
+
+    Raises:
+        WeightsError: if it cannot be read or is none of them.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}") from None
+    if head.startswith(MAGIC.to_bytes(8, "little")):
+        return "params"
+    if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        return "pth"
+    if head[8:9] == b"{":
+        return "safetensors"
+    if (named := SUFFIXES.get(path.suffix)) is not None:
+        return named
+    raise WeightsError(f"{path}: none of the known formats; expected {', '.join(SUFFIXES)}")
+
+
+def read_checkpoint(path: str | Path) -> CheckpointFile:
+    """Read a file of any of the formats; nothing is unpickled.
+
+    Raises:
+        WeightsError: if it cannot be read, is damaged or holds no tensors.
+        BackendError: if it is PyTorch's own format and PyTorch is not installed.
+    """
+    path = Path(path)
+    format_ = sniff(path)
+    spec, norms, symbol, exported = None, {}, None, False
+    if format_ == "params":
+        tensors = read_params(path)
+        exported = any(name.startswith(("arg:", "aux:")) for name in tensors)
+        bare = {name.removeprefix("arg:").removeprefix("aux:"): array for name, array in tensors.items()}
+        if len(bare) < len(tensors):
+            raise WeightsError(f"{path}: two tensors have one name once arg: and aux: are taken off")
+        tensors = bare
+        if (symbol := symbol_beside(path)) is not None:
+            norms = read_norms(symbol)
+    elif format_ == "safetensors":
+        tensors, spec = read_safetensors(path)
+    else:
+        get_backend("torch")  # says how to install it
+        tensors = importlib.import_module("resnet_xf_torch.state_dict").read_state_dict(path)
+    tensors = without_counters(tensors)
+    if not tensors:
+        raise WeightsError(f"{path}: holds no tensors")
+    prefix = _common_prefix(tensors)
+    tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
+    return CheckpointFile(path, format_, tensors, prefix, spec, norms, exported, symbol)
+
+
+def _common_prefix(tensors: Weights) -> str:
+    """The wrappers' prefix that every name begins with, ``module.backbone.`` too."""
+    prefix = ""
+    while True:
+        longer = next((p for p in PREFIXES if all(name.startswith(prefix + p) for name in tensors)), None)
+        if longer is None:
+            return prefix
+        prefix += longer

@@ -1,0 +1,69 @@
+"""What an exported network's ``-symbol.json`` tells of its norms."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from resnet_xf.errors import WeightsError
+
+
+class NormAttributes(msgspec.Struct, frozen=True):
+    """A BatchNorm's attributes; MXNet's own defaults where the file is silent."""
+
+    eps: float = 1e-3
+    momentum: float = 0.9
+    fix_gamma: bool = True
+
+
+class _Node(msgspec.Struct):
+    op: str
+    name: str
+    inputs: list[list[int]] = []
+    attrs: dict[str, Any] = {}
+    attr: dict[str, Any] = {}
+    param: dict[str, Any] = {}
+
+    def attributes(self) -> dict[str, Any]:
+        """Under whichever of the three names this version of MXNet wrote them."""
+        return self.attrs or self.attr or self.param
+
+
+class _Symbol(msgspec.Struct):
+    nodes: list[_Node]
+
+
+def symbol_beside(params: str | Path) -> Path | None:
+    """``net-symbol.json`` for ``net-0000.params``, if it is there."""
+    params = Path(params)
+    path = params.with_name(re.sub(r"(-\d{4})?\.params$", "-symbol.json", params.name))
+    return path if path.is_file() and path != params else None
+
+
+def read_norms(path: str | Path) -> dict[str, NormAttributes]:
+    """The attributes of every BatchNorm, by the name of its gamma.
+
+    Raises:
+        WeightsError: if the file cannot be read or is no symbol.
+    """
+    try:
+        nodes = msgspec.json.decode(Path(path).read_bytes(), type=_Symbol).nodes
+        norms = [node for node in nodes if node.op in ("BatchNorm", "BatchNorm_v1")]
+        return {
+            nodes[node.inputs[1][0]].name: msgspec.convert(
+                {k: _literal(v) for k, v in node.attributes().items() if k in NormAttributes.__struct_fields__},
+                NormAttributes,
+                strict=False,
+            )
+            for node in norms
+        }
+    except (OSError, msgspec.MsgspecError, IndexError, RecursionError) as error:
+        raise WeightsError(f"{path}: not readable as a symbol of MXNet: {error}") from None
+
+
+def _literal(text: Any) -> Any:
+    """MXNet writes every attribute as text, and truth as ``True`` or ``1``."""
+    return {"True": True, "False": False}.get(text, text) if isinstance(text, str) else text
