@@ -3,20 +3,22 @@
 Importing this package imports no framework; :func:`build` and :func:`parity` import those that they are asked for.
 """
 
-from resnet_xf.backend import build, get_backend, list_backends
+from resnet_xf.backend import build, features, get_backend, list_backends
 from resnet_xf.data import photographs
 from resnet_xf.errors import BackendError, DataError, ResNetXFError, ShapeError, SpecError, WeightsError
+from resnet_xf.formats import Conversion, convert, read_checkpoint, write_checkpoint
 from resnet_xf.parity import Report, assert_parity, parity
-from resnet_xf.plan import Plan, plan, plan_block
+from resnet_xf.plan import Plan, plan, plan_block, plan_features
 from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
 from resnet_xf.trace import Row, trace
 from resnet_xf.weights import draw_weights, load_weights, save_weights
-from resnet_xf.zoo import get_spec, list_models
+from resnet_xf.zoo import get_spec, list_models, with_output_stride
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "Conversion",
     "DataError",
     "Plan",
     "Report",
@@ -31,7 +33,9 @@ __all__ = [
     "WeightsError",
     "assert_parity",
     "build",
+    "convert",
     "draw_weights",
+    "features",
     "get_backend",
     "get_spec",
     "list_backends",
@@ -41,6 +45,10 @@ __all__ = [
     "photographs",
     "plan",
     "plan_block",
+    "plan_features",
+    "read_checkpoint",
     "save_weights",
     "trace",
+    "with_output_stride",
+    "write_checkpoint",
 ]

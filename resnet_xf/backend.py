@@ -8,17 +8,17 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 from resnet_xf.errors import BackendError
 from resnet_xf.nodes import Node
-from resnet_xf.plan import Plan, root_of
+from resnet_xf.plan import Plan, plan_features, root_of
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.trace import ObservedTrace
-from resnet_xf.weights import Array, Weights, draw_weights, require_memory, without_counters
+from resnet_xf.weights import Array, Weights, all_weight_shapes, draw_weights, require_memory, without_counters
 
 GROUP = "resnet_xf.backends"
 VARIABLE = "RESNET_XF_BACKEND"
@@ -142,6 +142,32 @@ def build(
     native = chosen.build(node, dtype)
     chosen.load(native, draw_weights(node, seed) if weights is None else without_counters(weights))
     return native
+
+
+def features(
+    spec: ResNetSpec | str,
+    backend: str | None = None,
+    *,
+    out: Sequence[str] | None = None,
+    weights: Mapping[str, Array] | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> Any:
+    """Build a native backbone: its output is the list of the feature maps of the layers named in ``out``.
+
+    Args:
+        spec: a spec, the name of one, or the path of its file.
+        backend: as :func:`get_backend` chooses it.
+        out: names of layers and stages, as :func:`resnet_xf.plan.plan_features` takes them; every stage if None.
+        weights: those of the whole network; what stands after the last map is left out.
+        seed: for drawing weights, as in :func:`build`.
+        dtype: ``float32`` or ``float64``.
+    """
+    node = plan_features(spec, out)
+    if weights is not None:
+        behind = set(all_weight_shapes(spec)) - set(all_weight_shapes(node))
+        weights = {name: array for name, array in weights.items() if name not in behind}
+    return build(node, backend, weights=weights, seed=seed, dtype=dtype)
 
 
 def how_to_install(name: str) -> str:

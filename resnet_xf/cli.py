@@ -26,6 +26,7 @@ from resnet_xf import __version__
 from resnet_xf.backend import get_backend
 from resnet_xf.doctor import diagnose
 from resnet_xf.errors import ResNetXFError, SpecError
+from resnet_xf.formats import convert, inspect
 from resnet_xf.nodes import kind, walk
 from resnet_xf.parity.ladder import LADDER, parity
 from resnet_xf.parity.report import Report, environment
@@ -195,6 +196,62 @@ def parity_(
     else:
         _print_report(report)
     raise typer.Exit(0 if report.holds else 1)
+
+
+@app.command("convert")
+def convert_(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A .safetensors, .pth, .pt or .params file.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; its suffix tells the format.")],
+    spec: Annotated[str | None, typer.Option(help="The network (else found by names and shapes).")] = None,
+    num_classes: Annotated[int | None, typer.Option(min=1, help="Classes (else as many as the file has).")] = None,
+    verify: Annotated[bool, typer.Option(help="Run the source's own network and ours, and compare.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a checkpoint between PyTorch, MXNet and safetensors, and prove that the network is the same."""
+    console = Console(stderr=True)
+    with console.status("reading, mapping, comparing"):
+        done = convert(source, target, plan(spec).spec if spec else None, num_classes, verify=verify)
+    if as_json:
+        _print_json(msgspec.to_builtins(done))
+        return
+    how = "guessed from names and shapes" if done.guessed else "given"
+    typer.echo(f"network: {done.spec.name}, {done.spec.num_classes} classes ({how})")
+    typer.echo(f"read: {done.source}, {done.tensors} tensors, names of {done.read_as}")
+    if done.prefix:
+        typer.echo(f"taken off every name: {done.prefix}")
+    for check in done.checks:
+        typer.echo(f"compared in float64: {check.ours} and {check.theirs}: largest difference {check.error:.1e}")
+    for note in done.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"written: {done.target}, names of {done.written_as}")
+
+
+@app.command("inspect")
+def inspect_(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors, .pth, .pt or .params file.")],
+    spec: Annotated[str | None, typer.Option(help="The network that it should be (else found).")] = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell a checkpoint's format, network and tensors, and whether it is whole (exit code 1 if it is not)."""
+    found = inspect(path, plan(spec).spec if spec else None)
+    if as_json:
+        _print_json(msgspec.to_builtins(found))
+    else:
+        typer.echo(f"format: {found.format}, {found.bytes:,} bytes")
+        typer.echo(f"network: {found.network or 'not recognised'}")
+        if found.others:
+            typer.echo(f"  the same names and shapes: {', '.join(found.others)}")
+        if found.prefix:
+            typer.echo(f"prefix of every name: {found.prefix}")
+        typer.echo(f"tensors: {len(found.tensors)}, {found.numbers:,} numbers, {', '.join(found.dtypes)}")
+        typer.echo(f"whole: {'yes' if found.problem is None else f'no: {found.problem}'}")
+        if tensors:
+            table = _table("tensor", "shape", "dtype")
+            for one in found.tensors:
+                table.add_row(one.name, "×".join(map(str, one.shape)), one.dtype)
+            _print_table(table)
+    raise typer.Exit(0 if found.problem is None else 1)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What the builders read: eleven kinds of frozen node, each with every argument that a framework's layer needs.
+"""What the builders read: twelve kinds of frozen node, each with every argument that a framework's layer needs.
 
 A tree of nodes is a network, or a part of one: any node can be built alone. Containers name their children;
 the names joined by dots are torchvision's and timm's, the same for modules, trace rows and weights.
@@ -90,6 +90,14 @@ class Sequential:
 
 
 @dataclass(frozen=True, slots=True)
+class Taps:
+    """Named children, one after another; the output is the list of those outputs that ``names`` names, in order."""
+
+    children: Children
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Residual:
     """``post(add(body(pre(x)), shortcut))``; the one block behind v1 and pre-activation v2 alike.
 
@@ -113,7 +121,7 @@ class Gate:
 
 
 Leaf: TypeAlias = Conv | Norm | Activation | Pool | GlobalPool | Flatten | Linear | Add
-Node: TypeAlias = Leaf | Sequential | Residual | Gate
+Node: TypeAlias = Leaf | Sequential | Taps | Residual | Gate
 Children: TypeAlias = tuple[tuple[str, Node], ...]
 
 STATISTICS = ("running_mean", "running_var")
@@ -134,7 +142,7 @@ def kind(node: Node) -> str:
 def children(node: Node) -> Children:
     """The node's named children in the order in which they are registered, run and listed."""
     match node:
-        case Sequential(children=inner) | Gate(body=inner):
+        case Sequential(children=inner) | Taps(children=inner) | Gate(body=inner):
             return inner
         case Residual():
             shortcut = (("downsample", node.shortcut),) if node.shortcut else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from resnet_xf.nodes import (
     Pool,
     Residual,
     Sequential,
+    Taps,
 )
 from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem, checked
 from resnet_xf.zoo import ZOO, get_spec
@@ -82,6 +84,27 @@ def root_of(network: Plan | ResNetSpec | str | Node) -> Node:
     if not isinstance(network, Node):
         raise SpecError(f"expected a plan, a spec, the name of one or a node, got {network!r}")
     return network
+
+
+def plan_features(spec: ResNetSpec | str, out: Sequence[str] | None = None) -> Taps:
+    """A network without its head, as a backbone: its output is the list of the named layers' feature maps.
+
+    Args:
+        spec: a spec, the name of one, or the path of its file.
+        out: names of the network's own layers and stages, as ``trace(spec, …, top=True)`` shows them; every stage
+            (``layer1``, ``layer2``, …) if None.
+
+    Raises:
+        SpecError: as :func:`plan`, and if there is no such layer.
+    """
+    layers = plan(spec).root.children
+    known = [name for name, _ in layers]
+    chosen = tuple(out) if out is not None else tuple(name for name in known if name.startswith("layer"))
+    wrong = [name for name in chosen if name not in known]
+    if wrong or not chosen:
+        raise SpecError(f"out: no layer is called {', '.join(wrong) or '(none given)'}; choose of {', '.join(known)}")
+    last = max(known.index(name) for name in chosen)
+    return Taps(layers[: last + 1], tuple(sorted(chosen, key=known.index)))
 
 
 def plan_block(spec: ResNetSpec | str, *, in_channels: int, channels: int, stride: int = 1, **fields: Any) -> Residual:

@@ -24,6 +24,7 @@ from resnet_xf.nodes import (
     Pool,
     Residual,
     Sequential,
+    Taps,
     join,
     kind,
     weight_shapes,
@@ -150,7 +151,7 @@ def _rows(node: Node, name: str, depth: int, shape: Shape) -> list[Row]:
         return shape
 
     match node:
-        case Sequential():
+        case Sequential() | Taps():
             output = run(node.children, shape)
         case Residual():
             before = run(node.pre, shape)

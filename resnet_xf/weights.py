@@ -31,8 +31,8 @@ SAFETENSORS_DTYPES = {
 
 COUNTER = "num_batches_tracked"
 
-SPEC_KEY = "resnet_xf.spec"
-"""Where in a safetensors file's metadata the spec stands, as JSON."""
+SPEC_KEY, DIGEST_KEY = "resnet_xf.spec", "resnet_xf.blake2b"
+"""Where in a safetensors file's metadata the spec stands, as JSON, and the digest of the whole."""
 
 
 def all_weight_shapes(network: Plan | ResNetSpec | str | Node) -> dict[str, tuple[int, ...]]:
@@ -202,9 +202,23 @@ def save_weights(path: str | Path, weights: Mapping[str, Array], spec: ResNetSpe
     contiguous = {name: np.ascontiguousarray(array) for name, array in weights.items()}
     try:
         with atomic(path) as temporary:
-            save_file(contiguous, temporary, metadata={SPEC_KEY: spec.to_json()})
+            save_file(contiguous, temporary, metadata=metadata_of(spec, contiguous))
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from None
+
+
+def metadata_of(spec: ResNetSpec, arrays: Mapping[str, Array]) -> dict[str, str]:
+    """What we write into a safetensors file's metadata: the spec, and a digest of it and of every array."""
+    text = spec.to_json()
+    return {SPEC_KEY: text, DIGEST_KEY: _digest(text, arrays)}
+
+
+def _digest(spec: str, arrays: Mapping[str, Array]) -> str:
+    digest = hashlib.blake2b(spec.encode(), digest_size=16)
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
 
 
 def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
@@ -228,14 +242,19 @@ def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None]:
     """Every array of a safetensors file (bfloat16 as float32), and the spec in its metadata if there is one.
 
     Raises:
-        WeightsError: if the file cannot be read or the spec is malformed.
+        WeightsError: if the file cannot be read, the spec is malformed, or we wrote it and it was changed since.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(SPEC_KEY)
+            metadata = file.metadata() or {}
         entries = deserialize(Path(path).read_bytes())  # type: ignore[no-untyped-call]
         arrays = {name: _array(name, **entry) for name, entry in entries}
-        return arrays, None if text is None else ResNetSpec.from_json(text)
+        text, digest = metadata.get(SPEC_KEY), metadata.get(DIGEST_KEY)
+        if text is None and digest is None:
+            return arrays, None
+        if text is None or digest != _digest(text, arrays):
+            raise WeightsError("its digest does not agree with what it holds; the file is damaged or was changed")
+        return arrays, ResNetSpec.from_json(text)
     except (OSError, SafetensorError) as error:
         hint = "; `resnet-xf convert` makes one of a .pth or .params file"
         raise WeightsError(f"{path}: not readable as safetensors: {error}{hint}") from None

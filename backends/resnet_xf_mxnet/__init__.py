@@ -65,7 +65,7 @@ class MxnetBackend:
         shapes: dict[str, tuple[int, ...]] = {}
         error = None
         try:
-            self._watch(network, images, blocks, lambda name, y: shapes.update({name: y.shape}))
+            self._watch(network, images, blocks, lambda name, y: shapes.update({name: _last(y).shape}))
         except (mx.MXNetError, ValueError) as broken:
             error = one_line(broken)
         layers = {
@@ -110,6 +110,11 @@ def _own_weights(block: Any) -> dict[str, Any]:
     unused = ("gamma", "beta") if isinstance(block, mx.gluon.nn.BatchNorm) and block._kwargs["fix_gamma"] else ()
     params = block._reg_params.items()
     return {LAST_WORDS.get(name, name): param for name, param in params if name not in unused}
+
+
+def _last(output: Any) -> Any:
+    """A backbone gives a list of maps; the last is the deepest."""
+    return output[-1] if isinstance(output, list | tuple) else output
 
 
 def _settings(block: Any) -> dict[str, float]:

@@ -18,6 +18,7 @@ from resnet_xf.nodes import (
     Pool,
     Residual,
     Sequential,
+    Taps,
 )
 from resnet_xf_mxnet.loan import mx
 
@@ -78,6 +79,8 @@ def build(node: Node, name: str = "") -> Any:
             block = nn.HybridSequential(prefix=prefix)
             _register(block, node.children, name)
             return block
+        case Taps():
+            return FeatureMaps(node, name, prefix=prefix)
         case Residual():
             return ResidualBlock(node, name, prefix=prefix)
         case Gate():
@@ -107,6 +110,24 @@ class _Named(mx.gluon.HybridBlock):
         for name in names:
             x = self._children[name](x)
         return x
+
+
+class FeatureMaps(_Named):
+    """A backbone: the list of the tapped children's outputs."""
+
+    def __init__(self, node: Taps, name: str, prefix: str) -> None:
+        super().__init__(prefix=prefix)
+        self.layers = _register(self, node.children, name)
+        self.names = node.names
+
+    def hybrid_forward(self, F: Any, x: Any) -> list[Any]:  # noqa: N803
+        """``(N, C, H, W)`` to one ``(N, C', H', W')`` for each name, in order."""
+        maps = []
+        for name in self.layers:
+            x = self._run((name,), x)
+            if name in self.names:
+                maps.append(x)
+        return maps
 
 
 class ResidualBlock(_Named):

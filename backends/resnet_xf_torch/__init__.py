@@ -62,7 +62,7 @@ class TorchBackend:
         shapes: dict[str, tuple[int, ...]] = {}
         error = None
         try:
-            self._watch(network, images, modules, lambda name, y: shapes.update({name: tuple(y.shape)}))
+            self._watch(network, images, modules, lambda name, y: shapes.update({name: tuple(_last(y).shape)}))
         except (RuntimeError, ValueError) as broken:
             error = one_line(broken)
         layers = {
@@ -109,6 +109,11 @@ def _weights(network: nn.Module, *, recurse: bool = True) -> dict[str, torch.Ten
     """The network's own tensors by name, without autograd, in the order of registration."""
     state = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
     return state if recurse else {name: tensor for name, tensor in state.items() if "." not in name}
+
+
+def _last(output: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+    """A backbone gives a list of maps; the last is the deepest."""
+    return output[-1] if isinstance(output, list) else output
 
 
 def _settings(module: nn.Module) -> dict[str, float]:

@@ -21,6 +21,7 @@ from resnet_xf.nodes import (
     Pool,
     Residual,
     Sequential,
+    Taps,
 )
 
 
@@ -61,6 +62,8 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
             return Sum()
         case Sequential():
             return nn.Sequential(OrderedDict((n, build(c, fresh=i > 0)) for i, (n, c) in enumerate(node.children)))
+        case Taps():
+            return FeatureMaps(node)
         case Residual():
             return ResidualBlock(node)
         case Gate():
@@ -80,15 +83,35 @@ class Sum(nn.Module):
 class _Named(nn.Module):
     """A module whose children are named directly in it and run in groups."""
 
-    def _register(self, children: Children, *, fresh: bool = False) -> tuple[str, ...]:
-        for index, (name, child) in enumerate(children):
-            self.add_module(name, build(child, fresh=fresh or index > 0))
+    def _register(self, children: Children, *, fresh: bool = False, kept: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Build children into the module; ``kept`` names those whose outputs somebody else reads too."""
+        for name, child in children:
+            self.add_module(name, build(child, fresh=fresh))
+            fresh = name not in kept
         return tuple(name for name, _ in children)
 
     def _run(self, names: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
         for name in names:
             x = self._modules[name](x)  # type: ignore[misc]
         return x
+
+
+class FeatureMaps(_Named):
+    """A backbone: the list of the tapped children's outputs."""
+
+    def __init__(self, node: Taps) -> None:
+        super().__init__()
+        self.layers = self._register(node.children, kept=node.names)
+        self.names = node.names
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """``(N, C, H, W)`` to one ``(N, C', H', W')`` for each name, in order."""
+        maps = []
+        for name in self.layers:
+            x = self._run((name,), x)
+            if name in self.names:
+                maps.append(x)
+        return maps
 
 
 class ResidualBlock(_Named):

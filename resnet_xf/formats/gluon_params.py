@@ -30,6 +30,9 @@ DTYPES = {
 """MXNet's numbers for element types; bfloat16 is read as its 16 bits."""
 
 FLAGS = {np.dtype(name): flag for flag, name in DTYPES.items() if flag != BFLOAT16}
+DEVICES = (1, 2, 3, 5)
+"""CPU, GPU, and the CPU's pinned and shared memory; where an array was is of no matter here."""
+
 MOST_AXES = 32
 
 
@@ -72,9 +75,9 @@ def read_params(path: str | Path) -> Weights:
 
 
 def _read(cursor: _Cursor) -> Weights:
-    magic, _, count = cursor.numbers("QQQ")
-    if magic != MAGIC:
-        raise WeightsError(f"not a .params file: begins with {magic:#x}, not {MAGIC:#x}")
+    magic, reserved, count = cursor.numbers("QQQ")
+    if (magic, reserved) != (MAGIC, 0):
+        raise WeightsError(f"not a .params file: begins with {magic:#x} and {reserved:#x}, not {MAGIC:#x} and 0")
     arrays = []
     for number in range(count):
         cursor.what = f"array {number + 1} of {count:,}"
@@ -110,7 +113,9 @@ def _read_array(cursor: _Cursor) -> Array:
     shape = cursor.numbers(f"{axes}{'q' if version in (V1, V2, V3) else 'I'}")
     if min(shape, default=0) < 0:
         raise WeightsError(f"{cursor.what} claims the shape {shape}; the file is damaged")
-    _, _, flag = cursor.numbers("iii")  # a device's kind and number, which do not matter, and the element type
+    device, _, flag = cursor.numbers("iii")  # the device that it was on, its number, and the element type
+    if device not in DEVICES:
+        raise WeightsError(f"{cursor.what} was on a device of unknown kind {device}; the file is damaged")
     if flag not in DTYPES:
         raise WeightsError(f"{cursor.what} has the unknown element type {flag}; expected one of {sorted(DTYPES)}")
     dtype = np.dtype(DTYPES[flag])

@@ -1,0 +1,490 @@
+"""Checkpoints in at one framework and out at the other."""
+
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from resnet_xf import (
+    ResNetSpec,
+    SpecError,
+    Stage,
+    Stem,
+    WeightsError,
+    build,
+    cli,
+    convert,
+    draw_weights,
+    get_backend,
+    get_spec,
+    photographs,
+    plan,
+    read_checkpoint,
+    save_weights,
+    write_checkpoint,
+)
+from resnet_xf.formats import identify, inspect
+from resnet_xf.formats.gluon_params import read_params, write_params
+from resnet_xf.formats.layouts import LAYOUTS, places
+from resnet_xf.parity.measures import relative_error
+from resnet_xf_mxnet.loan import mx
+
+SMALL = ResNetSpec(
+    name="small", stem=Stem(width=8), stages=(Stage(depth=1, channels=8), Stage(depth=1, channels=8, stride=2)), num_classes=3
+)  # fmt: skip
+
+
+def array(values: np.ndarray):
+    made = mx.nd.empty(values.shape, dtype=values.dtype)
+    made[:] = values
+    return made
+
+
+def same(ours, theirs) -> bool:
+    return list(ours) == list(theirs) and all(ours[k].tobytes() == theirs[k].tobytes() for k in ours)
+
+
+def state_dict(network: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {k: v.numpy() for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+
+
+def torchs_own(name: str) -> torch.nn.Module:
+    """The network that a round trip begins with: torchvision's or timm's, or ours where they have none."""
+    import timm
+    import torchvision
+
+    torch.manual_seed(0)
+    if name in ("resnet18", "resnet50", "resnext50_32x4d"):
+        network = torchvision.models.get_model(name, weights=None)
+    elif name == "seresnet50":
+        network = timm.create_model(name)
+    else:
+        network = get_backend("torch").build(plan(name).root)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.ndim == 1 and tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5)
+    return network
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "resnext50_32x4d", "resnet18_v2", "cifar_resnet20", "seresnet50"]
+)
+def test_round_trips_to_the_bit(name: str, tmp_path) -> None:
+    network = torchs_own(name)
+    wanted = state_dict(network)
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    for source, target in (("a.pth", "b.safetensors"), ("b.safetensors", "c.params"), ("c.params", "d.safetensors")):
+        convert(tmp_path / source, tmp_path / target)
+    last = convert(tmp_path / "d.safetensors", tmp_path / "e.pth")
+    assert last.spec.num_classes == get_spec(name).num_classes
+    returned = torch.load(tmp_path / "e.pth", weights_only=True)
+    assert list(returned) == list(network.state_dict())
+    network.load_state_dict(returned, strict=True)
+    assert same(state_dict(network), wanted)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "name, zoo", [("resnet18", "resnet18_v1"), ("resnet50_v1", "resnet50_v1"), ("resnet18_v2", "resnet18_v2")]
+)
+def test_what_we_write_loads_into_the_zoos_own_network_and_gives_its_outputs(name: str, zoo: str, tmp_path) -> None:
+    weights = draw_weights(name, scheme="probe")
+    write_checkpoint(tmp_path / "ours.params", weights, plan(name))
+    network = mx.gluon.model_zoo.vision.get_model(zoo)
+    network.load_parameters(str(tmp_path / "ours.params"))
+    network.cast("float64")
+    ours = build(name, "mxnet", weights=weights, dtype="float64")
+    shown = photographs((64, 64)).astype("float64")
+    assert relative_error(get_backend("mxnet").forward(ours, shown), network(array(shown)).asnumpy()) < 1e-13
+
+
+def test_what_we_write_loads_into_our_gluon_network_where_the_zoo_has_none(tmp_path) -> None:
+    weights = draw_weights("seresnet50", scheme="probe")
+    write_checkpoint(tmp_path / "ours.params", weights, plan("seresnet50"))
+    network = get_backend("mxnet").build(plan("seresnet50").root)
+    network.load_parameters(str(tmp_path / "ours.params"))
+    assert same(get_backend("mxnet").dump(network), weights)
+
+
+WITHOUT_MXNET = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("mxnet", "torch"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Block())
+import numpy as np
+from resnet_xf import read_checkpoint
+from resnet_xf.formats import identify
+found = identify(read_checkpoint(sys.argv[1]))
+np.savez(sys.argv[2], **found.weights)
+print(found.plan.spec.name)
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("how", ["save_parameters", "export"])
+@pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
+def test_what_mxnet_writes_is_read_without_it_to_the_bit(how: str, dtype: str, tmp_path) -> None:
+    network = mx.gluon.model_zoo.vision.get_model("resnet18_v2", classes=7)
+    network.initialize(mx.init.Xavier())
+    network(mx.nd.zeros((1, 3, 32, 32)))
+    if how == "save_parameters":
+        network.cast(dtype)
+        network.save_parameters(str(tmp_path / "net.params"))
+    else:
+        network.hybridize()
+        network(mx.nd.zeros((1, 3, 32, 32)))
+        for param in network.collect_params().values():
+            param.cast(dtype)  # a block's own cast would forget the graph to export
+        network.export(str(tmp_path / "net"))
+    path = next(tmp_path.glob("*.params"))
+    command = [sys.executable, "-c", WITHOUT_MXNET, str(path), str(tmp_path / "read.npz")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.strip() == "resnet18_v2", done.stderr
+    read = np.load(tmp_path / "read.npz")
+    theirs = network._collect_params_with_prefix()
+    expected = {
+        p.ours: theirs[p.theirs] for p in places(plan(_with_classes("resnet18_v2", 7)), LAYOUTS[4]) if p.fixed is None
+    }
+    assert set(read.files) == set(expected)
+    for name, param in expected.items():
+        assert read[name].tobytes() == param.data().asnumpy().tobytes(), name
+
+
+def _with_classes(name: str, classes: int) -> ResNetSpec:
+    return msgspec.structs.replace(get_spec(name), num_classes=classes)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "uint8", "int32", "int64"])
+def test_params_files_are_mxnets_byte_for_byte(dtype: str, tmp_path) -> None:
+    arrays = {"a.weight": np.arange(6).reshape(2, 3).astype(dtype), "b": np.ones((1, 1, 2), dtype)}
+    mx.nd.save(str(tmp_path / "theirs.params"), {name: array(values) for name, values in arrays.items()})
+    write_params(tmp_path / "ours.params", arrays)
+    assert (tmp_path / "ours.params").read_bytes() == (tmp_path / "theirs.params").read_bytes()
+    assert same(read_params(tmp_path / "theirs.params"), arrays)
+
+
+@pytest.mark.parametrize("version", ["V0", "V1", "V3"])
+def test_older_and_newer_versions_of_an_array_are_read(version: str, tmp_path) -> None:
+    """Records as MXNet 0.10, 0.11 and (under NumPy semantics) 1.5 and later write them; MXNet reads the first two."""
+    begin = {
+        "V0": struct.pack("<I2I", 2, 2, 3),
+        "V1": struct.pack("<II2q", 0xF993FAC8, 2, 2, 3),
+        "V3": struct.pack("<Iii2q", 0xF993FACA, 0, 2, 2, 3),
+    }[version]
+    values = np.arange(6, dtype="<f4")
+    record = begin + struct.pack("<iii", 1, 0, 0) + values.tobytes()
+    data = struct.pack("<QQQ", 0x112, 0, 1) + record + struct.pack("<QQ", 1, 1) + b"w"
+    (tmp_path / "old.params").write_bytes(data)
+    assert np.array_equal(read_params(tmp_path / "old.params")["w"], values.reshape(2, 3))
+    if version != "V3":
+        assert np.array_equal(mx.nd.load(str(tmp_path / "old.params"))["w"].asnumpy(), values.reshape(2, 3))
+
+
+def test_a_fine_tuned_checkpoint_gives_the_same_logits_in_gluon(tmp_path) -> None:
+    import torchvision
+
+    torch.manual_seed(1)
+    network = torchvision.models.resnet50(num_classes=10).eval()
+    state = {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "tuned.pth")
+    done = convert(tmp_path / "tuned.pth", tmp_path / "tuned.params")
+    assert (done.spec.name, done.spec.num_classes, done.prefix) == ("resnet50", 10, "backbone.")
+    assert done.guessed
+    assert [check.theirs for check in done.checks] == ["torchvision's own resnet50"] * 2
+    assert all(check.error < 1e-13 for check in done.checks)
+    gluon = get_backend("mxnet").build(plan(done.spec).root)
+    gluon.load_parameters(str(tmp_path / "tuned.params"))
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(photographs())).numpy()
+    assert relative_error(gluon(array(photographs())).asnumpy(), wanted) < 1e-5
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module.backbone.", ""])
+def test_wrappers_and_prefixes_are_taken_off(prefix: str, tmp_path) -> None:
+    weights = draw_weights("d2l_resnet18", scheme="probe")
+    tensors = {prefix + name: torch.tensor(values) for name, values in weights.items()}
+    torch.save({"model": {"state_dict": tensors}, "optimizer": {}, "epoch": 1}, tmp_path / "a.pt")
+    found = identify(read_checkpoint(tmp_path / "a.pt"))
+    assert found.plan.spec == get_spec("d2l_resnet18")
+    assert same(found.weights, weights)
+
+
+def test_bfloat16_is_widened_exactly(tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: torch.tensor(values).bfloat16() for name, values in draw_weights("d2l_resnet18").items()}
+    torch.save(tensors, tmp_path / "a.pth")
+    save_file(tensors, tmp_path / "a.safetensors")
+    for path in ("a.pth", "a.safetensors"):
+        weights = identify(read_checkpoint(tmp_path / path)).weights
+        assert all(np.array_equal(weights[name], tensor.float().numpy()) for name, tensor in tensors.items())
+
+
+def exported(spec: ResNetSpec, folder, change=lambda text: text):
+    """A network of ours as ``export`` writes it, its symbol changed."""
+    network = build(spec, "mxnet")
+    get_backend("mxnet").load(network, draw_weights(spec, scheme="probe"))
+    network.hybridize()
+    network(array(photographs((32, 32))))
+    network.export(str(folder / "net"))
+    symbol = folder / "net-symbol.json"
+    symbol.write_text(change(symbol.read_text()))
+    return folder / "net-0000.params"
+
+
+@pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
+def test_eps_and_momentum_of_a_symbol_are_carried_in_the_spec(tmp_path) -> None:
+    spec = msgspec.structs.replace(get_spec("resnet18"), num_classes=4, norm_eps=2e-3, norm_momentum=0.25)
+    done = convert(exported(spec, tmp_path), tmp_path / "out.safetensors")
+    assert (done.spec.norm_eps, done.spec.norm_momentum) == (2e-3, 0.25)
+    assert done.checks[0].theirs.startswith("the exported network")
+    assert read_checkpoint(tmp_path / "out.safetensors").spec == done.spec
+    assert any("eps is 0.002" in note for note in convert(tmp_path / "net-0000.params", tmp_path / "out.pth").notes)
+
+
+@pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
+def test_a_fixed_gamma_becomes_one(tmp_path) -> None:
+    def fix_first(text: str) -> str:
+        symbol = json.loads(text)
+        norm = next(node for node in symbol["nodes"] if node["op"] == "BatchNorm")
+        norm["attrs"]["fix_gamma"] = "True"
+        return json.dumps(symbol)
+
+    spec = _with_classes("resnet18", 4)
+    done = convert(exported(spec, tmp_path, fix_first), tmp_path / "out.safetensors")
+    assert all(check.error < 1e-13 for check in done.checks)  # against the exported network, which ignores that gamma
+    weights = read_checkpoint(tmp_path / "out.safetensors").tensors
+    assert np.all(weights["bn1.weight"] == 1)
+    assert not np.any(weights["layer1.0.bn1.weight"] == 1)
+
+
+@pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
+def test_norms_of_different_eps_are_refused(tmp_path) -> None:
+    path = exported(_with_classes("resnet18", 4), tmp_path, lambda text: text.replace("1e-05", "0.001", 1))
+    with pytest.raises(SpecError, match=r"norm_eps: .*different eps or momentum \(0\.001, 1e-05\)"):
+        convert(path, tmp_path / "out.pth")
+
+
+def test_what_else_would_fit_is_said(tmp_path) -> None:
+    write_checkpoint(tmp_path / "a.pth", draw_weights("resnet50"), plan("resnet50"))
+    done = convert(tmp_path / "a.pth", tmp_path / "b.safetensors", verify=False)
+    assert done.others == ("resnet50_os16", "resnet50_os8")
+    assert any("--spec" in note for note in done.notes)
+    assert any("not verified" in note for note in done.notes)
+
+
+def test_a_wrong_spec_is_found_by_running(tmp_path) -> None:
+    """Names and shapes of a dilated network are those of the plain one; only running its source tells."""
+    write_checkpoint(tmp_path / "a.pth", draw_weights("resnet50", scheme="probe"), plan("resnet50"))
+    wrong = msgspec.structs.replace(get_spec("resnet50"), stages=get_spec("resnet50_os8").stages)
+    with pytest.raises(WeightsError, match="differ by .* is resnet50 the right spec"):
+        convert(tmp_path / "a.pth", tmp_path / "b.params", wrong)
+    assert not (tmp_path / "b.params").exists()
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """One sound file of each format."""
+    folder = tmp_path_factory.mktemp("good")
+    weights = draw_weights("d2l_resnext", scheme="probe")
+    for name in ("a.pth", "a.params", "a.safetensors"):
+        write_checkpoint(folder / name, weights, plan("d2l_resnext"))
+    return folder
+
+
+def refused(source, tmp_path, says: str, spec: ResNetSpec | None = None) -> str:
+    """The one line with which a conversion is refused; nothing may be left behind."""
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(WeightsError, match=says) as error:
+        convert(source, tmp_path / "out.params", spec, verify=False)
+    assert sorted(tmp_path.iterdir()) == before
+    assert str(source) in str(error.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.params", "a.safetensors"])
+def test_a_file_cut_short_anywhere_is_refused(good, name: str, tmp_path) -> None:
+    whole = (good / name).read_bytes()
+    path = tmp_path / name
+    for part in range(20):
+        path.write_bytes(whole[: len(whole) * part // 20])
+        refused(path, tmp_path, "cut short|cannot be read|not readable|none of the known")
+
+
+def test_a_flipped_byte_in_a_header_is_refused(good, tmp_path) -> None:
+    record = 24 + 4 + 4 + 4 + 4 * 8  # up to the device of the first array, which has four axes
+    number = range(record + 4, record + 8)  # which of several devices it was on: no number is wrong
+    headers = {"a.params": [at for at in range(record + 12) if at not in number], "a.safetensors": range(0, 400, 3)}
+    for name, places_ in headers.items():
+        whole = (good / name).read_bytes()
+        path = tmp_path / name
+        for at in places_:
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+            refused(path, tmp_path, ".")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.params", "a.safetensors"])
+def test_the_wrong_magic_is_refused(good, name: str, tmp_path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"GARBAGE!" * 100)
+    refused(path, tmp_path, r"not a \.params file|not readable")
+
+
+def test_a_pickle_bomb_does_not_go_off(tmp_path) -> None:
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    torch.save({"fc.weight": Bomb()}, tmp_path / "bomb.pth")
+    refused(tmp_path / "bomb.pth", tmp_path, "weights_only=True: it holds more than tensors")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Bomb()))
+    refused(tmp_path / "bare.pth", tmp_path, "weights_only=True")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_whole_pickled_network_is_refused(tmp_path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "net.pth")
+    refused(tmp_path / "net.pth", tmp_path, "holds more than tensors")
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    refused(tmp_path / "list.pth", tmp_path, "holds a list, not a state_dict")
+
+
+def test_a_shape_of_two_terabytes_is_refused_at_once(tmp_path) -> None:
+    import tracemalloc
+
+    head = struct.pack("<QQQ", 0x112, 0, 1) + struct.pack("<Iii2q", 0xF993FAC9, 0, 2, 2**20, 2**19)
+    (tmp_path / "huge.params").write_bytes(head + struct.pack("<iii", 1, 0, 0) + bytes(64))
+    tracemalloc.start()
+    said = refused(tmp_path / "huge.params", tmp_path, "array 1 of 1 claims 2,199,023,255,552 bytes")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    assert "64 are left" in said
+
+
+def test_a_renamed_a_transposed_and_a_missing_tensor_are_named(tmp_path) -> None:
+    weights = draw_weights("d2l_resnext", scheme="probe")
+    state = {name: torch.tensor(values) for name, values in weights.items()}
+    path = tmp_path / "a.pth"
+    renamed = {("layer1.0.convX.weight" if k == "layer1.0.conv1.weight" else k): v for k, v in state.items()}
+    torch.save(renamed, path)
+    refused(
+        path,
+        tmp_path,
+        r"weights of d2l_resnext.*: missing layer1\.0\.conv1\.weight; left over layer1\.0\.convX\.weight$",
+    )
+    torch.save(state | {"fc.weight": state["fc.weight"].T}, path)
+    refused(path, tmp_path, r"fc\.weight has shape \(512, 10\), expected", spec=get_spec("d2l_resnext"))
+    torch.save({k: v for k, v in state.items() if not k.startswith("layer3")}, path)
+    refused(path, tmp_path, "missing layer3.0.conv1.weight; .*; and [0-9]+ more$")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinity_are_refused(tmp_path, bad: float) -> None:
+    weights = draw_weights("d2l_resnext")
+    weights["layer2.0.bn1.weight"][3] = bad
+    write_checkpoint(tmp_path / "a.params", weights, plan("d2l_resnext"))
+    refused(tmp_path / "a.params", tmp_path, r"layer2\.0\.bn1\.gamma holds 1 numbers that are NaN or infinite")
+
+
+def test_files_that_are_no_network_are_refused(tmp_path) -> None:
+    write_params(tmp_path / "a.params", {"w": np.zeros((2, 3), np.float32)})
+    refused(tmp_path / "a.params", tmp_path, r"the names \(w, …\) follow no known layout")
+    (tmp_path / "a.bin").write_bytes(b"something else")
+    refused(tmp_path / "a.bin", tmp_path, "none of the known formats")
+    refused(tmp_path / "none.pth", tmp_path, "No such file")
+
+
+def test_targets_that_cannot_be_written_are_refused_before_anything_is_read(good, tmp_path) -> None:
+    for target, says in (("out.onnx", "expected one of .safetensors"), ("none/out.pth", "there is no folder")):
+        with pytest.raises(WeightsError, match=says):
+            convert(good / "a.pth", tmp_path / target)
+
+
+def test_a_shift_that_mxnet_would_add_and_no_spec_has_is_refused(tmp_path) -> None:
+    spec = get_spec("cifar_resnet20_v2")
+    write_checkpoint(tmp_path / "a.params", draw_weights(spec), plan(spec))
+    arrays = read_params(tmp_path / "a.params")
+    assert np.all(arrays["features.0.gamma"] == 1)
+    arrays["features.0.beta"][1] = 0.5
+    write_params(tmp_path / "a.params", arrays)
+    refused(tmp_path / "a.params", tmp_path, r"features\.0\.beta is not 0")
+
+
+def test_inspect_tells_what_a_file_is(good, tmp_path) -> None:
+    for name, format_ in (
+        ("a.pth", "PyTorch state_dict"),
+        ("a.params", "MXNet parameters"),
+        ("a.safetensors", "safetensors"),
+    ):
+        found = inspect(good / name)
+        assert (found.format, found.problem) == (format_, None)
+        assert found.spec == get_spec("d2l_resnext")
+        assert len(found.tensors) == len(draw_weights("d2l_resnext"))
+    save_weights(tmp_path / "a.safetensors", draw_weights(SMALL), SMALL)
+    assert inspect(tmp_path / "a.safetensors").spec == SMALL
+    write_params(tmp_path / "part.params", {"fc.weight": np.zeros((10, 512), np.float32)})
+    part = inspect(tmp_path / "part.params")
+    assert part.problem is not None
+    assert "missing" in part.problem
+
+
+def test_every_layout_names_every_array_once() -> None:
+    for layout in LAYOUTS:
+        for name in ("resnet50_v1", "resnet50_v2", "cifar_resnet20_v1", "cifar_wideresnet16_10"):
+            for counted in (False, True):
+                found = places(plan(name), layout, counted=counted and layout.words == "gluon")
+                theirs = [place.theirs for place in found or ()]
+                assert len(theirs) == len(set(theirs))
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["resnet-xf", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_convert_at_the_command_line(good, command, tmp_path) -> None:
+    code, out, _ = command("convert", good / "a.pth", tmp_path / "out.params")
+    assert code == 0
+    assert "network: d2l_resnext, 10 classes (guessed from names and shapes)" in out
+    assert "largest difference" in out
+    assert (tmp_path / "out.params").exists()
+    code, out, _ = command("convert", tmp_path / "out.params", tmp_path / "b.pth", "--spec", "d2l_resnext", "--json")
+    assert code == 0
+    assert json.loads(out)["guessed"] is False
+    code, _, err = command("convert", good / "a.pth", tmp_path / "c.params", "--num-classes", 7)
+    assert code == 2
+    assert "fc.weight has shape (10, 512), expected (7, 512)" in err
+    assert err.count("\n") == 1
+
+
+def test_inspect_at_the_command_line(good, command, tmp_path) -> None:
+    code, out, _ = command("inspect", good / "a.params", "--tensors")
+    assert code == 0
+    assert "network: d2l_resnext, 10 classes" in out
+    assert "whole: yes" in out
+    assert "layer1.0.bn1.gamma" in out
+    write_params(tmp_path / "part.params", {"fc.weight": np.zeros((10, 512), np.float32)})
+    code, out, _ = command("inspect", tmp_path / "part.params")
+    assert code == 1
+    assert "whole: no: " in out
+    assert command("inspect", tmp_path / "none.pth")[0] == 2
