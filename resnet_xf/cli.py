@@ -26,7 +26,8 @@ from resnet_xf import __version__
 from resnet_xf.backend import get_backend
 from resnet_xf.doctor import diagnose
 from resnet_xf.errors import ResNetXFError, SpecError
-from resnet_xf.formats import convert, inspect
+from resnet_xf.formats import convert, identify, inspect, read_checkpoint
+from resnet_xf.formats.files import SUFFIXES
 from resnet_xf.nodes import kind, walk
 from resnet_xf.parity.ladder import LADDER, parity
 from resnet_xf.parity.report import Report, environment
@@ -153,7 +154,9 @@ def trace_(
 
 @app.command("parity")
 def parity_(
-    spec: Spec,
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="A spec, as `show` takes it, or a checkpoint, as `inspect` does.")
+    ],
     backends: Annotated[str, typer.Option(help="The backends to compare, by name and comma.")] = "torch,mxnet",
     image_size: Annotated[
         str | None, typer.Option(metavar="S or HxW", help="The images' size (else the spec's).")
@@ -164,13 +167,16 @@ def parity_(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="A .safetensors file of this spec, as `convert` writes it (else drawn from the seed)."),
+        typer.Option(help="A checkpoint of this spec, as `convert` reads it (else drawn from the seed)."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="For drawing weights.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Prove that backends build the same network from a spec, or say where they part (exit code 1)."""
-    planned = plan(spec)
+    if Path(spec).suffix in SUFFIXES:
+        planned, weights = identify(read_checkpoint(spec)).plan, Path(spec)
+    else:
+        planned = plan(spec)
     size = _size(image_size) if image_size else None
     columns = (
         SpinnerColumn(),

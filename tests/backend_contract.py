@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet_xf import ResNetSpec, WeightsError, draw_weights, plan, plan_block, trace
+from resnet_xf import ResNetSpec, WeightsError, draw_weights, features, plan, plan_block, plan_features, trace
 from resnet_xf.backend import Backend
 from resnet_xf.nodes import kind, walk
 from resnet_xf.trace import observed_rows
@@ -19,6 +19,10 @@ class Contract:
     """Subclasses set ``backend``."""
 
     backend: Backend
+
+    def maps(self, backbone: object, shown: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """What a backbone gives when called natively."""
+        raise NotImplementedError
 
     def test_trace_by_running_is_the_trace_by_arithmetic(self, odd_spec: ResNetSpec) -> None:
         planned = plan(odd_spec)
@@ -95,6 +99,25 @@ class Contract:
         self.backend.forward(network, images(2, 3, 67, 61))
         after = self.backend.dump(network)
         assert all(np.array_equal(before[name], after[name]) for name in before)
+
+    def test_a_backbone_gives_each_stages_map(self, odd_spec: ResNetSpec) -> None:
+        weights = draw_weights(odd_spec, scheme="probe")
+        backbone = features(odd_spec, self.backend.name, weights=weights)
+        shown = images(2, 3, 67, 61)
+        maps = self.maps(backbone, shown)
+        whole = self.backend.build(plan(odd_spec).root)
+        self.backend.load(whole, weights)
+        wanted = self.backend.capture(whole, shown, ["layer1", "layer2", "layer3"])
+        assert [m.shape for m in maps] == [(2, 13, 17, 16), (2, 21, 9, 8), (2, 33, 5, 4)]
+        assert all(np.array_equal(got, theirs) for got, theirs in zip(maps, wanted.values(), strict=True))
+        assert not any(name.startswith("fc") for name in self.backend.dump(backbone))
+        observed = self.backend.trace(backbone, shown)
+        assert observed.layers[""].output_shape == trace(plan_features(odd_spec), shown.shape)[0].output_shape
+
+    def test_a_tapped_map_is_not_what_the_next_layer_made_of_it(self, odd_spec: ResNetSpec) -> None:
+        before, after = self.maps(features(odd_spec, self.backend.name, out=["bn1", "act1"]), images(1, 3, 67, 61))
+        assert before.min() < 0
+        assert np.array_equal(after, np.maximum(before, 0))
 
     def test_captured_layers_are_what_the_forward_pass_computes(self, odd_spec: ResNetSpec) -> None:
         network = self.backend.build(plan(odd_spec).root)

@@ -128,9 +128,12 @@ def test_parity_on_a_folder_and_saved_weights(command, tmp_path) -> None:
     assert report["input_shape"] == [2, 1, 96, 96]
     assert str(tmp_path) in report["images"]
     assert "w.safetensors" in report["weights"]
+    code, out, _ = command("parity", tmp_path / "w.safetensors", "--json")
+    assert code == 0
+    assert json.loads(out)["spec"]["name"] == "d2l_resnet18"
     code, _, err = command("parity", "resnet18", *options)
     assert code == 2
-    assert "w.safetensors: they are d2l_resnet18" in err
+    assert "w.safetensors: does not hold the weights of resnet18: " in err
 
 
 def test_doctor(command) -> None:
@@ -169,7 +172,7 @@ def test_version(command) -> None:
         (("trace", "resnet18", "--backend", "tensorflow"), "no backend is called 'tensorflow'; choose one of torch"),
         (("parity", "resnet18", "--backends", "torch"), "two or more different backends"),
         (("parity", "resnet18", "--images", "none"), "none: no such folder"),
-        (("parity", "resnet18", "--weights", "none.safetensors"), "none.safetensors: not readable"),
+        (("parity", "resnet18", "--weights", "none.safetensors"), "none.safetensors: No such file"),
     ],
 )
 def test_bad_use_is_one_line_and_exit_code_two(command, tmp_path, monkeypatch, arguments, says: str) -> None:

@@ -33,7 +33,7 @@ from resnet_xf import (
 from resnet_xf.formats import identify, inspect
 from resnet_xf.formats.gluon_params import read_params, write_params
 from resnet_xf.formats.layouts import LAYOUTS, places
-from resnet_xf.parity.measures import relative_error
+from resnet_xf.measures import relative_error
 from resnet_xf_mxnet.loan import mx
 
 SMALL = ResNetSpec(
@@ -188,6 +188,20 @@ def test_older_and_newer_versions_of_an_array_are_read(version: str, tmp_path) -
     assert np.array_equal(read_params(tmp_path / "old.params")["w"], values.reshape(2, 3))
     if version != "V3":
         assert np.array_equal(mx.nd.load(str(tmp_path / "old.params"))["w"].asnumpy(), values.reshape(2, 3))
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+@pytest.mark.parametrize("name", ["resnet50_v1", "resnet18_v2"])
+def test_the_prefixed_names_of_old_zoo_files_are_read(name: str, stripped: bool, tmp_path) -> None:
+    network = mx.gluon.model_zoo.vision.get_model(name)
+    network.initialize(mx.init.Xavier())
+    network(mx.nd.zeros((1, 3, 32, 32)))
+    network.collect_params().save(str(tmp_path / "old.params"), strip_prefix=network.prefix if stripped else "")
+    found = identify(read_checkpoint(tmp_path / "old.params"))
+    assert found.plan.spec == get_spec(name)
+    assert found.prefix == ("" if stripped else network.prefix)
+    network.save_parameters(str(tmp_path / "new.params"))
+    assert same(found.weights, identify(read_checkpoint(tmp_path / "new.params")).weights)
 
 
 def test_a_fine_tuned_checkpoint_gives_the_same_logits_in_gluon(tmp_path) -> None:

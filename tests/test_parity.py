@@ -21,7 +21,7 @@ from resnet_xf import (
     photographs,
     trace,
 )
-from resnet_xf.parity.measures import float32_bound, relative_error, same_bits
+from resnet_xf.measures import float32_bound, relative_error, same_bits
 from sabotage import Saboteur, only
 from strategies import specs
 

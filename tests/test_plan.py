@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 
-from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, plan, plan_block
+from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, plan, plan_block, plan_features
 from resnet_xf.nodes import Conv, Norm, Residual, walk
 from strategies import specs
 
@@ -91,6 +91,15 @@ def test_one_block_alone() -> None:
         plan_block("resnet18", in_channels=3, channels=6, groups=2)
     with pytest.raises(SpecError, match=r"\$\.stages\[0\]: .*widht"):
         plan_block("resnet18", in_channels=3, channels=6, widht=2)
+
+
+def test_a_backbone_ends_with_its_last_map() -> None:
+    taps = plan_features("resnet18", ["layer3", "act1"])
+    assert taps.names == ("act1", "layer3")
+    assert [name for name, _ in taps.children] == ["conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3"]
+    assert plan_features("resnet50").names == ("layer1", "layer2", "layer3", "layer4")
+    with pytest.raises(SpecError, match="no layer is called layer9; choose of conv1, bn1"):
+        plan_features("resnet50", ["layer9"])
 
 
 @given(specs())

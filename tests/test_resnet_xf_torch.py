@@ -3,11 +3,16 @@ import pytest
 import torch
 
 from backend_contract import Contract, images
-from resnet_xf import ResNetSpec, build, get_backend, plan
+from resnet_xf import ResNetSpec, build, get_backend, plan, plan_block
+from resnet_xf.nodes import Activation
 
 
 class TestTorch(Contract):
     backend = get_backend("torch")
+
+    def maps(self, backbone, shown):
+        with torch.no_grad():
+            return [one.numpy() for one in backbone.eval()(torch.from_numpy(shown))]
 
 
 @pytest.fixture
@@ -77,6 +82,18 @@ def test_survives_compile(network: torch.nn.Module) -> None:
     compiled = torch.compile(network, fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(shown), network(shown), rtol=1e-4, atol=1e-5)
+
+
+def test_one_block_leaves_its_input_as_it_was() -> None:
+    for node in (plan_block("resnet18", in_channels=3, channels=3), plan("resnet18").root):
+        shown = torch.from_numpy(images(1, 3, 64, 64))
+        before = shown.clone()
+        with torch.no_grad():
+            get_backend("torch").build(node).eval()(shown)
+        assert torch.equal(shown, before)
+    relu = get_backend("torch").build(Activation("relu"))
+    shown = torch.from_numpy(images(1, 3, 4, 4))
+    assert not torch.equal(relu(shown), shown)
 
 
 def test_trains(odd_spec: ResNetSpec) -> None:

@@ -7,7 +7,7 @@ import pytest
 from resnet_xf import SpecError, build, draw_weights, get_backend, get_spec, list_models, photographs, plan
 from resnet_xf.data import digits
 from resnet_xf.formats import identify, read_checkpoint
-from resnet_xf.parity.measures import relative_error
+from resnet_xf.measures import relative_error
 from resnet_xf.zoo import ALIASES, REFERENCE, ZOO, with_output_stride
 from resnet_xf_mxnet.loan import mx
 

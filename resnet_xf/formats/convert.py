@@ -16,8 +16,8 @@ from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
 from resnet_xf.formats.identify import Identity, identify
 from resnet_xf.formats.layouts import GLUON, LAYOUTS, Layout, places
+from resnet_xf.measures import FLOAT64_BOUND, relative_error
 from resnet_xf.nodes import Norm, walk
-from resnet_xf.parity.measures import FLOAT64_BOUND, relative_error
 from resnet_xf.plan import Plan, plan
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.weights import COUNTER, Array, Weights, save_weights

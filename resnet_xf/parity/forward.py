@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
+from resnet_xf.measures import FLOAT64_BOUND, float32_bound, relative_error, same_bits
 from resnet_xf.nodes import Node, children, join
-from resnet_xf.parity.measures import FLOAT64_BOUND, float32_bound, relative_error, same_bits
 from resnet_xf.parity.subject import Finding, Subject
 from resnet_xf.trace import trace
 from resnet_xf.weights import Array

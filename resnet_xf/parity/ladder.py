@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from resnet_xf.backend import Backend, get_backend
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, DataError, WeightsError, one_line
-from resnet_xf.nodes import Node
+from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.identify import identify
 from resnet_xf.parity.forward import determinism, forward_float32, forward_float64
 from resnet_xf.parity.report import Report, RungResult, environment
 from resnet_xf.parity.roundtrip import round_trip
@@ -28,7 +28,6 @@ from resnet_xf.weights import (
     all_weight_shapes,
     check_weights,
     draw_weights,
-    load_weights,
     plain,
     require_memory,
     without_counters,
@@ -71,7 +70,7 @@ def parity(
         image_size: height and width; the spec's own if None.
         images: an array ``(N, C, H, W)``, or a folder of images; else scikit-learn's two photographs, or its
             handwritten digits for a network of one channel (:func:`resnet_xf.data.sample_images`).
-        weights: arrays by name, or a file that holds them and this very network's spec; if None, drawn from
+        weights: arrays by name, or a checkpoint of any format that :func:`resnet_xf.convert` reads; if None, drawn from
             ``seed`` with the scheme ``probe``, under which no scale is 1 and no shift or running mean 0, so that
             every number matters.
         seed: for that draw.
@@ -86,10 +85,10 @@ def parity(
     chosen = tuple(get_backend(b.strip()) if isinstance(b, str) else b for b in named)
     if len({backend.name for backend in chosen}) < max(2, len(chosen)):
         raise BackendError(f"parity compares two or more different backends, got {', '.join(b.name for b in chosen)}")
+    require_memory(planned)
+    planned, arrays, origin = _weights(planned, weights, seed)
     pixels, shown = _images(planned, images, image_size)
     trace(planned, pixels.shape)  # refuses images that do not fit, by the layer's name
-    require_memory(planned)
-    arrays, origin = _weights(planned, weights, seed)
     probe = None if weights is None else Subject(planned, draw_weights(planned, seed, "probe"), pixels, chosen)
     subject = Subject(planned, arrays, pixels, chosen, probe)
     return Report(
@@ -115,16 +114,15 @@ def _images(planned: Plan, given: Array | str | Path | None, size: tuple[int, in
     return plain(given, "float32"), "images given as an array"
 
 
-def _weights(planned: Plan, given: Mapping[str, Array] | str | Path | None, seed: int) -> tuple[Weights, str]:
-    """The arrays to put into every network, float32, and a word on where they came from."""
+def _weights(planned: Plan, given: Mapping[str, Array] | str | Path | None, seed: int) -> tuple[Plan, Weights, str]:
+    """The arrays to put into every network, float32, a word on where they came from, and the network they are of."""
     if given is None:
-        return draw_weights(planned, seed, "probe"), f"drawn as probe from seed {seed}"
+        return planned, draw_weights(planned, seed, "probe"), f"drawn as probe from seed {seed}"
     origin = "given as arrays"
     if isinstance(given, str | Path):
         origin = f"from {given}"
-        saved, given = load_weights(given)
-        if _arithmetic(saved) != _arithmetic(planned.spec):
-            raise WeightsError(f"{origin}: they are {saved.name}'s, which is not the network {planned.spec.name}")
+        found = identify(read_checkpoint(given), planned.spec)
+        planned, given = found.plan, found.weights  # with the file's number of classes, and its eps if it tells one
     given = without_counters(given)
     check_weights(given, all_weight_shapes(planned), "float64")
     for name, array in given.items():
@@ -134,12 +132,7 @@ def _weights(planned: Plan, given: Mapping[str, Array] | str | Path | None, seed
             raise WeightsError(f"{name}: holds negative numbers, and a variance has none")
     if any(array.dtype == np.float64 for array in given.values()):
         origin += ", rounded to float32"
-    return {name: plain(array, "float32") for name, array in given.items()}, origin
-
-
-def _arithmetic(spec: ResNetSpec) -> Node:
-    """The spec's nodes, less what changes no arithmetic."""
-    return plan(msgspec.structs.replace(spec, zero_init_last=False)).root
+    return planned, {name: plain(array, "float32") for name, array in given.items()}, origin
 
 
 def _climb(subject: Subject, on_rung: Callable[[int, str], None]) -> tuple[RungResult, ...]:

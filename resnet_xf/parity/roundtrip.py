@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from resnet_xf.parity.measures import same_bits
+from resnet_xf.measures import same_bits
 from resnet_xf.parity.subject import Finding, Subject
 
 

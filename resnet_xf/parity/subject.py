@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from resnet_xf.backend import Backend
-from resnet_xf.parity.measures import relative_error
+from resnet_xf.measures import relative_error
 from resnet_xf.plan import Plan
 from resnet_xf.weights import Array, Weights
 
