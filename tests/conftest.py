@@ -1,6 +1,7 @@
 """Settings and inputs that several tests share."""
 
 import os
+from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # before any framework is imported
 os.environ.pop("RESNET_XF_BACKEND", None)
@@ -8,11 +9,27 @@ os.environ.pop("RESNET_XF_BACKEND", None)
 import pytest
 from hypothesis import settings
 
-from resnet_xf import ResNetSpec, Stage, Stem
+from resnet_xf import ResNetSpec, Stage, Stem, cli
 
 pytest.register_assert_rewrite("backend_contract")
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
+
+
+@pytest.fixture
+def command(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: arguments to exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["resnet-xf", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -6,24 +6,7 @@ import sys
 
 import pytest
 
-from resnet_xf import cli, draw_weights, get_spec, list_models, save_weights
-
-
-def run(capsys, monkeypatch, *arguments: object) -> tuple[int, str, str]:
-    """The command, in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["resnet-xf", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as stopped:
-        code = int(stopped.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-@pytest.fixture
-def command(capsys, monkeypatch):
-    return lambda *arguments: run(capsys, monkeypatch, *arguments)
+from resnet_xf import draw_weights, get_spec, list_models, save_weights
 
 
 def test_list(command) -> None:

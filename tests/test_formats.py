@@ -19,7 +19,6 @@ from resnet_xf import (
     Stem,
     WeightsError,
     build,
-    cli,
     convert,
     draw_weights,
     get_backend,
@@ -460,20 +459,6 @@ def test_every_layout_names_every_array_once() -> None:
                 found = places(plan(name), layout, counted=counted and layout.words == "gluon")
                 theirs = [place.theirs for place in found or ()]
                 assert len(theirs) == len(set(theirs))
-
-
-@pytest.fixture
-def command(capsys, monkeypatch):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["resnet-xf", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_convert_at_the_command_line(good, command, tmp_path) -> None:

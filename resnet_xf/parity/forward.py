@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
+from resnet_xf.backend import Backend
 from resnet_xf.measures import FLOAT64_BOUND, float32_bound, relative_error, same_bits
 from resnet_xf.nodes import Node, children, join
 from resnet_xf.parity.subject import Finding, Subject
@@ -31,14 +32,8 @@ def forward_float64(subject: Subject) -> Finding:
     worst = 0.0
     for shown in (subject, subject.probe) if subject.probe else (subject,):
         for other in others:
-            error = relative_error(shown.output(other, "float64"), shown.output(first, "float64"))
-            if not error <= FLOAT64_BOUND:
-                where = first_divergence(
-                    subject.plan.root,
-                    partial(shown.capture, other, "float64"),
-                    partial(shown.capture, first, "float64"),
-                    FLOAT64_BOUND,
-                )
+            error, where = _compare(shown, (other, "float64"), (first, "float64"), FLOAT64_BOUND)
+            if where is not None:
                 under = "" if shown is subject else ", under weights that hide nothing"
                 return Finding(error, FLOAT64_BOUND, f"{other.name} is not {first.name}{under}", where)
             worst = max(worst, error)
@@ -52,17 +47,22 @@ def forward_float32(subject: Subject) -> Finding:
     bound = float32_bound(trace(subject.plan, subject.images.shape), subject.gain(referee))
     errors = {}
     for backend in subject.backends:
-        error = relative_error(subject.output(backend, "float32"), subject.output(referee, "float64"))
-        errors[backend.name] = error
-        if not error <= bound:
-            where = first_divergence(
-                subject.plan.root,
-                partial(subject.capture, backend, "float32"),
-                partial(subject.capture, referee, "float64"),
-                bound,
-            )
+        error, where = _compare(subject, (backend, "float32"), (referee, "float64"), bound)
+        if where is not None:
             return Finding(error, bound, f"{backend.name} in float32 is not the float64 result", where)
+        errors[backend.name] = error
     return Finding(max(errors.values()), bound, ", ".join(f"{name} {e:.1e}" for name, e in errors.items()))
+
+
+def _compare(
+    subject: Subject, got: tuple[Backend, str], wanted: tuple[Backend, str], bound: float
+) -> tuple[float, str | None]:
+    """How far one backend's output in a dtype is from another's, and the layer at which it leaves the bound, if any."""
+    error = relative_error(subject.output(*got), subject.output(*wanted))
+    if error <= bound:
+        return error, None
+    captures = partial(subject.capture, *got), partial(subject.capture, *wanted)
+    return error, first_divergence(subject.plan.root, *captures, bound)
 
 
 def first_divergence(root: Node, got: Capture, wanted: Capture, bound: float) -> str:
