@@ -410,6 +410,20 @@ def test_nan_and_infinity_are_refused(tmp_path, bad: float) -> None:
     refused(tmp_path / "a.params", tmp_path, r"layer2\.0\.bn1\.gamma holds 1 numbers that are NaN or infinite")
 
 
+def test_a_negative_variance_is_refused(tmp_path) -> None:
+    weights = draw_weights("d2l_resnext")
+    weights["bn1.running_var"][3] = -1
+    write_checkpoint(tmp_path / "a.params", weights, plan("d2l_resnext"))
+    refused(tmp_path / "a.params", tmp_path, r"bn1\.running_var holds negative numbers")
+
+
+def test_a_spec_that_merely_bears_a_known_name_is_not_held_against_that_network(tmp_path) -> None:
+    spec = msgspec.structs.replace(SMALL, name="resnet18")
+    save_weights(tmp_path / "a.safetensors", draw_weights(spec), spec)
+    done = convert(tmp_path / "a.safetensors", tmp_path / "b.params")
+    assert [check.theirs for check in done.checks] == ["ours on mxnet"]
+
+
 def test_files_that_are_no_network_are_refused(tmp_path) -> None:
     write_params(tmp_path / "a.params", {"w": np.zeros((2, 3), np.float32)})
     refused(tmp_path / "a.params", tmp_path, r"the names \(w, …\) follow no known layout")

@@ -17,8 +17,8 @@ def run_reference(
 ) -> Array | None:
     """What the model zoo's own network makes of images in float64, with weights under its structural names.
 
-    None if the library is not MXNet's zoo or it has no such network. The zoo takes its input channels from the
-    images.
+    None if the library is not MXNet's zoo or has no such network, of these very names and shapes. The zoo takes its
+    input channels from the images.
     """
     if library != "gluon":
         return None
@@ -26,7 +26,10 @@ def run_reference(
     network.initialize(ctx=mx.cpu())
     network.cast("float64")
     network(_ndarray(images[:1], "float64", mx.cpu()))  # settles the shapes that wait for an input
-    for name, param in network._collect_params_with_prefix().items():
+    params = network._collect_params_with_prefix()
+    if {name: param.shape for name, param in params.items()} != {name: array.shape for name, array in weights.items()}:
+        return None
+    for name, param in params.items():
         param.set_data(_ndarray(weights[name], "float64", mx.cpu()))
     with mx.autograd.pause(train_mode=False):
         output: Array = network(_ndarray(images, "float64", mx.cpu())).asnumpy()

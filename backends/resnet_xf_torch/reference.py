@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from resnet_xf.weights import Array
+from resnet_xf.weights import COUNTER, Array, plain
 
 
 def run_reference(
@@ -16,7 +16,7 @@ def run_reference(
 ) -> Array | None:
     """What the library's own network makes of images in float64, with weights under its own names.
 
-    None if the library is not installed or has no such network.
+    None if the library is not installed or has no such network, of these very names and shapes.
     """
     if library not in ("torchvision", "timm") or importlib.util.find_spec(library) is None:
         return None
@@ -30,7 +30,10 @@ def run_reference(
         options = {"output_stride": int(stride)} if stride else {}
         network = module.create_model(base, num_classes=num_classes, in_chans=in_channels, **options)
     network.double().eval()
-    network.load_state_dict({name: torch.tensor(array).double() for name, array in weights.items()}, strict=True)
+    own = {name: tuple(t.shape) for name, t in network.state_dict().items() if not name.endswith(COUNTER)}
+    if own != {name: array.shape for name, array in weights.items()}:
+        return None
+    network.load_state_dict({name: torch.tensor(plain(array, "float64")) for name, array in weights.items()})
     with torch.inference_mode():
         output: Array = network(torch.tensor(images, dtype=torch.float64)).numpy()
     return output

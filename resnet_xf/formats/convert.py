@@ -187,16 +187,17 @@ def _reference(file: CheckpointFile, found: Identity, images: Array) -> tuple[st
     module = importlib.import_module(f"resnet_xf_{name}.reference")
     if name == "mxnet" and file.symbol is not None and file.exported:
         return f"the exported network {file.symbol}", module.run_exported(file.symbol, file.path, images)
-    model = found.plan.spec.name
-    weights = found.weights
+    model, tensors = found.plan.spec.name, file.tensors
     if name == "mxnet":
         layout, own = gluon_layout(found.plan)
         if own is None:
             return None
-        model, weights = own, _theirs(found.plan, layout, weights)
+        model = own
+        if found.counted or layout is not found.layout:  # the network takes its structural names alone
+            tensors = _theirs(found.plan, layout, found.weights)
     library = REFERENCE.get(model, "")
     shape = (found.plan.spec.num_classes, found.plan.spec.in_channels)
-    output = module.run_reference(library, model, weights, images, *shape)
+    output = module.run_reference(library, model, tensors, images, *shape)
     return None if output is None else (f"{library}'s own {model}", output)
 
 

@@ -149,6 +149,8 @@ def _identity(file: CheckpointFile, match: _Match, *, guessed: bool, others: tup
         if not np.isfinite(array).all():
             count = int(np.size(array) - np.isfinite(array).sum())
             raise WeightsError(f"{file.path}: {place.theirs} holds {count} numbers that are NaN or infinite")
+        if place.ours.endswith("running_var") and (array < 0).any():
+            raise WeightsError(f"{file.path}: {place.theirs} holds negative numbers, and a variance has none")
         if place.fixed is None:
             weights[place.ours] = array
         elif place.ours.endswith("bias") and array.any():  # MXNet adds such a shift, though nothing trains it
