@@ -1,4 +1,4 @@
-"""What the builders read: twelve kinds of frozen node, each with every argument that a framework's layer needs.
+"""What the builders read: thirteen kinds of frozen node, each with every argument that a framework's layer needs.
 
 A tree of nodes is a network, or a part of one: any node can be built alone. Containers name their children;
 the names joined by dots are torchvision's and timm's, the same for modules, trace rows and weights.
@@ -45,6 +45,13 @@ class Activation:
     """An elementwise function."""
 
     function: Literal["relu", "sigmoid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """Zeros below and to the right: ``(N, C, H, W)`` to ``(N, C, H + after, W + after)``."""
+
+    after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,7 @@ class Gate:
     body: Children
 
 
-Leaf: TypeAlias = Conv | Norm | Activation | Pool | GlobalPool | Flatten | Linear | Add
+Leaf: TypeAlias = Conv | Norm | Activation | Pad | Pool | GlobalPool | Flatten | Linear | Add
 Node: TypeAlias = Leaf | Sequential | Taps | Residual | Gate
 Children: TypeAlias = tuple[tuple[str, Node], ...]
 

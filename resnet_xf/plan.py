@@ -19,6 +19,7 @@ from resnet_xf.nodes import (
     Linear,
     Node,
     Norm,
+    Pad,
     Pool,
     Residual,
     Sequential,
@@ -212,7 +213,7 @@ def _block(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int, first_
     return Residual(
         pre=tuple(pre),
         body=tuple(body),
-        shortcut=_shortcut(spec, in_channels, stage.channels, stride) if projects else None,
+        shortcut=_shortcut(spec, stage, in_channels, stride) if projects else None,
         shortcut_from=spec.shortcut_from if spec.preactivation else "input",
         post=tuple(post),
     )
@@ -244,13 +245,19 @@ def _convolutions(
     )
 
 
-def _shortcut(spec: ResNetSpec, in_channels: int, channels: int, stride: int) -> Sequential:
-    """A projecting shortcut; its children are numbered as timm's, which keeps 0 for the pool of ``avg_conv``."""
+def _shortcut(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int) -> Sequential:
+    """A projecting shortcut; its children are numbered as timm's, which keeps 0 for the pool of ``avg_conv``.
+
+    Where dilation stands for the stride, timm pools windows of 2 at every pixel, padded with zeros at the end.
+    """
+    channels = stage.channels
     layers: dict[str, Node] = {}
     at = 0
     if spec.shortcut == "avg_conv":
         if stride != 1:
             layers["0"] = Pool("avg", kernel=stride, stride=stride, ceil=True)
+        elif stage.dilation > 1:
+            layers |= {"pad": Pad(1), "0": Pool("avg", kernel=2, stride=1)}
         at, stride = 1, 1
     layers[f"{at}"] = Conv(in_channels, channels, 1, stride, bias="shortcut" in spec.conv_bias)
     if spec.shortcut_norm if spec.shortcut_norm is not None else not spec.preactivation:

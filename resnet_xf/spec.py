@@ -101,7 +101,8 @@ class ResNetSpec(_Struct, frozen=True, kw_only=True):
         preactivation: norm and ReLU before each convolution ("v2", He et al. 2016) and not after ("v1").
         stride_on: which convolution of a strided bottleneck strides: ``1x1`` the first (v1), or ``3x3`` (v1.5).
         shortcut: a projecting shortcut is a strided 1×1 convolution, or ``avg_conv``: average-pool, then 1×1
-            (ResNet-D). A block projects if its stride or its channels change the shape, else passes through.
+            (ResNet-D; as timm's, also in a dilated stage). A block projects if its stride or its channels change
+            the shape, else passes through.
         shortcut_norm: a norm after that convolution; if None, there is one unless the network is pre-activation.
         shortcut_from: what a projecting shortcut of a pre-activation block reads: the ``preactivation``
             (Gluon's zoo, timm) or the raw ``input`` (GluonCV's CIFAR networks).

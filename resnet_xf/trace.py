@@ -21,6 +21,7 @@ from resnet_xf.nodes import (
     Linear,
     Node,
     Norm,
+    Pad,
     Pool,
     Residual,
     Sequential,
@@ -185,6 +186,9 @@ def _leaf(node: Node, name: str, shape: Shape) -> Shape:
             reach = node.dilation * (node.kernel - 1) + 1
             spatial = [_slide(name, size, reach, node.stride, node.padding, ceil=False) for size in shape[2:]]
             return (shape[0], node.out_channels, *spatial)
+        case Pad():
+            _expect(name, shape, 4)
+            return (*shape[:2], *(size + node.after for size in shape[2:]))
         case Pool():
             _expect(name, shape, 4)
             spatial = [_slide(name, size, node.kernel, node.stride, node.padding, node.ceil) for size in shape[2:]]

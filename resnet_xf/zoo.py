@@ -92,10 +92,8 @@ def with_output_stride(spec: ResNetSpec, output_stride: int) -> ResNetSpec:
     As timm's ``output_stride`` and torchvision's ``replace_stride_with_dilation``: the weights are the same.
 
     Raises:
-        SpecError: if strides alone do not reach ``output_stride``, or the shortcuts are average-pooled.
+        SpecError: if strides alone do not reach ``output_stride``.
     """
-    if spec.shortcut == "avg_conv":
-        raise SpecError("$.shortcut: timm pools a dilated avg_conv over a padded window, which no spec can say")
     stride = spec.stem.stride * (2 if spec.stem.pool else 1)
     dilation = 1
     stages = []

@@ -199,6 +199,8 @@ def test_the_prefixed_names_of_old_zoo_files_are_read(name: str, stripped: bool,
     found = identify(read_checkpoint(tmp_path / "old.params"))
     assert found.plan.spec == get_spec(name)
     assert found.prefix == ("" if stripped else network.prefix)
+    done = convert(tmp_path / "old.params", tmp_path / "out.pth")
+    assert [check.theirs for check in done.checks] == [f"gluon's own {name}"] * 2
     network.save_parameters(str(tmp_path / "new.params"))
     assert same(found.weights, identify(read_checkpoint(tmp_path / "new.params")).weights)
 

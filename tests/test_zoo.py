@@ -1,10 +1,22 @@
 """Each named spec against the network that it stands for."""
 
+import gc
+
 import msgspec
 import numpy as np
 import pytest
 
-from resnet_xf import SpecError, build, draw_weights, get_backend, get_spec, list_models, photographs, plan
+from resnet_xf import (
+    SpecError,
+    assert_parity,
+    build,
+    draw_weights,
+    get_backend,
+    get_spec,
+    list_models,
+    photographs,
+    plan,
+)
 from resnet_xf.data import digits
 from resnet_xf.formats import identify, read_checkpoint
 from resnet_xf.measures import relative_error
@@ -12,6 +24,13 @@ from resnet_xf.zoo import ALIASES, REFERENCE, ZOO, with_output_stride
 from resnet_xf_mxnet.loan import mx
 
 BY_REFERENCE = {source: [n for n, s in REFERENCE.items() if s == source] for source in set(REFERENCE.values())}
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """Large networks that refer to themselves are freed at once, and not when Python happens to."""
+    yield
+    gc.collect()
 
 
 def test_the_zoo_holds_the_whole_family() -> None:
@@ -52,6 +71,23 @@ def test_torchvisions_and_timms_weights_load_strictly_and_give_their_outputs_to_
     with torch.inference_mode():
         assert torch.equal(ours(shown), theirs(shown))
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("name", ["resnet50d", "resnet18", "seresnext50_32x4d"])
+def test_any_output_stride_is_timms(name: str, stride: int) -> None:
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    options = {"output_stride": stride, "zero_init_last": False}
+    theirs = timm.create_model(name, **options).eval()
+    ours = get_backend("torch").build(plan(with_output_stride(get_spec(name), stride)).root).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    shown = torch.from_numpy(photographs((80, 96)))
+    with torch.inference_mode():
+        assert torch.equal(ours(shown), theirs(shown))
+    assert_parity(with_output_stride(get_spec(name), stride), image_size=(64, 64))
 
 
 def test_a_dilated_network_computes_finer_maps_from_the_same_weights() -> None:
@@ -172,7 +208,7 @@ def test_the_books_networks_are_what_it_builds(name: str, backend: str) -> None:
 
 def test_a_variant_by_composition_simply_works() -> None:
     """Pre-activation with squeeze-excitation and an averaging shortcut in a CIFAR stem."""
-    from resnet_xf import SqueezeExcitation, assert_parity
+    from resnet_xf import SqueezeExcitation
 
     spec = msgspec.structs.replace(get_spec("cifar_resnet20"), name="mine", preactivation=True, shortcut="avg_conv")
     spec = msgspec.structs.replace(spec, se=SqueezeExcitation(), shortcut_norm=True)

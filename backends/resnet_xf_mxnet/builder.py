@@ -15,6 +15,7 @@ from resnet_xf.nodes import (
     Linear,
     Node,
     Norm,
+    Pad,
     Pool,
     Residual,
     Sequential,
@@ -56,6 +57,8 @@ def build(node: Node, name: str = "") -> Any:
             )
         case Activation(function=function):
             return nn.Activation(function, prefix=prefix)
+        case Pad():
+            return ZeroPad(node.after, prefix=prefix)
         case Pool(operation="max"):
             return nn.MaxPool2D(node.kernel, node.stride, node.padding, ceil_mode=node.ceil, prefix=prefix)
         case Pool(operation="avg"):
@@ -93,6 +96,18 @@ def _register(block: Any, children: Children, name: str) -> tuple[str, ...]:
     for child_name, child in children:
         block.register_child(build(child, f"{name}.{child_name}" if name else child_name), child_name)
     return tuple(child_name for child_name, _ in children)
+
+
+class ZeroPad(mx.gluon.HybridBlock):
+    """Zeros below and to the right."""
+
+    def __init__(self, after: int, prefix: str) -> None:
+        super().__init__(prefix=prefix)
+        self.width = (0, 0, 0, 0, 0, after, 0, after)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
+        """``(N, C, H, W)`` to ``(N, C, H + after, W + after)``."""
+        return F.pad(x, mode="constant", constant_value=0, pad_width=self.width)
 
 
 class Sum(mx.gluon.HybridBlock):

@@ -18,6 +18,7 @@ from resnet_xf.nodes import (
     Linear,
     Node,
     Norm,
+    Pad,
     Pool,
     Residual,
     Sequential,
@@ -48,6 +49,8 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
             return nn.ReLU(inplace=fresh)
         case Activation(function="sigmoid"):
             return nn.Sigmoid()
+        case Pad():
+            return nn.ZeroPad2d((0, node.after, 0, node.after))
         case Pool(operation="max"):
             return nn.MaxPool2d(node.kernel, node.stride, node.padding, ceil_mode=node.ceil)
         case Pool(operation="avg"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,9 @@ from resnet_xf.backend import Backend
 from resnet_xf.measures import relative_error
 from resnet_xf.plan import Plan
 from resnet_xf.weights import Array, Weights
+
+LARGE = 2**27
+"""Bytes of weights from which on memory counts for more than the tenth of a second that it takes to free it."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,14 @@ class Subject:
     images: Array
     backends: tuple[Backend, ...]
     probe: Subject | None = None
-    _networks: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _network: dict[tuple[str, str], Any] = field(default_factory=dict)
     _outputs: dict[tuple[str, str], Array] = field(default_factory=dict)
+
+    def let_go(self) -> None:
+        """Forget the network at hand, before another is built: large ones would fill the memory."""
+        self._network.clear()
+        if sum(array.nbytes for array in self.weights.values()) > LARGE:
+            gc.collect()  # Gluon's blocks refer to themselves
 
     def fresh(self, backend: Backend, dtype: str) -> Any:
         """A new network with the weights in it."""
@@ -42,11 +52,12 @@ class Subject:
         return network
 
     def network(self, backend: Backend, dtype: str) -> Any:
-        """The network with the weights in it, built on first use."""
+        """The network with the weights in it: the one at hand, or else built anew."""
         key = (backend.name, dtype)
-        if key not in self._networks:
-            self._networks[key] = self.fresh(backend, dtype)
-        return self._networks[key]
+        if key not in self._network:
+            self.let_go()
+            self._network[key] = self.fresh(backend, dtype)
+        return self._network[key]
 
     def output(self, backend: Backend, dtype: str) -> Array:
         """What that network makes of the images, computed on first use."""
