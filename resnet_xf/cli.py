@@ -25,7 +25,7 @@ from rich.table import Table
 from resnet_xf import __version__
 from resnet_xf.backend import get_backend
 from resnet_xf.doctor import diagnose
-from resnet_xf.errors import ResNetXFError, SpecError
+from resnet_xf.errors import ResNetXFError, SpecError, WeightsError
 from resnet_xf.formats import convert, identify, inspect, read_checkpoint
 from resnet_xf.formats.files import SUFFIXES
 from resnet_xf.nodes import kind, walk
@@ -174,6 +174,8 @@ def parity_(
 ) -> None:
     """Prove that backends build the same network from a spec, or say where they part (exit code 1)."""
     if Path(spec).suffix in SUFFIXES:
+        if weights is not None:
+            raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
         planned, weights = identify(read_checkpoint(spec)).plan, Path(spec)
     else:
         planned = plan(spec)

@@ -93,17 +93,20 @@ def plan_features(spec: ResNetSpec | str, out: Sequence[str] | None = None) -> T
     Args:
         spec: a spec, the name of one, or the path of its file.
         out: names of the network's own layers and stages, as ``trace(spec, …, top=True)`` shows them; every stage
-            (``layer1``, ``layer2``, …) if None.
+            (``layer1``, ``layer2``, …) if None. The maps come in the network's order.
 
     Raises:
         SpecError: as :func:`plan`, and if there is no such layer.
     """
     layers = plan(spec).root.children
     known = [name for name, _ in layers]
+    out = (out,) if isinstance(out, str) else out
     chosen = tuple(out) if out is not None else tuple(name for name in known if name.startswith("layer"))
     wrong = [name for name in chosen if name not in known]
     if wrong or not chosen:
         raise SpecError(f"out: no layer is called {', '.join(wrong) or '(none given)'}; choose of {', '.join(known)}")
+    if len(set(chosen)) < len(chosen):
+        raise SpecError(f"out: names a layer twice: {', '.join(chosen)}")
     last = max(known.index(name) for name in chosen)
     return Taps(layers[: last + 1], tuple(sorted(chosen, key=known.index)))
 

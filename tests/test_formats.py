@@ -14,7 +14,6 @@ import torch
 
 from resnet_xf import (
     ResNetSpec,
-    SpecError,
     Stage,
     Stem,
     WeightsError,
@@ -245,12 +244,12 @@ def test_bfloat16_is_widened_exactly(tmp_path) -> None:
         assert all(np.array_equal(weights[name], tensor.float().numpy()) for name, tensor in tensors.items())
 
 
-def exported(spec: ResNetSpec, folder, change=lambda text: text):
+def exported(spec: ResNetSpec, folder, change=lambda text: text, size: int = 32):
     """A network of ours as ``export`` writes it, its symbol changed."""
     network = build(spec, "mxnet")
     get_backend("mxnet").load(network, draw_weights(spec, scheme="probe"))
     network.hybridize()
-    network(array(photographs((32, 32))))
+    network(array(photographs((size, size))))
     network.export(str(folder / "net"))
     symbol = folder / "net-symbol.json"
     symbol.write_text(change(symbol.read_text()))
@@ -264,7 +263,7 @@ def test_eps_and_momentum_of_a_symbol_are_carried_in_the_spec(tmp_path) -> None:
     assert (done.spec.norm_eps, done.spec.norm_momentum) == (2e-3, 0.25)
     assert done.checks[0].theirs.startswith("the exported network")
     assert read_checkpoint(tmp_path / "out.safetensors").spec == done.spec
-    assert any("eps is 0.002" in note for note in convert(tmp_path / "net-0000.params", tmp_path / "out.pth").notes)
+    assert any("eps 0.002" in note for note in convert(tmp_path / "net-0000.params", tmp_path / "out.pth").notes)
 
 
 @pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
@@ -286,25 +285,124 @@ def test_a_fixed_gamma_becomes_one(tmp_path) -> None:
 @pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
 def test_norms_of_different_eps_are_refused(tmp_path) -> None:
     path = exported(_with_classes("resnet18", 4), tmp_path, lambda text: text.replace("1e-05", "0.001", 1))
-    with pytest.raises(SpecError, match=r"norm_eps: .*different eps or momentum \(0\.001, 1e-05\)"):
+    with pytest.raises(
+        WeightsError, match=r"-symbol\.json: gives its norms different eps or momentum \(0\.001, 1e-05\)"
+    ):
         convert(path, tmp_path / "out.pth")
 
 
 def test_what_else_would_fit_is_said(tmp_path) -> None:
     write_checkpoint(tmp_path / "a.pth", draw_weights("resnet50"), plan("resnet50"))
     done = convert(tmp_path / "a.pth", tmp_path / "b.safetensors", verify=False)
-    assert done.others == ("resnet50_os16", "resnet50_os8")
-    assert any("--spec" in note for note in done.notes)
+    assert any("resnet50_os16, resnet50_os8 among them; --spec" in note for note in done.notes)
+    done = convert(tmp_path / "a.pth", tmp_path / "c.pth", get_spec("resnet50_os8"), verify=False)
+    assert any(".pth cannot say that this is resnet50_os8 and not resnet50" in note for note in done.notes)
+    done = convert(tmp_path / "a.pth", tmp_path / "b.safetensors", verify=False)
     assert any("not verified" in note for note in done.notes)
 
 
+@pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
 def test_a_wrong_spec_is_found_by_running(tmp_path) -> None:
     """Names and shapes of a dilated network are those of the plain one; only running its source tells."""
-    write_checkpoint(tmp_path / "a.pth", draw_weights("resnet50", scheme="probe"), plan("resnet50"))
-    wrong = msgspec.structs.replace(get_spec("resnet50"), stages=get_spec("resnet50_os8").stages)
-    with pytest.raises(WeightsError, match="differ by .* is resnet50 the right spec"):
-        convert(tmp_path / "a.pth", tmp_path / "b.params", wrong)
-    assert not (tmp_path / "b.params").exists()
+    path = exported(get_spec("resnet50_os8"), tmp_path, size=64)
+    with pytest.raises(WeightsError, match="exported network .* differ by .* is resnet50_v1b the right spec"):
+        convert(path, tmp_path / "b.pth")
+    assert not (tmp_path / "b.pth").exists()
+    assert convert(path, tmp_path / "b.pth", get_spec("resnet50_os8")).checks[0].error < 1e-13
+
+
+@pytest.mark.parametrize("name", ["mine", "resnet18"])
+def test_a_spec_is_held_against_the_network_that_it_equals_whatever_its_name(name: str, tmp_path) -> None:
+    write_checkpoint(tmp_path / "a.pth", draw_weights("resnet34"), plan("resnet34"))
+    spec = msgspec.structs.replace(get_spec("resnet34"), name=name)
+    checks = convert(tmp_path / "a.pth", tmp_path / "b.params", spec).checks
+    assert [check.theirs for check in checks] == ["torchvision's own resnet34"] * 2
+    spec = msgspec.structs.replace(spec, norm_eps=1e-3)
+    checks = convert(tmp_path / "a.pth", tmp_path / "b.params", spec).checks
+    assert [check.theirs for check in checks] == ["ours on mxnet"]
+
+
+@pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
+def test_a_symbol_beside_a_file_of_structural_names_is_heeded_too(tmp_path) -> None:
+    network = mx.gluon.model_zoo.vision.get_model("resnet18_v2", classes=5)
+    network.initialize(mx.init.Xavier())
+    network.hybridize()
+    network(mx.nd.zeros((1, 3, 32, 32)))
+    network.export(str(tmp_path / "net"))
+    (tmp_path / "net-0000.params").unlink()
+    symbol = tmp_path / "net-symbol.json"
+    symbol.write_text(symbol.read_text().replace("1e-05", "0.001"))
+    network.save_parameters(str(tmp_path / "net.params"))
+    done = convert(tmp_path / "net.params", tmp_path / "out.safetensors")
+    assert done.spec.norm_eps == 1e-3
+    assert [check.theirs for check in done.checks] == [f"the exported network {symbol}"] * 2
+
+
+@pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
+def test_a_symbol_of_another_network_is_refused(tmp_path) -> None:
+    for name in ("resnet34_v1", "resnet18_v1"):
+        network = mx.gluon.model_zoo.vision.get_model(name, prefix="net_")
+        network.initialize()
+        network.hybridize()
+        network(mx.nd.zeros((1, 3, 32, 32)))
+        network.export(str(tmp_path / name))
+    (tmp_path / "resnet34_v1-symbol.json").replace(tmp_path / "resnet18_v1-symbol.json")
+    refused(tmp_path / "resnet18_v1-0000.params", tmp_path, "its norms are not those of resnet18_v1-0000.params")
+    (tmp_path / "resnet18_v1-symbol.json").write_text('{"nodes": []}')
+    refused(tmp_path / "resnet18_v1-0000.params", tmp_path, "its norms are not those of")
+    (tmp_path / "resnet18_v1-symbol.json").write_text("{")
+    refused(tmp_path / "resnet18_v1-0000.params", tmp_path, "not readable as a symbol")
+
+
+@pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_fine_tuned_network_with_a_new_head_is_read_once_exported(version: str, tmp_path) -> None:
+    """The book's recipe: a new network takes the features of a trained one and has an output of its own."""
+    trained = mx.gluon.model_zoo.vision.get_model(f"resnet18_{version}")
+    tuned = mx.gluon.model_zoo.vision.get_model(f"resnet18_{version}", classes=4)
+    trained.initialize(mx.init.Xavier())
+    tuned.features = trained.features
+    tuned.output.initialize(mx.init.Xavier())
+    tuned.hybridize()
+    wanted = tuned(array(photographs((64, 64))))
+    tuned.export(str(tmp_path / "tuned"))
+    done = convert(tmp_path / "tuned-0000.params", tmp_path / "tuned.pth")
+    assert (done.spec.name, done.spec.num_classes) == (f"resnet18_{version}", 4)
+    assert done.checks[0].theirs.startswith("the exported network")
+    ours = build(done.spec, "torch", weights=identify(read_checkpoint(tmp_path / "tuned.pth")).weights)
+    assert relative_error(get_backend("torch").forward(ours, photographs((64, 64))), wanted.asnumpy()) < 1e-5
+
+
+def test_what_pytorch_users_save_is_read(tmp_path) -> None:
+    network = get_backend("torch").build(plan("d2l_resnext").root)
+    wanted = state_dict(network)
+    torch.save(network.state_dict(keep_vars=True), tmp_path / "kept.pth")
+    assert same(identify(read_checkpoint(tmp_path / "kept.pth")).weights, wanted)
+    averaged = {name: tensor * 0 for name, tensor in network.state_dict().items()}
+    torch.save({"state_dict": network.state_dict(), "state_dict_ema": averaged}, tmp_path / "two.pth")
+    file = read_checkpoint(tmp_path / "two.pth")
+    assert same(identify(file).weights, wanted)
+    assert file.notes == ("read what stands under 'state_dict'; 'state_dict_ema' left",)
+
+
+def test_state_dicts_that_are_none_are_refused(tmp_path) -> None:
+    import zipfile
+
+    torch.save({0: torch.zeros(2)}, tmp_path / "number.pth")
+    refused(tmp_path / "number.pth", tmp_path, "no named tensor beside the tensors: 0")
+    torch.save({"a\nb": torch.zeros(2)}, tmp_path / "line.pth")
+    refused(tmp_path / "line.pth", tmp_path, "unprintable name")
+    torch.save({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, tmp_path / "float8.pth")
+    refused(tmp_path / "float8.pth", tmp_path, "a is of dtype torch.float8_e4m3fn, which NumPy has not")
+    endless: dict[str, object] = {}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "endless.pth")
+    refused(tmp_path / "endless.pth", tmp_path, "no named tensor")
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as given, zipfile.ZipFile(tmp_path / "squeezed.pth", "w") as squeezed:
+        for entry in given.infolist():
+            squeezed.writestr(entry.filename, given.read(entry), zipfile.ZIP_DEFLATED)
+    refused(tmp_path / "squeezed.pth", tmp_path, "is compressed")
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +421,7 @@ def refused(source, tmp_path, says: str, spec: ResNetSpec | None = None) -> str:
     with pytest.raises(WeightsError, match=says) as error:
         convert(source, tmp_path / "out.params", spec, verify=False)
     assert sorted(tmp_path.iterdir()) == before
-    assert str(source) in str(error.value)
+    assert str(source).removesuffix("-0000.params") in str(error.value)  # the file, or the symbol beside it
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -399,6 +497,9 @@ def test_a_renamed_a_transposed_and_a_missing_tensor_are_named(tmp_path) -> None
         r"weights of d2l_resnext.*: missing layer1\.0\.conv1\.weight; left over layer1\.0\.convX\.weight$",
     )
     torch.save(state | {"fc.weight": state["fc.weight"].T}, path)
+    torch.save({k.replace("fc.weight", "fcc.weight"): v for k, v in state.items()}, path)
+    refused(path, tmp_path, r"d2l_resnext.*: missing fc\.weight; left over fcc\.weight$")
+    torch.save(state | {"fc.weight": state["fc.weight"].T}, path)
     refused(path, tmp_path, r"fc\.weight has shape \(512, 10\), expected", spec=get_spec("d2l_resnext"))
     torch.save({k: v for k, v in state.items() if not k.startswith("layer3")}, path)
     refused(path, tmp_path, "missing layer3.0.conv1.weight; .*; and [0-9]+ more$")
@@ -424,6 +525,13 @@ def test_a_spec_that_merely_bears_a_known_name_is_not_held_against_that_network(
     save_weights(tmp_path / "a.safetensors", draw_weights(spec), spec)
     done = convert(tmp_path / "a.safetensors", tmp_path / "b.params")
     assert [check.theirs for check in done.checks] == ["ours on mxnet"]
+
+
+def test_sizes_that_no_network_has_are_told_by_tensor(tmp_path) -> None:
+    weights = draw_weights("d2l_resnext")
+    state = {k: torch.tensor(v) for k, v in weights.items()} | {"conv1.weight": torch.zeros(64, 0, 7, 7)}
+    torch.save(state, tmp_path / "a.pth")
+    refused(tmp_path / "a.pth", tmp_path, r"conv1\.weight has shape \(64, 0, 7, 7\), expected")
 
 
 def test_files_that_are_no_network_are_refused(tmp_path) -> None:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from resnet_xf.formats.gluon_params import read_params
+from resnet_xf.errors import WeightsError, one_line
 from resnet_xf.weights import Array
 from resnet_xf_mxnet import _ndarray
 from resnet_xf_mxnet.loan import mx
@@ -36,18 +36,31 @@ def run_reference(
     return output
 
 
-def run_exported(symbol: Path, params: Path, images: Array) -> Array:
-    """What an exported network makes of images in float64."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MXNet's own, on names that it takes for misspelt
-        network = mx.gluon.SymbolBlock(mx.sym.load(str(symbol)), mx.sym.var("data"))
-    given = {name.partition(":")[2] or name: array for name, array in read_params(params).items()}
-    for name, param in network.collect_params().items():
-        param.shape = given[name].shape
-        param.dtype = "float64"
-    network.initialize(ctx=mx.cpu())
-    for name, param in network.collect_params().items():
-        param.set_data(_ndarray(given[name], "float64", mx.cpu()))
-    with mx.autograd.pause(train_mode=False):
-        output: Array = network(_ndarray(images, "float64", mx.cpu())).asnumpy()
+def run_exported(symbol: Path, tensors: Mapping[str, Array], images: Array) -> Array:
+    """What an exported network makes of images in float64, with tensors under the symbol's own names.
+
+    Raises:
+        WeightsError: if it cannot be run: it has more than one input or output, or lacks a tensor.
+    """
+    try:
+        graph = mx.sym.load(str(symbol))
+        inputs = [name for name in graph.list_inputs() if name not in tensors]
+        if len(inputs) != 1 or len(graph.list_outputs()) != 1:
+            raise WeightsError(f"{symbol}: expected one input and one output beside the tensors, got {inputs}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MXNet's own, on names that it takes for misspelt
+            network = mx.gluon.SymbolBlock(graph, mx.sym.var(inputs[0]))
+        params = network.collect_params()
+        for name, param in params.items():
+            param.shape = tensors[name].shape
+            param.dtype = "float64"
+        network.initialize(ctx=mx.cpu())
+        for name, param in params.items():
+            param.set_data(_ndarray(tensors[name], "float64", mx.cpu()))
+        with mx.autograd.pause(train_mode=False):
+            output: Array = network(_ndarray(images, "float64", mx.cpu())).asnumpy()
+    except (mx.MXNetError, KeyError, ValueError, AssertionError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{symbol}: MXNet cannot run it: {one_line(error)}") from None
     return output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -14,11 +14,11 @@ from resnet_xf.data import sample_images
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
-from resnet_xf.formats.identify import Identity, identify
+from resnet_xf.formats.identify import Identity, arithmetic, identify, twins
 from resnet_xf.formats.layouts import GLUON, LAYOUTS, Layout, places
 from resnet_xf.measures import FLOAT64_BOUND, relative_error
 from resnet_xf.nodes import Norm, walk
-from resnet_xf.plan import Plan, plan
+from resnet_xf.plan import Plan
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.weights import COUNTER, Array, Weights, save_weights
 from resnet_xf.zoo import REFERENCE, ZOO
@@ -43,7 +43,6 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
         target: the file written.
         spec: the network.
         guessed: whether the spec was found by names and shapes.
-        others: zoo specs of other arithmetic whose names and shapes are the same.
         read_as: the family whose names the source has.
         written_as: the family whose names the target has.
         prefix: what was taken off before every name.
@@ -56,7 +55,6 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     spec: ResNetSpec
     guessed: bool
-    others: tuple[str, ...]
     read_as: str
     written_as: str
     prefix: str
@@ -106,7 +104,6 @@ def convert(
         target=str(target),
         spec=found.plan.spec,
         guessed=found.guessed,
-        others=found.others,
         read_as=found.layout.title,
         written_as=layout,
         prefix=file.prefix + found.prefix,
@@ -141,14 +138,17 @@ def write_checkpoint(path: str | Path, weights: Weights, planned: Plan) -> str:
 def gluon_layout(planned: Plan) -> tuple[Layout, str | None]:
     """The Gluon family whose network the plan equals, and that network's name there; else our own names and None."""
     for layout in LAYOUTS:
-        for name, spec in ZOO.items():
-            if layout.is_own(name) and REFERENCE[name] in ("gluon", "gluoncv") and layout is not GLUON:
-                like = msgspec.structs.replace(
-                    spec, num_classes=planned.spec.num_classes, in_channels=planned.spec.in_channels
-                )
-                if plan(like).root == planned.root:
-                    return layout, name
+        own = _equal(planned, [name for name in ZOO if layout.is_own(name) and layout is not GLUON])
+        if own is not None:
+            return layout, own
     return GLUON, None
+
+
+def _equal(planned: Plan, names: Iterable[str]) -> str | None:
+    """The first of the zoo's specs that computes what the plan does, whatever the plan's name."""
+    root = arithmetic(planned.spec).root
+    sizes = {"num_classes": planned.spec.num_classes, "in_channels": planned.spec.in_channels}
+    return next((n for n in names if arithmetic(msgspec.structs.replace(ZOO[n], **sizes)).root == root), None)
 
 
 def _theirs(planned: Plan, layout: Layout, weights: Weights) -> Weights:
@@ -185,33 +185,46 @@ def _reference(file: CheckpointFile, found: Identity, images: Array) -> tuple[st
     if not is_installed(name):
         return None
     module = importlib.import_module(f"resnet_xf_{name}.reference")
-    if name == "mxnet" and file.symbol is not None and file.exported:
-        return f"the exported network {file.symbol}", module.run_exported(file.symbol, file.path, images)
-    model, tensors = found.plan.spec.name, file.tensors
+    if found.symbol_tensors:
+        return f"the exported network {file.symbol}", module.run_exported(file.symbol, found.symbol_tensors, images)
+    if found.plan.root != arithmetic(found.plan.spec).root:
+        return None  # other libraries' networks have the usual eps alone
     if name == "mxnet":
-        layout, own = gluon_layout(found.plan)
-        if own is None:
-            return None
-        model = own
-        if found.counted or layout is not found.layout:  # the network takes its structural names alone
-            tensors = _theirs(found.plan, layout, found.weights)
-    library = REFERENCE.get(model, "")
+        layout, model = gluon_layout(found.plan)
+        same_names = layout is found.layout and not found.counted
+        tensors = file.tensors if same_names else _theirs(found.plan, layout, found.weights)
+    else:
+        model = _equal(found.plan, [n for n, source in REFERENCE.items() if source in ("torchvision", "timm")])
+        tensors = file.tensors
+    if model is None:
+        return None
     shape = (found.plan.spec.num_classes, found.plan.spec.in_channels)
-    output = module.run_reference(library, model, tensors, images, *shape)
-    return None if output is None else (f"{library}'s own {model}", output)
+    output = module.run_reference(REFERENCE[model], model, tensors, images, *shape)
+    return None if output is None else (f"{REFERENCE[model]}'s own {model}", output)
 
 
 def _notes(file: CheckpointFile, found: Identity, target: Path, *, verified: bool) -> tuple[str, ...]:
-    notes = []
-    if found.others:
-        notes.append(f"these names and shapes are also those of {', '.join(found.others)}; --spec names another")
+    spec, alike = found.plan.spec, ", ".join(twins(found.plan))
+    notes = list(file.notes)
+    if found.guessed:
+        also = f", {alike} among them" if alike else ""
+        notes.append(
+            f"{spec.name} is a guess: names and shapes are also those of networks that differ in strides, dilation, "
+            f"pooling or activation alone{also}; --spec names another"
+        )
+    if file.spec is not None and file.spec.name != spec.name:
+        notes.append(f"the file itself says that it is {file.spec.name}")
     if not verified:
         notes.append("not verified: no framework ran it")
     dtypes = sorted({str(array.dtype) for array in found.weights.values()})
     if dtypes != ["float32"]:
         notes.append(f"dtype {', '.join(dtypes)}, as in the source")
-    spec = found.plan.spec
-    default = ResNetSpec(name="default", stages=spec.stages)
-    if not math.isclose(spec.norm_eps, default.norm_eps) and target.suffix != ".safetensors":
-        notes.append(f"the norms' eps is {spec.norm_eps:g}, which {target.suffix} cannot carry; build from the spec")
+    if target.suffix != ".safetensors":
+        if alike and not found.guessed:
+            notes.append(f"{target.suffix} cannot say that this is {spec.name} and not {alike}; build it from the spec")
+        if found.plan.root != arithmetic(spec).root:
+            notes.append(
+                f"{target.suffix} cannot carry the norms' eps {spec.norm_eps:g} and momentum {spec.norm_momentum:g}; "
+                "build it from the spec"
+            )
     return tuple(notes)

@@ -11,7 +11,7 @@ import msgspec
 from resnet_xf.backend import get_backend
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.gluon_params import MAGIC, read_params
-from resnet_xf.formats.gluon_symbol import NormAttributes, read_norms, symbol_beside
+from resnet_xf.formats.gluon_symbol import NormAttributes, read_symbol, symbol_beside
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.weights import Weights, read_safetensors, without_counters
 
@@ -33,9 +33,10 @@ class CheckpointFile(msgspec.Struct, frozen=True):
         tensors: arrays by the names in the file, less wrappers, counters, a common prefix and ``arg:``/``aux:``.
         prefix: the common prefix that was taken off.
         spec: the spec inside, if we wrote the file.
-        norms: attributes of norms by the name of their gamma, if a symbol lies beside.
-        exported: whether the names had ``arg:`` and ``aux:``.
-        symbol: the path of that symbol.
+        symbol: the path of a ``-symbol.json`` beside it.
+        norms: the attributes of the norms in that symbol, by the name of their gamma.
+        symbol_names: the names of all variables in it.
+        notes: what else a careful person should know.
     """
 
     path: Path
@@ -43,9 +44,10 @@ class CheckpointFile(msgspec.Struct, frozen=True):
     tensors: Weights
     prefix: str = ""
     spec: ResNetSpec | None = None
-    norms: dict[str, NormAttributes] = {}
-    exported: bool = False
     symbol: Path | None = None
+    norms: dict[str, NormAttributes] = {}
+    symbol_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def sniff(path: str | Path) -> Format:
@@ -80,27 +82,31 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
     """
     path = Path(path)
     format_ = sniff(path)
-    spec, norms, symbol, exported = None, {}, None, False
+    spec, symbol = None, None
+    norms: dict[str, NormAttributes] = {}
+    symbol_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     if format_ == "params":
         tensors = read_params(path)
-        exported = any(name.startswith(("arg:", "aux:")) for name in tensors)
         bare = {name.removeprefix("arg:").removeprefix("aux:"): array for name, array in tensors.items()}
         if len(bare) < len(tensors):
             raise WeightsError(f"{path}: two tensors have one name once arg: and aux: are taken off")
         tensors = bare
         if (symbol := symbol_beside(path)) is not None:
-            norms = read_norms(symbol)
+            norms, symbol_names = read_symbol(symbol)
     elif format_ == "safetensors":
         tensors, spec = read_safetensors(path)
     else:
         get_backend("torch")  # says how to install it
-        tensors = importlib.import_module("resnet_xf_torch.state_dict").read_state_dict(path)
+        tensors, notes = importlib.import_module("resnet_xf_torch.state_dict").read_state_dict(path)
     tensors = without_counters(tensors)
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors")
+    if unprintable := next((name for name in tensors if not name.isprintable()), None):
+        raise WeightsError(f"{path}: holds a tensor with the unprintable name {unprintable!a}")
     prefix = _common_prefix(tensors)
     tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return CheckpointFile(path, format_, tensors, prefix, spec, norms, exported, symbol)
+    return CheckpointFile(path, format_, tensors, prefix, spec, symbol, norms, symbol_names, notes)
 
 
 def _common_prefix(tensors: Weights) -> str:

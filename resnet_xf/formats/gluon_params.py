@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -94,8 +95,8 @@ def _read(cursor: _Cursor) -> Weights:
     if cursor.at != len(cursor.data):
         raise WeightsError(f"{len(cursor.data) - cursor.at:,} bytes follow the last name; the file is damaged")
     if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise WeightsError(f"holds the name {twice} more than once")
+        (twice, _), *_ = Counter(names).most_common(1)
+        raise WeightsError(f"holds the name {twice!a} more than once")
     return dict(zip(names, arrays, strict=True))
 
 

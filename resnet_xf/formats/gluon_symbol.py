@@ -43,8 +43,8 @@ def symbol_beside(params: str | Path) -> Path | None:
     return path if path.is_file() and path != params else None
 
 
-def read_norms(path: str | Path) -> dict[str, NormAttributes]:
-    """The attributes of every BatchNorm, by the name of its gamma.
+def read_symbol(path: str | Path) -> tuple[dict[str, NormAttributes], tuple[str, ...]]:
+    """The attributes of every BatchNorm, by the name of its gamma; and the names of all variables.
 
     Raises:
         WeightsError: if the file cannot be read or is no symbol.
@@ -52,6 +52,7 @@ def read_norms(path: str | Path) -> dict[str, NormAttributes]:
     try:
         nodes = msgspec.json.decode(Path(path).read_bytes(), type=_Symbol).nodes
         norms = [node for node in nodes if node.op in ("BatchNorm", "BatchNorm_v1")]
+        variables = tuple(node.name for node in nodes if node.op == "null")
         return {
             nodes[node.inputs[1][0]].name: msgspec.convert(
                 {k: _literal(v) for k, v in node.attributes().items() if k in NormAttributes.__struct_fields__},
@@ -59,7 +60,7 @@ def read_norms(path: str | Path) -> dict[str, NormAttributes]:
                 strict=False,
             )
             for node in norms
-        }
+        }, variables
     except (OSError, msgspec.MsgspecError, IndexError, RecursionError) as error:
         raise WeightsError(f"{path}: not readable as a symbol of MXNet: {error}") from None
 

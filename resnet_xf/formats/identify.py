@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
 
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.formats.files import CheckpointFile
+from resnet_xf.formats.gluon_symbol import NormAttributes
 from resnet_xf.formats.layouts import LAYOUTS, Layout, Place, places
 from resnet_xf.plan import Plan, plan
 from resnet_xf.spec import ResNetSpec
-from resnet_xf.weights import Weights
+from resnet_xf.weights import Weights, all_weight_shapes
 from resnet_xf.zoo import ZOO
+
+FIRST = ("conv1.weight", "conv1.0.weight")
+"""Our names for a network's first convolution."""
+
+MOST = 1_000_000
+"""Classes or channels that a spec may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +35,8 @@ class Identity:
         counted: whether they are the names that ``export`` makes up.
         prefix: the network's own prefix on such names.
         weights: the arrays by neutral name.
+        symbol_tensors: the arrays by the names in the symbol that lies beside the file, if one does.
         guessed: whether the spec was found by names and shapes, and not given.
-        others: names of zoo specs of other arithmetic that these names and shapes would fit as well.
     """
 
     plan: Plan
@@ -36,8 +44,8 @@ class Identity:
     counted: bool
     prefix: str
     weights: Weights
+    symbol_tensors: Weights = field(default_factory=dict)
     guessed: bool = False
-    others: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +68,9 @@ def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: 
             the nearest one.
     """
     known = spec or file.spec
-    candidates = [known] if known else list(ZOO.values())
     best: _Match | None = None
     fits: list[_Match] = []
-    for candidate in candidates:
+    for candidate in [known] if known else ZOO.values():
         for match in _matches(file, candidate, num_classes):
             if not match.complaints:
                 fits.append(match)
@@ -72,8 +79,7 @@ def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: 
                 best = match
     if fits:
         chosen = next((match for match in fits if match.layout.is_own(match.plan.spec.name)), fits[0])
-        others = tuple(m.plan.spec.name for m in fits if m.plan.root != chosen.plan.root)
-        return _identity(file, chosen, guessed=known is None, others=others)
+        return _identity(file, chosen, guessed=known is None)
     if best is None:
         names = ", ".join(list(file.tensors)[:3])
         raise WeightsError(f"{file.path}: the names ({names}, …) follow no known layout; are these a ResNet's weights?")
@@ -83,50 +89,71 @@ def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: 
     raise WeightsError(f"{file.path}: does not hold the weights of {nearest}: {listed}{more}")
 
 
-def _matches(file: CheckpointFile, spec: ResNetSpec, num_classes: int | None) -> Iterable[_Match]:
-    """The spec under every layout that has a head by a name in the file, structural names and counted ones."""
+def twins(planned: Plan) -> list[str]:
+    """Zoo specs of other arithmetic whose arrays have these very names and shapes, so that no file tells them apart."""
+    shapes, root = all_weight_shapes(planned), arithmetic(planned.spec).root
+    like = [_sized(spec, planned.spec.num_classes, planned.spec.in_channels) for spec in ZOO.values()]
+    return [spec.name for spec in like if all_weight_shapes(spec) == shapes and arithmetic(spec).root != root]
+
+
+def arithmetic(spec: ResNetSpec) -> Plan:
+    """The spec's plan less what a file's format and layout cannot depend on: its norms' settings and first values."""
+    default = ResNetSpec(name=spec.name, stages=spec.stages)
+    kept = {name: getattr(default, name) for name in ("norm_eps", "norm_momentum", "zero_init_last")}
+    return plan(msgspec.structs.replace(spec, **kept))
+
+
+def _sized(spec: ResNetSpec, num_classes: int, in_channels: int) -> ResNetSpec:
+    return msgspec.structs.replace(spec, num_classes=num_classes, in_channels=in_channels)
+
+
+def _matches(file: CheckpointFile, spec: ResNetSpec, num_classes: int | None) -> Iterator[_Match]:
+    """The spec under every layout that has its first convolution or its head in the file."""
+    planned = plan(spec)
     for layout in LAYOUTS:
         for counted in (False, True) if layout.words == "gluon" else (False,):
-            if counted is False and layout.outer is None and layout.scopes is not None:
+            if not counted and layout.outer is None and layout.scopes is not None:
                 continue  # a family whose structural names are another's
-            found = places(plan(spec), layout, counted=counted)
+            found = places(planned, layout, counted=counted)
             if found is None:
                 continue
-            head = next(place for place in found if place.ours == "fc.weight")
-            prefix = _prefix(file, head.theirs) if counted else ""
-            if prefix is None or prefix + head.theirs not in file.tensors:
+            named, prefix = _as_in(list(file.tensors), found, layout) if counted else (found, "")
+            by_ours = {place.ours: file.tensors.get(place.theirs) for place in named}
+            head = by_ours["fc.weight"]
+            first = next((by_ours[name] for name in FIRST if by_ours.get(name) is not None), None)
+            if head is None and first is None:
                 continue
-            fitted = _fitted(file, spec, found, prefix, num_classes)
-            fitted_plan = plan(fitted)
-            wanted = tuple(
-                Place(prefix + p.theirs, p.ours, p.shape, p.fixed)
-                for p in places(fitted_plan, layout, counted=counted) or ()
-            )
-            yield _Match(fitted_plan, layout, counted, prefix, wanted, tuple(_complaints(file.tensors, wanted)))
+            classes = head.shape[0] if head is not None and head.ndim == 2 else spec.num_classes
+            channels = first.shape[1] if first is not None and first.ndim == 4 else spec.in_channels
+            sizes = (num_classes or classes, channels)
+            if not all(1 <= size <= MOST for size in sizes):
+                sizes = (spec.num_classes, spec.in_channels)
+            fitted = plan(_sized(spec, *sizes))
+            shapes = {place.ours: place.shape for place in places(fitted, layout, counted=counted) or ()}
+            wanted = tuple(replace(place, shape=shapes[place.ours]) for place in named)
+            yield _Match(fitted, layout, counted, prefix, wanted, tuple(_complaints(file.tensors, wanted)))
 
 
-def _prefix(file: CheckpointFile, head: str) -> str | None:
-    """What stands before every made-up name, as ``resnetv10_``: found by the one name that ends as the head's does."""
-    ends = [name.removesuffix(head) for name in file.tensors if name.endswith(head)]
-    return ends[0] if len(ends) == 1 else None
+def _as_in(names: list[str], found: list[Place], layout: Layout) -> tuple[list[Place], str]:
+    """Places with the prefixes that made-up names have in a file, as ``resnetv10_``, and that of the body.
+
+    A fine-tuned network often has a head of its own, so that its body and its head come from two counters: the
+    first convolution tells the one's prefix, the only dense layer the other's.
+    """
+    first = next(place.theirs for place in found if place.ours in FIRST)
+    begins = [name.removesuffix(first) for name in names if name.endswith(first) and "stage" not in name]
+    prefix = min(begins, key=len, default="")
+    heads = [name.removesuffix("_weight") for name in names if re.search(r"dense\d+_weight$", name)]
+    head = heads[0] if len(heads) == 1 and layout.scopes is not None else None
+    return [
+        replace(place, theirs=f"{head}_{place.ours.removeprefix('fc.')}")
+        if head and place.ours.startswith("fc.")
+        else replace(place, theirs=prefix + place.theirs)
+        for place in found
+    ], prefix
 
 
-def _fitted(
-    file: CheckpointFile, spec: ResNetSpec, found: list[Place], prefix: str, num_classes: int | None
-) -> ResNetSpec:
-    """The spec with the number of classes and of input channels that the file's own tensors have."""
-    fields: dict[str, int] = {}
-    by_ours = {place.ours: file.tensors.get(prefix + place.theirs) for place in found}
-    head = by_ours["fc.weight"]
-    first = by_ours.get("conv1.weight", by_ours.get("conv1.0.weight"))
-    if head is not None and head.ndim == 2:
-        fields["num_classes"] = num_classes or head.shape[0]
-    if first is not None and first.ndim == 4:
-        fields["in_channels"] = first.shape[1]
-    return msgspec.structs.replace(spec, **fields)
-
-
-def _complaints(tensors: Weights, wanted: tuple[Place, ...]) -> Iterable[str]:
+def _complaints(tensors: Weights, wanted: tuple[Place, ...]) -> Iterator[str]:
     """What keeps the tensors from being exactly the wanted ones, a line each."""
     shapes = {place.theirs: place.shape for place in wanted}
     for name, shape in shapes.items():
@@ -139,40 +166,73 @@ def _complaints(tensors: Weights, wanted: tuple[Place, ...]) -> Iterable[str]:
             yield f"left over {name}"
 
 
-def _identity(file: CheckpointFile, match: _Match, *, guessed: bool, others: tuple[str, ...]) -> Identity:
-    """The match with its arrays under neutral names, what the file says of its norms taken in."""
+def _identity(file: CheckpointFile, match: _Match, *, guessed: bool) -> Identity:
+    """The match with its arrays under neutral names, what a symbol beside says of its norms taken in."""
     weights: Weights = {}
+    symbol_names = _symbol_names(file, match) if file.symbol else {}
+    symbol_tensors: Weights = {}
+    told: list[NormAttributes] = []
     for place in match.places:
         array = file.tensors[place.theirs]
-        if not np.issubdtype(array.dtype, np.floating):
-            raise WeightsError(f"{file.path}: {place.theirs} holds {array.dtype} numbers, expected floating point")
-        if not np.isfinite(array).all():
-            count = int(np.size(array) - np.isfinite(array).sum())
-            raise WeightsError(f"{file.path}: {place.theirs} holds {count} numbers that are NaN or infinite")
-        if place.ours.endswith("running_var") and (array < 0).any():
-            raise WeightsError(f"{file.path}: {place.theirs} holds negative numbers, and a variance has none")
+        _check_numbers(file, place, array)
+        in_symbol = symbol_names.get(place.ours, "")
+        attributes = file.norms.get(in_symbol)
+        symbol_tensors[in_symbol] = array
+        if attributes:
+            told.append(attributes)
         if place.fixed is None:
-            weights[place.ours] = array
-        elif place.ours.endswith("bias") and array.any():  # MXNet adds such a shift, though nothing trains it
+            weights[place.ours] = np.ones_like(array) if attributes and attributes.fix_gamma else array
+        elif place.fixed == 0 and array.any():  # MXNet adds such a shift, though nothing trains it
             raise WeightsError(f"{file.path}: {place.theirs} is not 0, and {match.plan.spec.name} has no shift there")
-    planned = plan(_with_norms(file, match))
-    for place in match.places:
-        attributes = file.norms.get(place.theirs)
-        if attributes and attributes.fix_gamma and place.fixed is None:
-            weights[place.ours] = np.ones_like(weights[place.ours])
-    return Identity(planned, match.layout, match.counted, match.prefix, weights, guessed, others)
+        elif place.fixed == 1 and attributes and not attributes.fix_gamma and (array != 1).any():
+            raise WeightsError(f"{file.path}: {place.theirs} is not 1, and {match.plan.spec.name} has no scale there")
+    fitted = plan(_with_norms(file, match.plan.spec, told))
+    tensors = symbol_tensors if file.symbol else {}
+    return Identity(fitted, match.layout, match.counted, match.prefix, weights, tensors, guessed)
 
 
-def _with_norms(file: CheckpointFile, match: _Match) -> ResNetSpec:
+def _check_numbers(file: CheckpointFile, place: Place, array: np.ndarray) -> None:  # type: ignore[type-arg]
+    """Refuse what no sound network holds."""
+    if not np.issubdtype(array.dtype, np.floating):
+        raise WeightsError(f"{file.path}: {place.theirs} holds {array.dtype} numbers, expected floating point")
+    if not np.isfinite(array).all():
+        count = int(np.size(array) - np.isfinite(array).sum())
+        raise WeightsError(f"{file.path}: {place.theirs} holds {count} numbers that are NaN or infinite")
+    if place.ours.endswith("running_var") and (array < 0).any():
+        raise WeightsError(f"{file.path}: {place.theirs} holds negative numbers, and a variance has none")
+
+
+def _symbol_names(file: CheckpointFile, match: _Match) -> dict[str, str]:
+    """What the symbol beside a file calls our arrays.
+
+    Raises:
+        WeightsError: if its norms are not this network's: a symbol of another would say wrong things of this one.
+    """
+    named = list(match.places)
+    if not match.counted:
+        made_up = places(match.plan, match.layout, counted=True) or []
+        named, _ = _as_in(list(file.symbol_names), made_up, match.layout)
+    names = {place.ours: place.theirs for place in named}
+    gammas = {name for name in names.values() if name.endswith("gamma")}
+    if gammas != set(file.norms):
+        odd = sorted(gammas ^ set(file.norms))
+        raise WeightsError(
+            f"{file.symbol}: its norms are not those of {file.path.name} ({', '.join(odd[:3])}, …); "
+            "move it away if it belongs to another network"
+        )
+    return names
+
+
+def _with_norms(file: CheckpointFile, spec: ResNetSpec, told: list[NormAttributes]) -> ResNetSpec:
     """The spec with the eps and momentum that the symbol beside the file gives all norms alike."""
-    spec = match.plan.spec
-    gammas = [place.theirs for place in match.places if place.theirs.endswith("gamma")]
-    told = [file.norms[name] for name in gammas if name in file.norms]
     if not told:
         return spec
     if len({(one.eps, one.momentum) for one in told}) > 1:
         values = ", ".join(sorted({f"{one.eps:g}" for one in told}))
-        raise SpecError(
-            f"$.norm_eps: {file.symbol} gives its norms different eps or momentum ({values}); a spec has one"
-        )
-    return msgspec.structs.replace(spec, norm_eps=told[0].eps, norm_momentum=round(1 - told[0].momentum, 12))
+        raise WeightsError(f"{file.symbol}: gives its norms different eps or momentum ({values}), and a spec has one")
+    fitted = msgspec.structs.replace(spec, norm_eps=told[0].eps, norm_momentum=round(1 - told[0].momentum, 12))
+    try:
+        plan(fitted)
+    except SpecError as error:
+        raise WeightsError(f"{file.symbol}: {error}") from None
+    return fitted

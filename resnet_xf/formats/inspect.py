@@ -8,7 +8,7 @@ import msgspec
 
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.formats.files import TITLES, read_checkpoint
-from resnet_xf.formats.identify import identify
+from resnet_xf.formats.identify import identify, twins
 from resnet_xf.spec import ResNetSpec
 
 
@@ -71,7 +71,7 @@ def inspect(path: str | Path, spec: ResNetSpec | None = None) -> Inspection:
         bytes=file.path.stat().st_size,
         network=network,
         spec=known,
-        others=found.others if found else (),
+        others=tuple(twins(found.plan)) if found else (),
         prefix=file.prefix + (found.prefix if found else ""),
         tensors=tuple(TensorInfo(name, array.shape, str(array.dtype)) for name, array in file.tensors.items()),
         numbers=sum(array.size for array in file.tensors.values()),
