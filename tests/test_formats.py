@@ -1,5 +1,6 @@
 """Checkpoints in at one framework and out at the other."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -574,6 +575,30 @@ def test_inspect_tells_what_a_file_is(good, tmp_path) -> None:
     part = inspect(tmp_path / "part.params")
     assert part.problem is not None
     assert "missing" in part.problem
+
+
+# Digests of the names of all arrays, structural and exported, that GluonCV's own code gives on MXNet 1.9.1.
+GLUONCV_NAMES = {
+    "cifar_resnet20_v1": ("cifarresnetv10_", "36d220955826d039", "e7a81f4ab87e6907"),
+    "cifar_resnet20_v2": ("cifarresnetv20_", "6b8158bed070fa48", "0968b3cc0e267e13"),
+    "cifar_wideresnet16_10": ("cifarwideresnet0_", "bf698ac8a91fe6a6", "f2af77e7bb0b53b0"),
+    "resnet50_v1b": ("resnetv1b_", "6b0466d961693cad", "1713d57e0c058ad0"),
+    "resnet50_v1d": ("resnetv1d_", "f175da9eb986b074", "547a831529720fd0"),
+    "resnet50_v1s": ("resnetv1s_", "626df8ffa90a8731", "2c3d9a18c35204aa"),
+}
+
+
+@pytest.mark.parametrize("name", GLUONCV_NAMES)
+def test_gluoncvs_networks_have_these_very_names(name: str) -> None:
+    prefix, structural, exported_ = GLUONCV_NAMES[name]
+    of_structural = next(one for one in LAYOUTS if one.is_own(name))
+    of_exported = of_structural if of_structural.scopes else next(one for one in LAYOUTS if "exported" in one.title)
+    for layout, counted, begin, digest in (
+        (of_structural, False, "", structural),
+        (of_exported, True, prefix, exported_),
+    ):
+        names = sorted(begin + place.theirs for place in places(plan(name), layout, counted=counted) or ())
+        assert hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest() == digest
 
 
 def test_every_layout_names_every_array_once() -> None:

@@ -22,12 +22,16 @@ from resnet_xf import (
     trace,
 )
 from resnet_xf.measures import float32_bound, relative_error, same_bits
+from resnet_xf.zoo import REFERENCE
 from sabotage import Saboteur, only
 from strategies import specs
 
 FIRST = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet50_v1", "d2l_resnet18")
 SIZES = [(name, (224, 224)) for name in FIRST] + [("d2l_resnet18", (96, 96))]
-OTHERS = [name for name in list_models() if name not in FIRST]
+# Not the Gluon zoo's, which test_zoo holds against their reference on both backends, nor GluonCV's, which are timm's.
+# Two of the largest are other sizes of their neighbours, and cost ten seconds each.
+PROVEN = ("resnet50_v1b", "resnet50_v1c", "resnet50_v1d", "resnet50_v1s", "wide_resnet101_2", "resnext101_32x8d")
+OTHERS = [n for n in list_models() if n not in (*FIRST, *PROVEN) and REFERENCE[n] != "gluon"]
 
 
 @pytest.mark.parametrize("name, size", SIZES, ids=[f"{name}-{size[0]}" for name, size in SIZES])
@@ -48,10 +52,11 @@ def test_every_other_zoo_network_is_too_at_a_smaller_size(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, size", [("resnet50", 64), ("resnet152", 64), ("cifar_resnet110_v1", 32), ("cifar_resnet110_v2", 32)]
+    "name, size, seeds",
+    [("resnet50", 64, 3), ("resnet152", 64, 2), ("cifar_resnet110_v1", 32, 3), ("cifar_resnet110_v2", 32, 3)],
 )
-def test_float32_stays_far_within_its_bound_whatever_the_seed(name: str, size: int) -> None:
-    for seed in range(3):
+def test_float32_stays_far_within_its_bound_whatever_the_seed(name: str, size: int, seeds: int) -> None:
+    for seed in range(1, seeds):
         last = assert_parity(name, image_size=(size, size), seed=seed).rungs[-1]
         assert last.value < last.bound / 3
 
@@ -80,6 +85,13 @@ def test_any_sound_spec_is_the_same_on_both_backends(spec: ResNetSpec) -> None:
     except ShapeError:
         reject()  # a small image, pooled to less than a window of the next pool
     assert_parity(spec)
+
+
+def slim(name: str) -> ResNetSpec:
+    """The network with a quarter of its channels, which is as good to break and quicker to build."""
+    spec = get_spec(name)
+    stages = tuple(msgspec.structs.replace(stage, channels=stage.channels // 4) for stage in spec.stages)
+    return msgspec.structs.replace(spec, stem=msgspec.structs.replace(spec.stem, width=16), stages=stages)
 
 
 def flipped(tensor: str):
@@ -142,7 +154,7 @@ DEFECTS = {
 @pytest.mark.parametrize("name, planted, expected", DEFECTS.values(), ids=DEFECTS)
 def test_one_planted_defect_fails_the_right_rung_at_the_right_layer(broken: str, name: str, planted, expected) -> None:
     backends = [Saboteur(b, **planted) if b == broken else b for b in ("torch", "mxnet")]
-    report = parity(name, backends, image_size=(64, 64))
+    report = parity(slim(name), backends, image_size=(64, 64))
     assert not report.holds
     failure = report.failure
     assert failure is not None

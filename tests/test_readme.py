@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_xf import ResNetSpec, cli
+from resnet_xf import ResNetSpec, cli, list_models
 from resnet_xf.plan import plan
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
@@ -29,6 +29,10 @@ def test_the_same_network_stands_there_in_python_and_in_toml() -> None:
     exec(blocks("python")[0].partition("for row")[0], scope)
     assert scope["spec"] == spec
     assert plan(spec)
+
+
+def test_the_number_of_networks_is_the_zoos() -> None:
+    assert f"shows {len(list_models())} networks" in TEXT
 
 
 def test_the_ladder_shown_is_the_ladder_printed(capsys, monkeypatch) -> None:

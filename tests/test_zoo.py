@@ -11,15 +11,18 @@ from resnet_xf import (
     assert_parity,
     build,
     draw_weights,
+    features,
     get_backend,
     get_spec,
     list_models,
     photographs,
     plan,
+    trace,
 )
 from resnet_xf.data import digits
 from resnet_xf.formats import identify, read_checkpoint
 from resnet_xf.measures import relative_error
+from resnet_xf.trace import count_macs
 from resnet_xf.zoo import ALIASES, REFERENCE, ZOO, with_output_stride
 from resnet_xf_mxnet.loan import mx
 
@@ -70,7 +73,29 @@ def test_torchvisions_and_timms_weights_load_strictly_and_give_their_outputs_to_
     shown = torch.from_numpy(photographs((96, 80)))
     with torch.inference_mode():
         assert torch.equal(ours(shown), theirs(shown))
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    whole = trace(name, (1, 3, 96, 80))[0]
+    observed = get_backend("torch").trace(theirs, photographs((96, 80))[:1]).layers.values()
+    assert whole.parameters == sum(p.numel() for p in theirs.parameters())
+    assert whole.macs == sum(count_macs(layer.weight_shapes, layer.output_shape) for layer in observed)
+
+
+def test_feature_maps_are_timms() -> None:
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    theirs = timm.create_model("resnet50d", features_only=True, zero_init_last=False).eval()
+    weights = {k: v.numpy() for k, v in theirs.state_dict().items()} | {
+        "fc.weight": np.zeros((1000, 2048), np.float32),
+        "fc.bias": np.zeros(1000, np.float32),
+    }
+    stages = theirs.feature_info.module_name()
+    ours = features("resnet50d", "torch", out=stages, weights=weights).eval()
+    shown = torch.from_numpy(photographs((96, 80)))
+    with torch.inference_mode():
+        maps, wanted = ours(shown), theirs(shown)
+    assert stages == ["act1", "layer1", "layer2", "layer3", "layer4"]
+    assert all(torch.equal(got, one) for got, one in zip(maps, wanted, strict=True))
 
 
 @pytest.mark.parametrize("stride", [8, 16])

@@ -14,7 +14,7 @@ from resnet_xf.measures import relative_error
 from resnet_xf.plan import Plan
 from resnet_xf.weights import Array, Weights
 
-LARGE = 2**27
+LARGE = 2**28
 """Bytes of weights from which on memory counts for more than the tenth of a second that it takes to free it."""
 
 

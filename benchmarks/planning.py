@@ -1,0 +1,95 @@
+"""What a network costs before it computes anything: importing, planning, tracing, building; and whether that is linear.
+
+``python benchmarks/planning.py`` prints the tables and writes ``benchmarks/results/planning.json``. Every time is the
+median of several, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from resnet_xf import ResNetSpec, Stage, Stem, get_backend, get_spec, plan, trace
+from resnet_xf.parity.report import environment
+
+RESULTS = Path(__file__).parent / "results" / "planning.json"
+MODELS = ("resnet18", "resnet50", "resnet152", "cifar_resnet110_v1")
+BLOCKS = (8, 16, 32, 64, 128, 256, 512)
+
+
+def milliseconds(work: Callable[[], object], times: int = 7) -> float:
+    """The median time of a call."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        taken.append((time.perf_counter() - start) * 1e3)
+    return round(median(taken), 3)
+
+
+def importing() -> float:
+    """How long ``import resnet_xf`` takes beyond NumPy, by ``-X importtime``."""
+    taken = []
+    for _ in range(5):
+        command = [sys.executable, "-X", "importtime", "-c", "import resnet_xf"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        cumulative = {name: int(us) for us, name in re.findall(r"\| +(\d+) \| +([\w.]+)$", said, re.MULTILINE)}
+        taken.append((cumulative["resnet_xf"] - cumulative["numpy"]) / 1e3)
+    return round(median(taken), 1)
+
+
+def deep(blocks: int) -> ResNetSpec:
+    """A narrow network of any depth."""
+    return ResNetSpec(name="deep", stem=Stem(kind="conv3", width=8), stages=(Stage(depth=blocks, channels=8),))
+
+
+def exponent(sizes: tuple[int, ...], times: list[float]) -> float:
+    """The slope of log time against log size, by least squares: 1 is linear."""
+    x, y = [math.log(size) for size in sizes], [math.log(one) for one in times]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    return round(slope, 2)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    backends = [get_backend(name) for name in ("torch", "mxnet")]
+
+    def build(spec: ResNetSpec) -> dict[str, float]:
+        root = plan(spec).root
+        return {f"build {b.name}": milliseconds(lambda b=b: b.build(root), times=3) for b in backends}
+
+    rows = {}
+    for name in MODELS:
+        spec = get_spec(name)
+        shape = (1, spec.in_channels, *spec.image_size)
+        rows[name] = {"plan and trace": milliseconds(lambda s=spec, i=shape: trace(plan(s), i))} | build(spec)
+    scaling = {
+        "plan and trace": [milliseconds(lambda n=n: trace(plan(deep(n)), (1, 3, 32, 32))) for n in BLOCKS],
+    } | {key: [build(deep(n))[key] for n in BLOCKS] for key in ("build torch", "build mxnet")}
+    result = {
+        "command": "python benchmarks/planning.py",
+        "environment": environment() | {b.name: b.version() for b in backends},
+        "import beyond NumPy, ms": importing(),
+        "models, ms": rows,
+        "blocks": BLOCKS,
+        "by blocks, ms": scaling,
+        "exponent of time against blocks": {key: exponent(BLOCKS, times) for key, times in scaling.items()},
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    for key, value in result.items():
+        print(f"{key}: {value}" if not isinstance(value, dict) else f"{key}:")
+        for name, one in value.items() if isinstance(value, dict) else ():
+            print(f"  {name}: {one}")
+
+
+if __name__ == "__main__":
+    main()
