@@ -104,8 +104,10 @@ def get_backend(name: str | None = None) -> Backend:
     """
     origin = ""
     if name is None:
-        name = os.environ.get(VARIABLE) or _default()
-        origin = f"{VARIABLE}: " if os.environ.get(VARIABLE) else ""
+        if name := os.environ.get(VARIABLE):
+            origin = f"{VARIABLE}: "
+        else:
+            name = _default()
     name = ALIASES.get(name.lower(), name.lower())
     if name not in list_backends():
         raise BackendError(f"{origin}no backend is called {name!r}; choose one of {', '.join(list_backends())}")

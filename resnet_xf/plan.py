@@ -26,7 +26,7 @@ from resnet_xf.nodes import (
     Taps,
 )
 from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem, checked
-from resnet_xf.zoo import ZOO, get_spec
+from resnet_xf.zoo import get_spec
 
 RELU = Activation("relu")
 
@@ -45,13 +45,13 @@ def plan(spec: ResNetSpec | str) -> Plan:
     Raises:
         SpecError: the message begins with the path of the field that is wrong, as ``$.stages[1].groups``.
     """
-    if isinstance(spec, str) and spec not in ZOO:
+    if isinstance(spec, str):
+        named = get_spec(spec)
         try:
-            return plan(get_spec(spec))
-        except SpecError as error:
-            known = str(error).startswith("$")  # the file is sound as TOML, and its fields contradict each other
-            raise SpecError(f"{spec}: {error}" if known else str(error)) from None
-    spec = _sound(get_spec(spec) if isinstance(spec, str) else spec)
+            return plan(named)
+        except SpecError as error:  # a file that reads well, whose fields contradict each other
+            raise SpecError(f"{spec}: {error}") from None
+    spec = _sound(spec)
     layers = list(_stem(spec.stem, spec))
     channels, dilation = spec.stem.width, 1
     for index, stage in enumerate(spec.stages):

@@ -137,11 +137,9 @@ def write_checkpoint(path: str | Path, weights: Weights, planned: Plan) -> str:
 
 def gluon_layout(planned: Plan) -> tuple[Layout, str | None]:
     """The Gluon family whose network the plan equals, and that network's name there; else our own names and None."""
-    for layout in LAYOUTS:
-        own = _equal(planned, [name for name in ZOO if layout.is_own(name) and layout is not GLUON])
-        if own is not None:
-            return layout, own
-    return GLUON, None
+    families = {name: layout for layout in LAYOUTS if layout is not GLUON for name in ZOO if layout.is_own(name)}
+    own = _equal(planned, families)
+    return (families[own], own) if own else (GLUON, None)
 
 
 def _equal(planned: Plan, names: Iterable[str]) -> str | None:

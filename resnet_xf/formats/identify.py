@@ -15,7 +15,7 @@ from resnet_xf.formats.gluon_symbol import NormAttributes
 from resnet_xf.formats.layouts import LAYOUTS, Layout, Place, places
 from resnet_xf.plan import Plan, plan
 from resnet_xf.spec import ResNetSpec
-from resnet_xf.weights import Weights, all_weight_shapes
+from resnet_xf.weights import Array, Weights, all_weight_shapes
 from resnet_xf.zoo import ZOO
 
 FIRST = ("conv1.weight", "conv1.0.weight")
@@ -170,14 +170,11 @@ def _identity(file: CheckpointFile, match: _Match, *, guessed: bool) -> Identity
     """The match with its arrays under neutral names, what a symbol beside says of its norms taken in."""
     weights: Weights = {}
     symbol_names = _symbol_names(file, match) if file.symbol else {}
-    symbol_tensors: Weights = {}
     told: list[NormAttributes] = []
     for place in match.places:
         array = file.tensors[place.theirs]
         _check_numbers(file, place, array)
-        in_symbol = symbol_names.get(place.ours, "")
-        attributes = file.norms.get(in_symbol)
-        symbol_tensors[in_symbol] = array
+        attributes = file.norms.get(symbol_names.get(place.ours, ""))
         if attributes:
             told.append(attributes)
         if place.fixed is None:
@@ -186,12 +183,12 @@ def _identity(file: CheckpointFile, match: _Match, *, guessed: bool) -> Identity
             raise WeightsError(f"{file.path}: {place.theirs} is not 0, and {match.plan.spec.name} has no shift there")
         elif place.fixed == 1 and attributes and not attributes.fix_gamma and (array != 1).any():
             raise WeightsError(f"{file.path}: {place.theirs} is not 1, and {match.plan.spec.name} has no scale there")
-    fitted = plan(_with_norms(file, match.plan.spec, told))
-    tensors = symbol_tensors if file.symbol else {}
-    return Identity(fitted, match.layout, match.counted, match.prefix, weights, tensors, guessed)
+    fitted = _with_norms(file, match.plan, told)
+    in_symbol = {symbol_names[p.ours]: file.tensors[p.theirs] for p in match.places} if symbol_names else {}
+    return Identity(fitted, match.layout, match.counted, match.prefix, weights, in_symbol, guessed)
 
 
-def _check_numbers(file: CheckpointFile, place: Place, array: np.ndarray) -> None:  # type: ignore[type-arg]
+def _check_numbers(file: CheckpointFile, place: Place, array: Array) -> None:
     """Refuse what no sound network holds."""
     if not np.issubdtype(array.dtype, np.floating):
         raise WeightsError(f"{file.path}: {place.theirs} holds {array.dtype} numbers, expected floating point")
@@ -223,16 +220,15 @@ def _symbol_names(file: CheckpointFile, match: _Match) -> dict[str, str]:
     return names
 
 
-def _with_norms(file: CheckpointFile, spec: ResNetSpec, told: list[NormAttributes]) -> ResNetSpec:
-    """The spec with the eps and momentum that the symbol beside the file gives all norms alike."""
+def _with_norms(file: CheckpointFile, planned: Plan, told: list[NormAttributes]) -> Plan:
+    """The plan with the eps and momentum that the symbol beside the file gives all norms alike."""
     if not told:
-        return spec
+        return planned
     if len({(one.eps, one.momentum) for one in told}) > 1:
         values = ", ".join(sorted({f"{one.eps:g}" for one in told}))
         raise WeightsError(f"{file.symbol}: gives its norms different eps or momentum ({values}), and a spec has one")
-    fitted = msgspec.structs.replace(spec, norm_eps=told[0].eps, norm_momentum=round(1 - told[0].momentum, 12))
+    settings = {"norm_eps": told[0].eps, "norm_momentum": round(1 - told[0].momentum, 12)}
     try:
-        plan(fitted)
+        return plan(msgspec.structs.replace(planned.spec, **settings))
     except SpecError as error:
         raise WeightsError(f"{file.symbol}: {error}") from None
-    return fitted

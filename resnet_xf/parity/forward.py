@@ -21,8 +21,7 @@ def determinism(subject: Subject) -> Finding:
         first = subject.output(backend, "float32")
         second = backend.forward(subject.fresh(backend, "float32"), subject.images)
         if not same_bits(first, second):
-            where = "the whole network"
-            return Finding(1, 0, f"{backend.name} gives other numbers the second time", where)
+            return Finding(1, 0, f"{backend.name} gives other numbers the second time", "the whole network")
     return Finding(0, 0, "two builds, two runs, equal to the bit")
 
 
