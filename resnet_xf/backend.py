@@ -14,11 +14,13 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 from resnet_xf.errors import BackendError
+from resnet_xf.learner import Learner, Task
 from resnet_xf.nodes import Node
 from resnet_xf.plan import Plan, plan_features, root_of
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.trace import ObservedTrace
 from resnet_xf.weights import Array, Weights, all_weight_shapes, draw_weights, require_memory, without_counters
+from resnet_xf.workers import Role
 
 GROUP = "resnet_xf.backends"
 VARIABLE = "RESNET_XF_BACKEND"
@@ -61,6 +63,14 @@ class Backend(Protocol):
 
     def capture(self, network: Any, images: Array, names: Collection[str]) -> dict[str, Array]:
         """Run the network in inference mode and bring back the outputs of the named layers."""
+        ...
+
+    def learner(self, task: Task) -> Learner:
+        """What trains a network; the weights are loaded afterwards. Raises BackendError if it cannot do the task."""
+        ...
+
+    def roles(self, workers: int) -> list[Role]:
+        """The processes that train together on this machine: that many workers, and what serves them."""
         ...
 
 

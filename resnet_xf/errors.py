@@ -36,3 +36,23 @@ class BackendError(ResNetXFError, RuntimeError):
     def __init__(self, message: str, mend: str | None = None) -> None:
         super().__init__(f"{message}; run: {mend}" if mend else message)
         self.problem, self.mend = message, mend
+
+
+class RecipeError(ResNetXFError, ValueError):
+    """A recipe is malformed or does not fit; the message begins with the path of the field."""
+
+
+class CheckpointError(ResNetXFError, ValueError):
+    """A run's checkpoint cannot be read, written or used; the message names its file."""
+
+
+class TrainingError(ResNetXFError, RuntimeError):
+    """A run cannot go on; the message names the step and the last good checkpoint."""
+
+
+class TrainingStopped(ResNetXFError):  # noqa: N818 - it was asked for, so it is no error
+    """A run was asked to stop by a signal, and has written its checkpoint; ``signal`` is the number."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

@@ -25,7 +25,7 @@ from resnet_xf.nodes import (
     Sequential,
     Taps,
 )
-from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem, checked
+from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
 from resnet_xf.zoo import get_spec
 
 RELU = Activation("relu")
@@ -136,7 +136,7 @@ def _sound(spec: ResNetSpec) -> ResNetSpec:
     """The spec, or a SpecError for a field that its own types cannot rule out."""
     if not isinstance(spec, ResNetSpec):
         raise SpecError(f"expected a spec or the name of one, got a {type(spec).__name__}")
-    spec = checked(spec)
+    spec = spec.checked()
     bottleneck = spec.block == "bottleneck"
     complaints = {
         "$.stem.hidden: only a stem of kind 'deep' has hidden channels; leave it out": (

@@ -1,32 +1,24 @@
 """What a person writes: a residual network as frozen data, read from and written to TOML and JSON.
 
-The vocabulary is timm's and torchvision's. Types and ranges are checked here, by msgspec; what types cannot
-say (groups divide channels, say) is checked by :func:`resnet_xf.plan.plan`. Either way the error begins
-with the path of the field.
+The vocabulary is timm's and torchvision's. What types cannot say (groups divide channels, say) is checked by
+:func:`resnet_xf.plan.plan`.
 """
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
-import numpy as np
-from msgspec import Meta, inspect
+from msgspec import Meta
 
-from resnet_xf.errors import SpecError
+from resnet_xf.documents import Document, Struct
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Depth = Annotated[int, Meta(ge=1, le=10_000)]
+Name = Annotated[str, Meta(min_length=1, pattern=r"^[\w.\-]+$")]
 Stride = Annotated[int, Meta(ge=1, le=8)]
 
 
-class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Frozen, unknown fields refused; what equals its default is not written out."""
-
-
-class Stem(_Struct, frozen=True, kw_only=True):
+class Stem(Struct, frozen=True, kw_only=True):
     """The layers before the first stage.
 
     Attributes:
@@ -51,7 +43,7 @@ class Stem(_Struct, frozen=True, kw_only=True):
     pool: bool = True
 
 
-class Stage(_Struct, frozen=True, kw_only=True):
+class Stage(Struct, frozen=True, kw_only=True):
     """A run of residual blocks of one width.
 
     Attributes:
@@ -73,7 +65,7 @@ class Stage(_Struct, frozen=True, kw_only=True):
     first_dilation: Stride | None = None
 
 
-class SqueezeExcitation(_Struct, frozen=True, kw_only=True):
+class SqueezeExcitation(Struct, frozen=True, kw_only=True):
     """A gate on the channels of each block's output, before the sum (Hu et al. 2018; timm's ``se``).
 
     Attributes:
@@ -87,7 +79,7 @@ class SqueezeExcitation(_Struct, frozen=True, kw_only=True):
     bias: bool = True
 
 
-class ResNetSpec(_Struct, frozen=True, kw_only=True):
+class ResNetSpec(Document, frozen=True, kw_only=True):
     """A residual network.
 
     Attributes:
@@ -113,7 +105,9 @@ class ResNetSpec(_Struct, frozen=True, kw_only=True):
         zero_init_last: the last norm of each block begins at gamma 0 (Goyal et al. 2017).
     """
 
-    name: Annotated[str, Meta(min_length=1, pattern=r"^[\w.\-]+$")]
+    title = "a spec"
+
+    name: Name
     in_channels: Count = 3
     num_classes: Count = 1000
     image_size: tuple[Count, Count] = (224, 224)
@@ -130,99 +124,3 @@ class ResNetSpec(_Struct, frozen=True, kw_only=True):
     norm_eps: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
     norm_momentum: Annotated[float, Meta(gt=0, le=1)] = 0.1
     zero_init_last: bool = False
-
-    def to_toml(self) -> str:
-        """The spec as TOML text; fields at their defaults are left out."""
-        return msgspec.toml.encode(self).decode()
-
-    def to_json(self) -> str:
-        """The spec as JSON text; fields at their defaults are left out."""
-        return msgspec.json.encode(self).decode()
-
-    @classmethod
-    def from_toml(cls, text: str) -> ResNetSpec:
-        """Read TOML text; raises SpecError with the path of the field that is wrong."""
-        try:
-            return msgspec.toml.decode(text, type=cls)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise SpecError(_path_first(error)) from None
-
-    @classmethod
-    def from_json(cls, text: str) -> ResNetSpec:
-        """Read JSON text; raises SpecError with the path of the field that is wrong."""
-        try:
-            return msgspec.json.decode(text, type=cls)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise SpecError(_path_first(error)) from None
-
-
-def checked(spec: ResNetSpec) -> ResNetSpec:
-    """The same spec, its types and ranges checked: constructing one in Python checks neither.
-
-    Raises:
-        SpecError: with the path of the field that is wrong.
-    """
-    try:
-        return msgspec.convert(msgspec.to_builtins(spec, enc_hook=_scalar), ResNetSpec)
-    except (msgspec.MsgspecError, TypeError) as error:
-        raise SpecError(_path_first(error)) from None
-
-
-def _scalar(value: object) -> object:
-    """NumPy's scalars as Python's; anything else is no part of a spec."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"a spec holds no {type(value).__name__}, and {value!r} is one")
-
-
-def read_spec(path: str | Path) -> ResNetSpec:
-    """Read a spec from a ``.toml`` or ``.json`` file.
-
-    Raises:
-        SpecError: if the file cannot be read or is malformed; the message names file and field.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    readers = {".toml": ResNetSpec.from_toml, ".json": ResNetSpec.from_json}
-    if suffix not in readers:
-        raise SpecError(f"{path}: a spec is a .toml or .json file")
-    try:
-        return readers[suffix](path.read_text(encoding="utf-8-sig"))
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not UTF-8 text") from None
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror}") from None
-
-
-def _path_first(error: Exception) -> str:
-    """Msgspec's message with its path in front and the choices behind: ``$.block: invalid … 'x'; one of …``."""
-    what, _, path = str(error).rpartition(" - at ") if " - at `$" in str(error) else (str(error), "", "")
-    path = path.strip("`") or "$"
-    what = re.sub(r"`str` matching regex .*", "a name of letters, digits, '.', '_' and '-'", what)
-    choices = _choices(path) if what.startswith(("Invalid enum", "Object contains unknown")) else ()
-    hint = f"; expected one of {', '.join(map(str, choices))}" if choices else ""
-    return f"{path}: {what[:1].lower()}{what[1:]}{hint}"
-
-
-def _choices(path: str) -> tuple[object, ...]:
-    """The literals, or else the names of the fields, that the place ``$.stages[0].…`` of a spec can hold."""
-    places: list[inspect.Type] = [inspect.type_info(ResNetSpec)]
-    for step in re.findall(r"\w+|\[", path.removeprefix("$")):
-        if step.isdigit():
-            continue
-        places = [inner for place in places for inner in _inside(place, step)]
-    literals = [value for place in places if isinstance(place, inspect.LiteralType) for value in place.values]
-    fields = [f.name for place in places if isinstance(place, inspect.StructType) for f in place.fields]
-    return tuple(literals or fields)
-
-
-def _inside(place: inspect.Type, step: str) -> list[inspect.Type]:
-    """The types one step down: a field of a struct, or (step ``[``) the items of an array."""
-    found: list[inspect.Type] = []
-    if isinstance(place, inspect.StructType):
-        found = [field.type for field in place.fields if field.name == step]
-    elif isinstance(place, inspect.VarTupleType):
-        found = [place.item_type]
-    return [option for one in found for option in (one.types if isinstance(one, inspect.UnionType) else [one])]

@@ -31,8 +31,11 @@ SAFETENSORS_DTYPES = {
 
 COUNTER = "num_batches_tracked"
 
-SPEC_KEY, DIGEST_KEY = "resnet_xf.spec", "resnet_xf.blake2b"
-"""Where in a safetensors file's metadata the spec stands, as JSON, and the digest of the whole."""
+SPEC_KEY, RUN_KEY, DIGEST_KEY = "resnet_xf.spec", "resnet_xf.run", "resnet_xf.blake2b"
+"""Where in a safetensors file's metadata the spec and a training run stand, as JSON, and the digest of the whole."""
+
+VELOCITY = "momentum/"
+"""What stands before the names of the optimiser's arrays in a run's checkpoint."""
 
 
 def all_weight_shapes(network: Plan | ResNetSpec | str | Node) -> dict[str, tuple[int, ...]]:
@@ -199,22 +202,27 @@ def save_weights(path: str | Path, weights: Mapping[str, Array], spec: ResNetSpe
     """
     dtype = np.result_type(*weights.values()) if weights else np.dtype("float32")
     check_weights(weights, all_weight_shapes(spec), dtype)
-    contiguous = {name: np.ascontiguousarray(array) for name, array in weights.items()}
     try:
-        with atomic(path) as temporary:
-            save_file(contiguous, temporary, metadata=metadata_of(spec, contiguous))
+        write_arrays(path, weights, {SPEC_KEY: spec.to_json()})
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from None
 
 
-def metadata_of(spec: ResNetSpec, arrays: Mapping[str, Array]) -> dict[str, str]:
-    """What we write into a safetensors file's metadata: the spec, and a digest of it and of every array."""
-    text = spec.to_json()
-    return {SPEC_KEY: text, DIGEST_KEY: _digest(text, arrays)}
+def write_arrays(path: str | Path, arrays: Mapping[str, Array], texts: Mapping[str, str]) -> None:
+    """Write arrays as safetensors, texts and a digest of all in its metadata; atomically.
+
+    Raises:
+        OSError, SafetensorError: if the file cannot be written; a file that stood there is left as it was.
+    """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with atomic(path) as temporary:
+        save_file(contiguous, temporary, metadata={**texts, DIGEST_KEY: _digest(texts, contiguous)})
 
 
-def _digest(spec: str, arrays: Mapping[str, Array]) -> str:
-    digest = hashlib.blake2b(spec.encode(), digest_size=16)
+def _digest(texts: Mapping[str, str], arrays: Mapping[str, Array]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for key in sorted(texts):
+        digest.update(texts[key].encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).data)
@@ -239,29 +247,42 @@ def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
 
 
 def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None]:
-    """Every array of a safetensors file (bfloat16 as float32), and the spec in its metadata if there is one.
+    """Every weight of a safetensors file (bfloat16 as float32), and the spec in its metadata if there is one.
+
+    What a training run's checkpoint holds besides weights is left out.
 
     Raises:
         WeightsError: if the file cannot be read, the spec is malformed, or we wrote it and it was changed since.
+    """
+    arrays, texts = read_arrays(path)
+    weights = {name: array for name, array in arrays.items() if not name.startswith(VELOCITY)}
+    try:
+        return weights, ResNetSpec.from_json(texts[SPEC_KEY]) if texts else None
+    except SpecError as error:
+        raise WeightsError(f"{path}: the spec in its metadata is malformed: {error}") from None
+
+
+def read_arrays(path: str | Path) -> tuple[Weights, dict[str, str]]:
+    """Every array of a safetensors file (bfloat16 as float32), and the texts that we wrote into its metadata.
+
+    Raises:
+        WeightsError: if the file cannot be read, or we wrote it and it was changed since.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
         entries = deserialize(Path(path).read_bytes())  # type: ignore[no-untyped-call]
         arrays = {name: _array(name, **entry) for name, entry in entries}
-        text, digest = metadata.get(SPEC_KEY), metadata.get(DIGEST_KEY)
-        if text is None and digest is None:
-            return arrays, None
-        if text is None or digest != _digest(text, arrays):
-            raise WeightsError("its digest does not agree with what it holds; the file is damaged or was changed")
-        return arrays, ResNetSpec.from_json(text)
     except (OSError, SafetensorError) as error:
         hint = "; `resnet-xf convert` makes one of a .pth or .params file"
         raise WeightsError(f"{path}: not readable as safetensors: {error}{hint}") from None
-    except SpecError as error:
-        raise WeightsError(f"{path}: the spec in its metadata is malformed: {error}") from None
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
+    texts = {key: metadata[key] for key in (SPEC_KEY, RUN_KEY) if key in metadata}
+    digest = metadata.get(DIGEST_KEY)
+    if (texts or digest is not None) and (SPEC_KEY not in texts or digest != _digest(texts, arrays)):
+        raise WeightsError(f"{path}: its digest does not agree with what it holds; the file is damaged or was changed")
+    return arrays, texts
 
 
 def _array(name: str, dtype: str, shape: list[int], data: bytes) -> Array:

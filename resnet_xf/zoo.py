@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from resnet_xf.errors import SpecError
-from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem, read_spec
+from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
 
 Block = Literal["basic", "bottleneck"]
 
@@ -198,7 +198,7 @@ def get_spec(name_or_path: str | Path) -> ResNetSpec:
     if name in ZOO or name in ALIASES:
         return ZOO[ALIASES.get(name, name)]
     if Path(name).suffix.lower() in (".toml", ".json") or Path(name).exists():
-        return read_spec(name)
+        return ResNetSpec.read(name)
     near = difflib.get_close_matches(name, ZOO, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`resnet-xf list` shows them all."
     raise SpecError(f"no spec is called {name!r}: {hint} A .toml or .json file serves as well.")

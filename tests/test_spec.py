@@ -2,7 +2,6 @@ import pytest
 from hypothesis import given
 
 from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, list_models, plan
-from resnet_xf.spec import read_spec
 from strategies import specs
 
 GOOD = {"name": "x", "stages": [{"depth": 1, "channels": 8}, {"depth": 2, "channels": 16, "stride": 2}]}
@@ -102,15 +101,15 @@ def test_unreadable_files_are_named(tmp_path, name: str, content: bytes, says: s
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(SpecError, match=says):
-        read_spec(path)
+        ResNetSpec.read(path)
 
 
 def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(SpecError, match=r"none\.toml: No such file"):
-        read_spec(tmp_path / "none.toml")
+        ResNetSpec.read(tmp_path / "none.toml")
     (tmp_path / "dir.toml").mkdir()
     with pytest.raises(SpecError, match="Is a directory"):
-        read_spec(tmp_path / "dir.toml")
+        ResNetSpec.read(tmp_path / "dir.toml")
 
 
 def test_an_unknown_name_suggests_near_ones() -> None:

@@ -15,7 +15,7 @@ from resnet_xf import (
     save_weights,
 )
 from resnet_xf.trace import count_parameters, trace
-from resnet_xf.weights import all_weight_shapes, metadata_of
+from resnet_xf.weights import SPEC_KEY, all_weight_shapes, write_arrays
 from strategies import specs
 
 SMALL = ResNetSpec(name="small", stem=Stem(width=8), stages=(Stage(depth=1, channels=8),), num_classes=3)
@@ -192,6 +192,6 @@ def test_unreadable_files_are_refused(tmp_path) -> None:
     with pytest.raises(WeightsError, match="holds no spec"):
         load_weights(path)
     other = {"a": np.zeros(3, np.float32)}
-    save_file(other, path, metadata=metadata_of(SMALL, other))
+    write_arrays(path, other, {SPEC_KEY: SMALL.to_json()})
     with pytest.raises(WeightsError, match="missing: conv1.weight, .* left over: a"):
         load_weights(path)

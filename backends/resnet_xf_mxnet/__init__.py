@@ -10,16 +10,17 @@ import numpy as np
 
 from resnet_xf.backend import Backend
 from resnet_xf.errors import one_line
-from resnet_xf.nodes import Node, join
+from resnet_xf.learner import Learner, Task
+from resnet_xf.nodes import Node
 from resnet_xf.trace import Observed, ObservedTrace
-from resnet_xf.weights import Array, Weights, check_weights, plain
+from resnet_xf.weights import Array, Weights, check_weights
+from resnet_xf.workers import Role
 from resnet_xf_mxnet import builder
+from resnet_xf_mxnet.arrays import named_blocks, ndarray, own_weights, weights_of
+from resnet_xf_mxnet.learner import MxnetLearner, roles
 from resnet_xf_mxnet.loan import mx
 
 __all__ = ["BACKEND"]
-
-LAST_WORDS = {"gamma": "weight", "beta": "bias"}
-"""What Gluon's norms call their scale and shift, and what everyone else does."""
 
 
 class MxnetBackend:
@@ -44,14 +45,14 @@ class MxnetBackend:
 
     def load(self, network: Any, weights: Mapping[str, Array]) -> None:
         """Set weights by name; raises WeightsError unless they fit exactly."""
-        own = _weights(network)
+        own = weights_of(network)
         check_weights(weights, {name: param.shape for name, param in own.items()}, _dtype(network))
         for name, param in own.items():
-            param.set_data(_ndarray(weights[name], param.dtype, mx.cpu()))
+            param.set_data(ndarray(weights[name], param.dtype, mx.cpu()))
 
     def dump(self, network: Any) -> Weights:
         """A copy of the weights by name."""
-        return {name: param.data(param.list_ctx()[0]).asnumpy() for name, param in _weights(network).items()}
+        return {name: param.data(param.list_ctx()[0]).asnumpy() for name, param in weights_of(network).items()}
 
     def forward(self, network: Any, images: Array) -> Array:
         """The output for images ``(N, C, H, W)``, in inference mode and the network's dtype."""
@@ -61,7 +62,7 @@ class MxnetBackend:
 
     def trace(self, network: Any, images: Array) -> ObservedTrace:
         """What every named block showed while running."""
-        blocks = dict(_named_blocks(network))
+        blocks = dict(named_blocks(network))
         shapes: dict[str, tuple[int, ...]] = {}
         error = None
         try:
@@ -69,7 +70,7 @@ class MxnetBackend:
         except (mx.MXNetError, ValueError) as broken:
             error = one_line(broken)
         layers = {
-            name: Observed(shapes[name], {k: p.shape for k, p in _own_weights(block).items()}, _settings(block))
+            name: Observed(shapes[name], {k: p.shape for k, p in own_weights(block).items()}, _settings(block))
             for name, block in blocks.items()
             if name in shapes
         }
@@ -78,9 +79,17 @@ class MxnetBackend:
     def capture(self, network: Any, images: Array, names: Collection[str]) -> dict[str, Array]:
         """The outputs of the named blocks."""
         outputs: Weights = {}
-        chosen = {name: block for name, block in _named_blocks(network) if name in names}
+        chosen = {name: block for name, block in named_blocks(network) if name in names}
         self._watch(network, images, chosen, lambda name, output: outputs.update({name: output.asnumpy()}))
         return outputs
+
+    def learner(self, task: Task) -> Learner:
+        """A learner for a task."""
+        return MxnetLearner(task)
+
+    def roles(self, workers: int) -> list[Role]:
+        """The processes of ``dist_sync``: a scheduler, a server, the workers."""
+        return roles(workers)
 
     @staticmethod
     def _watch(network: Any, images: Array, blocks: Mapping[str, Any], look: Callable[[str, Any], None]) -> None:
@@ -98,20 +107,6 @@ class MxnetBackend:
                 handle.detach()
 
 
-def _named_blocks(block: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every block below and including ``block`` with its dotted name, as PyTorch's ``named_modules``."""
-    yield name, block
-    for child_name, child in block._children.items():
-        yield from _named_blocks(child, join(name, child_name))
-
-
-def _own_weights(block: Any) -> dict[str, Any]:
-    """One block's own parameters by neutral name, without those that a norm holds but does not use."""
-    unused = ("gamma", "beta") if isinstance(block, mx.gluon.nn.BatchNorm) and block._kwargs["fix_gamma"] else ()
-    params = block._reg_params.items()
-    return {LAST_WORDS.get(name, name): param for name, param in params if name not in unused}
-
-
 def _last(output: Any) -> Any:
     """A backbone gives a list of maps; the last is the deepest."""
     return output[-1] if isinstance(output, list | tuple) else output
@@ -124,37 +119,21 @@ def _settings(block: Any) -> dict[str, float]:
     return {"eps": block._kwargs["eps"], "momentum": 1 - block._kwargs["momentum"]}
 
 
-def _weights(network: Any) -> dict[str, Any]:
-    """The network's parameters by neutral name, in the order of registration."""
-    return {
-        join(name, suffix): param
-        for name, block in _named_blocks(network)
-        for suffix, param in _own_weights(block).items()
-    }
-
-
 def _dtype(network: Any) -> np.dtype[Any]:
     """The network's dtype; one without weights computes in float32."""
-    return next((np.dtype(param.dtype) for param in _weights(network).values()), np.dtype("float32"))
+    return next((np.dtype(param.dtype) for param in weights_of(network).values()), np.dtype("float32"))
 
 
 def _array(network: Any, images: Array) -> Any:
     """Images on the network's device, in its dtype."""
-    context = next((param.list_ctx()[0] for param in _weights(network).values()), mx.cpu())
-    return _ndarray(images, _dtype(network), context)
-
-
-def _ndarray(array: Array, dtype: Any, context: Any) -> Any:
-    """An NDArray of the same numbers. ``mx.nd.array`` would do, but asks SciPy for a name that is going away."""
-    made = mx.nd.empty(array.shape, ctx=context, dtype=dtype)
-    made[:] = plain(array)
-    return made
+    context = next((param.list_ctx()[0] for param in weights_of(network).values()), mx.cpu())
+    return ndarray(images, _dtype(network), context)
 
 
 @contextmanager
 def _imperative(network: Any) -> Iterator[None]:
     """Run a hybridized network block by block, so that hooks on inner blocks fire."""
-    active = [block for _, block in _named_blocks(network) if block._active]
+    active = [block for _, block in named_blocks(network) if block._active]
     for block in active:
         block._active = False
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resnet_xf.errors import WeightsError, one_line
 from resnet_xf.weights import Array
-from resnet_xf_mxnet import _ndarray
+from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.loan import mx
 
 
@@ -25,14 +25,14 @@ def run_reference(
     network = mx.gluon.model_zoo.vision.get_model(model, classes=num_classes)
     network.initialize(ctx=mx.cpu())
     network.cast("float64")
-    network(_ndarray(images[:1], "float64", mx.cpu()))  # settles the shapes that wait for an input
+    network(ndarray(images[:1], "float64", mx.cpu()))  # settles the shapes that wait for an input
     params = network._collect_params_with_prefix()
     if {name: param.shape for name, param in params.items()} != {name: array.shape for name, array in weights.items()}:
         return None
     for name, param in params.items():
-        param.set_data(_ndarray(weights[name], "float64", mx.cpu()))
+        param.set_data(ndarray(weights[name], "float64", mx.cpu()))
     with mx.autograd.pause(train_mode=False):
-        output: Array = network(_ndarray(images, "float64", mx.cpu())).asnumpy()
+        output: Array = network(ndarray(images, "float64", mx.cpu())).asnumpy()
     return output
 
 
@@ -56,9 +56,9 @@ def run_exported(symbol: Path, tensors: Mapping[str, Array], images: Array) -> A
             param.dtype = "float64"
         network.initialize(ctx=mx.cpu())
         for name, param in params.items():
-            param.set_data(_ndarray(tensors[name], "float64", mx.cpu()))
+            param.set_data(ndarray(tensors[name], "float64", mx.cpu()))
         with mx.autograd.pause(train_mode=False):
-            output: Array = network(_ndarray(images, "float64", mx.cpu())).asnumpy()
+            output: Array = network(ndarray(images, "float64", mx.cpu())).asnumpy()
     except (mx.MXNetError, KeyError, ValueError, AssertionError) as error:
         if isinstance(error, WeightsError):
             raise

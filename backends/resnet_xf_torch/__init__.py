@@ -12,10 +12,14 @@ from torch import nn
 
 from resnet_xf.backend import Backend
 from resnet_xf.errors import one_line
+from resnet_xf.learner import Learner, Task
 from resnet_xf.nodes import Node
 from resnet_xf.trace import Observed, ObservedTrace
-from resnet_xf.weights import COUNTER, Array, Weights, check_weights, plain
+from resnet_xf.weights import Array, Weights, check_weights, plain
+from resnet_xf.workers import Role
 from resnet_xf_torch import builder
+from resnet_xf_torch.arrays import weights_of
+from resnet_xf_torch.learner import TorchLearner, roles
 
 __all__ = ["BACKEND"]
 
@@ -40,7 +44,7 @@ class TorchBackend:
 
     def load(self, network: nn.Module, weights: Mapping[str, Array]) -> None:
         """Copy weights in by name; raises WeightsError unless they fit exactly."""
-        own = _weights(network)
+        own = weights_of(network)
         dtype = np.dtype(str(_reference(network).dtype).removeprefix("torch."))
         check_weights(weights, {name: tuple(tensor.shape) for name, tensor in own.items()}, dtype)
         for name, tensor in own.items():
@@ -48,7 +52,7 @@ class TorchBackend:
 
     def dump(self, network: nn.Module) -> Weights:
         """A copy of the weights by name."""
-        return {name: tensor.cpu().numpy().copy() for name, tensor in _weights(network).items()}
+        return {name: tensor.cpu().numpy().copy() for name, tensor in weights_of(network).items()}
 
     def forward(self, network: nn.Module, images: Array) -> Array:
         """The output for images ``(N, C, H, W)``, in inference mode and the network's dtype."""
@@ -68,7 +72,7 @@ class TorchBackend:
         layers = {
             name: Observed(
                 shapes[name],
-                {k: tuple(t.shape) for k, t in _weights(module, recurse=False).items()},
+                {k: tuple(t.shape) for k, t in weights_of(module, recurse=False).items()},
                 _settings(module),
             )
             for name, module in modules.items()
@@ -83,6 +87,14 @@ class TorchBackend:
         # A copy, since the next layer may work in place.
         self._watch(network, images, chosen, lambda name, y: outputs.update({name: y.cpu().numpy().copy()}))
         return outputs
+
+    def learner(self, task: Task) -> Learner:
+        """A learner for a task."""
+        return TorchLearner(task)
+
+    def roles(self, workers: int) -> list[Role]:
+        """The processes of DistributedDataParallel, as ``torchrun`` would start them."""
+        return roles(workers)
 
     @staticmethod
     def _watch(
@@ -105,12 +117,6 @@ class TorchBackend:
                 handle.remove()
 
 
-def _weights(network: nn.Module, *, recurse: bool = True) -> dict[str, torch.Tensor]:
-    """The network's own tensors by name, without autograd, in the order of registration."""
-    state = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
-    return state if recurse else {name: tensor for name, tensor in state.items() if "." not in name}
-
-
 def _last(output: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
     """A backbone gives a list of maps; the last is the deepest."""
     return output[-1] if isinstance(output, list) else output
@@ -125,7 +131,7 @@ def _settings(module: nn.Module) -> dict[str, float]:
 
 def _reference(network: nn.Module) -> torch.Tensor:
     """A tensor of the network's dtype on its device; a network without weights computes in float32."""
-    return next(iter(_weights(network).values()), torch.empty(0))
+    return next(iter(weights_of(network).values()), torch.empty(0))
 
 
 def _tensor(network: nn.Module, images: Array) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Real images as NumPy arrays ``(N, C, H, W)``, float32."""
+"""Real images to look at a network with, as NumPy arrays ``(N, C, H, W)``, float32."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnet_xf.data.images import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, Size, centre, is_image, read_image, resized
 from resnet_xf.errors import DataError
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet's red, green and blue, values in 0…1; torchvision's."""
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
-Size = tuple[int, int]
 Images = NDArray[np.float32]
 
 
@@ -44,10 +38,16 @@ def photographs(size: Size = (224, 224)) -> Images:
 
 def digits(size: Size = (96, 96), count: int = 4) -> Images:
     """The first of scikit-learn's handwritten digits, enlarged, values in 0…1: ``(count, 1, H, W)``."""
+    pixels, _ = all_digits()
+    return _grey(resized(Image.fromarray(image), size) for image in pixels[:count])
+
+
+def all_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """scikit-learn's 1797 handwritten digits, ``(N, 8, 8)``, their 0…16 spread over 0…255; and which they are."""
     from sklearn.datasets import load_digits
 
-    grey = [Image.fromarray((image * (255 / 16)).astype(np.uint8)) for image in load_digits().images[:count]]
-    return _grey(image.resize(size[::-1], Image.Resampling.BILINEAR) for image in grey)
+    loaded = load_digits()
+    return (loaded.images * (255 / 16)).astype(np.uint8), loaded.target.astype(np.int64)
 
 
 def _photographs() -> Iterator[Image.Image]:
@@ -60,22 +60,17 @@ def _read_folder(folder: Path, count: int) -> Iterator[Image.Image]:
     """The first images directly in a folder, in the order of their names."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give a folder that holds images")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = sorted(filter(is_image, folder.iterdir()))
     if not paths:
         raise DataError(f"{folder}: holds no image; expected files that end in {', '.join(SUFFIXES)}")
-    for path in paths[:count]:
-        try:
-            with Image.open(path) as image:
-                yield image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: not a readable image ({error}); remove or replace it") from None
+    return map(read_image, paths[:count])
 
 
 def _stack(images: Iterable[Image.Image], channels: int, size: Size) -> Images:
     """Resize and crop each to ``size``, normalise as ImageNet's, and repeat or drop channels as needed."""
     if channels == 1:
-        return _grey(_centre(image.convert("L"), size) for image in images)
-    rgb = np.stack([np.asarray(_centre(image, size), np.float32) for image in images]) / 255
+        return _grey(centre(image.convert("L"), size) for image in images)
+    rgb = np.stack([np.asarray(centre(image, size), np.float32) for image in images]) / 255
     normal = (rgb - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
     return np.ascontiguousarray(normal.transpose(0, 3, 1, 2)[:, np.arange(channels) % 3])
 
@@ -83,20 +78,3 @@ def _stack(images: Iterable[Image.Image], channels: int, size: Size) -> Images:
 def _grey(images: Iterable[Image.Image]) -> Images:
     """Grey images stacked, values in 0…1."""
     return np.stack([np.asarray(image, np.float32) for image in images])[:, None] / np.float32(255)
-
-
-def _centre(image: Image.Image, size: Size) -> Image.Image:
-    """The centre of an image, of that height and width, after a resize to 8/7 of it (256 for 224).
-
-    Sides and corners are rounded as torchvision's ``Resize`` and ``CenterCrop`` round them.
-    """
-    height, width = size
-    if height * image.width >= width * image.height:
-        down = round(height * 8 / 7)
-        across = max(width, int(down * image.width / image.height))
-    else:
-        across = round(width * 8 / 7)
-        down = max(height, int(across * image.height / image.width))
-    left, top = round((across - width) / 2), round((down - height) / 2)
-    resized = image.resize((across, down), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + width, top + height))

@@ -1,10 +1,7 @@
-"""The command ``resnet-xf``. Exit codes: 0 all holds, 1 parity fails or no backend is usable, 2 bad use."""
+"""The commands on networks and checkpoints: list, show, trace, parity, convert, inspect, doctor."""
 
 from __future__ import annotations
 
-import io
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,10 +17,10 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 
-from resnet_xf import __version__
 from resnet_xf.backend import get_backend
+from resnet_xf.cli.app import app
+from resnet_xf.cli.printing import AsJson, Spec, new_table, print_json, print_table, read_size
 from resnet_xf.doctor import diagnose
 from resnet_xf.errors import ResNetXFError, SpecError, WeightsError
 from resnet_xf.formats import convert, identify, inspect, read_checkpoint
@@ -36,50 +33,11 @@ from resnet_xf.trace import Row, observed_rows, trace
 from resnet_xf.weights import require_memory
 from resnet_xf.zoo import REFERENCE, ZOO, list_models
 
-app = typer.Typer(
-    help="One description of a residual network, built in PyTorch and in MXNet Gluon, and proven the same.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-Spec = Annotated[
-    str, typer.Argument(metavar="SPEC", help="A name that `resnet-xf list` shows, or a .toml or .json file.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 TopOnly = Annotated[bool, typer.Option("--top", help="Only the network's own layers and stages.")]
 InputShape = Annotated[
     str | None,
     typer.Option("--input", metavar="N,C,H,W", help="The input's shape (else one image of the spec's size)."),
 ]
-
-
-def main() -> None:
-    """Run the command line; a mistake that its user can mend is one line on stderr and exit code 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows another
-    try:
-        app()
-    except ResNetXFError as error:
-        complaint = str(error)
-    except MemoryError as error:
-        complaint = f"not enough memory: {error}"
-    except OSError as error:
-        complaint = f"{error.filename or 'output'}: {error.strerror}"
-    else:
-        return
-    print(f"resnet-xf: {complaint}", file=sys.stderr)  # noqa: T201
-    sys.exit(2)
-
-
-@app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
-        typer.echo(f"resnet-xf {__version__}")
-        raise typer.Exit
 
 
 @app.command("list")
@@ -92,7 +50,7 @@ def list_(
     if not names:
         raise SpecError(f"no spec's name matches {pattern!r}; `resnet-xf list` shows them all")
     rows: list[dict[str, Any]] = []
-    table = _table("name", "parameters>", "GMACs>", "image size>", "reference")
+    table = new_table("name", "parameters>", "GMACs>", "image size>", "reference")
     for name in names:
         spec, source = ZOO[name], REFERENCE[name]
         whole = trace(spec, (1, spec.in_channels, *spec.image_size))[0]
@@ -101,9 +59,9 @@ def list_(
         size = "×".join(map(str, spec.image_size))
         table.add_row(name, f"{whole.parameters:,}", f"{whole.macs / 1e9:.3f}", size, source)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
-        _print_table(table)
+        print_table(table)
 
 
 @app.command()
@@ -179,7 +137,7 @@ def parity_(
         planned, weights = identify(read_checkpoint(spec)).plan, Path(spec)
     else:
         planned = plan(spec)
-    size = _size(image_size) if image_size else None
+    size = read_size(image_size) if image_size else None
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -220,7 +178,7 @@ def convert_(
     with console.status("reading, mapping, comparing"):
         done = convert(source, target, plan(spec).spec if spec else None, num_classes, verify=verify)
     if as_json:
-        _print_json(msgspec.to_builtins(done))
+        print_json(msgspec.to_builtins(done))
         return
     how = "guessed from names and shapes" if done.guessed else "given"
     typer.echo(f"network: {done.spec.name}, {done.spec.num_classes} classes ({how})")
@@ -244,7 +202,7 @@ def inspect_(
     """Tell a checkpoint's format, network and tensors, and whether it is whole (exit code 1 if it is not)."""
     found = inspect(path, plan(spec).spec if spec else None)
     if as_json:
-        _print_json(msgspec.to_builtins(found))
+        print_json(msgspec.to_builtins(found))
     else:
         typer.echo(f"format: {found.format}, {found.bytes:,} bytes")
         typer.echo(f"network: {found.network or 'not recognised'}")
@@ -255,10 +213,10 @@ def inspect_(
         typer.echo(f"tensors: {len(found.tensors)}, {found.numbers:,} numbers, {', '.join(found.dtypes)}")
         typer.echo(f"whole: {'yes' if found.problem is None else f'no: {found.problem}'}")
         if tensors:
-            table = _table("tensor", "shape", "dtype")
+            table = new_table("tensor", "shape", "dtype")
             for one in found.tensors:
                 table.add_row(one.name, "×".join(map(str, one.shape)), one.dtype)
-            _print_table(table)
+            print_table(table)
     raise typer.Exit(0 if found.problem is None else 1)
 
 
@@ -267,7 +225,7 @@ def doctor(as_json: AsJson = False) -> None:
     """Tell for each backend whether it is installed and usable, and if not, why and how to mend it."""
     found = diagnose()
     if as_json:
-        _print_json({"environment": environment(), "backends": msgspec.to_builtins(found)})
+        print_json({"environment": environment(), "backends": msgspec.to_builtins(found)})
     else:
         for key, value in environment().items():
             typer.echo(f"{key}: {value}")
@@ -291,49 +249,17 @@ def _shape(text: str | None, planned: Plan) -> tuple[int, ...]:
         ) from None
 
 
-def _size(text: str) -> tuple[int, int]:
-    """``224`` or ``67x61`` as height and width."""
-    numbers = text.lower().replace("×", "x").split("x")
-    if not all(number.isdecimal() and 0 < int(number) <= 8192 for number in numbers) or len(numbers) > 2:
-        raise typer.BadParameter(
-            f"{text!r} is not a size of at most 8192; write 224, or 67x61 for height 67", param_hint="--image-size"
-        )
-    return int(numbers[0]), int(numbers[-1])
-
-
-def _table(*columns: str) -> Table:
-    """An empty table; a heading that ends in ``>`` makes a column of numbers."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
-    return table
-
-
-def _print_table(table: Table) -> None:
-    """Print at the terminal's width, and unshortened where there is no terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(120, console.width))
-    with console.capture() as captured:
-        console.print(table, markup=False, highlight=False)
-    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
-
-
-def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=2))
-
-
 def _print_rows(rows: list[Row], as_json: bool) -> None:
     """A trace, its whole as the last line."""
     if as_json:
-        _print_json([asdict(row) for row in rows])
+        print_json([asdict(row) for row in rows])
         return
-    table = _table("name", "kind", "output shape", "parameters>", "MACs>")
+    table = new_table("name", "kind", "output shape", "parameters>", "MACs>")
     for row in [*rows[1:], rows[0]]:
         name = "  " * (row.depth - 1) + row.name if row.name else "total"
         shape = "×".join(map(str, row.output_shape))
         table.add_row(name, row.kind, shape, f"{row.parameters:,}", f"{row.macs:,}")
-    _print_table(table)
+    print_table(table)
 
 
 def _print_report(report: Report) -> None:
@@ -341,10 +267,10 @@ def _print_report(report: Report) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in report.backends.items())
     shape = "×".join(map(str, report.input_shape))
     typer.echo(f"{report.spec.name}: {versions}; {report.images}, {shape}; weights {report.weights}")
-    table = _table("rung>", "compares", "result", "found>", "bound>", "seconds>", "what")
+    table = new_table("rung>", "compares", "result", "found>", "bound>", "seconds>", "what")
     for rung in report.rungs:
         numbers = ["" if number is None else f"{number:.3g}" for number in (rung.value, rung.bound)]
         what = f"{rung.where}: {rung.detail}" if rung.where else rung.detail
         table.add_row(str(rung.number), rung.name, rung.status, *numbers, f"{rung.seconds:.2f}", what)
-    _print_table(table)
+    print_table(table)
     typer.echo(report.verdict())

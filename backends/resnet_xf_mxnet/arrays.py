@@ -1,0 +1,43 @@
+"""A Gluon network's blocks and arrays by neutral name, and NumPy arrays as MXNet's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from resnet_xf.nodes import join
+from resnet_xf.weights import Array, plain
+from resnet_xf_mxnet.loan import mx
+
+LAST_WORDS = {"gamma": "weight", "beta": "bias"}
+"""What Gluon's norms call their scale and shift, and what everyone else does."""
+
+
+def named_blocks(block: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every block below and including ``block`` with its dotted name, as PyTorch's ``named_modules``."""
+    yield name, block
+    for child_name, child in block._children.items():
+        yield from named_blocks(child, join(name, child_name))
+
+
+def own_weights(block: Any) -> dict[str, Any]:
+    """One block's own parameters by neutral name, without those that a norm holds but does not use."""
+    unused = ("gamma", "beta") if isinstance(block, mx.gluon.nn.BatchNorm) and block._kwargs["fix_gamma"] else ()
+    params = block._reg_params.items()
+    return {LAST_WORDS.get(name, name): param for name, param in params if name not in unused}
+
+
+def weights_of(network: Any) -> dict[str, Any]:
+    """The network's parameters by neutral name, in the order of registration."""
+    return {
+        join(name, suffix): param
+        for name, block in named_blocks(network)
+        for suffix, param in own_weights(block).items()
+    }
+
+
+def ndarray(array: Array, dtype: Any, context: Any) -> Any:
+    """An NDArray of the same numbers. ``mx.nd.array`` would do, but asks SciPy for a name that is going away."""
+    made = mx.nd.empty(array.shape, ctx=context, dtype=dtype)
+    made[:] = plain(array)
+    return made

@@ -1,0 +1,169 @@
+"""One training step of PyTorch: autocast, ``torch.optim.SGD``, and DistributedDataParallel under ``torchrun``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+
+import numpy as np
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from resnet_xf.errors import BackendError, TrainingError, one_line
+from resnet_xf.learner import Outcome, Task
+from resnet_xf.recipe import rounded
+from resnet_xf.weights import Array, Weights, plain
+from resnet_xf.workers import Role, free_port, threads_each
+from resnet_xf_torch import builder
+from resnet_xf_torch.arrays import copied, weights_of
+
+
+class TorchLearner:
+    """See :class:`resnet_xf.learner.Learner`."""
+
+    def __init__(self, task: Task) -> None:
+        self.rank, self.workers = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        place = find_device(task.device)
+        if task.precision == "float16" and place.type == "cpu":
+            raise BackendError("torch trains in float16 on a GPU alone; on the CPU choose bfloat16, float32 or float64")
+        mixed = task.precision in ("bfloat16", "float16")
+        self.device = str(place)
+        self._place = place
+        self._dtype = torch.float64 if task.precision == "float64" else torch.float32
+        self._network = builder.build(task.network).to(place, self._dtype).to(memory_format=torch.channels_last)
+        self._norms = [module for module in self._network.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in self._norms:  # MXNet holds 1 minus it, as float32
+            norm.momentum = 1 - rounded(1 - (norm.momentum or 0))
+        self._freeze = task.freeze_statistics
+        self._params = dict(self._network.named_parameters())
+        names = {
+            True: [n for n in self._params if n in task.decaying],
+            False: [n for n in self._params if n not in task.decaying],
+        }
+        self._optimizer = torch.optim.SGD(
+            [
+                {"params": [self._params[name] for name in group], "weight_decay": task.weight_decay if decays else 0.0}
+                for decays, group in names.items()
+                if group
+            ],
+            momentum=task.momentum,
+            nesterov=task.nesterov,
+        )
+        self._autocast = torch.autocast(place.type, getattr(torch, task.precision), enabled=mixed)
+        self._scaler = torch.amp.GradScaler(place.type, enabled=task.precision == "float16")
+        self._joined = self._join(task.timeout) if self.workers > 1 else None
+
+    def _join(self, timeout: float) -> DistributedDataParallel:
+        """Meet the other workers where ``torchrun``'s variables say."""
+        if not distributed.is_initialized():
+            engine = "nccl" if self._place.type == "cuda" else "gloo"
+            distributed.init_process_group(engine, timeout=timedelta(seconds=timeout))
+        return DistributedDataParallel(self._network, device_ids=[self._place] if self._place.type == "cuda" else None)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Where workers meet, one that is lost or late shows as an error; so does memory that does not suffice."""
+        try:
+            yield
+        except RuntimeError as error:
+            text = one_line(error)
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+                raise MemoryError(f"{text}; choose a smaller batch_size") from None
+            if self._joined is None:
+                raise
+            raise TrainingError(f"worker {self.rank} can no longer reach the others: {text}") from None
+
+    def step(self, images: Array, targets: Array, rate: float) -> Outcome:
+        """One step of SGD."""
+        self._network.train()
+        if self._freeze:
+            for norm in self._norms:
+                norm.eval()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        wanted = torch.from_numpy(targets).to(self._place, self._dtype)
+        self._optimizer.zero_grad()
+        with self._together():
+            with self._autocast:
+                outputs = (self._joined or self._network)(self._tensor(images))
+            loss = -(nn.functional.log_softmax(outputs.to(self._dtype), dim=1) * wanted).sum()
+            whole = loss * self.workers  # DistributedDataParallel takes the workers' mean
+            self._scaler.scale(whole).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return lambda: (loss.item(), outputs.detach().to("cpu", self._dtype).numpy())
+
+    def outputs(self, images: Array) -> Array:
+        """The network's outputs in inference mode."""
+        self._network.eval()
+        with torch.inference_mode(), self._autocast:
+            outputs: Array = self._network(self._tensor(images)).to("cpu", self._dtype).numpy()
+        return outputs
+
+    def dump(self) -> tuple[Weights, Weights]:
+        """Copies of weights and of v."""
+        buffers = {name: self._optimizer.state[param].get("momentum_buffer") for name, param in self._params.items()}
+        velocity = {name: buffer for name, buffer in buffers.items() if buffer is not None}
+        return copied(weights_of(self._network)), copied(velocity)
+
+    def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
+        """Put weights and v in."""
+        own = weights_of(self._network)
+        for name, array in weights.items():
+            own[name].copy_(torch.tensor(plain(array)))
+        for name, array in velocity.items():
+            buffer = torch.empty_like(self._params[name], requires_grad=False)
+            self._optimizer.state[self._params[name]]["momentum_buffer"] = buffer.copy_(torch.tensor(plain(array)))
+
+    def total(self, numbers: Array) -> Array:
+        """The sum over all workers."""
+        if self._joined is None:
+            return numbers
+        tensor = torch.tensor(numbers, dtype=torch.float64, device=self._place)
+        with self._together():
+            distributed.all_reduce(tensor)
+        summed: Array = tensor.cpu().numpy()
+        return summed
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self._joined is not None:
+            distributed.destroy_process_group()
+
+    def _tensor(self, images: Array) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(images)).to(
+            self._place, self._dtype, memory_format=torch.channels_last
+        )
+
+
+def roles(workers: int) -> list[Role]:
+    """The workers' variables, as ``torchrun --standalone`` sets them."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(workers)}
+    threads = {"OMP_NUM_THREADS": threads_each(workers)}
+    return [
+        Role(f"worker {rank}", meeting | threads | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(workers)
+    ]
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is a GPU where there is one, of several this process's own.
+
+    Raises:
+        BackendError: if there is none.
+    """
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    count = torch.cuda.device_count()
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu")
+    kind, _, number = name.partition(":")
+    index = int(number) if number.isdecimal() else local
+    if kind not in ("auto", "cuda") or (number and not number.isdecimal()):
+        raise BackendError(f"no device is called {name!r}; choose auto, cpu, cuda or cuda:1")
+    if index >= count:
+        raise BackendError(f"torch sees {count} GPUs on this machine, so there is no {kind}:{index}; choose cpu")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)

@@ -1,0 +1,39 @@
+"""The command ``resnet-xf``.
+
+Exit codes: 0 all holds, 1 parity fails or no backend is usable, 2 bad use; 128 and the signal's number where training
+was asked to stop and has saved its checkpoint.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from resnet_xf.cli import networks, training  # noqa: F401 - their commands join the app
+from resnet_xf.cli.app import app
+from resnet_xf.errors import ResNetXFError, TrainingStopped
+from resnet_xf.workers import end_with_parent
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; a mistake that its user can mend is one line on stderr and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows another
+    end_with_parent()
+    code = 2
+    try:
+        app()
+    except TrainingStopped as stopped:
+        complaint, code = str(stopped), 128 + stopped.signal
+    except ResNetXFError as error:
+        complaint = str(error)
+    except MemoryError as error:
+        complaint = f"not enough memory: {error}"
+    except OSError as error:
+        complaint = f"{error.filename or 'output'}: {error.strerror}"
+    else:
+        return
+    print(f"resnet-xf: {complaint}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)

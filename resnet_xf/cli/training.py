@@ -1,0 +1,247 @@
+"""The commands on training: train, evaluate, predict."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from resnet_xf import training
+from resnet_xf.backend import get_backend
+from resnet_xf.checkpoint import EpochRecord
+from resnet_xf.cli.app import app
+from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_size
+from resnet_xf.data import DATASETS
+from resnet_xf.errors import CheckpointError, RecipeError
+from resnet_xf.evaluation import TIMEOUT
+from resnet_xf.formats import identify, read_checkpoint
+from resnet_xf.inference import evaluate, predict
+from resnet_xf.loop import Progress as Moment
+from resnet_xf.plan import plan
+from resnet_xf.recipe import RECIPES, Recipe, check_recipe, get_recipe
+from resnet_xf.spec import ResNetSpec
+from resnet_xf.workers import run_together
+
+DEFAULT_NETWORK, DEFAULT_DATASET = "d2l_resnet18", "digits"
+
+DataSet = Annotated[str | None, typer.Option("--dataset", help=f"One of {', '.join(DATASETS)}.")]
+DataDir = Annotated[Path | None, typer.Option(help="The folder of the data set's files (else they are fetched).")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}, or a .toml or .json file (else the data set's)."),
+]
+BackendName = Annotated[str | None, typer.Option("--backend", help="`torch` or `mxnet` (else RESNET_XF_BACKEND).")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Network = Annotated[str | None, typer.Option("--spec", help="The network of a checkpoint that is no run's.")]
+Source = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run's folder, or a checkpoint in any format that `convert` reads.")
+]
+
+
+@app.command("train")
+def train_(
+    spec: Annotated[str | None, typer.Argument(metavar="[SPEC]", help=f"The network (else {DEFAULT_NETWORK}).")] = None,
+    dataset: DataSet = None,
+    recipe: RecipeName = None,
+    backend: BackendName = None,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder (else a new one under runs/).", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run, on any backend.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint to begin from, as `convert` reads it.", show_default=False)
+    ] = None,
+    data_dir: DataDir = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine that train together.")] = 1,
+    keep: Annotated[int, typer.Option(min=1, help="Checkpoints that are kept.")] = 3,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for other workers.")] = TIMEOUT,
+    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="In place of the recipe's.", show_default=False)] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate in place of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.", show_default=False)] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, float64, bfloat16 or float16.")] = None,
+    image_size: Annotated[str | None, typer.Option(metavar="SIZE", help="As 32 or 96x64 (else the recipe's).")] = None,
+    in_channels: Annotated[int | None, typer.Option(help="In place of the spec's.", show_default=False)] = None,
+    num_classes: Annotated[int | None, typer.Option(help="In place of the spec's.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network, or go on with a run. `resnet-xf train` alone trains the book's ResNet-18 on digits.
+
+    The run's folder holds its checkpoints and metrics.jsonl. Ctrl-C writes a checkpoint and stops.
+    """
+    backend = get_backend(backend).name  # first: a parameter server's process goes no further
+    changes = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "precision": precision,
+        "image_size": read_size(image_size) if image_size else None,
+        "learning_rate": lr,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    settings: dict[str, Any] = {
+        "backend": backend, "device": device, "data_dir": data_dir, "keep": keep, "timeout": timeout,
+    }  # fmt: skip
+    if resume is not None:
+        if changes or any((recipe, out, weights, in_channels, num_classes)):
+            raise CheckpointError(
+                f"{resume}: a run goes on as it began; with --resume give only --backend, --device, --workers, --keep, "
+                "--timeout, --data-dir and where a folder: --dataset has moved to"
+            )
+        begun = partial(training.resume, resume, spec, dataset=dataset)
+        out = resume
+    else:
+        dataset = dataset or DEFAULT_DATASET
+        planned = plan(_changed(plan(spec or DEFAULT_NETWORK).spec, in_channels, num_classes))
+        chosen = _recipe(recipe or training.default_recipe(dataset), changes)
+        out = out or _fresh(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
+        begin = identify(read_checkpoint(weights), planned.spec).weights if weights else None
+        begun = partial(training.train, planned, dataset, chosen, out=out, weights=begin)
+    if workers > 1:
+        arguments = [*_without("--workers", "--out"), *(["--out", str(out)] if resume is None else [])]
+        again = f"resnet-xf train --resume {out} --workers {workers}"
+        run_together(get_backend(backend).roles(workers), arguments, again)
+        return
+    with _shown(as_json) as callback:
+        run = begun(callback=callback, **settings)
+    if not as_json and run.first:
+        last = run.history[-1]
+        typer.echo(f"done: test accuracy {last.test_accuracy:.2%} after epoch {last.epoch}; the run is {run.path}")
+
+
+@app.command("evaluate")
+def evaluate_(
+    source: Source,
+    dataset: DataSet = None,
+    recipe: RecipeName = None,
+    spec: Network = None,
+    backend: BackendName = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time (else the recipe's).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell a network's loss and accuracy on a data set's test images."""
+    found = evaluate(
+        source,
+        dataset,
+        recipe=recipe,
+        network=spec,
+        backend=backend,
+        device=device,
+        data_dir=data_dir,
+        batch_size=batch_size,
+    )
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+        return
+    typer.echo(f"{found.network} on {found.dataset}, {found.images:,} test images, {found.backend} on {found.device}")
+    typer.echo(f"accuracy {found.accuracy:.2%}, loss {found.loss:.4f}, {found.images_per_second:,.0f} images/s")
+
+
+@app.command("predict")
+def predict_(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.")],
+    run: Annotated[
+        Path, typer.Option("--run", help="A run's folder, or a checkpoint in any format that `convert` reads.")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to tell.")] = 5,
+    recipe: RecipeName = None,
+    spec: Network = None,
+    backend: BackendName = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Tell the likeliest classes of images."""
+    found = predict(run, images, top=top, recipe=recipe, network=spec, backend=backend, device=device)
+    if as_json:
+        print_json(
+            [{"image": str(path), "top": msgspec.to_builtins(best)} for path, best in zip(images, found, strict=True)]
+        )
+        return
+    table = new_table("image", "class", "probability>")
+    for path, best in zip(images, found, strict=True):
+        for number, guess in enumerate(best):
+            table.add_row("" if number else str(path), guess.name, f"{guess.probability:.2%}")
+    print_table(table)
+
+
+def _changed(spec: ResNetSpec, in_channels: int | None, num_classes: int | None) -> ResNetSpec:
+    changes = {"in_channels": in_channels, "num_classes": num_classes}
+    return msgspec.structs.replace(spec, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _recipe(name: str, changes: dict[str, Any]) -> Recipe:
+    """A recipe with the changes that options ask for."""
+    recipe = get_recipe(name)
+    if "learning_rate" in changes:
+        rate = changes.pop("learning_rate")
+        changes["optimizer"] = msgspec.structs.replace(recipe.optimizer, learning_rate=rate)
+    try:
+        return check_recipe(msgspec.structs.replace(recipe, **changes))
+    except RecipeError as error:
+        raise RecipeError(f"recipe {recipe.name} as changed by the options: {error}") from None
+
+
+def _fresh(name: str) -> Path:
+    """A folder under runs/ that is not there yet."""
+    paths = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 100_000))
+    return next(path for path in paths if not path.exists())
+
+
+def _without(*options: str) -> list[str]:
+    """The arguments of this command less some options and their values."""
+    kept, skip = [], False
+    for argument in sys.argv[1:]:
+        if not skip and argument.partition("=")[0] in options:
+            skip = "=" not in argument
+            continue
+        if not skip:
+            kept.append(argument)
+        skip = False
+    return kept
+
+
+@contextmanager
+def _shown(as_json: bool) -> Iterator[Callable[[Moment], None]]:
+    """What shows a run: a bar where stderr is a terminal, and a line an epoch on stdout."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[now]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("starting", total=None, now="")
+
+        def show(at: Moment) -> None:
+            now = f"loss {at.loss:.4f}  accuracy {at.accuracy:.2%}  {at.images_per_second:,.0f} images/s"
+            bar.update(task, description=f"epoch {at.epoch}/{at.epochs}", completed=at.step, total=at.steps, now=now)
+            if at.record is not None:
+                typer.echo(msgspec.json.encode(at.record).decode() if as_json else _line(at.record, at.epochs))
+
+        yield show
+
+
+def _line(record: EpochRecord, epochs: int) -> str:
+    return (
+        f"epoch {record.epoch}/{epochs}: train loss {record.train_loss:.4f} accuracy {record.train_accuracy:.2%}, "
+        f"test loss {record.test_loss:.4f} accuracy {record.test_accuracy:.2%}, "
+        f"{record.images_per_second:,.0f} images/s"
+    )

@@ -1,0 +1,34 @@
+"""Images as NumPy arrays, for every backend alike: samples, labelled data sets, and batches of them."""
+
+from resnet_xf.data.batches import Batch, Batches
+from resnet_xf.data.datasets import DATASETS, load_dataset
+from resnet_xf.data.images import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, Size
+from resnet_xf.data.randomness import DRAWS, draws, order, share
+from resnet_xf.data.samples import Images, digits, photographs, sample_images
+from resnet_xf.data.splits import ArraySplit, Dataset, FileSplit, Split
+from resnet_xf.data.transform import Crop, Transform
+
+__all__ = [
+    "DATASETS",
+    "DRAWS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "SUFFIXES",
+    "ArraySplit",
+    "Batch",
+    "Batches",
+    "Crop",
+    "Dataset",
+    "FileSplit",
+    "Images",
+    "Size",
+    "Split",
+    "Transform",
+    "digits",
+    "draws",
+    "load_dataset",
+    "order",
+    "photographs",
+    "sample_images",
+    "share",
+]

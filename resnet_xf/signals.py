@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM as a wish that is heeded between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+ASKING = (signal.SIGINT, signal.SIGTERM)
+
+
+class Wish:
+    """``signal`` is the number of the signal that asked to stop, or 0."""
+
+    signal: int = 0
+
+
+@contextmanager
+def asked_to_stop(*, heeded: bool) -> Iterator[Wish]:
+    """While in the block, note the first signal that asks to stop; a second one does what it always did.
+
+    Nothing is noted if not ``heeded``, or outside the main thread, where Python allows no handlers.
+    """
+    wish = Wish()
+    if not heeded or threading.current_thread() is not threading.main_thread():
+        yield wish
+        return
+    before = {number: signal.getsignal(number) for number in ASKING}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        wish.signal = number
+        restore()
+
+    for number in ASKING:
+        signal.signal(number, note)
+    try:
+        yield wish
+    finally:
+        restore()
