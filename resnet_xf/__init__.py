@@ -4,13 +4,28 @@ Importing this package imports no framework; :func:`build` and :func:`parity` im
 """
 
 from resnet_xf.backend import build, features, get_backend, list_backends
-from resnet_xf.data import photographs
-from resnet_xf.errors import BackendError, DataError, ResNetXFError, ShapeError, SpecError, WeightsError
+from resnet_xf.data import Dataset, load_dataset, photographs
+from resnet_xf.errors import (
+    BackendError,
+    CheckpointError,
+    DataError,
+    RecipeError,
+    ResNetXFError,
+    ShapeError,
+    SpecError,
+    TrainingError,
+    TrainingStopped,
+    WeightsError,
+)
 from resnet_xf.formats import Conversion, convert, read_checkpoint, write_checkpoint
+from resnet_xf.inference import evaluate, predict
+from resnet_xf.loop import Progress, Run
 from resnet_xf.parity import Report, assert_parity, parity
 from resnet_xf.plan import Plan, plan, plan_block, plan_features
+from resnet_xf.recipe import Recipe, get_recipe
 from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
 from resnet_xf.trace import Row, trace
+from resnet_xf.training import resume, train
 from resnet_xf.weights import draw_weights, load_weights, save_weights
 from resnet_xf.zoo import get_spec, list_models, with_output_stride
 
@@ -18,37 +33,51 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "CheckpointError",
     "Conversion",
     "DataError",
+    "Dataset",
     "Plan",
+    "Progress",
+    "Recipe",
+    "RecipeError",
     "Report",
     "ResNetSpec",
     "ResNetXFError",
     "Row",
+    "Run",
     "ShapeError",
     "SpecError",
     "SqueezeExcitation",
     "Stage",
     "Stem",
+    "TrainingError",
+    "TrainingStopped",
     "WeightsError",
     "assert_parity",
     "build",
     "convert",
     "draw_weights",
+    "evaluate",
     "features",
     "get_backend",
+    "get_recipe",
     "get_spec",
     "list_backends",
     "list_models",
+    "load_dataset",
     "load_weights",
     "parity",
     "photographs",
     "plan",
     "plan_block",
     "plan_features",
+    "predict",
     "read_checkpoint",
+    "resume",
     "save_weights",
     "trace",
+    "train",
     "with_output_stride",
     "write_checkpoint",
 ]

@@ -43,10 +43,10 @@ class Optimizer(Struct, frozen=True, kw_only=True):
             biases nor norms.
     """
 
-    learning_rate: Positive
+    learning_rate: Annotated[float, Meta(ge=1e-30, le=1e30)]
     momentum: Share = 0.0
     nesterov: bool = False
-    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    weight_decay: Annotated[float, Meta(ge=0, le=1e30)] = 0.0
     decay: Literal["all", "weights"] = "all"
 
 
@@ -140,7 +140,7 @@ RECIPES: dict[str, Recipe] = {
             epochs=8,
             batch_size=64,
             optimizer=Optimizer(learning_rate=0.05, momentum=0.9, weight_decay=5e-4),
-            schedule=Schedule(kind="cosine", warmup_epochs=1.0),
+            schedule=Schedule(kind="cosine", warmup_epochs=0.5),
             augmentation=Augmentation(mean=(0.0,), std=(1.0,)),
             image_size=(32, 32),
         ),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_xf import ResNetSpec, cli, list_models
+from resnet_xf import ResNetSpec, cli, get_recipe, list_models
 from resnet_xf.plan import plan
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
@@ -24,11 +24,17 @@ def test_python_runs(code: str, capsys) -> None:
 
 
 def test_the_same_network_stands_there_in_python_and_in_toml() -> None:
-    spec = ResNetSpec.from_toml(blocks("toml")[0])
+    spec = ResNetSpec.from_toml(next(text for text in blocks("toml") if "stages" in text))
     scope: dict[str, object] = {}
     exec(blocks("python")[0].partition("for row")[0], scope)
     assert scope["spec"] == spec
     assert plan(spec)
+
+
+def test_the_recipe_in_toml_is_one(tmp_path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(next(text for text in blocks("toml") if "epochs" in text))
+    assert get_recipe(path).schedule.kind == "cosine"
 
 
 def test_the_number_of_networks_is_the_zoos() -> None:

@@ -1,0 +1,253 @@
+import dataclasses
+import os
+import shutil
+import signal
+
+import msgspec
+import numpy as np
+import pytest
+
+from mxnet_law import MxnetLaw
+from resnet_xf import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped, draw_weights, get_spec
+from resnet_xf.checkpoint import list_checkpoints, load_checkpoint
+from resnet_xf.measures import same_bits
+from resnet_xf.recipe import Optimizer, Schedule
+from resnet_xf.training import resume, train
+from runs import RECIPE, TINY, few_digits
+
+BACKENDS = ("torch", "mxnet")
+STEPS = 18
+replace = msgspec.structs.replace
+
+
+def go(backend, recipe=RECIPE, network=TINY, data=None, **settings):
+    return train(network, data or few_digits(), recipe, backend=backend, device="cpu", **settings)
+
+
+def go_on(run, backend, **settings):
+    return resume(run, backend=backend, device="cpu", dataset=few_digits(), **settings)
+
+
+def stopping_at(step: int):
+    def callback(progress) -> None:
+        if progress.step == step and progress.record is None:  # a second signal would end the process
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return callback
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_stopped_anywhere_goes_on_to_the_bit(backend: str, tmp_path) -> None:
+    whole = go(backend)
+    for step in (1, 6, 7, 16):  # in an epoch, at its end, at the next one's beginning, near the end
+        run = tmp_path / str(step)
+        with pytest.raises(TrainingStopped, match=r"stopped after step \d+ of 18 .*--resume"):
+            go(backend, out=run, callback=stopping_at(step))
+        assert load_checkpoint(run).header.step in (step, step + 1)
+        again = go_on(run, backend)
+        assert all(same_bits(again.weights[name], array) for name, array in whole.weights.items())
+        for got, wanted in zip(again.history, whole.history, strict=True):
+            assert (got.train_loss, got.train_accuracy) == (wanted.train_loss, wanted.train_accuracy)
+            assert (got.test_loss, got.test_accuracy) == (wanted.test_loss, wanted.test_accuracy)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_goes_on_to_the_bit_from_each_of_its_checkpoints(backend: str, tmp_path) -> None:
+    whole = go(backend, out=tmp_path / "whole", keep=9)
+    paths = list_checkpoints(tmp_path / "whole")
+    assert [path.name for path in paths] == [f"step-{step:08d}.safetensors" for step in (0, 6, 12, 18)]
+    for path in paths[:3]:
+        run = tmp_path / path.stem / "checkpoints"
+        run.mkdir(parents=True)
+        shutil.copy(path, run)
+        again = go_on(run.parent, backend)
+        assert all(same_bits(again.weights[name], array) for name, array in whole.weights.items())
+
+
+def parted(first: str, second: str, tmp_path, optimizer: Optimizer, schedule: Schedule) -> float:
+    """How far the losses of a run that changes backend lie from the uninterrupted run's, ten steps on and more."""
+    recipe = replace(RECIPE, precision="float64", optimizer=optimizer, schedule=schedule)
+    whole, after = {}, {}
+    go(first, recipe, callback=lambda at: whole.setdefault(at.step, at.loss))
+    with pytest.raises(TrainingStopped):
+        go(first, recipe, out=tmp_path / "run", callback=stopping_at(6))
+    go_on(tmp_path / "run", second, callback=lambda at: after.setdefault(at.step, at.loss))
+    assert max(after) == STEPS
+    assert len(after) > 10
+    shutil.rmtree(tmp_path / "run")
+    return max(abs(loss - whole[step]) for step, loss in after.items())
+
+
+OPTIMIZERS = {
+    "momentum and decay": RECIPE.optimizer,
+    "Nesterov and decay": replace(RECIPE.optimizer, nesterov=True),
+    "kernels alone decay": replace(RECIPE.optimizer, decay="weights"),
+    "plain": Optimizer(learning_rate=0.05),
+}
+CONSTANT = Schedule()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("first, second", [BACKENDS, BACKENDS[::-1]])
+def test_a_run_goes_on_on_the_other_backend_in_lock_step(
+    first: str, second: str, optimizer: Optimizer, tmp_path
+) -> None:
+    assert parted(first, second, tmp_path, optimizer, RECIPE.schedule) < 1e-9
+
+
+@pytest.mark.parametrize("first, second", [BACKENDS, BACKENDS[::-1]])
+def test_lock_step_notices_momentum_that_is_not_rescaled(first: str, second: str, tmp_path, monkeypatch) -> None:
+    import resnet_xf_mxnet.learner
+
+    for name in ("_update", "dump", "load"):
+        monkeypatch.setattr(resnet_xf_mxnet.learner.MxnetLearner, name, getattr(MxnetLaw, name))
+    # MXNet's own law, its buffers exchanged with the rate of the moment: right while the rate stays ...
+    assert parted(first, second, tmp_path, RECIPE.optimizer, CONSTANT) < 1e-9
+    # ... and wrong as soon as it changes.
+    assert parted(first, second, tmp_path, RECIPE.optimizer, RECIPE.schedule) > 1e-5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("lost", ["velocity", "sign", "position"])
+def test_lock_step_notices_what_a_checkpoint_loses(backend: str, lost: str, tmp_path, monkeypatch) -> None:
+    import resnet_xf.training
+
+    def lossy(path):
+        found = load_checkpoint(path)
+        if lost == "position":
+            header = found.header
+            moved = replace(header, position=replace(header.position, batch=header.position.batch - 1))
+            return dataclasses.replace(found, header=moved)
+        factor = 0 if lost == "velocity" else -1
+        return dataclasses.replace(found, velocity={name: factor * array for name, array in found.velocity.items()})
+
+    monkeypatch.setattr(resnet_xf.training, "load_checkpoint", lossy)
+    whole, after = {}, {}
+    recipe = replace(RECIPE, precision="float64")
+    go(backend, recipe, callback=lambda at: whole.setdefault(at.step, at.loss))
+    with pytest.raises(TrainingStopped):
+        go(backend, recipe, out=tmp_path / "run", callback=stopping_at(8))
+    go_on(tmp_path / "run", backend, callback=lambda at: after.setdefault(at.step, at.loss))
+    assert max(abs(loss - whole[step]) for step, loss in after.items()) > 1e-5
+
+
+def test_the_two_backends_train_the_same_in_float64() -> None:
+    recipe = replace(RECIPE, precision="float64")
+    runs = [go(backend, recipe) for backend in BACKENDS]
+    for one, other in zip(runs[0].history, runs[1].history, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, abs=1e-11)
+        assert one.train_accuracy == other.train_accuracy
+    for name, array in runs[0].weights.items():
+        if not name.endswith("running_var"):  # PyTorch's are unbiased
+            np.testing.assert_allclose(runs[1].weights[name], array, rtol=0, atol=1e-11 * np.abs(array).max())
+
+
+def test_a_norm_on_the_images_moves_its_statistics_on_both_backends() -> None:
+    spec = replace(TINY, stem=replace(TINY.stem, input_norm=True))
+    runs = [go(backend, replace(RECIPE, precision="float64"), spec) for backend in BACKENDS]
+    means = [run.weights["input_norm.running_mean"] for run in runs]
+    assert np.abs(means[0]).max() > 1e-4
+    np.testing.assert_allclose(means[1], means[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frozen_statistics_stay_and_all_else_learns(backend: str, tmp_path) -> None:
+    run = go(backend, replace(RECIPE, freeze_statistics=True), out=tmp_path / "run", keep=9)
+    before = load_checkpoint(list_checkpoints(tmp_path / "run")[0]).weights
+    for name, array in run.weights.items():
+        assert same_bits(array, before[name]) == ("running" in name), name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bfloat16_keeps_float32_weights_and_goes_on_to_the_bit(backend: str, tmp_path) -> None:
+    recipe = replace(RECIPE, precision="bfloat16")
+    exact, mixed = go(backend), go(backend, recipe)
+    assert {array.dtype for array in mixed.weights.values()} == {np.dtype("float32")}
+    assert 0 < abs(mixed.history[0].train_loss - exact.history[0].train_loss) < 0.2
+    with pytest.raises(TrainingStopped):
+        go(backend, recipe, out=tmp_path / "run", callback=stopping_at(8))
+    again = go_on(tmp_path / "run", backend)
+    assert all(same_bits(again.weights[name], array) for name, array in mixed.weights.items())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_book_s_network_learns_digits(backend: str) -> None:
+    assert train(backend=backend, device="cpu").history[-1].test_accuracy >= 0.97
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "freeze, message",
+    [
+        (True, r"the loss is (nan|inf) at step \d of 18 \(epoch 1 of 3\)"),
+        (False, r"running_var is no longer finite after step 6"),
+    ],
+)
+def test_numbers_that_are_not_finite_end_the_run_and_the_last_good_checkpoint_stays(
+    backend: str, freeze: bool, message: str, tmp_path
+) -> None:
+    recipe = replace(
+        RECIPE,
+        optimizer=Optimizer(learning_rate=1e30),
+        schedule=CONSTANT,
+        precision="float64",
+        freeze_statistics=freeze,
+    )
+    with pytest.raises(TrainingError, match=message + r".*; the last good checkpoint is .*step-00000000.safetensors"):
+        go(backend, recipe, out=tmp_path / "run")
+    assert all(np.isfinite(array).all() for array in load_checkpoint(tmp_path / "run").weights.values())
+
+
+def test_a_run_begins_with_the_weights_given(tmp_path) -> None:
+    weights = draw_weights(TINY, 77)
+    go("torch", replace(RECIPE, epochs=1, schedule=Schedule()), weights=weights, out=tmp_path / "run")
+    first = load_checkpoint(list_checkpoints(tmp_path / "run")[0]).weights
+    assert all(same_bits(first[name], array) for name, array in weights.items())
+
+
+def test_the_callback_is_told_of_every_step_and_epoch() -> None:
+    told = []
+    run = go("torch", callback=told.append)
+    assert [at.step for at in told if at.record is None] == list(range(1, STEPS + 1))
+    assert tuple(at.record for at in told if at.record is not None) == run.history
+    assert all(at.images_per_second > 0 and at.steps == STEPS and at.epochs == 3 for at in told)
+    assert [record.epoch for record in run.history] == [1, 2, 3]
+    assert run.history[-1].learning_rate == pytest.approx(0.005)
+
+
+def test_a_batch_too_small_for_a_norm_is_refused_unless_it_is_dropped() -> None:
+    deep = replace(TINY, stages=(*TINY.stages, *(replace(TINY.stages[1], channels=16),) * 3))
+    recipe = replace(RECIPE, batch_size=179, epochs=2, image_size=(8, 8))
+    with pytest.raises(RecipeError, match=r"\$\.batch_size: a batch has 1 images.*drop_last"):
+        go("torch", recipe, deep)
+    assert len(go("torch", replace(recipe, drop_last=True), deep).history) == 2
+
+
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path) -> None:
+    wrong = {
+        r"digits: its images have 1 channels and tiny takes 3": (DataError, {"network": replace(TINY, in_channels=3)}),
+        r"digits: its labels go up to 9 and tiny has 5 classes": (DataError, {"network": replace(TINY, num_classes=5)}),
+        r"\$\.drop_last: leaves nothing": (RecipeError, {"recipe": replace(RECIPE, batch_size=500, drop_last=True)}),
+        r"\$\.augmentation\.mean: has 3 numbers": (
+            RecipeError,
+            {"recipe": replace(RECIPE, augmentation=replace(RECIPE.augmentation, mean=(0.5,) * 3, std=(0.5,) * 3))},
+        ),
+    }
+    for message, (error, settings) in wrong.items():
+        with pytest.raises(error, match=message) as refused:
+            go("torch", out=tmp_path / "run", **settings)
+        assert "\n" not in str(refused.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_its_own_network_and_data_alone(tmp_path) -> None:
+    go("torch", replace(RECIPE, epochs=1, schedule=Schedule()), out=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        go("torch", out=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="is a run of tiny, and resnet18 was asked for; they differ in name"):
+        go_on(tmp_path / "run", "torch", network=get_spec("resnet18"))
+    with pytest.raises(CheckpointError, match="trains on 180 images of few digits, and few digits has 100"):
+        resume(tmp_path / "run", dataset=few_digits(100))
+    with pytest.raises(CheckpointError, match="no such folder"):
+        resume(tmp_path / "none")
+    assert len(go_on(tmp_path / "run", "torch").history) == 1  # it is finished, and nothing is trained
