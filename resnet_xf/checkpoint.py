@@ -25,7 +25,7 @@ from resnet_xf.weights import (
     write_arrays,
 )
 
-FOLDER, PREFIX = "checkpoints", "step-"
+FOLDER, PREFIX, METRICS = "checkpoints", "step-", "metrics.jsonl"
 
 
 class EpochRecord(Struct, frozen=True, kw_only=True):
@@ -83,6 +83,7 @@ class Header(Document, frozen=True, kw_only=True):
         classes: their names.
         mean, std: with which images are normalised, one for each channel.
         position: see :class:`Position`.
+        loss_scaling: of float16, see :meth:`resnet_xf.learner.Learner.loss_scaling`.
         history: every finished epoch's record.
     """
 
@@ -98,6 +99,7 @@ class Header(Document, frozen=True, kw_only=True):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     position: Position = Position()
+    loss_scaling: dict[str, int | float] = {}  # noqa: RUF012 - msgspec copies it
     history: tuple[EpochRecord, ...] = ()
 
     @property
@@ -176,8 +178,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def clear_leftovers(run: str | Path) -> None:
     """Remove the temporary files that a killed run left behind."""
-    for leftover in (Path(run) / FOLDER).glob(f".{PREFIX}*"):
-        leftover.unlink(missing_ok=True)
+    for folder, pattern in ((Path(run) / FOLDER, f".{PREFIX}*"), (Path(run), f".{METRICS}.*")):
+        for leftover in folder.glob(pattern):
+            leftover.unlink(missing_ok=True)
 
 
 def write_metrics(run: str | Path, history: tuple[EpochRecord, ...]) -> None:
@@ -186,7 +189,7 @@ def write_metrics(run: str | Path, history: tuple[EpochRecord, ...]) -> None:
     Raises:
         CheckpointError: if it cannot be written.
     """
-    path = Path(run) / "metrics.jsonl"
+    path = Path(run) / METRICS
     try:
         with atomic(path) as temporary:
             temporary.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in history))

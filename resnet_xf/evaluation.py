@@ -83,6 +83,7 @@ def evaluate_split(
     for batch in Batches(split, transform, batch_size, rank=learner.rank, workers=learner.workers):
         if len(batch.labels):
             outputs = learner.outputs(batch.images).astype(np.float64)
+            outputs[~np.isfinite(outputs)] = np.nan
             shifted = outputs - outputs.max(axis=1, keepdims=True)
             likelihood = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
             sums[0] -= (likelihood * targets(batch.labels, num_classes, 0.0, 1)).sum()

@@ -20,7 +20,7 @@ from resnet_xf.evaluation import check_fit, evaluate_split, learner_of, transfor
 from resnet_xf.formats import identify, read_checkpoint
 from resnet_xf.learner import Learner
 from resnet_xf.plan import Plan, plan
-from resnet_xf.recipe import Recipe, get_recipe
+from resnet_xf.recipe import Recipe, check_recipe, get_recipe
 from resnet_xf.training import dataset_of, default_recipe
 from resnet_xf.weights import RUN_KEY, Weights, read_arrays
 
@@ -162,7 +162,7 @@ def _header(trained: _Trained, data: Dataset | None, recipe: Recipe | str | None
     if recipe is None and trained.header is not None:
         return trained.header
     recipe = recipe or default_recipe(data.name if data else "")
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else check_recipe(recipe)
     mean, std = recipe.augmentation.mean, recipe.augmentation.std
     if mean is None or std is None:
         if data is None:

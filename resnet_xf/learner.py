@@ -67,6 +67,14 @@ class Learner(Protocol):
         """Put weights and v in; those left out are kept."""
         ...
 
+    def loss_scaling(self) -> dict[str, int | float]:
+        """The state of what scales the loss in float16; empty in every other precision."""
+        ...
+
+    def load_loss_scaling(self, state: Mapping[str, int | float]) -> None:
+        """Go on with that state; an empty one changes nothing."""
+        ...
+
     def total(self, numbers: Array) -> Array:
         """The sum of every worker's float64 numbers, ``(n,)``; all workers must call it together."""
         ...

@@ -87,6 +87,7 @@ class Training:
         self.planned, self.data, self.start, self.header = planned, data, start, start.header
         self.recipe = start.header.recipe
         self.position, self.history = self.header.position, self.header.history
+        check_fit(planned, data)
         self.transform = transform_of(self.header, planned)
         self.backend = backend
         self.device, self.timeout = device, timeout
@@ -95,7 +96,6 @@ class Training:
         self.callback = callback
         self.steps = self.recipe.epochs * self.header.steps_per_epoch
         self.saved: Path | None = None
-        check_fit(planned, data)
         if not self.header.steps_per_epoch:
             raise RecipeError(
                 f"$.drop_last: leaves nothing of {self.header.train_images} images; choose a smaller batch_size"
@@ -108,6 +108,7 @@ class Training:
         try:
             self._check_shares()
             self.learner.load(self.start.weights, self.start.velocity)
+            self.learner.load_loss_scaling(self.header.loss_scaling)
             self._check_together()
             if self.writes:
                 self._open()
@@ -218,6 +219,10 @@ class Training:
         test_loss, test_accuracy = evaluate_split(
             learner, self.data.test, self.transform, self.recipe.batch_size, self.planned.spec.num_classes
         )
+        if not np.isfinite(test_loss):
+            raise TrainingError(
+                f"the test loss is {test_loss} after {self._where(self.header.step)}; {self._last_good()}"
+            )
         record = EpochRecord(
             epoch=position.epoch + 1,
             train_loss=float(loss / seen),
@@ -257,6 +262,7 @@ class Training:
         """Write the checkpoint and the metrics; only whole, finite states."""
         assert self.out is not None
         weights, velocity = self.learner.dump()
+        self.header = msgspec.structs.replace(self.header, loss_scaling=self.learner.loss_scaling())
         bad = next((name for name, array in weights.items() if not np.isfinite(array).all()), None)
         if bad is not None:
             raise TrainingError(f"{bad} is no longer finite after {self._where(self.header.step)}; {self._last_good()}")

@@ -1,10 +1,15 @@
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from backend_contract import Contract, images
-from resnet_xf import ResNetSpec, build, get_backend, plan, plan_block
+from resnet_xf import BackendError, ResNetSpec, build, draw_weights, get_backend, plan, plan_block
+from resnet_xf.checkpoint import Header
+from resnet_xf.evaluation import learner_of
 from resnet_xf.nodes import Activation
+from resnet_xf.recipe import targets
+from runs import RECIPE, TINY
 
 
 class TestTorch(Contract):
@@ -102,3 +107,32 @@ def test_trains(odd_spec: ResNetSpec) -> None:
     loss.backward()
     assert all(p.grad is not None and bool(p.grad.abs().max() > 0) for n, p in network.named_parameters() if "fc" in n)
     assert np.isfinite(loss.item())
+
+
+def test_a_scaled_loss_takes_the_same_steps_and_its_scale_goes_on() -> None:
+    """What float16 does on a GPU, with float32 on the CPU."""
+    shown = images(8, 1, 12, 12)
+    wanted = targets(list(range(8)), 10, 0.0, 8)
+    recipe = msgspec.structs.replace(RECIPE, precision="float32")
+    learners = [learner_of(plan(TINY), recipe, "torch", "cpu") for _ in range(3)]
+    plain, scaled, again = learners
+    for learner in learners:
+        learner.load(draw_weights(TINY), {})
+    for learner in (scaled, again):
+        learner._scaler = torch.amp.GradScaler("cpu", growth_interval=2)
+    assert plain.loss_scaling() == {}
+    losses = [[learner.step(shown, wanted, 0.05)()[0] for _ in range(3)] for learner in (plain, scaled)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    assert scaled.loss_scaling()["scale"] == 2 * 65536
+    again.load(*scaled.dump())
+    header = Header(recipe=recipe, dataset="digits", train_images=1, classes=(), mean=(0.0,), std=(1.0,), loss_scaling=scaled.loss_scaling())  # fmt: skip
+    again.load_loss_scaling(Header.from_json(header.to_json()).loss_scaling)
+    assert again.loss_scaling() == scaled.loss_scaling()
+    assert again.step(shown, wanted, 0.05)()[0] == scaled.step(shown, wanted, 0.05)()[0]
+    assert again.loss_scaling() == scaled.loss_scaling()
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "cuda:99", "auto:1"])
+def test_a_device_that_is_not_there_is_refused_by_name(device: str) -> None:
+    with pytest.raises(BackendError, match=f"no device is called '{device}'|there is no cuda:99"):
+        learner_of(plan(TINY), RECIPE, "torch", device)

@@ -141,6 +141,13 @@ class MxnetLearner:
         for name, array in velocity.items():
             self._velocity[name] = ndarray(array, self._dtype, self._context)
 
+    def loss_scaling(self) -> dict[str, int | float]:
+        """Nothing: float16 is refused."""
+        return {}
+
+    def load_loss_scaling(self, state: Mapping[str, int | float]) -> None:
+        """Nothing to go on with."""
+
     def total(self, numbers: Array) -> Array:
         """The sum over all workers."""
         if self._store is None:
@@ -176,7 +183,10 @@ def roles(workers: int) -> list[Role]:
         Role("scheduler", meeting | {"DMLC_ROLE": "scheduler"}, trains=False),
         Role("server", meeting | {"DMLC_ROLE": "server", "GLIBC_TUNABLES": EXACT_SUMS}, trains=False),
     ]
-    return serving + [Role(f"worker {number}", meeting | {"DMLC_ROLE": "worker"}) for number in range(workers)]
+    return serving + [
+        Role(f"worker {number}", meeting | {"DMLC_ROLE": "worker", "LOCAL_RANK": str(number)})
+        for number in range(workers)
+    ]
 
 
 def _leave(code: int, store: Any) -> None:
@@ -207,7 +217,7 @@ def in_bfloat16(network: Any) -> Any:
 
 
 def find_device(name: str) -> Any:
-    """The context of a device of that name; ``auto`` is a GPU where MXNet has one.
+    """The context of a device of that name; ``auto`` is a GPU where MXNet has one, of several this process's own.
 
     Raises:
         BackendError: if there is none.
@@ -216,8 +226,9 @@ def find_device(name: str) -> Any:
     if name == "cpu" or (name == "auto" and not count):
         return mx.cpu()
     kind, _, number = name.partition(":")
-    if kind not in ("auto", "cuda") or (number and not number.isdecimal()):
+    if not (name == "auto" or kind == "cuda") or (number and not number.isdecimal()):
         raise BackendError(f"no device is called {name!r}; choose auto, cpu, cuda or cuda:1")
-    if int(number or 0) >= count:
-        raise BackendError(f"mxnet sees {count} GPUs on this machine, so there is no {name}; choose cpu")
-    return mx.gpu(int(number or 0))
+    index = int(number or os.environ.get("LOCAL_RANK", "0"))
+    if index >= count:
+        raise BackendError(f"mxnet sees {count} GPUs on this machine, so there is no cuda:{index}; choose cpu")
+    return mx.gpu(index)

@@ -118,6 +118,15 @@ class TorchLearner:
             buffer = torch.empty_like(self._params[name], requires_grad=False)
             self._optimizer.state[self._params[name]]["momentum_buffer"] = buffer.copy_(torch.tensor(plain(array)))
 
+    def loss_scaling(self) -> dict[str, int | float]:
+        """The state of the ``GradScaler``."""
+        return dict(self._scaler.state_dict())
+
+    def load_loss_scaling(self, state: Mapping[str, int | float]) -> None:
+        """Go on with a state of the ``GradScaler``."""
+        if state and self._scaler.is_enabled():
+            self._scaler.load_state_dict(dict(state))
+
     def total(self, numbers: Array) -> Array:
         """The sum over all workers."""
         if self._joined is None:
@@ -161,9 +170,9 @@ def find_device(name: str) -> torch.device:
         return torch.device("cpu")
     kind, _, number = name.partition(":")
     index = int(number) if number.isdecimal() else local
-    if kind not in ("auto", "cuda") or (number and not number.isdecimal()):
+    if not (name == "auto" or kind == "cuda") or (number and not number.isdecimal()):
         raise BackendError(f"no device is called {name!r}; choose auto, cpu, cuda or cuda:1")
     if index >= count:
-        raise BackendError(f"torch sees {count} GPUs on this machine, so there is no {kind}:{index}; choose cpu")
+        raise BackendError(f"torch sees {count} GPUs on this machine, so there is no cuda:{index}; choose cpu")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)

@@ -94,7 +94,7 @@ def train_(
         "backend": backend, "device": device, "data_dir": data_dir, "keep": keep, "timeout": timeout,
     }  # fmt: skip
     if resume is not None:
-        if changes or any((recipe, out, weights, in_channels, num_classes)):
+        if changes or any(given is not None for given in (recipe, out, weights, in_channels, num_classes)):
             raise CheckpointError(
                 f"{resume}: a run goes on as it began; with --resume give only --backend, --device, --workers, --keep, "
                 "--timeout, --data-dir and where a folder: --dataset has moved to"

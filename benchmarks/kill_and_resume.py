@@ -1,0 +1,238 @@
+"""Whether a killed run loses anything: runs killed at random moments and resumed, to the bit against one left alone.
+
+``python benchmarks/kill_and_resume.py`` trains a tiny network by the command line, sends SIGKILL ten times to each
+backend's run, prints what was found and writes ``benchmarks/results/kill_and_resume.json``. The exit code is 1 if
+anything is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from resnet_xf import Recipe, ResNetSpec, ResNetXFError, Stage, Stem, get_backend
+from resnet_xf.checkpoint import EpochRecord, list_checkpoints, load_checkpoint
+from resnet_xf.parity.report import environment
+from resnet_xf.recipe import Augmentation, Optimizer, Schedule
+from resnet_xf.weights import Weights
+
+RESULTS = Path(__file__).parent / "results"
+SPEC = ResNetSpec(
+    name="tiny",
+    in_channels=1,
+    num_classes=10,
+    image_size=(16, 16),
+    stem=Stem(kind="conv3", width=8),
+    stages=(Stage(depth=1, channels=8), Stage(depth=1, channels=16, stride=2)),
+)
+EARLY = 0.3
+"""The share of the kills that fall before the first checkpoint. Every other one of the rest is aimed at a write."""
+
+
+class LostError(Exception):
+    """What was not as it should be after a kill."""
+
+
+def recipe(epochs: int) -> Recipe:
+    """Momentum, decay, a drop of the rate and augmentation: all that a resumed run must find again."""
+    return Recipe(
+        name="killed",
+        epochs=epochs,
+        batch_size=64,
+        optimizer=Optimizer(learning_rate=0.05, momentum=0.9, weight_decay=5e-4),
+        schedule=Schedule(kind="step", milestones=(epochs * 0.6,)),
+        augmentation=Augmentation(crop="padded", padding=2, flip=True),
+        image_size=(16, 16),
+    )
+
+
+def start(run: Path, backend: str, resume: bool) -> subprocess.Popen[str]:
+    """Begin a run or go on with it, in a process of its own."""
+    begin = ["spec.toml", "--dataset", "digits", "--recipe", "recipe.toml", "--out", run.name]
+    arguments = ["--resume", run.name] if resume else begin
+    return subprocess.Popen(
+        [sys.executable, "-m", "resnet_xf", "train", *arguments, "--backend", backend, "--device", "cpu"],
+        cwd=run.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Let a run come to its end."""
+    _, said = process.communicate()
+    if process.returncode:
+        raise LostError(f"the run ended with code {process.returncode}: {said.strip()}")
+
+
+def records(run: Path) -> list[EpochRecord]:
+    """A run's finished epochs, by its metrics.jsonl."""
+    path = run / "metrics.jsonl"
+    try:
+        return msgspec.json.Decoder(EpochRecord).decode_lines(path.read_bytes()) if path.exists() else []
+    except msgspec.DecodeError as error:
+        raise LostError(f"metrics.jsonl is damaged: {error}") from None
+
+
+def written(run: Path) -> int:
+    """When a run's metrics.jsonl was last written: by each process as it opens the run, and after each epoch."""
+    path = run / "metrics.jsonl"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def left_alone(run: Path, backend: str) -> tuple[float, float]:
+    """A whole run; the seconds until it begins to train, and those until it has ended."""
+    begun = time.perf_counter()
+    process = start(run, backend, resume=False)
+    while not written(run) and process.poll() is None:
+        time.sleep(0.005)
+    opened = time.perf_counter() - begun
+    finish(process)
+    return opened, time.perf_counter() - begun
+
+
+def kill(run: Path, backend: str, moment: float, aimed: bool, opening: float, epoch: float) -> dict[str, Any]:
+    """Start or resume a run and kill it; what is found then.
+
+    ``moment`` is in epochs of the whole run, however often it has been resumed; from -1 to 0 is the process's start-up.
+    An ``aimed`` kill waits from there for a checkpoint that is being written. ``opening`` and ``epoch`` are about how
+    many seconds the start-up and an epoch take.
+    """
+    before, begun = written(run), time.perf_counter()
+    process = start(run, backend, resume=bool(list_checkpoints(run)))
+
+    def waiting() -> bool:
+        if moment < 0:
+            return written(run) == before and time.perf_counter() - begun < (1 + moment) * opening
+        return written(run) == before or len(records(run)) < int(moment)
+
+    try:
+        while process.poll() is None and waiting():
+            time.sleep(0.005)
+        time.sleep(max(0, moment) % 1 * epoch)
+        while aimed and process.poll() is None and not half_written(run):
+            pass
+    finally:
+        process.kill()
+    seconds = time.perf_counter() - begun
+    _, said = process.communicate()
+    if process.returncode != -signal.SIGKILL:
+        raise LostError(f"the run ended with code {process.returncode} before it was killed: {said.strip()}")
+    when = {"moment": round(moment, 2), "aimed at a write": aimed, "seconds": round(seconds, 3)}
+    return when | left_behind(run, backend)
+
+
+def half_written(run: Path) -> bool:
+    """Whether a checkpoint is being written, or was when the process was killed."""
+    return any((run / "checkpoints").glob(".step-*"))
+
+
+def left_behind(run: Path, backend: str) -> dict[str, Any]:
+    """What a killed run leaves: whole checkpoints, or none, and then there must be nothing to resume."""
+    checkpoints = list_checkpoints(run)
+    try:
+        positions = [load_checkpoint(path).header.position for path in checkpoints]
+    except ResNetXFError as error:
+        raise LostError(f"a checkpoint is damaged: {error}") from None
+    if not positions:
+        refused = start(run, backend, resume=True)
+        _, said = refused.communicate()
+        if refused.returncode != 2 or not ("no such folder" in said or "holds no run" in said):
+            raise LostError(f"no checkpoint, yet resuming ended with code {refused.returncode}: {said.strip()}")
+    return {
+        "epochs": positions[-1].epoch if positions else None,
+        "whole checkpoints": len(positions),
+        "epochs in metrics": len(records(run)),
+        "half a checkpoint beside": half_written(run),
+    }
+
+
+def same(ours: Weights, theirs: Weights) -> bool:
+    """Whether two sets of arrays are the same to the bit."""
+    return ours.keys() == theirs.keys() and all(
+        ours[name].dtype == theirs[name].dtype and ours[name].tobytes() == theirs[name].tobytes() for name in ours
+    )
+
+
+def untimed(run: Path) -> list[EpochRecord]:
+    """A run's records but for how long they took."""
+    return [msgspec.structs.replace(record, seconds=0.0, images_per_second=0.0) for record in records(run)]
+
+
+def measure(backend: str, folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
+    """One run left alone, one killed again and again, and whether they are the same."""
+    whole, broken = folder / f"{backend}-whole", folder / f"{backend}-killed"
+    draw, early = random.Random(seed), int(kills * EARLY)
+    result: dict[str, Any] = {"holds": False, "kills": []}
+    try:
+        opened, ended = left_alone(whole, backend)
+        result |= {"seconds to the first checkpoint": round(opened, 3), "seconds to the end": round(ended, 3)}
+        moments = [draw.uniform(-1, 0) for _ in range(early)]
+        moments += [draw.uniform(0, epochs - 1) for _ in range(kills - early)]
+        for number, moment in enumerate(sorted(moments)):
+            aimed = moment > 0 and number % 2 == 1
+            result["kills"].append(kill(broken, backend, moment, aimed, opened, (ended - opened) / epochs))
+        finish(start(broken, backend, resume=bool(list_checkpoints(broken))))
+        ours, theirs = load_checkpoint(broken), load_checkpoint(whole)
+    except (LostError, ResNetXFError) as lost:
+        return result | {"lost": str(lost)}
+    result["the same to the bit"] = {
+        "weights": same(ours.weights, theirs.weights),
+        "momentum": len(ours.velocity) > 0 and same(ours.velocity, theirs.velocity),
+        "metrics": len(records(whole)) == epochs and untimed(broken) == untimed(whole),
+        "position": ours.header.position == theirs.header.position,
+    }
+    result["holds"] = all(result["the same to the bit"].values())
+    return result
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--backends", default="torch,mxnet")
+    parser.add_argument("--kills", type=int, default=10, help="of each backend's run")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the results")
+    options = parser.parse_args()
+    threads = os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for every run
+    names = options.backends.split(",")
+    asked = [f"--{name}={getattr(options, name)}" for name in ("backends", "kills", "epochs", "seed")]
+    result: dict[str, Any] = {
+        "command": shlex.join(["python", "benchmarks/kill_and_resume.py", *asked]),
+        "environment": environment()
+        | {name: get_backend(name).version() for name in names}
+        | {"cores": len(os.sched_getaffinity(0)), "OMP_NUM_THREADS": threads},
+        "recipe": msgspec.to_builtins(recipe(options.epochs)),
+        "backends": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "spec.toml").write_text(SPEC.to_toml())
+        (Path(folder) / "recipe.toml").write_text(recipe(options.epochs).to_toml())
+        for name in names:
+            found = measure(name, Path(folder), options.kills, options.epochs, options.seed)
+            result["backends"][name] = found
+            print(f"{name}: {'nothing is lost' if found['holds'] else 'LOST'} by {len(found['kills'])} kills")
+            for key, value in found.items():
+                for line in value if isinstance(value, list) else [f"{key}: {value}"]:
+                    print(f"  {line}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "kill_and_resume.json").write_text(json.dumps(result, indent=2) + "\n")
+    sys.exit(not all(found["holds"] for found in result["backends"].values()))
+
+
+if __name__ == "__main__":
+    main()

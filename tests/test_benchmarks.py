@@ -1,0 +1,62 @@
+"""The benchmarks of training run, small, and write what they say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet_xf import ResNetSpec, Stage, Stem
+
+pytest.importorskip("torch")
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+TINY = ResNetSpec(name="tiny", stem=Stem(kind="conv3", width=4), stages=(Stage(depth=1, channels=4),), num_classes=10)
+
+
+def bench(script: str, *arguments: object) -> str:
+    command = [sys.executable, BENCHMARKS / script, "--backends=torch", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def write_images(folder: Path) -> None:
+    """Fashion-MNIST's files with random images: 128 to train on and 64 to test on."""
+    draw = np.random.default_rng(0)
+    for part, number in (("train", 128), ("t10k", 64)):
+        images, labels = draw.integers(0, 256, (number, 28, 28), np.uint8), draw.integers(0, 10, number, np.uint8)
+        for array, name in ((images, "images-idx3"), (labels, "labels-idx1")):
+            head = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
+            (folder / f"{part}-{name}-ubyte").write_bytes(head + array.tobytes())
+
+
+def test_fashion_mnist_trains_once_and_draws_the_same_again(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    write_images(tmp_path)
+    (tmp_path / "tiny.toml").write_text(TINY.to_toml())
+    places = f"--runs={tmp_path / 'runs'}", "--data-dir", tmp_path, f"--out={tmp_path / 'out'}"
+    arguments = f"--spec={tmp_path / 'tiny.toml'}", "--epochs=1", *places
+    shown = bench("fashion_mnist.py", *arguments, "--", "--batch-size=64")
+    assert "1 of 1" in shown
+    result = json.loads((tmp_path / "out" / "fashion_mnist.json").read_text())
+    run = result["backends"]["torch"]
+    assert result["command"].startswith("python benchmarks/fashion_mnist.py")
+    assert "data-dir" not in result["command"]
+    assert result["recipe"]["batch_size"] == 64
+    assert [record["epoch"] for record in run["records"]] == [1]
+    assert run["wall seconds"] > run["records"][0]["seconds"]
+    drawing = tmp_path / "out" / "fashion_mnist.svg"
+    first = drawing.read_bytes()
+    drawing.unlink()
+    assert bench("fashion_mnist.py", *arguments, "--plot-only").splitlines()[-2:] == shown.splitlines()[-2:]
+    assert drawing.read_bytes() == first
+
+
+def test_a_killed_run_is_resumed_to_the_bit(tmp_path) -> None:
+    assert "nothing is lost by 1 kills" in bench("kill_and_resume.py", "--kills=1", "--epochs=4", f"--out={tmp_path}")
+    result = json.loads((tmp_path / "kill_and_resume.json").read_text())
+    assert result["backends"]["torch"]["holds"]
+    assert len(result["backends"]["torch"]["kills"]) == 1
