@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable
 
-os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # before any framework is imported
+cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))  # before any framework is imported
 os.environ.pop("RESNET_XF_BACKEND", None)
 
 import pytest
