@@ -3,8 +3,11 @@
 import os
 from collections.abc import Callable
 
-cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))  # before any framework is imported
+# Before any framework is imported, and shared out among the processes that run tests.
+os.environ.setdefault(
+    "OMP_NUM_THREADS",
+    str(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))),
+)
 os.environ.pop("RESNET_XF_BACKEND", None)
 
 import pytest
