@@ -1,6 +1,9 @@
 """The README's code runs, and what it shows is what the commands print."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from resnet_xf import ResNetSpec, cli, get_recipe, list_models
 from resnet_xf.plan import plan
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
 
 
@@ -53,3 +57,11 @@ def test_the_ladder_shown_is_the_ladder_printed(capsys, monkeypatch) -> None:
 
     printed = fixed(capsys.readouterr().out).strip()
     assert printed in {fixed(block).strip() for block in blocks("")}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (BENCHMARKS / "results").glob("fashion_mnist*.json")])
+def test_the_accuracies_shown_are_those_measured(name: str, tmp_path) -> None:
+    shutil.copy(BENCHMARKS / "results" / f"{name}.json", tmp_path)
+    again = [sys.executable, BENCHMARKS / "fashion_mnist.py", "--name", name, "--plot-only", "--out", tmp_path]
+    printed = subprocess.run(again, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() in {block.strip() for block in blocks("")}
