@@ -77,9 +77,11 @@ class Header(Document, frozen=True, kw_only=True):
     Attributes:
         version: of this form of file.
         recipe: see :class:`resnet_xf.recipe.Recipe`.
+        backend: on which it is trained, or was last.
         dataset: its name.
         data_dir: where its files were, if not in the cache.
         train_images: how many images an epoch has.
+        train_digest: of their labels and, of files, their names, in order.
         classes: their names.
         mean, std: with which images are normalised, one for each channel.
         position: see :class:`Position`.
@@ -92,9 +94,11 @@ class Header(Document, frozen=True, kw_only=True):
 
     version: Literal[1] = 1
     recipe: Recipe
+    backend: str
     dataset: str
     data_dir: str | None = None
     train_images: int
+    train_digest: str
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -133,7 +137,7 @@ def save_checkpoint(run: str | Path, checkpoint: Checkpoint, keep: int) -> Path:
     folder = Path(run) / FOLDER
     path = folder / f"{PREFIX}{checkpoint.header.step:08d}.safetensors"
     arrays = checkpoint.weights | {VELOCITY + name: array for name, array in checkpoint.velocity.items()}
-    texts = {SPEC_KEY: checkpoint.spec.to_json(), RUN_KEY: checkpoint.header.to_json()}
+    texts = {SPEC_KEY: checkpoint.spec.to_json(), RUN_KEY: checkpoint.header.to_complete_json()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_arrays(path, arrays, texts)
@@ -155,7 +159,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: if there is none, or it is damaged or not of a run.
     """
-    path = Path(path)
+    path, found = Path(path), []
     if path.is_dir():
         found = list_checkpoints(path)
         if not found:
@@ -172,7 +176,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         check_weights(weights, shapes, header.recipe.dtype)
         check_weights(velocity, {name: shapes[name] for name in velocity if name in shapes}, header.recipe.dtype)
     except ResNetXFError as error:
-        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+        older = f"; take it away to go on from {found[-2]}" if len(found) > 1 else ""
+        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}{older}") from None
     return Checkpoint(spec, header, weights, velocity)
 
 

@@ -34,6 +34,10 @@ class Document(Struct, frozen=True):
         """The document as JSON text; fields at their defaults are left out."""
         return msgspec.json.encode(self).decode()
 
+    def to_complete_json(self) -> str:
+        """The document as JSON text with every field, so that it outlives a change of defaults."""
+        return msgspec.json.encode(_complete(self)).decode()
+
     @classmethod
     def from_toml(cls, text: str) -> Self:
         """Read TOML text; raises the class's ``error`` with the path of the field that is wrong."""
@@ -82,6 +86,13 @@ class Document(Struct, frozen=True):
             raise cls.error(f"{path}: {error.strerror}") from None
         except cls.error as error:
             raise cls.error(f"{path}: {error}") from None
+
+
+def _complete(value: object) -> object:
+    """Plain data with every field of every struct."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _complete(getattr(value, name)) for name in value.__struct_fields__}
+    return [_complete(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _scalar(value: object) -> object:

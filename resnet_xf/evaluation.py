@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from resnet_xf.backend import get_backend
 from resnet_xf.checkpoint import Header
 from resnet_xf.data import Batches, Dataset, Split, Transform
 from resnet_xf.errors import DataError, RecipeError
-from resnet_xf.learner import Learner, Task
+from resnet_xf.learner import TIMEOUT, Learner, Task
+from resnet_xf.nodes import Norm, children, walk
 from resnet_xf.plan import Plan
 from resnet_xf.recipe import Recipe, decaying, rounded, targets
-
-TIMEOUT = 600.0
-"""Seconds for which a worker waits for the others."""
 
 
 def transform_of(header: Header, planned: Plan) -> Transform:
@@ -38,10 +37,11 @@ def transform_of(header: Header, planned: Plan) -> Transform:
     )
 
 
-def learner_of(planned: Plan, recipe: Recipe, backend: str | None, device: str, timeout: float = TIMEOUT) -> Learner:
-    """A backend's learner for a network and a recipe."""
+def task_of(planned: Plan, recipe: Recipe, device: str, timeout: float = TIMEOUT, *, together: bool = False) -> Task:
+    """What a backend's learner is to do with a network, by a recipe, ``together`` with other workers or alone."""
     optimizer = recipe.optimizer
-    task = Task(
+    first = next(node for _, node in walk(planned.root) if not children(node))
+    return Task(
         network=planned.root,
         momentum=rounded(optimizer.momentum),
         nesterov=optimizer.nesterov,
@@ -50,9 +50,10 @@ def learner_of(planned: Plan, recipe: Recipe, backend: str | None, device: str, 
         precision=recipe.precision,
         freeze_statistics=recipe.freeze_statistics,
         device=device,
+        opens_with_norm=isinstance(first, Norm),
+        together=together,
         timeout=timeout,
     )
-    return get_backend(backend).learner(task)
 
 
 def check_fit(planned: Plan, data: Dataset) -> None:
@@ -67,7 +68,12 @@ def check_fit(planned: Plan, data: Dataset) -> None:
             f"{data.name}: its images have {data.channels} channels and {spec.name} takes {spec.in_channels}; "
             f"change the spec's in_channels (--in-channels {data.channels})"
         )
-    top = max(int(split.labels.max(initial=0)) for split in (data.train, data.test))
+    for half, split in (("training", data.train), ("test", data.test)):
+        if not len(split):
+            raise DataError(f"{data.name}: has no {half} images")
+        if split.labels.min() < 0:
+            raise DataError(f"{data.name}: has the label {split.labels.min()}; expected 0 and more")
+    top = max(int(split.labels.max()) for split in (data.train, data.test))
     if top >= spec.num_classes:
         raise DataError(
             f"{data.name}: its labels go up to {top} and {spec.name} has {spec.num_classes} classes; "
@@ -76,9 +82,15 @@ def check_fit(planned: Plan, data: Dataset) -> None:
 
 
 def evaluate_split(
-    learner: Learner, split: Split, transform: Transform, batch_size: int, num_classes: int
-) -> tuple[float, float]:
-    """Mean cross entropy and accuracy over a split, all workers taking their share."""
+    learner: Learner,
+    split: Split,
+    transform: Transform,
+    batch_size: int,
+    num_classes: int,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+) -> tuple[float, float] | None:
+    """Mean cross entropy and accuracy over a split, all workers taking their share; None if it was stopped."""
     sums = np.zeros(2)
     for batch in Batches(split, transform, batch_size, rank=learner.rank, workers=learner.workers):
         if len(batch.labels):
@@ -88,5 +100,7 @@ def evaluate_split(
             likelihood = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
             sums[0] -= (likelihood * targets(batch.labels, num_classes, 0.0, 1)).sum()
             sums[1] += (outputs.argmax(axis=1) == batch.labels).sum()
+        if stopped():
+            return None
     loss, correct = learner.total(sums) / len(split)
     return float(loss), float(correct)

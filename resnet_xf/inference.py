@@ -16,11 +16,11 @@ from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.images import read_image
 from resnet_xf.data.statistics import pixel_statistics
 from resnet_xf.errors import DataError
-from resnet_xf.evaluation import check_fit, evaluate_split, learner_of, transform_of
+from resnet_xf.evaluation import check_fit, evaluate_split, task_of, transform_of
 from resnet_xf.formats import identify, read_checkpoint
 from resnet_xf.learner import Learner
 from resnet_xf.plan import Plan, plan
-from resnet_xf.recipe import Recipe, check_recipe, get_recipe
+from resnet_xf.recipe import Recipe, get_recipe
 from resnet_xf.training import dataset_of, default_recipe
 from resnet_xf.weights import RUN_KEY, Weights, read_arrays
 
@@ -59,7 +59,7 @@ def evaluate(
     source: str | Path,
     dataset: Dataset | str | None = None,
     *,
-    recipe: Recipe | str | None = None,
+    recipe: Recipe | str | Path | None = None,
     network: str | None = None,
     backend: str | None = None,
     device: str = "auto",
@@ -91,11 +91,12 @@ def evaluate(
     check_fit(trained.planned, data)
     header = _header(trained, data, recipe)
     learner = _learner(trained, header, backend, device)
-    size = batch_size or header.recipe.batch_size
+    size = header.recipe.batch_size if batch_size is None else batch_size
+    transform, classes = transform_of(header, trained.planned), trained.planned.spec.num_classes
     began = time.perf_counter()
-    loss, accuracy = evaluate_split(
-        learner, data.test, transform_of(header, trained.planned), size, trained.planned.spec.num_classes
-    )
+    found = evaluate_split(learner, data.test, transform, size, classes)
+    assert found is not None  # nothing asks it to stop
+    loss, accuracy = found
     return Evaluation(
         network=trained.planned.spec.name,
         dataset=data.name,
@@ -113,7 +114,7 @@ def predict(
     images: Sequence[str | Path],
     *,
     top: int = 5,
-    recipe: Recipe | str | None = None,
+    recipe: Recipe | str | Path | None = None,
     network: str | None = None,
     backend: str | None = None,
     device: str = "auto",
@@ -132,6 +133,10 @@ def predict(
     Raises:
         ResNetXFError: of the kind of what is wrong.
     """
+    if isinstance(images, str | Path):
+        raise DataError(f"{images}: give a list of images, even of one")
+    if top < 1:
+        raise DataError(f"top: expected 1 class or more, got {top}")
     trained = _read(source, network)
     header = _header(trained, None, recipe)
     transform = transform_of(header, trained.planned)
@@ -157,12 +162,12 @@ def _read(source: str | Path, network: str | None) -> _Trained:
     return _Trained(found.plan, found.weights, None)
 
 
-def _header(trained: _Trained, data: Dataset | None, recipe: Recipe | str | None) -> Header:
+def _header(trained: _Trained, data: Dataset | None, recipe: Recipe | str | Path | None) -> Header:
     """How images are to become numbers: the run's way, unless another recipe is named."""
     if recipe is None and trained.header is not None:
         return trained.header
     recipe = recipe or default_recipe(data.name if data else "")
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else check_recipe(recipe)
+    recipe = get_recipe(recipe)
     mean, std = recipe.augmentation.mean, recipe.augmentation.std
     if mean is None or std is None:
         if data is None:
@@ -171,10 +176,21 @@ def _header(trained: _Trained, data: Dataset | None, recipe: Recipe | str | None
             )
         mean, std = pixel_statistics(data.train, data.channels)
     classes = data.classes if data else trained.header.classes if trained.header else ()
-    return Header(recipe=recipe, dataset=data.name if data else "", train_images=0, classes=classes, mean=mean, std=std)
+    return Header(
+        recipe=recipe,
+        backend="",
+        dataset=data.name if data else "",
+        train_images=0,
+        train_digest="",
+        classes=classes,
+        mean=mean,
+        std=std,
+    )
 
 
 def _learner(trained: _Trained, header: Header, backend: str | None, device: str) -> Learner:
-    learner = learner_of(trained.planned, header.recipe, backend, device)
+    """In the precision of the weights: a network trained in float16 on a GPU can be looked at anywhere."""
+    exact = msgspec.structs.replace(header.recipe, precision=header.recipe.dtype)
+    learner = get_backend(backend).learner(task_of(trained.planned, exact, device))
     learner.load(trained.weights, {})
     return learner

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from resnet_xf.errors import BackendError
 from resnet_xf.nodes import Node
 from resnet_xf.weights import Array, Weights
+
+TIMEOUT = 600.0
+"""Seconds for which a worker waits for the others."""
 
 Outcome: TypeAlias = Callable[[], tuple[float, Array]]
 """Waits for a step to be done: the loss of this worker's part, and its outputs before the step, ``(N, classes)``."""
@@ -24,6 +29,8 @@ class Task:
         precision: ``float32``, ``float64``, ``bfloat16`` or ``float16``.
         freeze_statistics: norms use their running statistics and leave them as they are.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        opens_with_norm: the network's first layer is a norm, before which nothing needs a gradient.
+        together: with the other workers that the environment tells of, if it does; else alone.
         timeout: seconds for which a worker waits for the others.
     """
 
@@ -35,6 +42,8 @@ class Task:
     precision: str
     freeze_statistics: bool
     device: str
+    opens_with_norm: bool
+    together: bool
     timeout: float
 
 
@@ -79,6 +88,26 @@ class Learner(Protocol):
         """The sum of every worker's float64 numbers, ``(n,)``; all workers must call it together."""
         ...
 
-    def close(self) -> None:
-        """Part from the other workers."""
+    def close(self, failure: BaseException | None = None) -> None:
+        """Part from the other workers; after a failure without waiting for them."""
         ...
+
+
+def device_number(name: str, count: int, framework: str) -> int | None:
+    """Which GPU a device's name means, of ``count``; None for the CPU.
+
+    ``auto`` is a GPU where there is one; without a number, it is that of this process's place among its machine's
+    workers (``LOCAL_RANK``).
+
+    Raises:
+        BackendError: if there is no such device.
+    """
+    if name == "cpu" or (name == "auto" and not count):
+        return None
+    kind, _, number = name.partition(":")
+    if not (name == "auto" or kind == "cuda") or (number and not number.isdecimal()):
+        raise BackendError(f"no device is called {name!r}; choose auto, cpu, cuda or cuda:1")
+    index = int(number or os.environ.get("LOCAL_RANK", "0"))
+    if index >= count:
+        raise BackendError(f"{framework} sees {count} GPUs on this machine, so there is no cuda:{index}; choose cpu")
+    return index

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGTERM
 
 import msgspec
 import numpy as np
 
+from resnet_xf.backend import get_backend
 from resnet_xf.checkpoint import (
     Checkpoint,
     EpochRecord,
@@ -20,9 +23,9 @@ from resnet_xf.checkpoint import (
     write_metrics,
 )
 from resnet_xf.data import Batch, Batches, Dataset
-from resnet_xf.errors import RecipeError, TrainingError, TrainingStopped
-from resnet_xf.evaluation import check_fit, evaluate_split, learner_of, transform_of
-from resnet_xf.learner import Outcome
+from resnet_xf.errors import CheckpointError, RecipeError, TrainingError, TrainingStopped
+from resnet_xf.evaluation import check_fit, evaluate_split, task_of, transform_of
+from resnet_xf.learner import Learner, Outcome
 from resnet_xf.nodes import STATISTICS
 from resnet_xf.plan import Plan
 from resnet_xf.recipe import Recipe, learning_rates, targets
@@ -70,13 +73,25 @@ class Run:
 
 
 class Training:
-    """One run under way."""
+    """A run that is begun, or about to go on; :meth:`run` trains.
+
+    Args:
+        planned: the network.
+        data: its images.
+        start: the state to begin from.
+        backend: its name.
+        device, out, keep, timeout, callback: as in :func:`resnet_xf.train`.
+
+    Raises:
+        ResNetXFError: if network, data and recipe do not fit each other.
+    """
 
     def __init__(
         self,
         planned: Plan,
         data: Dataset,
         start: Checkpoint,
+        *,
         backend: str,
         device: str,
         out: str | Path | None,
@@ -84,18 +99,21 @@ class Training:
         timeout: float,
         callback: Callable[[Progress], object] | None,
     ) -> None:
-        self.planned, self.data, self.start, self.header = planned, data, start, start.header
+        self.planned, self.data, self.start = planned, data, start
+        self.header = msgspec.structs.replace(start.header, backend=backend)
         self.recipe = start.header.recipe
         self.position, self.history = self.header.position, self.header.history
         check_fit(planned, data)
         self.transform = transform_of(self.header, planned)
-        self.backend = backend
         self.device, self.timeout = device, timeout
         self.out = None if out is None else Path(out)
-        self.keep = max(1, keep)
+        if keep < 1:
+            raise CheckpointError(f"keep: at least 1 checkpoint must be kept, got {keep}")
+        self.keep = keep
         self.callback = callback
         self.steps = self.recipe.epochs * self.header.steps_per_epoch
-        self.saved: Path | None = None
+        self.wish = Wish()
+        self.clock = 0.0
         if not self.header.steps_per_epoch:
             raise RecipeError(
                 f"$.drop_last: leaves nothing of {self.header.train_images} images; choose a smaller batch_size"
@@ -104,7 +122,9 @@ class Training:
 
     def run(self) -> Run:
         """Train from where the run is to its end."""
-        self.learner = learner_of(self.planned, self.recipe, self.backend, self.device, self.timeout)
+        task = task_of(self.planned, self.recipe, self.device, self.timeout, together=True)
+        self.learner: Learner = get_backend(self.header.backend).learner(task)
+        failure: BaseException | None = None
         try:
             self._check_shares()
             self.learner.load(self.start.weights, self.start.velocity)
@@ -112,12 +132,17 @@ class Training:
             self._check_together()
             if self.writes:
                 self._open()
-            with asked_to_stop(heeded=self.out is not None) as wish:  # a worker that is not the first ends after it
+            if self.learner.rank:  # the sums of an unfinished epoch are the first worker's to go on with
+                self.position = msgspec.structs.replace(self.position, loss=0.0, correct=0, seen=0)
+            with asked_to_stop(heeded=self.out is not None) as self.wish:
                 while self.position.epoch < self.recipe.epochs:
-                    self._epoch(wish)
+                    self._epoch()
             weights, _ = self.learner.dump()
+        except BaseException as error:
+            failure = error
+            raise
         finally:
-            self.learner.close()
+            self.learner.close(failure)
         return Run(self.planned.spec, self.recipe, weights, self.history, self.out, self.learner.rank == 0)
 
     @property
@@ -129,9 +154,7 @@ class Training:
         """Begin a run's folder, or find it as it was left."""
         assert self.out is not None
         clear_leftovers(self.out)
-        found = list_checkpoints(self.out)
-        if found:
-            self.saved = found[-1]
+        if list_checkpoints(self.out):
             write_metrics(self.out, self.history)
         else:
             self._save()
@@ -160,7 +183,11 @@ class Training:
                 f"worker {self.learner.rank} begins at step {mine}, others at another; each needs the same checkpoint"
             )
 
-    def _epoch(self, wish: Wish) -> None:
+    def _asked(self) -> bool:
+        """Whether any worker was asked to stop; all of them learn it at the same step."""
+        return bool(self.learner.total(np.array([float(self.wish.signal)]))[0])
+
+    def _epoch(self) -> None:
         """The rest of an epoch, its evaluation and its checkpoint; leaves when that is wished."""
         recipe, learner = self.recipe, self.learner
         batches = Batches(
@@ -176,6 +203,7 @@ class Training:
         )
         classes, step = self.planned.spec.num_classes, self.header.step
         waiting: tuple[Batch, Outcome] | None = None
+        asked = False
         self.clock = time.perf_counter()
         for batch in batches:
             wanted = targets(batch.labels, classes, recipe.label_smoothing, batch.size)
@@ -183,14 +211,14 @@ class Training:
             if waiting is not None:  # the step before is read while this one runs
                 self._settle(*waiting)
             waiting, step = (batch, outcome), step + 1
-            if wish.signal and self.writes:
+            if asked := self._asked():
                 break
         if waiting is not None:
             self._settle(*waiting)
-        if self.position.batch == batches.total:
-            self._finish_epoch()
-        if wish.signal and self.writes and self.position.epoch < recipe.epochs:
-            self._stop(wish.signal)
+        if not asked and self.position.batch == batches.total:
+            asked = not self._finish_epoch()
+        if asked:
+            self._stop()
 
     def _settle(self, batch: Batch, outcome: Outcome) -> None:
         """Wait for a step, and count it."""
@@ -211,28 +239,36 @@ class Training:
         self.header = msgspec.structs.replace(self.header, position=self.position)
         self._tell()
 
-    def _finish_epoch(self) -> None:
-        """Evaluate, record and save."""
+    def _sums(self) -> tuple[float, int, int]:
+        """Loss, correct answers and images seen of the epoch so far, of all workers."""
+        at = self.position
+        loss, correct, seen = self.learner.total(np.array([at.loss, at.correct, at.seen], np.float64)).tolist()
+        return loss, int(correct), int(seen)
+
+    def _finish_epoch(self) -> bool:
+        """Evaluate, record and save; False if asked to stop before that was done."""
         learner, position = self.learner, self.position
-        loss, correct, seen = learner.total(np.array([position.loss, position.correct, position.seen], np.float64))
+        loss, correct, seen = self._sums()
         self._share_statistics()
-        test_loss, test_accuracy = evaluate_split(
-            learner, self.data.test, self.transform, self.recipe.batch_size, self.planned.spec.num_classes
-        )
+        classes, size = self.planned.spec.num_classes, self.recipe.batch_size
+        found = evaluate_split(learner, self.data.test, self.transform, size, classes, stopped=self._asked)
+        if found is None:
+            return False
+        test_loss, test_accuracy = found
         if not np.isfinite(test_loss):
             raise TrainingError(
                 f"the test loss is {test_loss} after {self._where(self.header.step)}; {self._last_good()}"
             )
         record = EpochRecord(
             epoch=position.epoch + 1,
-            train_loss=float(loss / seen),
-            train_accuracy=float(correct / seen),
+            train_loss=loss / seen,
+            train_accuracy=correct / seen,
             test_loss=test_loss,
             test_accuracy=test_accuracy,
             learning_rate=float(self.rates[self.header.step - 1]),
-            images_per_second=float(seen / position.seconds),
+            images_per_second=seen / position.seconds,
             seconds=position.seconds,
-            backend=self.backend,
+            backend=self.header.backend,
             device=learner.device,
             workers=learner.workers,
         )
@@ -242,6 +278,7 @@ class Training:
         if self.writes:
             self._save()
         self._tell(record)
+        return True
 
     def _share_statistics(self) -> None:
         """Give every worker the first one's running statistics, which the checkpoint will hold."""
@@ -266,38 +303,42 @@ class Training:
         bad = next((name for name, array in weights.items() if not np.isfinite(array).all()), None)
         if bad is not None:
             raise TrainingError(f"{bad} is no longer finite after {self._where(self.header.step)}; {self._last_good()}")
-        self.saved = save_checkpoint(self.out, Checkpoint(self.planned.spec, self.header, weights, velocity), self.keep)
+        save_checkpoint(self.out, Checkpoint(self.planned.spec, self.header, weights, velocity), self.keep)
         write_metrics(self.out, self.history)
 
-    def _stop(self, signal: int) -> None:
-        """Save and leave, as asked."""
-        if self.position.batch:
+    def _stop(self) -> None:
+        """Save and leave, all workers at the same step; the first one says so."""
+        loss, correct, seen = self._sums()
+        self.position = msgspec.structs.replace(self.position, loss=loss, correct=correct, seen=seen)
+        self.header = msgspec.structs.replace(self.header, position=self.position)
+        message = ""
+        if self.writes:
             self._save()
-        raise TrainingStopped(
-            f"stopped after {self._where(self.header.step)}; go on with `resnet-xf train --resume {self.out}`", signal
-        )
+            again = f"resnet-xf train --resume {shlex.quote(str(self.out))}"
+            message = f"stopped after {self._where(self.header.step)}; go on with `{again}`"
+        raise TrainingStopped(message, self.wish.signal or SIGTERM)
 
     def _where(self, step: int) -> str:
         epoch = (step - 1) // self.header.steps_per_epoch + 1
         return f"step {step} of {self.steps} (epoch {epoch} of {self.recipe.epochs})"
 
     def _last_good(self) -> str:
-        """What is left to a run that went wrong."""
-        kept = f"the last good checkpoint is {self.saved}" if self.saved else "this worker keeps no checkpoint"
-        return f"{kept}; lower the learning rate, or warm it up"
+        """What is left to a run that went wrong, and what to do."""
+        found = list_checkpoints(self.out) if self.out is not None else []
+        if not found:
+            return "begin anew with a lower learning rate"
+        path = shlex.quote(str(found[-1]))
+        return f"the last good checkpoint is {path}; begin anew with a lower --lr, from there by --weights {path}"
 
     def _tell(self, record: EpochRecord | None = None) -> None:
         if self.callback is None or self.learner.rank:
             return
+        at = self.position
         if record is not None:
-            epoch, loss, accuracy, speed = (
-                record.epoch,
-                record.train_loss,
-                record.train_accuracy,
-                record.images_per_second,
-            )
+            epoch, speed = record.epoch, record.images_per_second
+            loss, accuracy = record.train_loss, record.train_accuracy
         else:
-            at = self.position
-            epoch, accuracy = at.epoch + 1, at.correct / at.seen
-            loss, speed = at.loss / at.seen, at.seen * self.learner.workers / at.seconds
+            images = min(at.batch * self.recipe.batch_size, self.header.train_images)
+            epoch, speed = at.epoch + 1, images / at.seconds
+            loss, accuracy = at.loss / at.seen, at.correct / at.seen
         self.callback(Progress(epoch, self.recipe.epochs, self.header.step, self.steps, loss, accuracy, speed, record))

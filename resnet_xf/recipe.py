@@ -55,7 +55,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
     Attributes:
         kind: ``constant``; ``step``: times ``gamma`` at each milestone; ``cosine``: half a cosine from the peak, at the
             end of the warm-up, to 0, at the end of the run.
-        milestones: of ``step``, in epochs.
+        milestones: of ``step``, in epochs; those beyond the run's end are never reached.
         gamma: of ``step``.
         warmup_epochs: for so long the rate climbs linearly, from ``warmup_start`` of the peak.
         warmup_start: that share.
@@ -175,12 +175,14 @@ al. 2016, section 4.2: 64,000 steps of 128 images are 164 epochs of 50,000, and 
 are at 82 and 123. ``imagenet``: torchvision's reference script, its 8 processes of 32 images as one batch."""
 
 
-def get_recipe(name_or_path: str | Path) -> Recipe:
-    """A recipe by name, or read from a ``.toml`` or ``.json`` file, and checked.
+def get_recipe(name_or_path: Recipe | str | Path) -> Recipe:
+    """A recipe by name, read from a ``.toml`` or ``.json`` file, or as it is; and checked.
 
     Raises:
         RecipeError: if there is no such name, or the file cannot be read or is malformed.
     """
+    if isinstance(name_or_path, Recipe):
+        return check_recipe(name_or_path)
     name = str(name_or_path)
     if name in RECIPES:
         return RECIPES[name]

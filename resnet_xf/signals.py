@@ -27,7 +27,9 @@ def asked_to_stop(*, heeded: bool) -> Iterator[Wish]:
     if not heeded or threading.current_thread() is not threading.main_thread():
         yield wish
         return
-    before = {number: signal.getsignal(number) for number in ASKING}
+    # A handler that Python did not set cannot be put back, so its signal is left alone.
+    found = {number: signal.getsignal(number) for number in ASKING}
+    before = {number: handler for number, handler in found.items() if handler is not None}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -37,7 +39,7 @@ def asked_to_stop(*, heeded: bool) -> Iterator[Wish]:
         wish.signal = number
         restore()
 
-    for number in ASKING:
+    for number in before:
         signal.signal(number, note)
     try:
         yield wish

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from resnet_xf.backend import get_backend
 from resnet_xf.checkpoint import (
@@ -15,10 +19,11 @@ from resnet_xf.checkpoint import (
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.statistics import pixel_statistics
 from resnet_xf.errors import CheckpointError
-from resnet_xf.evaluation import TIMEOUT
+from resnet_xf.evaluation import check_fit
+from resnet_xf.learner import TIMEOUT
 from resnet_xf.loop import Progress, Run, Training
 from resnet_xf.plan import Plan, plan
-from resnet_xf.recipe import Recipe, check_recipe, get_recipe
+from resnet_xf.recipe import Recipe, get_recipe
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.weights import Array, all_weight_shapes, check_weights, draw_weights, without_counters
 
@@ -34,7 +39,7 @@ def default_recipe(dataset: str) -> str:
 def train(
     network: Plan | ResNetSpec | str = "d2l_resnet18",
     dataset: Dataset | str = "digits",
-    recipe: Recipe | str | None = None,
+    recipe: Recipe | str | Path | None = None,
     *,
     backend: str | None = None,
     device: str = "auto",
@@ -65,20 +70,38 @@ def train(
         ResNetXFError: of the kind of what is wrong; TrainingError if the loss is no longer finite or another worker is
             lost; TrainingStopped after SIGINT or SIGTERM, once the checkpoint is written.
     """
+    settings: dict[str, Any] = {"device": device, "keep": keep, "timeout": timeout, "callback": callback}
+    start = begin(network, dataset, recipe, backend=backend, out=out, weights=weights, data_dir=data_dir, **settings)
+    return start.run()
+
+
+def begin(
+    network: Plan | ResNetSpec | str,
+    dataset: Dataset | str,
+    recipe: Recipe | str | Path | None,
+    *,
+    backend: str | None,
+    out: str | Path | None,
+    weights: Mapping[str, Array] | None,
+    data_dir: str | Path | None,
+    **settings: Any,
+) -> Training:
+    """What :func:`train` runs, with all checked that can be before the first step."""
     backend = get_backend(backend).name  # first: in a parameter server's process it does not return
     planned = _planned(network)
     data = load_dataset(dataset, data_dir) if isinstance(dataset, str) else dataset
-    if recipe is None:
-        recipe = default_recipe(data.name)
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else check_recipe(recipe)
+    recipe = get_recipe(default_recipe(data.name) if recipe is None else recipe)
     mean, std = recipe.augmentation.mean, recipe.augmentation.std
+    check_fit(planned, data)
     if mean is None or std is None:
         mean, std = pixel_statistics(data.train, data.channels)
     header = Header(
         recipe=recipe,
+        backend=backend,
         dataset=data.name,
         data_dir=None if data_dir is None else str(Path(data_dir).resolve()),
         train_images=len(data.train),
+        train_digest=data.train.digest(),
         classes=data.classes,
         mean=mean,
         std=std,
@@ -89,8 +112,7 @@ def train(
     check_weights(weights, all_weight_shapes(planned), recipe.dtype)
     if out is not None and list_checkpoints(out):
         raise CheckpointError(f"{out}: holds a run already; go on with it by --resume, or choose another folder")
-    start = Checkpoint(planned.spec, header, weights, {})
-    return Training(planned, data, start, backend, device, out, keep, timeout, callback).run()
+    return Training(planned, data, Checkpoint(planned.spec, header, weights, {}), backend=backend, out=out, **settings)
 
 
 def resume(
@@ -110,7 +132,7 @@ def resume(
     Args:
         run: its folder.
         network: if given, the run must be of this network.
-        backend: any, not only the one that it began on.
+        backend: any; if None, the one that it was on.
         dataset: where the images are now; if None, where they were.
         device: as in :func:`train`.
         data_dir: where the data set's files are now; if None, where they were.
@@ -121,22 +143,39 @@ def resume(
     Raises:
         ResNetXFError: as :func:`train`; CheckpointError if there is no run, or it is of other data.
     """
-    backend = get_backend(backend).name
+    settings: dict[str, Any] = {"device": device, "keep": keep, "timeout": timeout, "callback": callback}
+    return begin_again(run, network, backend=backend, dataset=dataset, data_dir=data_dir, **settings).run()
+
+
+def begin_again(
+    run: str | Path,
+    network: Plan | ResNetSpec | str | None,
+    *,
+    backend: str | None,
+    dataset: Dataset | str | None,
+    data_dir: str | Path | None,
+    **settings: Any,
+) -> Training:
+    """What :func:`resume` runs, with all checked that can be before the first step."""
     if not Path(run).is_dir():
         raise CheckpointError(f"{run}: no such folder; expected the folder of a run")
     start = load_checkpoint(run)
+    header = start.header
+    backend = get_backend(backend or header.backend).name
     if network is not None and (asked := _planned(network).spec) != start.spec:
         fields = [field for field in asked.__struct_fields__ if getattr(asked, field) != getattr(start.spec, field)]
         raise CheckpointError(
             f"{run}: is a run of {start.spec.name}, and {asked.name} was asked for; they differ in {', '.join(fields)}"
         )
-    header = start.header
     data = dataset_of(header, dataset, data_dir)
-    if len(data.train) != header.train_images:
+    if (len(data.train), data.train.digest()) != (header.train_images, header.train_digest):
         raise CheckpointError(
-            f"{run}: trains on {header.train_images} images of {header.dataset}, and {data.name} has {len(data.train)}"
+            f"{run}: trains on {header.train_images} images of {header.dataset}, and the {len(data.train)} of "
+            f"{data.name} are not those; it needs the same ones"
         )
-    return Training(plan(start.spec), data, start, backend, device, run, keep, timeout, callback).run()
+    moved = {"dataset": data.name} | ({"data_dir": str(Path(data_dir).resolve())} if data_dir is not None else {})
+    start = dataclasses.replace(start, header=msgspec.structs.replace(header, **moved))
+    return Training(plan(start.spec), data, start, backend=backend, out=run, **settings)
 
 
 def _planned(network: Plan | ResNetSpec | str) -> Plan:

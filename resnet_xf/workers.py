@@ -11,15 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from resnet_xf.errors import TrainingError, TrainingStopped
 from resnet_xf.signals import asked_to_stop
 
-PARENT = "RESNET_XF_PARENT"
-"""Where a process finds the number of the one that started it and without which it is to end."""
+PARENT, COMPLAINT = "RESNET_XF_PARENT", "RESNET_XF_COMPLAINT"
+"""Where a worker finds the number of the process that started it, and the file for what it cannot go on with."""
 
 TO_SAVE, GRACE = 60.0, 5.0
-"""Seconds in which one worker must save and end after a signal, and in which the others must end once one has."""
+"""Seconds in which the workers must save and end after a signal, and in which the others must end once one has."""
 
 LOOK = 0.2
 """Seconds between two looks at the processes."""
@@ -48,30 +50,33 @@ def threads_each(workers: int) -> str:
     return str(max(1, processors // workers))
 
 
-def run_together(roles: Sequence[Role], arguments: Sequence[str], resumed_by: str) -> None:
+def run_together(roles: Sequence[Role], arguments: Sequence[str]) -> str:
     """Run ``resnet-xf`` with those arguments in every role, until all that train have ended.
 
-    Ctrl-C and SIGTERM are passed on; the first worker then writes its checkpoint and ends.
+    Ctrl-C and SIGTERM are passed on; the workers then stop at the same step, and the first writes a checkpoint.
 
-    Args:
-        roles: of the processes.
-        arguments: of each.
-        resumed_by: the command by which the run goes on.
+    Returns:
+        What went wrong, in a line; nothing if all went well.
 
     Raises:
-        TrainingError: if a process dies, after the others were ended.
-        TrainingStopped: if the run was stopped by a signal.
+        TrainingStopped: if the run was stopped by a signal, with what the first worker said.
+        TrainingError: on Windows, whose processes cannot be asked to stop.
     """
+    if sys.platform == "win32":
+        raise TrainingError("several workers cannot be started on Windows; use Linux, or a container of it")
     command = [sys.executable, "-m", "resnet_xf", *arguments]
-    started = {
-        role: subprocess.Popen(
-            command, env={**os.environ, PARENT: str(os.getpid()), **role.environment}, start_new_session=True
-        )
-        for role in roles
-    }
-    try:
-        with asked_to_stop(heeded=True) as wish:
-            training = [process for role, process in started.items() if role.trains]
+    with TemporaryDirectory() as folder, asked_to_stop(heeded=True) as wish:
+        complaints = {role: Path(folder) / role.name for role in roles}
+        started = {
+            role: subprocess.Popen(
+                command,
+                env={**os.environ, PARENT: str(os.getpid()), COMPLAINT: str(complaints[role]), **role.environment},
+                start_new_session=True,
+            )
+            for role in roles
+        }
+        training = [process for role, process in started.items() if role.trains]
+        try:
             while not wish.signal and any(process.poll() is None for process in training):
                 if any(process.poll() for process in started.values()):
                     break
@@ -79,18 +84,27 @@ def run_together(roles: Sequence[Role], arguments: Sequence[str], resumed_by: st
             if wish.signal:
                 for process in training:
                     process.send_signal(wish.signal)
-                _wait(TO_SAVE, lambda: any(process.poll() is not None for process in training))
+                _wait(TO_SAVE, lambda: all(process.poll() is not None for process in training))
             _wait(GRACE, lambda: all(process.poll() is not None for process in started.values()))
-        ends = {role: process.poll() for role, process in started.items()}
-    finally:
-        for process in started.values():
-            process.kill()
-            process.wait()
+            ends = {role: process.poll() for role, process in started.items()}
+        finally:
+            for process in started.values():
+                process.kill()
+                process.wait()
+        said = {role: path.read_text() for role, path in complaints.items() if path.exists()}
+    whole = "; ".join(dict.fromkeys(text for text in said.values() if text))
     if wish.signal:
-        raise TrainingStopped(f"the workers were stopped; `{resumed_by}` goes on from the last checkpoint", wish.signal)
-    dead = [f"{role.name} {_how(code)}" for role, code in ends.items() if code]
-    if dead:
-        raise TrainingError(f"{'; '.join(dead)}; all were ended; `{resumed_by}` goes on from the last checkpoint")
+        raise TrainingStopped(whole or "stopped before the first step", wish.signal)
+    dead = [f"{role.name} {_how(code)}" for role, code in ends.items() if code and role not in said]
+    return "; ".join([*dead, *([whole] if whole else [])])
+
+
+def complain(text: str) -> None:
+    """Say what a process cannot go on with: to the one that started it, or else on stderr."""
+    if COMPLAINT in os.environ:
+        Path(os.environ[COMPLAINT]).write_text(text)
+    elif text:
+        print(f"resnet-xf: {text}", file=sys.stderr)  # noqa: T201
 
 
 def _wait(seconds: float, done: Callable[[], bool]) -> None:

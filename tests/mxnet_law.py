@@ -21,6 +21,8 @@ class MxnetLaw:
 
     def dump(self):
         weights, buffers = _dump(self)
+        if getattr(self, "_fresh", False):
+            return weights, buffers
         return weights, {name: -buffer / self._rate for name, buffer in buffers.items()}
 
     def load(self, weights, velocity) -> None:

@@ -69,7 +69,9 @@ def checkpoint_of(epoch: int = 1, batch: int = 0, dtype: str = "float32", **chan
     velocity = {name: array for name, array in velocity.items() if "running_" not in name}
     header = Header(
         recipe=replace(RECIPE, precision=dtype),
+        backend="torch",
         dataset="digits",
+        train_digest="0",
         data_dir="/some/where",
         train_images=64,
         classes=tuple("0123456789"),

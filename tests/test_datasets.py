@@ -430,5 +430,5 @@ def test_an_image_that_is_none_is_named_when_it_is_read(tmp_path) -> None:
     dataset = load_dataset(f"folder:{tmp_path}")
     read = Transform((8, 8), 3).test
     held_by = dataset.train if dataset.train.paths[0].endswith("1.png") else dataset.test
-    with pytest.raises(DataError, match=r"1\.png: not a readable image .*; remove or replace it"):
+    with pytest.raises(DataError, match=r"1\.png: not a readable image .*; replace it, or remove it"):
         read(held_by, np.arange(1))

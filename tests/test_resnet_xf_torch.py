@@ -6,7 +6,7 @@ import torch
 from backend_contract import Contract, images
 from resnet_xf import BackendError, ResNetSpec, build, draw_weights, get_backend, plan, plan_block
 from resnet_xf.checkpoint import Header
-from resnet_xf.evaluation import learner_of
+from resnet_xf.evaluation import task_of
 from resnet_xf.nodes import Activation
 from resnet_xf.recipe import targets
 from runs import RECIPE, TINY
@@ -114,7 +114,7 @@ def test_a_scaled_loss_takes_the_same_steps_and_its_scale_goes_on() -> None:
     shown = images(8, 1, 12, 12)
     wanted = targets(list(range(8)), 10, 0.0, 8)
     recipe = msgspec.structs.replace(RECIPE, precision="float32")
-    learners = [learner_of(plan(TINY), recipe, "torch", "cpu") for _ in range(3)]
+    learners = [get_backend("torch").learner(task_of(plan(TINY), recipe, "cpu")) for _ in range(3)]
     plain, scaled, again = learners
     for learner in learners:
         learner.load(draw_weights(TINY), {})
@@ -125,7 +125,7 @@ def test_a_scaled_loss_takes_the_same_steps_and_its_scale_goes_on() -> None:
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     assert scaled.loss_scaling()["scale"] == 2 * 65536
     again.load(*scaled.dump())
-    header = Header(recipe=recipe, dataset="digits", train_images=1, classes=(), mean=(0.0,), std=(1.0,), loss_scaling=scaled.loss_scaling())  # fmt: skip
+    header = Header(recipe=recipe, backend="torch", dataset="digits", train_digest="", train_images=1, classes=(), mean=(0.0,), std=(1.0,), loss_scaling=scaled.loss_scaling())  # fmt: skip
     again.load_loss_scaling(Header.from_json(header.to_json()).loss_scaling)
     assert again.loss_scaling() == scaled.loss_scaling()
     assert again.step(shown, wanted, 0.05)()[0] == scaled.step(shown, wanted, 0.05)()[0]
@@ -135,4 +135,4 @@ def test_a_scaled_loss_takes_the_same_steps_and_its_scale_goes_on() -> None:
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "cuda:99", "auto:1"])
 def test_a_device_that_is_not_there_is_refused_by_name(device: str) -> None:
     with pytest.raises(BackendError, match=f"no device is called '{device}'|there is no cuda:99"):
-        learner_of(plan(TINY), RECIPE, "torch", device)
+        get_backend("torch").learner(task_of(plan(TINY), RECIPE, device))

@@ -246,7 +246,9 @@ def test_a_run_goes_on_with_its_own_network_and_data_alone(tmp_path) -> None:
         go("torch", out=tmp_path / "run")
     with pytest.raises(CheckpointError, match="is a run of tiny, and resnet18 was asked for; they differ in name"):
         go_on(tmp_path / "run", "torch", network=get_spec("resnet18"))
-    with pytest.raises(CheckpointError, match="trains on 180 images of few digits, and few digits has 100"):
+    with pytest.raises(
+        CheckpointError, match="trains on 180 images of few digits, and the 100 of few digits are not those"
+    ):
         resume(tmp_path / "run", dataset=few_digits(100))
     with pytest.raises(CheckpointError, match="no such folder"):
         resume(tmp_path / "none")

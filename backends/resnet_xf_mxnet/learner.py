@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import itertools
 import os
 import sys
 import threading
@@ -13,16 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from resnet_xf.errors import BackendError, TrainingStopped
-from resnet_xf.learner import Outcome, Task
-from resnet_xf.nodes import Norm, children, walk
+from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
+from resnet_xf.learner import Outcome, Task, device_number
 from resnet_xf.weights import Array, Weights
-from resnet_xf.workers import Role, free_port, threads_each
+from resnet_xf.workers import Role, complain, free_port, threads_each
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, weights_of
 from resnet_xf_mxnet.loan import mx
 
 nd = mx.nd
+
+VARIABLES = ("DMLC_ROLE", "DMLC_PS_ROOT_PORT", "DMLC_NUM_SERVER", "DMLC_NUM_WORKER")
 
 EXACT_SUMS = "glibc.malloc.tcache_count=0:glibc.malloc.perturb=255"
 """What makes the C library of a server's process fill new memory with zeros, so that it adds float64 as such."""
@@ -53,61 +55,69 @@ class MxnetLearner:
         self._network.hybridize(static_alloc=True, static_shape=True)
         self._params = {name: param for name, param in self._weights.items() if param.grad_req != "null"}
         self._velocity: dict[str, Any] = {}
-        self._opens_with_norm = isinstance(next(node for _, node in walk(task.network) if not children(node)), Norm)
-        self._store: Any = None
-        self._keys: dict[int, int] = {}
         self._timeout = task.timeout
+        self._together = task.together and "DMLC_PS_ROOT_URI" in os.environ
+        self._keys: dict[str | int, int] = {}
         self.rank, self.workers = 0, 1
-        if "DMLC_PS_ROOT_URI" in os.environ:
+        if self._together:
             self._join()
 
     def _join(self) -> None:
         """Meet the other workers at the parameter server where the ``DMLC_`` variables say.
 
         Raises:
-            BackendError: if the run is in float64 and the server would add in float32.
+            BackendError: if a variable is missing, or the run is in float64 and the server would add in float32.
         """
-        with self._patience():
-            self._store = mx.kv.create("dist_sync")
-            self.rank, self.workers = self._store.rank, self._store.num_workers
-            for key, param in enumerate(self._params.values()):
-                self._store.init(key, nd.zeros(param.shape, dtype=self._dtype))
+        global _store
+        if missing := [name for name in VARIABLES if name not in os.environ]:
+            raise BackendError(f"DMLC_PS_ROOT_URI is set, so mxnet's workers need {', '.join(missing)} as well")
+        with self._at_work():
+            if _store is None:
+                _store = mx.kv.create("dist_sync")
+                atexit.register(_part)  # before MXNet's own end, in which the store must not be any more
+            self.rank, self.workers = _store.rank, _store.num_workers
+            for name, param in self._params.items():
+                self._keys[name] = _new_key(nd.zeros(param.shape, dtype=self._dtype))
         # The server of 1.9.1 adds float64 numbers as float32 ones if a byte that it never sets is not 0.
         if self._dtype == "float64" and self.total(np.array([1 + 1e-12]))[0] == self.workers:
             raise BackendError(f"mxnet's parameter server adds in float32; start it with GLIBC_TUNABLES={EXACT_SUMS}")
 
     @contextmanager
-    def _patience(self) -> Iterator[None]:
-        """MXNet waits for ever for a worker or server that has died, so the process is ended after a while."""
-        if "DMLC_PS_ROOT_URI" not in os.environ:
-            yield
-            return
+    def _at_work(self) -> Iterator[None]:
+        """MXNet's errors in a line; and an end to its waiting for a worker or server that has died."""
         timer = threading.Timer(self._timeout, _give_up, (self._timeout,))
         timer.daemon = True
-        timer.start()
+        if self._together:
+            timer.start()
         try:
             yield
+        except mx.MXNetError as error:
+            text = one_line(error)
+            if "memory" in text or "bad_alloc" in text:
+                raise MemoryError(f"{text}; choose a smaller batch_size") from error
+            raise TrainingError(f"mxnet failed on {self.device}: {text}") from error
         finally:
             timer.cancel()
 
     def step(self, images: Array, targets: Array, rate: float) -> Outcome:
         """One step of SGD."""
-        x = ndarray(images, self._dtype, self._context)
-        if self._opens_with_norm:  # a norm before which nothing needs a gradient would not move its statistics
-            x.attach_grad()
-        with mx.autograd.record():
-            outputs = self._network(x)
-            loss = -(nd.log_softmax(outputs) * ndarray(targets, self._dtype, self._context)).sum()
-        loss.backward()
-        if self._store is not None:
-            for key, param in enumerate(self._params.values()):
-                self._store.pushpull(key, param.grad(), out=param.grad())
-        for name, param in self._params.items():
-            self._update(name, param.data(), param.grad(), rate)
+        with self._at_work():
+            x = ndarray(images, self._dtype, self._context)
+            if self._task.opens_with_norm:  # MXNet would not move the statistics of a norm that no gradient passes
+                x.attach_grad()
+            with mx.autograd.record():
+                outputs = self._network(x)
+                loss = -(nd.log_softmax(outputs) * ndarray(targets, self._dtype, self._context)).sum()
+            loss.backward()
+            if self._together:
+                for name, param in self._params.items():
+                    _store.pushpull(self._keys[name], param.grad(), out=param.grad())
+            for name, param in self._params.items():
+                self._update(name, param.data(), param.grad(), rate)
         return lambda: self._outcome(loss, outputs)
 
     def _outcome(self, loss: Any, outputs: Any) -> tuple[float, Array]:
-        with self._patience():
+        with self._at_work():
             return float(loss.asscalar()), outputs.asnumpy()
 
     def _update(self, name: str, weight: Any, gradient: Any, rate: float) -> None:
@@ -124,13 +134,13 @@ class MxnetLearner:
 
     def outputs(self, images: Array) -> Array:
         """The network's outputs in inference mode."""
-        with mx.autograd.pause(train_mode=False):
+        with self._at_work(), mx.autograd.pause(train_mode=False):
             outputs: Array = self._network(ndarray(images, self._dtype, self._context)).asnumpy()
         return outputs
 
     def dump(self) -> tuple[Weights, Weights]:
         """Copies of weights and of v."""
-        with self._patience():
+        with self._at_work():
             weights = {name: param.data().asnumpy() for name, param in self._weights.items()}
             return weights, {name: velocity.asnumpy() for name, velocity in self._velocity.items()}
 
@@ -150,23 +160,31 @@ class MxnetLearner:
 
     def total(self, numbers: Array) -> Array:
         """The sum over all workers."""
-        if self._store is None:
+        if not self._together:
             return numbers
-        with self._patience():
+        with self._at_work():
             array = ndarray(numbers, "float64", mx.cpu())
             if len(numbers) not in self._keys:
-                self._keys[len(numbers)] = len(self._params) + len(self._keys)
-                self._store.init(self._keys[len(numbers)], nd.zeros_like(array))
-            self._store.pushpull(self._keys[len(numbers)], array, out=array)
+                self._keys[len(numbers)] = _new_key(nd.zeros_like(array))
+            _store.pushpull(self._keys[len(numbers)], array, out=array)
             summed: Array = array.asnumpy()
         return summed
 
-    def close(self) -> None:
-        """Part from the others; after an error without waiting for them, as MXNet does at a process's end."""
-        error = sys.exc_info()[1]
-        if self._store is not None and error is not None:
-            code = 128 + error.signal if isinstance(error, TrainingStopped) else 2
-            atexit.register(_leave, code, self._store)
+    def close(self, failure: BaseException | None = None) -> None:
+        """Stay with the others, which MXNet parts from at the process's end; after a failure that does not wait."""
+        if self._together and failure is not None:
+            atexit.register(_leave, 128 + failure.signal if isinstance(failure, TrainingStopped) else 2)
+
+
+_store: Any = None
+_keys = itertools.count()
+
+
+def _new_key(zeros: Any) -> int:
+    """A place for sums in the parameter server, which all workers make in the same order."""
+    key = next(_keys)
+    _store.init(key, zeros)
+    return key
 
 
 def roles(workers: int) -> list[Role]:
@@ -189,8 +207,14 @@ def roles(workers: int) -> list[Role]:
     ]
 
 
-def _leave(code: int, store: Any) -> None:
-    """End this process at once. It keeps the store until then, since letting go of it waits as well."""
+def _part() -> None:
+    """Let go of the store, which waits for the other workers."""
+    global _store
+    _store = None
+
+
+def _leave(code: int) -> None:
+    """End this process at once."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -198,9 +222,7 @@ def _leave(code: int, store: Any) -> None:
 
 def _give_up(seconds: float) -> None:
     """End this process, whose main thread waits inside MXNet."""
-    print(  # noqa: T201
-        f"resnet-xf: no answer from the other workers for {seconds:g} s; has one died? Resume the run", file=sys.stderr
-    )
+    complain(f"no answer from the other workers for {seconds:g} s; has one died? Resume the run")
     sys.stderr.flush()
     os._exit(2)
 
@@ -217,18 +239,6 @@ def in_bfloat16(network: Any) -> Any:
 
 
 def find_device(name: str) -> Any:
-    """The context of a device of that name; ``auto`` is a GPU where MXNet has one, of several this process's own.
-
-    Raises:
-        BackendError: if there is none.
-    """
-    count = mx.context.num_gpus()
-    if name == "cpu" or (name == "auto" and not count):
-        return mx.cpu()
-    kind, _, number = name.partition(":")
-    if not (name == "auto" or kind == "cuda") or (number and not number.isdecimal()):
-        raise BackendError(f"no device is called {name!r}; choose auto, cpu, cuda or cuda:1")
-    index = int(number or os.environ.get("LOCAL_RANK", "0"))
-    if index >= count:
-        raise BackendError(f"mxnet sees {count} GPUs on this machine, so there is no cuda:{index}; choose cpu")
-    return mx.gpu(index)
+    """The context of a device of that name; raises BackendError if there is none."""
+    index = device_number(name, mx.context.num_gpus(), "mxnet")
+    return mx.cpu() if index is None else mx.gpu(index)

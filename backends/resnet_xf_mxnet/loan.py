@@ -90,8 +90,12 @@ def import_mxnet() -> Any:
     """The module ``mxnet``.
 
     Raises:
-        BackendError: if a system library that MXNet needs is missing; the message says which package brings it.
+        BackendError: if a system library that MXNet needs is missing; the message says which package brings it. Or if
+            ``DMLC_ROLE`` is none.
     """
+    role = os.environ.get("DMLC_ROLE", "worker")
+    if role not in ("worker", "server", "scheduler"):  # MXNet would wait for ever
+        raise BackendError(f"DMLC_ROLE is {role!r}; expected worker, server or scheduler")
     with lent():
         try:
             return importlib.import_module("mxnet")

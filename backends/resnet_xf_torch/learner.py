@@ -13,7 +13,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resnet_xf.errors import BackendError, TrainingError, one_line
-from resnet_xf.learner import Outcome, Task
+from resnet_xf.learner import Outcome, Task, device_number
 from resnet_xf.recipe import rounded
 from resnet_xf.weights import Array, Weights, plain
 from resnet_xf.workers import Role, free_port, threads_each
@@ -25,7 +25,8 @@ class TorchLearner:
     """See :class:`resnet_xf.learner.Learner`."""
 
     def __init__(self, task: Task) -> None:
-        self.rank, self.workers = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.workers = int(os.environ.get("WORLD_SIZE", "1")) if task.together else 1
+        self.rank = int(os.environ.get("RANK", "0")) if self.workers > 1 else 0
         place = find_device(task.device)
         if task.precision == "float16" and place.type == "cpu":
             raise BackendError("torch trains in float16 on a GPU alone; on the CPU choose bfloat16, float32 or float64")
@@ -57,24 +58,38 @@ class TorchLearner:
         self._joined = self._join(task.timeout) if self.workers > 1 else None
 
     def _join(self, timeout: float) -> DistributedDataParallel:
-        """Meet the other workers where ``torchrun``'s variables say."""
-        if not distributed.is_initialized():
-            engine = "nccl" if self._place.type == "cuda" else "gloo"
-            distributed.init_process_group(engine, timeout=timedelta(seconds=timeout))
+        """Meet the other workers where ``torchrun``'s variables say.
+
+        Raises:
+            TrainingError: if they do not come, or the variables are wrong.
+        """
+        try:
+            if not distributed.is_initialized():
+                engine = "nccl" if self._place.type == "cuda" else "gloo"
+                distributed.init_process_group(engine, timeout=timedelta(seconds=timeout))
+        except (RuntimeError, ValueError) as error:
+            text = one_line(error)
+            raise TrainingError(f"worker {self.rank} of {self.workers} cannot meet the others: {text}") from error
         return DistributedDataParallel(self._network, device_ids=[self._place] if self._place.type == "cuda" else None)
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
-        """Where workers meet, one that is lost or late shows as an error; so does memory that does not suffice."""
+    def _at_work(self) -> Iterator[None]:
+        """PyTorch's errors in a line: memory that does not suffice, a worker that is lost or late, and others.
+
+        On a GPU, float32 is float32: convolutions do not round to TF32.
+        """
+        rounds = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = False
         try:
             yield
         except RuntimeError as error:
             text = one_line(error)
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-                raise MemoryError(f"{text}; choose a smaller batch_size") from None
-            if self._joined is None:
-                raise
-            raise TrainingError(f"worker {self.rank} can no longer reach the others: {text}") from None
+                raise MemoryError(f"{text}; choose a smaller batch_size") from error
+            who = f"worker {self.rank} failed or lost the others" if self.workers > 1 else "torch failed"
+            raise TrainingError(f"{who} on {self.device}: {text}") from error
+        finally:
+            torch.backends.cudnn.allow_tf32 = rounds
 
     def step(self, images: Array, targets: Array, rate: float) -> Outcome:
         """One step of SGD."""
@@ -84,22 +99,26 @@ class TorchLearner:
                 norm.eval()
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        wanted = torch.from_numpy(targets).to(self._place, self._dtype)
-        self._optimizer.zero_grad()
-        with self._together():
+        with self._at_work():
+            wanted = torch.from_numpy(targets).to(self._place, self._dtype)
+            self._optimizer.zero_grad()
             with self._autocast:
                 outputs = (self._joined or self._network)(self._tensor(images))
             loss = -(nn.functional.log_softmax(outputs.to(self._dtype), dim=1) * wanted).sum()
             whole = loss * self.workers  # DistributedDataParallel takes the workers' mean
             self._scaler.scale(whole).backward()  # type: ignore[no-untyped-call]
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        return lambda: (loss.item(), outputs.detach().to("cpu", self._dtype).numpy())
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        return lambda: self._outcome(loss, outputs)
+
+    def _outcome(self, loss: torch.Tensor, outputs: torch.Tensor) -> tuple[float, Array]:
+        with self._at_work():
+            return loss.item(), outputs.detach().to("cpu", self._dtype).numpy()
 
     def outputs(self, images: Array) -> Array:
         """The network's outputs in inference mode."""
         self._network.eval()
-        with torch.inference_mode(), self._autocast:
+        with self._at_work(), torch.inference_mode(), self._autocast:
             outputs: Array = self._network(self._tensor(images)).to("cpu", self._dtype).numpy()
         return outputs
 
@@ -132,12 +151,12 @@ class TorchLearner:
         if self._joined is None:
             return numbers
         tensor = torch.tensor(numbers, dtype=torch.float64, device=self._place)
-        with self._together():
+        with self._at_work():
             distributed.all_reduce(tensor)
         summed: Array = tensor.cpu().numpy()
         return summed
 
-    def close(self) -> None:
+    def close(self, failure: BaseException | None = None) -> None:
         """Leave the process group."""
         if self._joined is not None:
             distributed.destroy_process_group()
@@ -159,20 +178,9 @@ def roles(workers: int) -> list[Role]:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is a GPU where there is one, of several this process's own.
-
-    Raises:
-        BackendError: if there is none.
-    """
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    count = torch.cuda.device_count()
-    if name == "cpu" or (name == "auto" and not count):
+    """The device of that name; raises BackendError if there is none."""
+    index = device_number(name, torch.cuda.device_count(), "torch")
+    if index is None:
         return torch.device("cpu")
-    kind, _, number = name.partition(":")
-    index = int(number) if number.isdecimal() else local
-    if not (name == "auto" or kind == "cuda") or (number and not number.isdecimal()):
-        raise BackendError(f"no device is called {name!r}; choose auto, cpu, cuda or cuda:1")
-    if index >= count:
-        raise BackendError(f"torch sees {count} GPUs on this machine, so there is no cuda:{index}; choose cpu")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)

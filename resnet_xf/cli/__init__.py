@@ -12,7 +12,7 @@ import sys
 from resnet_xf.cli import networks, training  # noqa: F401 - their commands join the app
 from resnet_xf.cli.app import app
 from resnet_xf.errors import ResNetXFError, TrainingStopped
-from resnet_xf.workers import end_with_parent
+from resnet_xf.workers import complain, end_with_parent
 
 __all__ = ["main"]
 
@@ -35,5 +35,5 @@ def main() -> None:
         complaint = f"{error.filename or 'output'}: {error.strerror}"
     else:
         return
-    print(f"resnet-xf: {complaint}", file=sys.stderr)  # noqa: T201
+    complain(complaint)
     sys.exit(code)

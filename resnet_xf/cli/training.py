@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,15 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from resnet_xf import training
 from resnet_xf.backend import get_backend
-from resnet_xf.checkpoint import EpochRecord
+from resnet_xf.checkpoint import EpochRecord, list_checkpoints
 from resnet_xf.cli.app import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_size
 from resnet_xf.data import DATASETS
-from resnet_xf.errors import CheckpointError, RecipeError
-from resnet_xf.evaluation import TIMEOUT
+from resnet_xf.errors import CheckpointError, RecipeError, TrainingError
 from resnet_xf.formats import identify, read_checkpoint
 from resnet_xf.inference import evaluate, predict
+from resnet_xf.learner import TIMEOUT
 from resnet_xf.loop import Progress as Moment
+from resnet_xf.loop import Training
 from resnet_xf.plan import plan
 from resnet_xf.recipe import RECIPES, Recipe, check_recipe, get_recipe
 from resnet_xf.spec import ResNetSpec
@@ -80,7 +81,6 @@ def train_(
 
     The run's folder holds its checkpoints and metrics.jsonl. Ctrl-C writes a checkpoint and stops.
     """
-    backend = get_backend(backend).name  # first: a parameter server's process goes no further
     changes = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -91,33 +91,44 @@ def train_(
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     settings: dict[str, Any] = {
-        "backend": backend, "device": device, "data_dir": data_dir, "keep": keep, "timeout": timeout,
+        "device": device, "data_dir": data_dir, "keep": keep, "timeout": timeout,
     }  # fmt: skip
-    if resume is not None:
-        if changes or any(given is not None for given in (recipe, out, weights, in_channels, num_classes)):
-            raise CheckpointError(
-                f"{resume}: a run goes on as it began; with --resume give only --backend, --device, --workers, --keep, "
-                "--timeout, --data-dir and where a folder: --dataset has moved to"
-            )
-        begun = partial(training.resume, resume, spec, dataset=dataset)
-        out = resume
-    else:
-        dataset = dataset or DEFAULT_DATASET
-        planned = plan(_changed(plan(spec or DEFAULT_NETWORK).spec, in_channels, num_classes))
-        chosen = _recipe(recipe or training.default_recipe(dataset), changes)
-        out = out or _fresh(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
-        begin = identify(read_checkpoint(weights), planned.spec).weights if weights else None
-        begun = partial(training.train, planned, dataset, chosen, out=out, weights=begin)
-    if workers > 1:
-        arguments = [*_without("--workers", "--out"), *(["--out", str(out)] if resume is None else [])]
-        again = f"resnet-xf train --resume {out} --workers {workers}"
-        run_together(get_backend(backend).roles(workers), arguments, again)
-        return
     with _shown(as_json) as callback:
-        run = begun(callback=callback, **settings)
-    if not as_json and run.first:
+        settings["callback"] = callback
+        if resume is not None:
+            if changes or any(given is not None for given in (recipe, out, weights, in_channels, num_classes)):
+                raise CheckpointError(
+                    f"{resume}: a run goes on as it began; with --resume give only --backend, --device, --workers, "
+                    "--keep, --timeout, --data-dir and where a folder: --dataset has moved to"
+                )
+            out = resume
+            begun = training.begin_again(resume, spec, backend=backend, dataset=dataset, **settings)
+        else:
+            backend = get_backend(backend).name  # first: a parameter server's process goes no further
+            dataset = dataset or DEFAULT_DATASET
+            planned = plan(_changed(plan(spec or DEFAULT_NETWORK).spec, in_channels, num_classes))
+            chosen = _recipe(recipe or training.default_recipe(dataset), changes)
+            out = out or _fresh(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
+            first = identify(read_checkpoint(weights), planned.spec).weights if weights else None
+            begun = training.begin(planned, dataset, chosen, backend=backend, out=out, weights=first, **settings)
+        if workers == 1:
+            run = begun.run()
+    if workers > 1:
+        _run_together(begun, workers, out, fresh=resume is None)
+    elif not as_json and run.first:
         last = run.history[-1]
         typer.echo(f"done: test accuracy {last.test_accuracy:.2%} after epoch {last.epoch}; the run is {run.path}")
+
+
+def _run_together(begun: Training, workers: int, out: Path, *, fresh: bool) -> None:
+    """Start the same command in several processes, now that what can be checked in one has been."""
+    command, *options = _without("--workers", "--out")
+    arguments = [command, *(["--out", str(out)] if fresh else []), *options]
+    wrong = run_together(get_backend(begun.header.backend).roles(workers), arguments)
+    if wrong:
+        again = f"resnet-xf train --resume {shlex.quote(str(out))} --workers {workers}"
+        hint = f"; `{again}` goes on from the last checkpoint" if list_checkpoints(out) else ""
+        raise TrainingError(f"{wrong}{hint}")
 
 
 @app.command("evaluate")
@@ -227,16 +238,19 @@ def _shown(as_json: bool) -> Iterator[Callable[[Moment], None]]:
         transient=True,
         disable=not console.is_terminal,
     )
-    with bar:
-        task = bar.add_task("starting", total=None, now="")
+    task = bar.add_task("starting", total=None, now="")
 
-        def show(at: Moment) -> None:
-            now = f"loss {at.loss:.4f}  accuracy {at.accuracy:.2%}  {at.images_per_second:,.0f} images/s"
-            bar.update(task, description=f"epoch {at.epoch}/{at.epochs}", completed=at.step, total=at.steps, now=now)
-            if at.record is not None:
-                typer.echo(msgspec.json.encode(at.record).decode() if as_json else _line(at.record, at.epochs))
+    def show(at: Moment) -> None:
+        bar.start()  # only now: of several workers, the first alone is told
+        now = f"loss {at.loss:.4f}  accuracy {at.accuracy:.2%}  {at.images_per_second:,.0f} images/s"
+        bar.update(task, description=f"epoch {at.epoch}/{at.epochs}", completed=at.step, total=at.steps, now=now)
+        if at.record is not None:
+            typer.echo(msgspec.json.encode(at.record).decode() if as_json else _line(at.record, at.epochs))
 
+    try:
         yield show
+    finally:
+        bar.stop()
 
 
 def _line(record: EpochRecord, epochs: int) -> str:

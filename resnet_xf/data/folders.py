@@ -26,7 +26,7 @@ def load_folder(path: str | Path) -> Dataset:
         DataError: if a folder is not there or holds no image, or the halves differ in their classes.
     """
     root = Path(path).expanduser()
-    name = f"folder:{path}"
+    name = f"folder:{root.resolve()}"
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one that holds a folder of images for each class")
     if not (root / TRAIN).is_dir():

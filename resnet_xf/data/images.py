@@ -35,8 +35,10 @@ def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert(mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({error}); remove or replace it") from None
+    except (OSError, SyntaxError, ValueError, NotImplementedError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path}: not a readable image ({error}); replace it, or remove it before a run begins"
+        ) from None
 
 
 def resized(image: Image.Image, size: Size) -> Image.Image:

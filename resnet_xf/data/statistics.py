@@ -7,7 +7,7 @@ import numpy as np
 from resnet_xf.data.splits import ArraySplit, Split
 
 SAMPLE = 1000
-"""How many images are read where they lie in files, evenly spaced over them all."""
+"""How many images are read where they lie in files, evenly spaced over them all; and counted at a time in memory."""
 
 
 def pixel_statistics(split: Split, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -21,7 +21,9 @@ def pixel_statistics(split: Split, channels: int) -> tuple[tuple[float, ...], tu
     counts = np.zeros((channels, 256), np.int64)
     if isinstance(split, ArraySplit):
         for channel in range(channels):
-            counts[channel] = np.bincount(split.images[..., channel].ravel(), minlength=256)
+            for start in range(0, len(split), SAMPLE):
+                pixels = split.images[start : start + SAMPLE, ..., channel]
+                counts[channel] += np.bincount(pixels.ravel(), minlength=256)
     else:
         for index in range(0, len(split), max(1, len(split) // SAMPLE)):
             pixels = np.asarray(split.image(index, channels)).reshape(-1, channels)
