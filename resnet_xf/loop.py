@@ -138,6 +138,7 @@ class Training:
                 while self.position.epoch < self.recipe.epochs:
                     self._epoch()
             weights, _ = self.learner.dump()
+            self._meet()
         except BaseException as error:
             failure = error
             raise
@@ -174,6 +175,10 @@ class Training:
                 f"$.batch_size: a batch has {min(sizes)} images for {self.learner.workers} workers, and {why}; "
                 "set drop_last or another batch_size"
             )
+
+    def _meet(self) -> None:
+        """Wait for all workers, so that none looks for a checkpoint that the first has yet to write."""
+        self.learner.total(np.zeros(1))
 
     def _check_together(self) -> None:
         """All workers must begin at the same step."""
@@ -316,6 +321,7 @@ class Training:
             self._save()
             again = f"resnet-xf train --resume {shlex.quote(str(self.out))}"
             message = f"stopped after {self._where(self.header.step)}; go on with `{again}`"
+        self._meet()
         raise TrainingStopped(message, self.wish.signal or SIGTERM)
 
     def _where(self, step: int) -> str:

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from resnet_xf import load_dataset
+from resnet_xf import get_backend, load_dataset
 from resnet_xf.checkpoint import load_checkpoint
 from resnet_xf.recipe import Schedule
 from resnet_xf.training import train
@@ -64,6 +65,87 @@ def test_two_processes_train_as_one_does_with_the_whole_batch(backend: str, star
     assert (got.train_accuracy, got.test_accuracy) == (wanted.train_accuracy, wanted.test_accuracy)
     assert got.train_loss == pytest.approx(wanted.train_loss, abs=1e-12)
     assert got.test_loss == pytest.approx(wanted.test_loss, abs=1e-12)
+
+
+STOPPED_AND_RESUMED = """
+import os, pathlib, signal, sys
+from resnet_xf import Recipe, ResNetSpec, TrainingStopped, evaluate, load_dataset, resume, train
+
+folder, backend = pathlib.Path(sys.argv[1]), sys.argv[2]
+settings = {"backend": backend, "device": "cpu"}
+
+def stop_at_step_5(at):
+    if at.step == 5 and at.record is None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+try:
+    spec, recipe = ResNetSpec.read(folder / "spec.toml"), Recipe.read(folder / "recipe.toml")
+    train(spec, "digits", recipe, out=folder / "two", callback=stop_at_step_5, **settings)
+except TrainingStopped as stopped:
+    message = str(stopped)
+run = resume(folder / "two", device="cpu")
+found = evaluate(folder / "two", **settings)  # each worker by itself
+if run.first:
+    (folder / "told").write_text(f"{message}\\n{found.accuracy}")
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "mxnet"])
+def test_workers_asked_to_stop_do_so_at_one_step_and_lose_nothing(backend: str, tmp_path) -> None:
+    files(tmp_path)
+    script = tmp_path / "script.py"
+    script.write_text(STOPPED_AND_RESUMED)
+    roles = get_backend(backend).roles(2)
+    started = {
+        role: subprocess.Popen([sys.executable, script, tmp_path, backend], env=environment() | role.environment)
+        for role in roles
+    }
+    try:
+        for role, process in started.items():
+            if role.trains:
+                process.wait(60)
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+    one = train(TINY, load_dataset("digits"), FROZEN, backend=backend, device="cpu")
+    two = load_checkpoint(tmp_path / "two")
+    for name, array in one.weights.items():
+        np.testing.assert_allclose(two.weights[name], array, rtol=0, atol=1e-12)
+    got, wanted = two.header.history[0], one.history[0]
+    assert (got.train_accuracy, got.test_accuracy) == (wanted.train_accuracy, wanted.test_accuracy)
+    assert got.train_loss == pytest.approx(wanted.train_loss, abs=1e-12)
+    message, accuracy = (tmp_path / "told").read_text().splitlines()
+    assert re.match(r"stopped after step [56] of 10 \(epoch 1 of 1\); go on with `resnet-xf train --resume ", message)
+    assert float(accuracy) == wanted.test_accuracy
+
+
+def test_a_mistake_is_told_once_and_before_any_worker_is_started(tmp_path) -> None:
+    for wrong in (["--dataset", "nope"], ["--in-channels", "3"], ["--image-size", "0"]):
+        arguments = [*files(tmp_path), "--backend", "torch", "--out", str(tmp_path / "run"), "--workers", "2", *wrong]
+        done = subprocess.run([*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert "worker" not in done.stderr
+        assert not (tmp_path / "run").exists()
+
+
+def test_workers_that_cannot_meet_say_so(tmp_path) -> None:
+    for variables in ({"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}):  # fmt: skip
+        arguments = [*files(tmp_path), "--backend", "torch", "--out", str(tmp_path / "run"), "--timeout", "1"]
+        done = subprocess.run([*COMMAND, *arguments], env=environment() | variables, capture_output=True, text=True, timeout=60)  # fmt: skip
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert "cannot meet the others" in done.stderr
+    arguments = [*files(tmp_path), "--backend", "mxnet", "--out", str(tmp_path / "run")]
+    for variables, says in (
+        ({"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_ROLE": "worker"}, "need DMLC_PS_ROOT_PORT, DMLC_NUM_SERVER, DMLC_NUM_WORKER"),
+        ({"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_ROLE": "wrker"}, "DMLC_ROLE is 'wrker'; expected worker, server or scheduler"),
+    ):  # fmt: skip
+        done = subprocess.run([*COMMAND, *arguments], env=environment() | variables, capture_output=True, text=True, timeout=60)  # fmt: skip
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert says in done.stderr
 
 
 def children(parent: int) -> dict[int, str]:
