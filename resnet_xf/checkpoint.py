@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from resnet_xf.documents import Document, Struct
 from resnet_xf.errors import CheckpointError, ResNetXFError
-from resnet_xf.files import atomic
+from resnet_xf.files import FOLDER, PREFIX, atomic, list_checkpoints
 from resnet_xf.recipe import Recipe
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.weights import (
@@ -25,7 +25,7 @@ from resnet_xf.weights import (
     write_arrays,
 )
 
-FOLDER, PREFIX, METRICS = "checkpoints", "step-", "metrics.jsonl"
+METRICS = "metrics.jsonl"
 
 
 class EpochRecord(Struct, frozen=True, kw_only=True):
@@ -144,13 +144,8 @@ def save_checkpoint(run: str | Path, checkpoint: Checkpoint, keep: int) -> Path:
         for old in list_checkpoints(run)[:-keep]:
             old.unlink()
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}; make room and resume the run") from None
+        raise CheckpointError(f"{path}: cannot be written: {error}{_room(error)}") from None
     return path
-
-
-def list_checkpoints(run: str | Path) -> list[Path]:
-    """A run's checkpoints, oldest first."""
-    return sorted((Path(run) / FOLDER).glob(f"{PREFIX}*.safetensors"))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -199,4 +194,10 @@ def write_metrics(run: str | Path, history: tuple[EpochRecord, ...]) -> None:
         with atomic(path) as temporary:
             temporary.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in history))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}; make room and resume the run") from None
+        raise CheckpointError(f"{path}: cannot be written: {error}{_room(error)}") from None
+
+
+def _room(error: Exception) -> str:
+    """What helps where a disk is full."""
+    full = any(words in str(error) for words in ("No space left", "File too large", "quota exceeded"))
+    return "; make room and resume the run" if full else ""

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever seen."""
+"""Files: written so that nothing half-written is ever seen, and a run's folder, in which one process writes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from resnet_xf.errors import CheckpointError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
+FOLDER, PREFIX = "checkpoints", "step-"
+"""Where in a run's folder its checkpoints are, and how their names begin."""
 
 
 @contextmanager
@@ -26,3 +36,34 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def list_checkpoints(run: str | Path) -> list[Path]:
+    """A run's checkpoints, oldest first."""
+    return sorted((Path(run) / FOLDER).glob(f"{PREFIX}*.safetensors"))
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder, which is made if need be; the system lets go when a process dies.
+
+    Raises:
+        CheckpointError: if another process trains there, or the folder cannot be made.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise CheckpointError(f"{run}: cannot be a run's folder: {error.strerror}; choose another by --out") from None
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise CheckpointError(f"{run}: another process trains there; wait for it or choose another --out") from None
+    except OSError:  # a file system that knows no locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
@@ -18,13 +20,13 @@ from resnet_xf.checkpoint import (
     EpochRecord,
     Position,
     clear_leftovers,
-    list_checkpoints,
     save_checkpoint,
     write_metrics,
 )
 from resnet_xf.data import Batch, Batches, Dataset
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError, TrainingStopped
 from resnet_xf.evaluation import check_fit, evaluate_split, task_of, transform_of
+from resnet_xf.files import list_checkpoints, locked
 from resnet_xf.learner import Learner, Outcome
 from resnet_xf.nodes import STATISTICS
 from resnet_xf.plan import Plan
@@ -33,6 +35,7 @@ from resnet_xf.signals import Wish, asked_to_stop
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.trace import trace
 from resnet_xf.weights import Weights
+from resnet_xf.workers import COMPLAINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +129,16 @@ class Training:
         self.learner: Learner = get_backend(self.header.backend).learner(task)
         failure: BaseException | None = None
         try:
-            self._check_shares()
+            self.check_shares(self.learner.workers)
             self.learner.load(self.start.weights, self.start.velocity)
             self.learner.load_loss_scaling(self.header.loss_scaling)
             self._check_together()
-            if self.writes:
-                self._open()
             if self.learner.rank:  # the sums of an unfinished epoch are the first worker's to go on with
                 self.position = msgspec.structs.replace(self.position, loss=0.0, correct=0, seen=0)
-            with asked_to_stop(heeded=self.out is not None) as self.wish:
+            tell = COMPLAINT not in os.environ  # else the process that started the workers does
+            with self._alone(), asked_to_stop(heeded=self.out is not None, tell=tell) as self.wish:
+                if self.writes:
+                    self._open()
                 while self.position.epoch < self.recipe.epochs:
                     self._epoch()
             weights, _ = self.learner.dump()
@@ -160,19 +164,27 @@ class Training:
         else:
             self._save()
 
-    def _check_shares(self) -> None:
-        """Refuse batches that give a worker nothing, or a single image where a norm sees a single pixel of it."""
+    def _alone(self) -> AbstractContextManager[None]:
+        """Keep other processes from writing into the run's folder."""
+        return locked(self.out) if self.out is not None and self.writes else nullcontext()
+
+    def check_shares(self, workers: int) -> None:
+        """Refuse batches that give a worker nothing, or a single image where a norm sees a single pixel of it.
+
+        Raises:
+            RecipeError: saying which batch is too small.
+        """
         whole, rest = divmod(self.header.train_images, self.recipe.batch_size)
         sizes = ([self.recipe.batch_size] if whole else []) + ([rest] if rest and not self.recipe.drop_last else [])
         rows = trace(self.planned, (1, self.planned.spec.in_channels, *self.transform.size))
         pixel = not self.recipe.freeze_statistics and any(
             row.kind == "norm" and row.output_shape[2:] == (1, 1) for row in rows
         )
-        least = self.learner.workers * (2 if pixel else 1)
+        least = workers * (2 if pixel else 1)
         if min(sizes) < least:
-            why = "a norm sees one pixel of each image and needs two images" if pixel else "each needs an image"
+            why = "each needs two, since a norm sees one pixel of each image" if pixel else "each needs one"
             raise RecipeError(
-                f"$.batch_size: a batch has {min(sizes)} images for {self.learner.workers} workers, and {why}; "
+                f"$.batch_size: the smallest batch has {min(sizes)} of the images, for {workers} at work, and {why}; "
                 "set drop_last or another batch_size"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ class Wish:
 
 
 @contextmanager
-def asked_to_stop(*, heeded: bool) -> Iterator[Wish]:
+def asked_to_stop(*, heeded: bool, tell: bool = False) -> Iterator[Wish]:
     """While in the block, note the first signal that asks to stop; a second one does what it always did.
 
-    Nothing is noted if not ``heeded``, or outside the main thread, where Python allows no handlers.
+    Nothing is noted if not ``heeded``, or outside the main thread, where Python allows no handlers. ``tell`` says so on
+    stderr.
     """
     wish = Wish()
     if not heeded or threading.current_thread() is not threading.main_thread():
@@ -38,6 +40,8 @@ def asked_to_stop(*, heeded: bool) -> Iterator[Wish]:
     def note(number: int, frame: FrameType | None) -> None:
         wish.signal = number
         restore()
+        if tell:
+            os.write(2, b"\nresnet-xf: stopping, as soon as the checkpoint is written; again to quit without one\n")
 
     for number in before:
         signal.signal(number, note)

@@ -13,13 +13,13 @@ from resnet_xf.backend import get_backend
 from resnet_xf.checkpoint import (
     Checkpoint,
     Header,
-    list_checkpoints,
     load_checkpoint,
 )
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.statistics import pixel_statistics
 from resnet_xf.errors import CheckpointError
 from resnet_xf.evaluation import check_fit
+from resnet_xf.files import list_checkpoints
 from resnet_xf.learner import TIMEOUT
 from resnet_xf.loop import Progress, Run, Training
 from resnet_xf.plan import Plan, plan

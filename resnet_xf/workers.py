@@ -65,7 +65,7 @@ def run_together(roles: Sequence[Role], arguments: Sequence[str]) -> str:
     if sys.platform == "win32":
         raise TrainingError("several workers cannot be started on Windows; use Linux, or a container of it")
     command = [sys.executable, "-m", "resnet_xf", *arguments]
-    with TemporaryDirectory() as folder, asked_to_stop(heeded=True) as wish:
+    with TemporaryDirectory() as folder, asked_to_stop(heeded=True, tell=True) as wish:
         complaints = {role: Path(folder) / role.name for role in roles}
         started = {
             role: subprocess.Popen(

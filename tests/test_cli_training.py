@@ -66,7 +66,8 @@ def images(folder) -> list[str]:
 
 def one_line(code: int, out: str, err: str) -> str:
     """What bad use is told: one line on stderr, and exit code 2."""
-    assert (code, out) == (2, "")
+    assert code == 2
+    assert all(line.startswith("tiny on ") for line in out.splitlines())  # what was begun, if it came to that
     assert err.startswith("resnet-xf: ")
     assert err.count("\n") == 1
     assert "Traceback" not in err
@@ -77,7 +78,9 @@ def one_line(code: int, out: str, err: str) -> str:
 def test_train_tells_every_epoch_and_the_run(command, backend: str) -> None:
     code, out, err = command("train", "tiny.toml", "--backend", backend, "--out", "mine", *FAST)
     assert (code, err) == (0, "")
-    lines = out.splitlines()
+    opening, *lines = out.splitlines()
+    assert opening.startswith("tiny on digits: 1,438 training images of 10 classes, ")
+    assert opening.endswith(f"; {backend}; recipe digits, 2 epochs of 6 steps; the run is mine")
     assert [re.fullmatch(EPOCH, line)[1] for line in lines[:-1]] == ["1", "2"]
     assert re.fullmatch(r"done: test accuracy \d+\.\d\d% after epoch 2; the run is mine", lines[-1])
     header = load_checkpoint("mine").header
@@ -213,7 +216,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(command, run) -> None:
     list_checkpoints(run)[-1].unlink()
     code, out, _ = command("train", "tiny.toml", "--resume", run, "--device", "cpu")
     assert code == 0
-    assert [line.split(":")[0] for line in out.splitlines()] == ["epoch 2/2", "done"]
+    assert [line.split(":")[0] for line in out.splitlines()] == ["tiny on digits", "epoch 2/2", "done"]
     again = load_checkpoint(run)
     assert all(np.array_equal(again.weights[name], whole.weights[name]) for name in whole.weights)
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
@@ -439,3 +442,14 @@ def test_bfloat16_trains_on_the_cpu(command, backend: str) -> None:
     found = load_checkpoint("mine")
     assert all(array.dtype == np.float32 for array in found.weights.values())
     assert found.header.history[1].train_loss < found.header.history[0].train_loss
+
+
+def test_a_run_s_folder_is_read_as_a_checkpoint_and_its_head_drawn_anew(command, run, pictures) -> None:
+    assert command("convert", run, "out.pth")[0] == 0
+    assert "whole: yes" in command("inspect", run)[1]
+    options = ("--weights", run, "--in-channels", "1", "--num-classes", "12", "--out", "mine", *FAST)
+    assert "of the wrong shape: fc.weight" in one_line(*command("train", "tiny.toml", *options))
+    assert command("train", "tiny.toml", *options, "--new-head")[0] == 0
+    before, after = load_checkpoint(run).weights, load_checkpoint(list_checkpoints("mine")[0]).weights
+    assert after["fc.weight"].shape[0] == 12
+    assert all(np.array_equal(before[name], after[name]) for name in before if not name.startswith("fc."))

@@ -9,7 +9,7 @@ import pytest
 
 from mxnet_law import MxnetLaw
 from resnet_xf import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped, draw_weights, get_spec
-from resnet_xf.checkpoint import list_checkpoints, load_checkpoint
+from resnet_xf.checkpoint import Header, list_checkpoints, load_checkpoint
 from resnet_xf.measures import same_bits
 from resnet_xf.recipe import Optimizer, Schedule
 from resnet_xf.training import resume, train
@@ -218,7 +218,9 @@ def test_the_callback_is_told_of_every_step_and_epoch() -> None:
 def test_a_batch_too_small_for_a_norm_is_refused_unless_it_is_dropped() -> None:
     deep = replace(TINY, stages=(*TINY.stages, *(replace(TINY.stages[1], channels=16),) * 3))
     recipe = replace(RECIPE, batch_size=179, epochs=2, image_size=(8, 8))
-    with pytest.raises(RecipeError, match=r"\$\.batch_size: a batch has 1 images.*drop_last"):
+    with pytest.raises(
+        RecipeError, match=r"\$\.batch_size: the smallest batch has 1 of the images, for 1 at work.*drop_last"
+    ):
         go("torch", recipe, deep)
     assert len(go("torch", replace(recipe, drop_last=True), deep).history) == 2
 
@@ -253,3 +255,45 @@ def test_a_run_goes_on_with_its_own_network_and_data_alone(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="no such folder"):
         resume(tmp_path / "none")
     assert len(go_on(tmp_path / "run", "torch").history) == 1  # it is finished, and nothing is trained
+
+
+def test_two_processes_do_not_write_one_run(tmp_path) -> None:
+    def intrude(at) -> None:
+        with pytest.raises(CheckpointError, match="another process trains there"):
+            go_on(tmp_path / "run", "torch")
+        intruded.append(at.step)
+
+    intruded: list[int] = []
+    go("torch", replace(RECIPE, epochs=1, schedule=CONSTANT), out=tmp_path / "run", callback=intrude)
+    assert len(intruded) == 7
+
+
+def test_a_damaged_checkpoint_names_the_one_before(tmp_path) -> None:
+    go("torch", replace(RECIPE, epochs=1, schedule=CONSTANT), out=tmp_path / "run")
+    last = list_checkpoints(tmp_path / "run")[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"step-00000006.*; take it away to go on from .*step-00000000"):
+        go_on(tmp_path / "run", "torch")
+
+
+def test_what_is_at_hand_in_memory_is_checked() -> None:
+    data = few_digits()
+    none = dataclasses.replace(data, test=data.test.take(np.arange(0)))
+    with pytest.raises(DataError, match="has no test images"):
+        go("torch", data=none)
+    below = dataclasses.replace(data.train, labels=data.train.labels - 1)
+    with pytest.raises(DataError, match="has the label -1; expected 0 and more"):
+        go("torch", data=dataclasses.replace(data, train=below))
+    with pytest.raises(CheckpointError, match="at least 1 checkpoint"):
+        go("torch", keep=0)
+
+
+def test_the_header_holds_every_field_so_that_defaults_may_change() -> None:
+    fields = msgspec.json.decode(
+        Header(
+            recipe=RECIPE, backend="torch", dataset="", train_images=1, train_digest="", classes=(), mean=(0.0,), std=(1.0,)
+        ).to_complete_json()
+    )  # fmt: skip
+    assert fields["version"] == 1
+    assert fields["recipe"]["augmentation"]["mean"] is None
+    assert set(fields["recipe"]["optimizer"]) == set(Optimizer.__struct_fields__)

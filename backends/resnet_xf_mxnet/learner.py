@@ -57,6 +57,8 @@ class MxnetLearner:
         self._velocity: dict[str, Any] = {}
         self._timeout = task.timeout
         self._together = task.together and "DMLC_PS_ROOT_URI" in os.environ
+        if task.together and not self._together and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise BackendError("torchrun starts torch's workers; mxnet's are started by --workers or DMLC_ variables")
         self._keys: dict[str | int, int] = {}
         self.rank, self.workers = 0, 1
         if self._together:

@@ -170,7 +170,7 @@ class TorchLearner:
 def roles(workers: int) -> list[Role]:
     """The workers' variables, as ``torchrun --standalone`` sets them."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(workers)}
-    threads = {"OMP_NUM_THREADS": threads_each(workers)}
+    threads = {"OMP_NUM_THREADS": threads_each(workers), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     return [
         Role(f"worker {rank}", meeting | threads | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(workers)

@@ -23,6 +23,7 @@ from resnet_xf.cli.app import app
 from resnet_xf.cli.printing import AsJson, Spec, new_table, print_json, print_table, read_size
 from resnet_xf.doctor import diagnose
 from resnet_xf.errors import ResNetXFError, SpecError, WeightsError
+from resnet_xf.files import list_checkpoints
 from resnet_xf.formats import convert, identify, inspect, read_checkpoint
 from resnet_xf.formats.files import SUFFIXES
 from resnet_xf.nodes import kind, walk
@@ -131,7 +132,7 @@ def parity_(
     as_json: AsJson = False,
 ) -> None:
     """Prove that backends build the same network from a spec, or say where they part (exit code 1)."""
-    if Path(spec).suffix in SUFFIXES:
+    if Path(spec).suffix in SUFFIXES or list_checkpoints(spec):
         if weights is not None:
             raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
         planned, weights = identify(read_checkpoint(spec)).plan, Path(spec)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,19 +15,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from resnet_xf import training
 from resnet_xf.backend import get_backend
-from resnet_xf.checkpoint import EpochRecord, list_checkpoints
+from resnet_xf.checkpoint import EpochRecord
 from resnet_xf.cli.app import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_size
 from resnet_xf.data import DATASETS
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError
+from resnet_xf.files import list_checkpoints
 from resnet_xf.formats import identify, read_checkpoint
 from resnet_xf.inference import evaluate, predict
 from resnet_xf.learner import TIMEOUT
 from resnet_xf.loop import Progress as Moment
 from resnet_xf.loop import Training
-from resnet_xf.plan import plan
+from resnet_xf.plan import Plan, plan
 from resnet_xf.recipe import RECIPES, Recipe, check_recipe, get_recipe
 from resnet_xf.spec import ResNetSpec
+from resnet_xf.weights import Weights, draw_weights
 from resnet_xf.workers import run_together
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "d2l_resnet18", "digits"
@@ -73,6 +74,9 @@ def train_(
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.", show_default=False)] = None,
     precision: Annotated[str | None, typer.Option(help="float32, float64, bfloat16 or float16.")] = None,
     image_size: Annotated[str | None, typer.Option(metavar="SIZE", help="As 32 or 96x64 (else the recipe's).")] = None,
+    new_head: Annotated[
+        bool, typer.Option("--new-head", help="Draw the last layer anew, for other classes than those of --weights.")
+    ] = False,
     in_channels: Annotated[int | None, typer.Option(help="In place of the spec's.", show_default=False)] = None,
     num_classes: Annotated[int | None, typer.Option(help="In place of the spec's.", show_default=False)] = None,
     as_json: AsJson = False,
@@ -90,34 +94,51 @@ def train_(
         "learning_rate": lr,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
+    display = _Display(as_json=as_json)
     settings: dict[str, Any] = {
-        "device": device, "data_dir": data_dir, "keep": keep, "timeout": timeout,
+        "device": device, "data_dir": data_dir, "keep": keep, "timeout": timeout, "callback": display,
     }  # fmt: skip
-    with _shown(as_json) as callback:
-        settings["callback"] = callback
-        if resume is not None:
-            if changes or any(given is not None for given in (recipe, out, weights, in_channels, num_classes)):
-                raise CheckpointError(
-                    f"{resume}: a run goes on as it began; with --resume give only --backend, --device, --workers, "
-                    "--keep, --timeout, --data-dir and where a folder: --dataset has moved to"
-                )
-            out = resume
-            begun = training.begin_again(resume, spec, backend=backend, dataset=dataset, **settings)
-        else:
-            backend = get_backend(backend).name  # first: a parameter server's process goes no further
-            dataset = dataset or DEFAULT_DATASET
-            planned = plan(_changed(plan(spec or DEFAULT_NETWORK).spec, in_channels, num_classes))
-            chosen = _recipe(recipe or training.default_recipe(dataset), changes)
-            out = out or _fresh(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
-            first = identify(read_checkpoint(weights), planned.spec).weights if weights else None
-            begun = training.begin(planned, dataset, chosen, backend=backend, out=out, weights=first, **settings)
-        if workers == 1:
-            run = begun.run()
+    if workers > 1 and ("DMLC_ROLE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ):
+        raise TrainingError("--workers starts processes itself; leave it out under torchrun or DMLC_ variables")
+    if resume is not None:
+        if changes or any(
+            given is not None for given in (recipe, out, weights, in_channels, num_classes, new_head or None)
+        ):
+            raise CheckpointError(
+                f"{resume}: a run goes on as it began; with --resume give only --backend, --device, --workers, "
+                "--keep, --timeout, --data-dir and where a folder: --dataset has moved to"
+            )
+        out = resume
+        begun = training.begin_again(resume, spec, backend=backend, dataset=dataset, **settings)
+    else:
+        backend = get_backend(backend).name  # first: a parameter server's process goes no further
+        dataset = dataset or DEFAULT_DATASET
+        planned = plan(_changed(plan(spec or DEFAULT_NETWORK).spec, in_channels, num_classes))
+        chosen = _recipe(recipe or training.default_recipe(dataset), changes)
+        out = out or _fresh(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
+        first = _first_weights(weights, planned, chosen, new_head=new_head) if weights else None
+        begun = training.begin(planned, dataset, chosen, backend=backend, out=out, weights=first, **settings)
+    begun.check_shares(workers)
     if workers > 1:
         _run_together(begun, workers, out, fresh=resume is None)
-    elif not as_json and run.first:
+        return
+    display.opening = _opening(begun)
+    try:
+        run = begun.run()
+    finally:
+        display.bar.stop()
+    if not as_json and run.first:
         last = run.history[-1]
         typer.echo(f"done: test accuracy {last.test_accuracy:.2%} after epoch {last.epoch}; the run is {run.path}")
+
+
+def _first_weights(path: Path, planned: Plan, recipe: Recipe, *, new_head: bool) -> Weights:
+    """A checkpoint's weights, the last layer's drawn anew if wished."""
+    found = identify(read_checkpoint(path), planned.spec).weights
+    if new_head:
+        drawn = draw_weights(planned, recipe.seed, recipe.init)
+        found |= {name: drawn[name] for name in drawn if name.startswith("fc.")}
+    return found
 
 
 def _run_together(begun: Training, workers: int, out: Path, *, fresh: bool) -> None:
@@ -224,33 +245,50 @@ def _without(*options: str) -> list[str]:
     return kept
 
 
-@contextmanager
-def _shown(as_json: bool) -> Iterator[Callable[[Moment], None]]:
-    """What shows a run: a bar where stderr is a terminal, and a line an epoch on stdout."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[now]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("starting", total=None, now="")
+class _Display:
+    """What shows a run: its first line, a bar where stderr is a terminal, and a line an epoch on stdout."""
 
-    def show(at: Moment) -> None:
-        bar.start()  # only now: of several workers, the first alone is told
+    def __init__(self, *, as_json: bool) -> None:
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[now]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("starting", total=None, now="")
+        self.as_json = as_json
+        self.opening = ""
+
+    def __call__(self, at: Moment) -> None:
+        """Show a step or an epoch; of several workers, the first alone is told of any."""
+        if self.opening and not self.as_json:
+            typer.echo(self.opening)
+        self.opening = ""
         now = f"loss {at.loss:.4f}  accuracy {at.accuracy:.2%}  {at.images_per_second:,.0f} images/s"
-        bar.update(task, description=f"epoch {at.epoch}/{at.epochs}", completed=at.step, total=at.steps, now=now)
+        self.bar.start()
+        self.bar.update(
+            self.task, description=f"epoch {at.epoch}/{at.epochs}", completed=at.step, total=at.steps, now=now
+        )
         if at.record is not None:
-            typer.echo(msgspec.json.encode(at.record).decode() if as_json else _line(at.record, at.epochs))
+            self.bar.stop()  # so that the line is not written into it
+            typer.echo(msgspec.json.encode(at.record).decode() if self.as_json else _line(at.record, at.epochs))
 
-    try:
-        yield show
-    finally:
-        bar.stop()
+
+def _opening(begun: Training) -> str:
+    """What is about to be trained."""
+    header, spec, data = begun.header, begun.planned.spec, begun.data
+    on = f"on {header.step} of {begun.steps} steps, " if header.step else ""
+    unused = f" for a network of {spec.num_classes}" if spec.num_classes > len(data.classes) else ""
+    return (
+        f"{spec.name} on {data.name}: {header.train_images:,} training images of {len(data.classes)} classes{unused}, "
+        f"{'×'.join(map(str, begun.transform.size))} pixels; {header.backend}; recipe {header.recipe.name}, "
+        f"{on}{header.recipe.epochs} epochs of {header.steps_per_epoch} steps; the run is {begun.out}"
+    )
 
 
 def _line(record: EpochRecord, epochs: int) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from resnet_xf.backend import get_backend
 from resnet_xf.errors import WeightsError
+from resnet_xf.files import list_checkpoints
 from resnet_xf.formats.gluon_params import MAGIC, read_params
 from resnet_xf.formats.gluon_symbol import NormAttributes, read_symbol, symbol_beside
 from resnet_xf.spec import ResNetSpec
@@ -74,13 +75,15 @@ def sniff(path: str | Path) -> Format:
 
 
 def read_checkpoint(path: str | Path) -> CheckpointFile:
-    """Read a file of any of the formats; nothing is unpickled.
+    """Read a file of any of the formats, or the last checkpoint of a run's folder; nothing is unpickled.
 
     Raises:
         WeightsError: if it cannot be read, is damaged or holds no tensors.
         BackendError: if it is PyTorch's own format and PyTorch is not installed.
     """
     path = Path(path)
+    if path.is_dir() and (runs := list_checkpoints(path)):
+        path = runs[-1]
     format_ = sniff(path)
     spec, symbol = None, None
     norms: dict[str, NormAttributes] = {}
