@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     network: str
     dataset: str
     images: int
+    image_size: tuple[int, int]
     loss: float
     accuracy: float
     images_per_second: float
@@ -65,6 +66,7 @@ def evaluate(
     device: str = "auto",
     data_dir: str | Path | None = None,
     batch_size: int | None = None,
+    callback: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
     """Loss and accuracy of a network on a data set's test images.
 
@@ -77,6 +79,7 @@ def evaluate(
         device: as in :func:`resnet_xf.train`.
         data_dir: as in :func:`resnet_xf.train`.
         batch_size: images at a time; the recipe's if None.
+        callback: told after every batch how many images are done, and of how many.
 
     Raises:
         ResNetXFError: of the kind of what is wrong.
@@ -94,13 +97,23 @@ def evaluate(
     size = header.recipe.batch_size if batch_size is None else batch_size
     transform, classes = transform_of(header, trained.planned), trained.planned.spec.num_classes
     began = time.perf_counter()
-    found = evaluate_split(learner, data.test, transform, size, classes)
+    done = 0
+
+    def tell() -> bool:
+        nonlocal done
+        done = min(done + size, len(data.test))
+        if callback is not None:
+            callback(done, len(data.test))
+        return False
+
+    found = evaluate_split(learner, data.test, transform, size, classes, stopped=tell)
     assert found is not None  # nothing asks it to stop
     loss, accuracy = found
     return Evaluation(
         network=trained.planned.spec.name,
         dataset=data.name,
         images=len(data.test),
+        image_size=transform.size,
         loss=loss,
         accuracy=accuracy,
         images_per_second=len(data.test) / (time.perf_counter() - began),

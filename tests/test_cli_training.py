@@ -150,7 +150,7 @@ def test_evaluate_gives_the_last_epochs_accuracy(command, run, backend: str) -> 
     code, out, err = command("evaluate", run, "--backend", backend, "--device", "cpu")
     assert (code, err) == (0, "")
     assert out.startswith(
-        f"tiny on digits, 359 test images, {backend} on cpu\naccuracy {last.test_accuracy:.2%}, loss "
+        f"tiny on digits, 359 test images of 16×16 pixels, {backend} on cpu\naccuracy {last.test_accuracy:.2%}, loss "
     )
     code, out, _ = command("evaluate", run, "--backend", backend, "--device", "cpu", "--json", "--batch-size", "100")
     found = json.loads(out)

@@ -165,20 +165,28 @@ def evaluate_(
     as_json: AsJson = False,
 ) -> None:
     """Tell a network's loss and accuracy on a data set's test images."""
-    found = evaluate(
-        source,
-        dataset,
-        recipe=recipe,
-        network=spec,
-        backend=backend,
-        device=device,
-        data_dir=data_dir,
-        batch_size=batch_size,
-    )
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("test images", total=None)
+        found = evaluate(
+            source,
+            dataset,
+            recipe=recipe,
+            network=spec,
+            backend=backend,
+            device=device,
+            data_dir=data_dir,
+            batch_size=batch_size,
+            callback=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     if as_json:
         print_json(msgspec.to_builtins(found))
         return
-    typer.echo(f"{found.network} on {found.dataset}, {found.images:,} test images, {found.backend} on {found.device}")
+    size = "×".join(map(str, found.image_size))
+    typer.echo(
+        f"{found.network} on {found.dataset}, {found.images:,} test images of {size} pixels, "
+        f"{found.backend} on {found.device}"
+    )
     typer.echo(f"accuracy {found.accuracy:.2%}, loss {found.loss:.4f}, {found.images_per_second:,.0f} images/s")
 
 
