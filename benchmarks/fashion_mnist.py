@@ -62,6 +62,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=HERE / "results", help="the folder of the results")
     parser.add_argument("--partial", action="store_true", help="train nothing, and tell of the runs as they are")
     parser.add_argument("--plot-only", action="store_true", help="only draw again what the results say")
+    parser.add_argument("--note", help="what a reader of the results should know")
     parser.add_argument("extra", nargs="*", metavar="-- OPTION", help="more options for `resnet-xf train`")
     found = parser.parse_args()
     found.runs = found.runs or Path("runs") / found.name
@@ -209,6 +210,8 @@ def main() -> None:
         }
         if first.spec.name == "d2l_resnet18":
             result["published"] = PUBLISHED
+        if asked.note:
+            result["note"] = asked.note
         asked.out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2) + "\n")
     draw(result, path.with_suffix(".svg"))
