@@ -168,7 +168,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     if "published" in result:
         at = result["published"]["test_accuracy"]
         panels[1].axhline(at, color="black", ls="--", lw=1, label=f"the book's notebook, test: {at}")
-    panels[1].legend()
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(f"{result['spec']} on Fashion-MNIST, {result['recipe']['name']}")
     figure.savefig(path, metadata={"Date": None})
 
