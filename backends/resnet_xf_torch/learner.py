@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resnet_xf.errors import BackendError, TrainingError, one_line
+from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
 from resnet_xf.learner import Outcome, Task, device_number
 from resnet_xf.recipe import rounded
 from resnet_xf.weights import Array, Weights, plain
@@ -67,6 +68,7 @@ class TorchLearner:
             if not distributed.is_initialized():
                 engine = "nccl" if self._place.type == "cuda" else "gloo"
                 distributed.init_process_group(engine, timeout=timedelta(seconds=timeout))
+                atexit.register(distributed.destroy_process_group)
         except (RuntimeError, ValueError) as error:
             text = one_line(error)
             raise TrainingError(f"worker {self.rank} of {self.workers} cannot meet the others: {text}") from error
@@ -157,9 +159,9 @@ class TorchLearner:
         return summed
 
     def close(self, failure: BaseException | None = None) -> None:
-        """Leave the process group."""
-        if self._joined is not None:
-            distributed.destroy_process_group()
+        """Stay in the process group, for this process's next run, until the process ends; after a failure just end."""
+        if self._joined is not None and failure is not None and not isinstance(failure, TrainingStopped):
+            atexit.unregister(distributed.destroy_process_group)
 
     def _tensor(self, images: Array) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(images)).to(
