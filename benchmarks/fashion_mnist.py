@@ -22,8 +22,9 @@ from typing import Any
 import msgspec
 
 from resnet_xf import get_backend, plan
-from resnet_xf.checkpoint import Checkpoint, EpochRecord, list_checkpoints, load_checkpoint
+from resnet_xf.checkpoint import Checkpoint, EpochRecord, load_checkpoint
 from resnet_xf.cli.printing import new_table, print_table, read_size
+from resnet_xf.files import list_checkpoints
 from resnet_xf.parity.report import environment
 from resnet_xf.recipe import get_recipe
 

@@ -23,7 +23,8 @@ from typing import Any
 import msgspec
 
 from resnet_xf import Recipe, ResNetSpec, ResNetXFError, Stage, Stem, get_backend
-from resnet_xf.checkpoint import EpochRecord, list_checkpoints, load_checkpoint
+from resnet_xf.checkpoint import EpochRecord, load_checkpoint
+from resnet_xf.files import list_checkpoints
 from resnet_xf.parity.report import environment
 from resnet_xf.recipe import Augmentation, Optimizer, Schedule
 from resnet_xf.weights import Weights

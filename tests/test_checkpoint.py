@@ -10,34 +10,27 @@ import msgspec
 import numpy as np
 import pytest
 
-from resnet_xf import ResNetSpec, Stage, Stem, convert, draw_weights, load_weights, plan, read_checkpoint, save_weights
+from resnet_xf import convert, draw_weights, load_weights, plan, read_checkpoint, save_weights
 from resnet_xf.checkpoint import (
-    FOLDER,
     Checkpoint,
     EpochRecord,
     Header,
     Position,
     clear_leftovers,
-    list_checkpoints,
     load_checkpoint,
     save_checkpoint,
     write_metrics,
 )
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.errors import CheckpointError, TrainingError
+from resnet_xf.files import FOLDER, list_checkpoints
 from resnet_xf.loop import Run
 from resnet_xf.recipe import Augmentation, Optimizer, Recipe
 from resnet_xf.training import resume, train
 from resnet_xf.weights import RUN_KEY, SPEC_KEY, VELOCITY, Weights, all_weight_shapes, write_arrays
+from runs import TINY
 
-SPEC = ResNetSpec(
-    name="tiny",
-    in_channels=1,
-    num_classes=10,
-    image_size=(16, 16),
-    stem=Stem(kind="conv3", width=8, stride=1, pool=False),
-    stages=(Stage(depth=1, channels=8), Stage(depth=1, channels=16, stride=2)),
-)
+SPEC = msgspec.structs.replace(TINY, image_size=(16, 16))
 RECIPE = Recipe(
     name="brief",
     epochs=2,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from resnet_xf import ResNetSpec, Stage, Stem, build, convert, draw_weights, save_weights
-from resnet_xf.checkpoint import list_checkpoints, load_checkpoint
+from resnet_xf import build, convert, draw_weights, save_weights
+from resnet_xf.checkpoint import load_checkpoint
 from resnet_xf.data import ArraySplit, Dataset, Transform, load_dataset
 from resnet_xf.errors import (
     BackendError,
@@ -19,19 +19,14 @@ from resnet_xf.errors import (
     SpecError,
     WeightsError,
 )
+from resnet_xf.files import list_checkpoints
 from resnet_xf.inference import evaluate, predict
 from resnet_xf.loop import Run
 from resnet_xf.recipe import Augmentation, Optimizer, Recipe
 from resnet_xf.training import train
+from runs import TINY
 
-SPEC = ResNetSpec(
-    name="tiny",
-    in_channels=1,
-    num_classes=10,
-    image_size=(16, 16),
-    stem=Stem(kind="conv3", width=8, stride=1, pool=False),
-    stages=(Stage(depth=1, channels=8), Stage(depth=1, channels=16, stride=2)),
-)
+SPEC = msgspec.structs.replace(TINY, image_size=(16, 16))
 RECIPE = Recipe(
     name="brief",
     epochs=3,

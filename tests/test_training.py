@@ -9,7 +9,8 @@ import pytest
 
 from mxnet_law import MxnetLaw
 from resnet_xf import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped, draw_weights, get_spec
-from resnet_xf.checkpoint import Header, list_checkpoints, load_checkpoint
+from resnet_xf.checkpoint import Header, load_checkpoint
+from resnet_xf.files import list_checkpoints
 from resnet_xf.measures import same_bits
 from resnet_xf.recipe import Optimizer, Schedule
 from resnet_xf.training import resume, train
