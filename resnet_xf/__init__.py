@@ -9,6 +9,7 @@ from resnet_xf.errors import (
     BackendError,
     CheckpointError,
     DataError,
+    EvidenceError,
     RecipeError,
     ResNetXFError,
     ShapeError,
@@ -20,7 +21,7 @@ from resnet_xf.errors import (
 from resnet_xf.formats import Conversion, convert, read_checkpoint, write_checkpoint
 from resnet_xf.inference import evaluate, predict
 from resnet_xf.loop import Progress, Run
-from resnet_xf.parity import Report, assert_parity, parity
+from resnet_xf.parity import Report, Trial, assert_parity, capture, parity, parity_against, suggest_names
 from resnet_xf.plan import Plan, plan, plan_block, plan_features
 from resnet_xf.recipe import Recipe, get_recipe
 from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
@@ -37,6 +38,7 @@ __all__ = [
     "Conversion",
     "DataError",
     "Dataset",
+    "EvidenceError",
     "Plan",
     "Progress",
     "Recipe",
@@ -53,9 +55,11 @@ __all__ = [
     "Stem",
     "TrainingError",
     "TrainingStopped",
+    "Trial",
     "WeightsError",
     "assert_parity",
     "build",
+    "capture",
     "convert",
     "draw_weights",
     "evaluate",
@@ -68,6 +72,7 @@ __all__ = [
     "load_dataset",
     "load_weights",
     "parity",
+    "parity_against",
     "photographs",
     "plan",
     "plan_block",
@@ -76,6 +81,7 @@ __all__ = [
     "read_checkpoint",
     "resume",
     "save_weights",
+    "suggest_names",
     "trace",
     "train",
     "with_output_stride",

@@ -18,7 +18,7 @@ from resnet_xf.learner import Learner, Task
 from resnet_xf.nodes import Node
 from resnet_xf.plan import Plan, plan_features, root_of
 from resnet_xf.spec import ResNetSpec
-from resnet_xf.trace import ObservedTrace
+from resnet_xf.trace import ObservedTrace, Passed
 from resnet_xf.weights import Array, Weights, all_weight_shapes, draw_weights, require_memory, without_counters
 from resnet_xf.workers import Role
 
@@ -32,6 +32,8 @@ class Backend(Protocol):
     """One framework. Networks are its native objects; all else that crosses is NumPy and plain data."""
 
     name: str
+    unbiased_variance: bool
+    """Whether its norms keep the unbiased variance, of m − 1, or the biased one, of m elements for each channel."""
 
     def version(self) -> str:
         """The framework's version."""
@@ -43,6 +45,14 @@ class Backend(Protocol):
 
     def build(self, node: Node, dtype: str = "float32") -> Any:
         """The native network of a node, on the CPU, initialised as the framework does by itself."""
+        ...
+
+    def copy(self, network: Any, dtype: str | None = None) -> Any:
+        """An independent copy of any native network, also of one that was not built here; on the CPU.
+
+        In a dtype, or in its own; not hybridized; all that can learn does. The network itself is not touched. Raises
+        WeightsError if it has weights that are not there yet, and SpecError if it cannot be copied.
+        """
         ...
 
     def load(self, network: Any, weights: Mapping[str, Array]) -> None:
@@ -61,8 +71,27 @@ class Backend(Protocol):
         """Run the network in inference mode and tell of every layer; a run that breaks tells of those before."""
         ...
 
-    def capture(self, network: Any, images: Array, names: Collection[str]) -> dict[str, Array]:
-        """Run the network in inference mode and bring back the outputs of the named layers."""
+    def runs(self, network: Any, images: Array) -> list[str]:
+        """The layers' names in the order in which they end in inference mode, each as often as it runs."""
+        ...
+
+    def move(self, network: Any, device: str) -> Any:
+        """The network on a device: ``cpu``, ``cuda`` or ``cuda:1``; raises BackendError if there is none."""
+        ...
+
+    def capture(self, network: Any, images: Array, names: Collection[str]) -> dict[str, Passed]:
+        """Run the network in inference mode and bring back what went into and came out of the named layers."""
+        ...
+
+    def apply(self, network: Any, name: str, inputs: Sequence[Array]) -> Array:
+        """The output of one named layer of the network for inputs of its own, in inference mode."""
+        ...
+
+    def differentiate(self, network: Any, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
+        """One named layer in training mode: the gradients of Σ output · cotangent.
+
+        By ``input0``, ``input1`` … for its inputs, and by the names of its weights. Its statistics may move.
+        """
         ...
 
     def learner(self, task: Task) -> Learner:

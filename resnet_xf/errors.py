@@ -46,6 +46,10 @@ class CheckpointError(ResNetXFError, ValueError):
     """A run's checkpoint cannot be read, written or used; the message names its file."""
 
 
+class EvidenceError(ResNetXFError, ValueError):
+    """A capture cannot be read, written or compared; the message names its file or field."""
+
+
 class TrainingError(ResNetXFError, RuntimeError):
     """A run cannot go on; the message names the step and the last good checkpoint."""
 

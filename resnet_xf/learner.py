@@ -26,7 +26,8 @@ class Task:
         network: the network's node.
         momentum, nesterov, weight_decay: the optimiser, whose law :class:`resnet_xf.recipe.Optimizer` states.
         decaying: the names of the arrays that decay.
-        precision: ``float32``, ``float64``, ``bfloat16`` or ``float16``.
+        precision: ``float32``, ``float64``, ``bfloat16``, ``float16``, or ``tf32``: float32, its products on a GPU
+            rounded.
         freeze_statistics: norms use their running statistics and leave them as they are.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         opens_with_norm: the network's first layer is a norm, before which nothing needs a gradient.

@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_xf.errors import ShapeError
 from resnet_xf.nodes import (
@@ -66,11 +68,21 @@ class Observed:
         weight_shapes: its own arrays, by name.
         settings: of a norm, its ``eps`` and its ``momentum`` (share of the new value): inference does not show the one
             and may hide the other.
+        input_shapes: of what went in.
     """
 
     output_shape: Shape
     weight_shapes: dict[str, Shape]
     settings: dict[str, float] = field(default_factory=dict)
+    input_shapes: tuple[Shape, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What went into one layer of a native network while it ran, and what came out."""
+
+    inputs: tuple[NDArray[Any], ...]
+    output: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +146,8 @@ def observed_rows(observed: ObservedTrace, kinds: Mapping[str, str]) -> list[Row
         rows.append(Row(name, kinds.get(name, "unknown"), depth, layer.output_shape, parameters[name], macs[name]))
         if name:
             parent = name.rpartition(".")[0]
+            while parent and parent not in observed.layers:  # of somebody else's network, not every layer is told of
+                parent = parent.rpartition(".")[0]
             parameters[parent] += parameters[name]
             macs[parent] += macs[name]
     return rows[::-1]

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet_xf import ResNetSpec, WeightsError, draw_weights, features, plan, plan_block, plan_features, trace
+from resnet_xf import (
+    BackendError,
+    ResNetSpec,
+    WeightsError,
+    draw_weights,
+    features,
+    plan,
+    plan_block,
+    plan_features,
+    trace,
+)
 from resnet_xf.backend import Backend
 from resnet_xf.nodes import kind, walk
 from resnet_xf.trace import observed_rows
@@ -109,7 +119,7 @@ class Contract:
         self.backend.load(whole, weights)
         wanted = self.backend.capture(whole, shown, ["layer1", "layer2", "layer3"])
         assert [m.shape for m in maps] == [(2, 13, 17, 16), (2, 21, 9, 8), (2, 33, 5, 4)]
-        assert all(np.array_equal(got, theirs) for got, theirs in zip(maps, wanted.values(), strict=True))
+        assert all(np.array_equal(got, theirs.output) for got, theirs in zip(maps, wanted.values(), strict=True))
         assert not any(name.startswith("fc") for name in self.backend.dump(backbone))
         observed = self.backend.trace(backbone, shown)
         assert observed.layers[""].output_shape == trace(plan_features(odd_spec), shown.shape)[0].output_shape
@@ -125,7 +135,71 @@ class Contract:
         shown = images(2, 3, 67, 61)
         captured = self.backend.capture(network, shown, ["bn1", "layer2", "fc", ""])
         assert set(captured) == {"bn1", "layer2", "fc", ""}
-        assert np.array_equal(captured["fc"], self.backend.forward(network, shown))
-        assert np.array_equal(captured["fc"], captured[""])
-        assert captured["layer2"].shape == (2, 21, 9, 8)
-        assert captured["bn1"].min() < 0  # taken before the ReLU that may work in place
+        outputs = {name: passed.output for name, passed in captured.items()}
+        assert np.array_equal(outputs["fc"], self.backend.forward(network, shown))
+        assert np.array_equal(outputs["fc"], outputs[""])
+        assert outputs["layer2"].shape == (2, 21, 9, 8)
+        assert outputs["bn1"].min() < 0  # taken before the ReLU that may work in place
+
+    def test_captured_inputs_are_what_the_layers_before_gave(self, odd_spec: ResNetSpec) -> None:
+        network, shown = self.probe(odd_spec), images(2, 3, 67, 61)
+        names = ["conv1", "bn1", "act1", "layer2.0.bn2", "layer2.0.downsample", "layer2.0.add", "layer2.0.act2"]
+        passed = self.backend.capture(network, shown, names)
+        assert np.array_equal(passed["conv1"].inputs[0], shown)
+        assert np.array_equal(passed["bn1"].inputs[0], passed["conv1"].output)
+        assert np.array_equal(passed["act1"].inputs[0], passed["bn1"].output)  # as it was before it worked in place
+        body, shortcut = passed["layer2.0.add"].inputs
+        assert np.array_equal(body, passed["layer2.0.bn2"].output)
+        assert np.array_equal(shortcut, passed["layer2.0.downsample"].output)
+        assert np.array_equal(passed["layer2.0.add"].output, body + shortcut)
+        assert np.array_equal(passed["layer2.0.act2"].inputs[0], body + shortcut)
+
+    def test_a_layer_applied_to_what_it_was_given_gives_what_it_gave(self, odd_spec: ResNetSpec) -> None:
+        network = self.probe(odd_spec)
+        passed = self.backend.capture(network, images(2, 3, 67, 61), ["bn1", "layer2.0.add", "layer2.0", "fc"])
+        for name, layer in passed.items():
+            assert np.array_equal(self.backend.apply(network, name, layer.inputs), layer.output)
+        given = passed["layer2.0.add"].inputs
+        doubled = self.backend.apply(network, "layer2.0.add", [2 * x for x in given])
+        assert np.array_equal(doubled, 2 * passed["layer2.0.add"].output)
+        assert np.array_equal(
+            given[0], self.backend.capture(network, images(2, 3, 67, 61), ["layer2.0.add"])["layer2.0.add"].inputs[0]
+        )
+
+    @pytest.mark.parametrize("name", ["conv1", "bn1", "act1", "layer2.0", "layer2.0.add", "fc"])
+    def test_gradients_are_what_differences_say(self, odd_spec: ResNetSpec, name: str) -> None:
+        """In float64 and in training mode: Σ output · cotangent moves as its gradients say."""
+        network = self.probe(odd_spec, "float64")
+        given = self.backend.capture(network, images(2, 3, 67, 61), [name])[name]
+        draw = np.random.default_rng(1)
+        cotangent = draw.standard_normal(given.output.shape)
+        gradients = self.backend.differentiate(network, name, given.inputs, cotangent)
+        own = [f"input{n}" for n in range(len(given.inputs))]
+        inside = [n for n in all_weight_shapes(odd_spec) if n.startswith(f"{name}.") and "running_" not in n]
+        assert list(gradients) == [*own, *(n.removeprefix(f"{name}.") for n in inside)]
+        if name in ("bn1", "layer2.0"):  # whose output in training mode no other method gives
+            assert all(np.isfinite(gradient).all() for gradient in gradients.values())
+            assert np.abs(gradients["input0"].sum()) < 1e-9 or name != "bn1"  # a norm takes any shift off again
+            return
+        for key, x in zip(own, given.inputs, strict=True):
+            step = 1e-6 * draw.standard_normal(x.shape)
+            moved = [y + step if f"input{n}" == key else y for n, y in enumerate(given.inputs)]
+            after, before = (self.backend.apply(network, name, shown) for shown in (moved, given.inputs))
+            difference = ((after - before) * cotangent).sum()
+            assert difference == pytest.approx((gradients[key] * step).sum(), rel=1e-6)
+
+    def test_a_network_moves_to_a_device_and_computes_there(self, odd_spec: ResNetSpec) -> None:
+        network = self.probe(odd_spec)
+        before = self.backend.forward(network, images(2, 3, 67, 61))
+        moved = self.backend.move(network, "cpu")
+        assert np.array_equal(self.backend.forward(moved, images(2, 3, 67, 61)), before)
+        with pytest.raises(BackendError, match="no device is called"):
+            self.backend.move(network, "abacus")
+        with pytest.raises(BackendError, match="there is no cuda:99"):
+            self.backend.move(network, "cuda:99")
+
+    def probe(self, spec: ResNetSpec, dtype: str = "float32") -> object:
+        """A network in which every number matters."""
+        network = self.backend.build(plan(spec).root, dtype)
+        self.backend.load(network, draw_weights(spec, scheme="probe", dtype=dtype))
+        return network

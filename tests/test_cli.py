@@ -71,14 +71,14 @@ def test_trace_is_the_same_by_arithmetic_and_by_running(command, backend: str) -
 
 
 def test_parity_holds(command) -> None:
-    code, out, _ = command("parity", "d2l_resnet18")
+    code, out, _ = command("parity", "d2l_resnet18", "--level", "quick")
     assert code == 0
     assert "torch and mxnet are the same network in inference (5 rungs hold)" in out
     assert len(re.findall(r"^ +\d  .* pass ", out, re.MULTILINE)) == 5
 
 
 def test_parity_as_json(command) -> None:
-    code, out, _ = command("parity", "d2l_resnet18", "--image-size", "67x61", "--json")
+    code, out, _ = command("parity", "d2l_resnet18", "--image-size", "67x61", "--level", "quick", "--json")
     assert code == 0
     assert json.loads(out)["input_shape"] == [4, 1, 67, 61]
 
@@ -104,14 +104,14 @@ def test_parity_on_a_folder_and_saved_weights(command, tmp_path) -> None:
         Image.fromarray(image).save(tmp_path / f"{number}.jpg")
     spec = get_spec("d2l_resnet18")
     save_weights(tmp_path / "w.safetensors", draw_weights(spec, seed=9), spec)
-    options = ("--images", tmp_path, "--weights", tmp_path / "w.safetensors", "--json")
+    options = ("--images", tmp_path, "--weights", tmp_path / "w.safetensors", "--level", "quick", "--json")
     code, out, _ = command("parity", "d2l_resnet18", *options)
     assert code == 0
     report = json.loads(out)
     assert report["input_shape"] == [2, 1, 96, 96]
     assert str(tmp_path) in report["images"]
     assert "w.safetensors" in report["weights"]
-    code, out, _ = command("parity", tmp_path / "w.safetensors", "--json")
+    code, out, _ = command("parity", tmp_path / "w.safetensors", "--level", "quick", "--json")
     assert code == 0
     assert json.loads(out)["spec"]["name"] == "d2l_resnet18"
     code, _, err = command("parity", "resnet18", *options)

@@ -1,14 +1,17 @@
 """The README's code runs, and what it shows is what the commands print."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from resnet_xf import ResNetSpec, cli, get_recipe, list_models
+from resnet_xf.parity.equivalence import Equivalence, compare
 from resnet_xf.plan import plan
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -46,17 +49,25 @@ def test_the_number_of_networks_is_the_zoos() -> None:
 
 
 def test_the_ladder_shown_is_the_ladder_printed(capsys, monkeypatch) -> None:
-    """All but what varies: versions, seconds and rounding errors."""
+    """All but what varies: versions, seconds, rounding errors and the layer where they are largest."""
     monkeypatch.setattr("sys.argv", ["resnet-xf", "parity", "resnet18"])
     with pytest.raises(SystemExit):
         cli.main()
 
     def fixed(text: str) -> str:
-        text = re.sub(r"torch \S+, mxnet \S+;", "", text)
-        return re.sub(r"\s+", " ", re.sub(r"\d\.\d+e-\d+|\d+\.\d\de-\d+| \d+\.\d\d ", " # ", text))
+        text = re.sub(r"torch \S+, mxnet \S+;|\(layer\S+\)", "", text)
+        return re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)?e-\d+|\d+\.\d+", "#", text))
 
     printed = fixed(capsys.readouterr().out).strip()
     assert printed in {fixed(block).strip() for block in blocks("")}
+
+
+def test_the_verdict_shown_is_the_one_found() -> None:
+    found = json.loads((BENCHMARKS / "results" / "accuracy_fashion_mnist.json").read_text())
+    assert found["holds"]
+    told = msgspec.convert(found["accuracy"], Equivalence)
+    again = compare(told.first, told.second, told.accuracies, told.seeds, told.margin)
+    assert again.sentence() in {block.strip() for block in blocks("")}
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (BENCHMARKS / "results").glob("fashion_mnist*.json")])

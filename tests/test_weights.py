@@ -92,7 +92,7 @@ def test_hardly_any_channel_of_a_probe_is_silenced_by_its_relu(name: str) -> Non
     network = build(planned, "torch", weights=draw_weights(planned, scheme="probe"))
     relus = [layer for layer, node in walk(planned.root) if isinstance(node, Activation)]
     outputs = get_backend("torch").capture(network, sample_images(planned.spec.in_channels, (96, 96)), relus)
-    silent = [float((output == 0).all(axis=(0, 2, 3)).mean()) for output in outputs.values()]
+    silent = [float((passed.output == 0).all(axis=(0, 2, 3)).mean()) for passed in outputs.values()]
     assert np.mean(silent) < 0.02
     assert max(silent) < 0.1
 

@@ -121,7 +121,7 @@ def test_a_dilated_network_computes_finer_maps_from_the_same_weights() -> None:
     weights = draw_weights("resnet18")
     network = build(dilated, "torch", weights=weights)
     captured = get_backend("torch").capture(network, photographs((64, 64)), ["layer4"])
-    assert captured["layer4"].shape == (2, 512, 8, 8)
+    assert captured["layer4"].output.shape == (2, 512, 8, 8)
     with pytest.raises(SpecError, match="cannot have an output stride of 64; it comes to 32"):
         with_output_stride(get_spec("resnet18"), 64)
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from resnet_xf.backend import Backend
-from resnet_xf.errors import one_line
+from resnet_xf.errors import SpecError, WeightsError, one_line
 from resnet_xf.learner import Learner, Task
 from resnet_xf.nodes import Node
-from resnet_xf.trace import Observed, ObservedTrace
+from resnet_xf.trace import Observed, ObservedTrace, Passed
 from resnet_xf.weights import Array, Weights, check_weights
 from resnet_xf.workers import Role
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, own_weights, weights_of
-from resnet_xf_mxnet.learner import MxnetLearner, roles
+from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles
 from resnet_xf_mxnet.loan import mx
 
 __all__ = ["BACKEND"]
@@ -27,6 +28,7 @@ class MxnetBackend:
     """Networks are ``mxnet.gluon.HybridBlock``; see :class:`resnet_xf.backend.Backend`."""
 
     name = "mxnet"
+    unbiased_variance = False
 
     def version(self) -> str:
         """MXNet's version."""
@@ -42,6 +44,29 @@ class MxnetBackend:
         network.initialize(ctx=mx.cpu())
         network.cast(dtype)
         return network
+
+    def copy(self, network: Any, dtype: str | None = None) -> Any:
+        """A deep copy, of which weights that wait for their shape are drawn by its first run."""
+        weights = weights_of(network)
+        empty = [name for name, param in weights.items() if param._data is None and not param._deferred_init]
+        if empty:
+            raise WeightsError(f"{empty[0]} is not initialised; call the network's initialize() or load_parameters()")
+        # What MXNet compiled and a trainer's state are behind pointers, and the copy is to have neither.
+        blocks = [block for _, block in named_blocks(network)]
+        pointers = [getattr(block, "_cached_op", None) for block in blocks]
+        pointers += [param._trainer for param in weights.values()]
+        try:
+            copied = copy.deepcopy(network, {id(pointer): None for pointer in pointers})
+        except (TypeError, ValueError, mx.MXNetError) as error:
+            raise SpecError(f"{type(network).__name__}: mxnet cannot copy it: {one_line(error)}") from error
+        if hasattr(copied, "hybridize"):
+            copied.hybridize(False)
+        for param in copied._collect_params_with_prefix().values():
+            param.reset_ctx(mx.cpu())
+            param.grad_req = "write"  # what cannot learn keeps its null
+        if dtype:
+            copied.cast(dtype)
+        return copied
 
     def load(self, network: Any, weights: Mapping[str, Array]) -> None:
         """Set weights by name; raises WeightsError unless they fit exactly."""
@@ -63,25 +88,76 @@ class MxnetBackend:
     def trace(self, network: Any, images: Array) -> ObservedTrace:
         """What every named block showed while running."""
         blocks = dict(named_blocks(network))
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, list[tuple[int, ...]]] = {}
         error = None
         try:
-            self._watch(network, images, blocks, lambda name, y: shapes.update({name: _last(y).shape}))
+            self._watch(network, images, blocks, lambda name, seen: shapes.update({name: [x.shape for x in seen]}))
         except (mx.MXNetError, ValueError) as broken:
             error = one_line(broken)
         layers = {
-            name: Observed(shapes[name], {k: p.shape for k, p in own_weights(block).items()}, _settings(block))
+            name: Observed(
+                shapes[name][-1],
+                {k: p.shape for k, p in own_weights(block).items()},
+                _settings(block),
+                tuple(shapes[name][:-1]),
+            )
             for name, block in blocks.items()
             if name in shapes
         }
         return ObservedTrace(layers, error)
 
-    def capture(self, network: Any, images: Array, names: Collection[str]) -> dict[str, Array]:
-        """The outputs of the named blocks."""
-        outputs: Weights = {}
+    def runs(self, network: Any, images: Array) -> list[str]:
+        """The blocks' names, each whenever it has run."""
+        names: list[str] = []
+        self._watch(network, images, dict(named_blocks(network)), lambda name, seen: names.append(name))
+        return names
+
+    def move(self, network: Any, device: str) -> Any:
+        """The block on a device."""
+        network.collect_params().reset_ctx(find_device(device))
+        return network
+
+    def capture(self, network: Any, images: Array, names: Collection[str]) -> dict[str, Passed]:
+        """The inputs and outputs of the named blocks."""
+        inputs: dict[str, tuple[Array, ...]] = {}
+        passed: dict[str, Passed] = {}
         chosen = {name: block for name, block in named_blocks(network) if name in names}
-        self._watch(network, images, chosen, lambda name, output: outputs.update({name: output.asnumpy()}))
-        return outputs
+
+        def before(name: str) -> Callable[[Any, Any], None]:
+            return lambda block, given: inputs.update({name: tuple(x.asnumpy() for x in given)})
+
+        handles = [block.register_forward_pre_hook(before(name)) for name, block in chosen.items()]
+        try:
+            self._watch(
+                network,
+                images,
+                chosen,
+                lambda name, seen: passed.update({name: Passed(inputs[name], seen[-1].asnumpy())}),
+            )
+        finally:
+            for handle in handles:
+                handle.detach()
+        return passed
+
+    def apply(self, network: Any, name: str, inputs: Sequence[Array]) -> Array:
+        """One block's output for inputs of its own."""
+        block = dict(named_blocks(network))[name]
+        with mx.autograd.pause(train_mode=False), _imperative(network), _bare(block):
+            output: Array = block(*(_array(network, x) for x in inputs)).asnumpy()
+        return output
+
+    def differentiate(self, network: Any, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
+        """One block's gradients in training mode."""
+        block = dict(named_blocks(network))[name]
+        given = [_array(network, x) for x in inputs]
+        for x in given:
+            x.attach_grad()
+        with mx.autograd.record(), _imperative(network), _bare(block):
+            output = block(*given)
+        output.backward(_array(network, cotangent))
+        params = {key: param for key, param in weights_of(block).items() if param.grad_req != "null"}
+        gradients = {f"input{n}": x.grad.asnumpy() for n, x in enumerate(given)}
+        return gradients | {key: param.grad().asnumpy() for key, param in params.items()}
 
     def learner(self, task: Task) -> Learner:
         """A learner for a task."""
@@ -92,28 +168,62 @@ class MxnetBackend:
         return roles(workers)
 
     @staticmethod
-    def _watch(network: Any, images: Array, blocks: Mapping[str, Any], look: Callable[[str, Any], None]) -> None:
-        """Run the network block by block and show each of the blocks' outputs to ``look``."""
+    def _watch(
+        network: Any, images: Array, blocks: Mapping[str, Any], look: Callable[[str, Sequence[Any]], None]
+    ) -> None:
+        """Run the network block by block and show each of the blocks' inputs and, last, its output to ``look``."""
+        given: dict[str, Any] = {}
 
-        def hook(name: str) -> Callable[[Any, object, Any], None]:
-            return lambda block, inputs, output: look(name, output)
+        def before(name: str) -> Callable[[Any, Any], None]:
+            return lambda block, inputs: given.update({name: inputs})
 
-        handles = [(block, block.register_forward_hook(hook(name))) for name, block in blocks.items()]
+        def after(name: str) -> Callable[..., None]:
+            return lambda block, last, output=None: look(
+                name, (*_arrays(given[name]), *_arrays(last if output is None else output)[-1:])
+            )
+
+        handles = [block.register_forward_pre_hook(before(name)) for name, block in blocks.items()]
+        for name, block in blocks.items():
+            inner = _activation(block)  # what it is given is what the layer itself makes
+            register = block.register_forward_hook if inner is None else inner.register_forward_pre_hook
+            handles.append(register(after(name)))
         try:
             with mx.autograd.pause(train_mode=False), _imperative(network):
                 network(_array(network, images))
         finally:
-            for _, handle in handles:
+            for handle in handles:
                 handle.detach()
 
 
-def _last(output: Any) -> Any:
-    """A backbone gives a list of maps; the last is the deepest."""
-    return output[-1] if isinstance(output, list | tuple) else output
+def _activation(block: Any) -> Any:
+    """The activation that a layer with weights has inside it, if any: ``Conv2D(8, 3, activation="relu")``."""
+    return getattr(block, "act", None) if own_weights(block) else None
+
+
+@contextmanager
+def _bare(block: Any) -> Iterator[None]:
+    """A layer without the activation inside it, which is a layer of its own to everybody else."""
+    inner = _activation(block)
+    if inner is not None:
+        block.__dict__["act"] = None  # Gluon refuses to set it
+    try:
+        yield
+    finally:
+        if inner is not None:
+            block.__dict__["act"] = inner
+
+
+def _arrays(passed: Any) -> list[Any]:
+    """The arrays in what a block is given or gives; of a backbone's list of maps, the last is the deepest."""
+    if isinstance(passed, list | tuple):
+        return [array for one in passed for array in _arrays(one)]
+    return [passed] if isinstance(passed, mx.nd.NDArray) else []
 
 
 def _settings(block: Any) -> dict[str, float]:
-    """A norm's eps and momentum, the latter in PyTorch's sense."""
+    """A norm's eps and momentum, the latter in PyTorch's sense; a dropout's rate."""
+    if isinstance(block, mx.gluon.nn.Dropout):
+        return {"rate": block._rate}
     if not isinstance(block, mx.gluon.nn.BatchNorm):
         return {}
     return {"eps": block._kwargs["eps"], "momentum": 1 - block._kwargs["momentum"]}
@@ -133,7 +243,7 @@ def _array(network: Any, images: Array) -> Any:
 @contextmanager
 def _imperative(network: Any) -> Iterator[None]:
     """Run a hybridized network block by block, so that hooks on inner blocks fire."""
-    active = [block for _, block in named_blocks(network) if block._active]
+    active = [block for _, block in named_blocks(network) if getattr(block, "_active", False)]
     for block in active:
         block._active = False
     try:

@@ -43,8 +43,14 @@ class MxnetLearner:
             )
         self._dtype = "float64" if task.precision == "float64" else "float32"
         self._task = task
-        self._network = builder.build(task.network)
-        self._network.initialize(ctx=self._context)
+        given: Any = task.network
+        native = isinstance(given, mx.gluon.Block)  # which need not be fit to be hybridized
+        self._network = given if native else builder.build(given)
+        if native:
+            for param in self._network._collect_params_with_prefix().values():
+                param.reset_ctx(self._context)
+        else:
+            self._network.initialize(ctx=self._context)
         self._network.cast(self._dtype)
         for _, block in named_blocks(self._network):
             if task.freeze_statistics and isinstance(block, mx.gluon.nn.BatchNorm):
@@ -52,7 +58,8 @@ class MxnetLearner:
         self._weights = weights_of(self._network)
         if task.precision == "bfloat16":
             self._network = in_bfloat16(self._network)
-        self._network.hybridize(static_alloc=True, static_shape=True)
+        if not native:
+            self._network.hybridize(static_alloc=True, static_shape=True)
         self._params = {name: param for name, param in self._weights.items() if param.grad_req != "null"}
         self._velocity: dict[str, Any] = {}
         self._timeout = task.timeout

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import nan
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from resnet_xf.backend import Backend
-from resnet_xf.errors import one_line
+from resnet_xf.errors import SpecError, one_line
 from resnet_xf.learner import Learner, Task
 from resnet_xf.nodes import Node
-from resnet_xf.trace import Observed, ObservedTrace
+from resnet_xf.trace import Observed, ObservedTrace, Passed
 from resnet_xf.weights import Array, Weights, check_weights, plain
 from resnet_xf.workers import Role
 from resnet_xf_torch import builder
 from resnet_xf_torch.arrays import weights_of
-from resnet_xf_torch.learner import TorchLearner, roles
+from resnet_xf_torch.learner import TorchLearner, find_device, products_in_tf32, roles
 
 __all__ = ["BACKEND"]
 
@@ -28,6 +30,7 @@ class TorchBackend:
     """Networks are ``torch.nn.Module``; see :class:`resnet_xf.backend.Backend`."""
 
     name = "torch"
+    unbiased_variance = True
 
     def version(self) -> str:
         """PyTorch's version."""
@@ -41,6 +44,16 @@ class TorchBackend:
     def build(self, node: Node, dtype: str = "float32") -> nn.Module:
         """The module of a node, on the CPU, in training mode as PyTorch's own are."""
         return builder.build(node).to(getattr(torch, dtype))
+
+    def copy(self, network: nn.Module, dtype: str | None = None) -> nn.Module:
+        """A deep copy, of what was compiled if it was; hooks go with it, since some compute weights."""
+        network = getattr(network, "_orig_mod", network)
+        try:
+            with torch.inference_mode(mode=False):
+                copied = copy.deepcopy(network)
+        except (RuntimeError, TypeError) as error:
+            raise SpecError(f"{type(network).__name__}: torch cannot copy it: {one_line(error)}") from error
+        return copied.to("cpu", getattr(torch, dtype) if dtype else None).requires_grad_()
 
     def load(self, network: nn.Module, weights: Mapping[str, Array]) -> None:
         """Copy weights in by name; raises WeightsError unless they fit exactly."""
@@ -63,30 +76,71 @@ class TorchBackend:
     def trace(self, network: nn.Module, images: Array) -> ObservedTrace:
         """What every named module showed while running."""
         modules = dict(network.named_modules())
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, list[tuple[int, ...]]] = {}
         error = None
+
+        def look(name: str, tensors: Sequence[torch.Tensor]) -> None:
+            shapes[name] = [tuple(tensor.shape) for tensor in tensors]
+
         try:
-            self._watch(network, images, modules, lambda name, y: shapes.update({name: tuple(_last(y).shape)}))
+            self._watch(network, images, modules, look)
         except (RuntimeError, ValueError) as broken:
             error = one_line(broken)
         layers = {
             name: Observed(
-                shapes[name],
+                shapes[name][-1],
                 {k: tuple(t.shape) for k, t in weights_of(module, recurse=False).items()},
                 _settings(module),
+                tuple(shapes[name][:-1]),
             )
             for name, module in modules.items()
             if name in shapes
         }
         return ObservedTrace(layers, error)
 
-    def capture(self, network: nn.Module, images: Array, names: Collection[str]) -> dict[str, Array]:
-        """The outputs of the named modules."""
-        outputs: Weights = {}
+    def runs(self, network: nn.Module, images: Array) -> list[str]:
+        """The modules' names, each whenever it has run."""
+        names: list[str] = []
+        self._watch(network, images, dict(network.named_modules()), lambda name, seen: names.append(name))
+        return names
+
+    def move(self, network: nn.Module, device: str) -> nn.Module:
+        """The module on a device."""
+        return network.to(find_device(device))
+
+    def capture(self, network: nn.Module, images: Array, names: Collection[str]) -> dict[str, Passed]:
+        """The inputs and outputs of the named modules, copied, since these and the next may work in place."""
+        inputs: dict[str, tuple[Array, ...]] = {}
+        passed: dict[str, Passed] = {}
         chosen = {name: module for name, module in network.named_modules() if name in names}
-        # A copy, since the next layer may work in place.
-        self._watch(network, images, chosen, lambda name, y: outputs.update({name: y.cpu().numpy().copy()}))
-        return outputs
+
+        def before(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+            return lambda module, given: inputs.update({name: tuple(_copy(x) for x in given)})
+
+        handles = [module.register_forward_pre_hook(before(name)) for name, module in chosen.items()]
+        try:
+            self._watch(
+                network, images, chosen, lambda name, seen: passed.update({name: Passed(inputs[name], _copy(seen[-1]))})
+            )
+        finally:
+            for handle in handles:
+                handle.remove()
+        return passed
+
+    def apply(self, network: nn.Module, name: str, inputs: Sequence[Array]) -> Array:
+        """One module's output for inputs of its own."""
+        with _inference(network):
+            return _copy(network.get_submodule(name)(*(_tensor(network, x) for x in inputs)))
+
+    def differentiate(self, network: nn.Module, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
+        """One module's gradients in training mode."""
+        module = network.get_submodule(name).train()
+        given = [_tensor(network, x).requires_grad_() for x in inputs]
+        wanted = {f"input{n}": x for n, x in enumerate(given)} | dict(module.named_parameters())
+        with products_in_tf32(False):
+            output = module(*(x.clone() for x in given))  # a clone, since it may work in place
+            found = torch.autograd.grad(output, list(wanted.values()), _tensor(network, cotangent))
+        return {key: _copy(gradient) for key, gradient in zip(wanted, found, strict=True)}
 
     def learner(self, task: Task) -> Learner:
         """A learner for a task."""
@@ -101,12 +155,12 @@ class TorchBackend:
         network: nn.Module,
         images: Array,
         modules: Mapping[str, nn.Module],
-        look: Callable[[str, torch.Tensor], None],
+        look: Callable[[str, Sequence[torch.Tensor]], None],
     ) -> None:
-        """Run the network and show each of the modules' outputs to ``look``."""
+        """Run the network and show each of the modules' inputs and, last, its output to ``look``."""
 
-        def hook(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
-            return lambda module, inputs, output: look(name, output)
+        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            return lambda module, inputs, output: look(name, (*_tensors(inputs), *_tensors(output)[-1:]))
 
         handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
         try:
@@ -117,14 +171,19 @@ class TorchBackend:
                 handle.remove()
 
 
-def _last(output: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
-    """A backbone gives a list of maps; the last is the deepest."""
-    return output[-1] if isinstance(output, list) else output
+def _tensors(passed: Any) -> list[torch.Tensor]:
+    """The tensors in what a module is given or gives; of a backbone's list of maps, the last is the deepest."""
+    if isinstance(passed, torch.Tensor):
+        return [passed]
+    inner = passed.values() if isinstance(passed, Mapping) else passed if isinstance(passed, list | tuple) else ()
+    return [tensor for one in inner for tensor in _tensors(one)]
 
 
 def _settings(module: nn.Module) -> dict[str, float]:
-    """A norm's eps and momentum."""
-    if not isinstance(module, nn.BatchNorm2d):
+    """A norm's eps and momentum, a dropout's rate."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return {"rate": module.p}
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
         return {}
     return {"eps": module.eps, "momentum": nan if module.momentum is None else module.momentum}
 
@@ -139,13 +198,18 @@ def _tensor(network: nn.Module, images: Array) -> torch.Tensor:
     return torch.tensor(plain(images), dtype=like.dtype, device=like.device)
 
 
+def _copy(tensor: torch.Tensor) -> Array:
+    copied: Array = tensor.detach().cpu().numpy().copy(order="C")
+    return copied
+
+
 @contextmanager
 def _inference(network: nn.Module) -> Iterator[None]:
     """No gradients and every module in eval mode; each module's own mode is put back."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), products_in_tf32(False):
             yield
     finally:
         for module, mode in modes.items():

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,14 +30,21 @@ class TorchLearner:
         self.workers = int(os.environ.get("WORLD_SIZE", "1")) if task.together else 1
         self.rank = int(os.environ.get("RANK", "0")) if self.workers > 1 else 0
         place = find_device(task.device)
-        if task.precision == "float16" and place.type == "cpu":
-            raise BackendError("torch trains in float16 on a GPU alone; on the CPU choose bfloat16, float32 or float64")
+        if task.precision in ("float16", "tf32") and place.type == "cpu":
+            raise BackendError(
+                f"torch trains in {task.precision} on a GPU alone; on the CPU choose bfloat16, float32 or float64"
+            )
         mixed = task.precision in ("bfloat16", "float16")
         self.device = str(place)
         self._place = place
         self._dtype = torch.float64 if task.precision == "float64" else torch.float32
-        self._network = builder.build(task.network).to(place, self._dtype).to(memory_format=torch.channels_last)
-        self._norms = [module for module in self._network.modules() if isinstance(module, nn.BatchNorm2d)]
+        native = isinstance(task.network, nn.Module)  # which may take views that another layout does not allow
+        self._layout = torch.contiguous_format if native else torch.channels_last
+        network = task.network if isinstance(task.network, nn.Module) else builder.build(task.network)
+        self._network = network.to(place, self._dtype)
+        if not native:
+            self._network.to(memory_format=self._layout)
+        self._norms = [m for m in self._network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         for norm in self._norms:  # MXNet holds 1 minus it, as float32
             norm.momentum = 1 - rounded(1 - (norm.momentum or 0))
         self._freeze = task.freeze_statistics
@@ -54,7 +62,9 @@ class TorchLearner:
             momentum=task.momentum,
             nesterov=task.nesterov,
         )
-        self._autocast = torch.autocast(place.type, getattr(torch, task.precision), enabled=mixed)
+        low = getattr(torch, task.precision) if mixed else None
+        self._autocast = torch.autocast(place.type, low, enabled=mixed)
+        self._tf32 = task.precision == "tf32"
         self._scaler = torch.amp.GradScaler(place.type, enabled=task.precision == "float16")
         self._joined = self._join(task.timeout) if self.workers > 1 else None
 
@@ -78,20 +88,17 @@ class TorchLearner:
     def _at_work(self) -> Iterator[None]:
         """PyTorch's errors in a line: memory that does not suffice, a worker that is lost or late, and others.
 
-        On a GPU, float32 is float32: convolutions do not round to TF32.
+        On a GPU, float32 is float32: products do not round to TF32 unless that is asked for.
         """
-        rounds = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = False
         try:
-            yield
+            with products_in_tf32(self._tf32):
+                yield
         except RuntimeError as error:
             text = one_line(error)
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
                 raise MemoryError(f"{text}; choose a smaller batch_size") from error
             who = f"worker {self.rank} failed or lost the others" if self.workers > 1 else "torch failed"
             raise TrainingError(f"{who} on {self.device}: {text}") from error
-        finally:
-            torch.backends.cudnn.allow_tf32 = rounds
 
     def step(self, images: Array, targets: Array, rate: float) -> Outcome:
         """One step of SGD."""
@@ -164,9 +171,21 @@ class TorchLearner:
             atexit.unregister(distributed.destroy_process_group)
 
     def _tensor(self, images: Array) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(images)).to(
-            self._place, self._dtype, memory_format=torch.channels_last
-        )
+        return torch.from_numpy(np.ascontiguousarray(images)).to(self._place, self._dtype, memory_format=self._layout)
+
+
+@contextmanager
+def products_in_tf32(wanted: bool) -> Iterator[None]:
+    """Whether a GPU may round the factors of float32 convolutions and products to TF32's 11 bits."""
+    kinds: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [kind.allow_tf32 for kind in kinds]
+    for kind in kinds:
+        kind.allow_tf32 = wanted
+    try:
+        yield
+    finally:
+        for kind, was in zip(kinds, before, strict=True):
+            kind.allow_tf32 = was
 
 
 def roles(workers: int) -> list[Role]:

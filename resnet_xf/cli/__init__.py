@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import sys
 
-from resnet_xf.cli import networks, training  # noqa: F401 - their commands join the app
+from resnet_xf.cli import networks, parity, training  # noqa: F401 - their commands join the app
 from resnet_xf.cli.app import app
 from resnet_xf.errors import ResNetXFError, TrainingStopped
 from resnet_xf.workers import complain, end_with_parent

@@ -9,26 +9,15 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from resnet_xf.backend import get_backend
 from resnet_xf.cli.app import app
-from resnet_xf.cli.printing import AsJson, Spec, new_table, print_json, print_table, read_size
+from resnet_xf.cli.printing import AsJson, Spec, new_table, print_json, print_table
 from resnet_xf.doctor import diagnose
-from resnet_xf.errors import ResNetXFError, SpecError, WeightsError
-from resnet_xf.files import list_checkpoints
-from resnet_xf.formats import convert, identify, inspect, read_checkpoint
-from resnet_xf.formats.files import SUFFIXES
+from resnet_xf.errors import ResNetXFError, SpecError
+from resnet_xf.formats import convert, inspect
 from resnet_xf.nodes import kind, walk
-from resnet_xf.parity.ladder import LADDER, parity
-from resnet_xf.parity.report import Report, environment
+from resnet_xf.parity.report import environment
 from resnet_xf.plan import Plan, plan
 from resnet_xf.trace import Row, observed_rows, trace
 from resnet_xf.weights import require_memory
@@ -109,60 +98,6 @@ def trace_(
             raise ResNetXFError(f"{chosen.name} cannot run {planned.spec.name} on {shape}: {observed.error}")
         rows = observed_rows(observed, kinds)
     _print_rows([row for row in rows if row.depth <= 1] if top else rows, as_json)
-
-
-@app.command("parity")
-def parity_(
-    spec: Annotated[
-        str, typer.Argument(metavar="SPEC", help="A spec, as `show` takes it, or a checkpoint, as `inspect` does.")
-    ],
-    backends: Annotated[str, typer.Option(help="The backends to compare, by name and comma.")] = "torch,mxnet",
-    image_size: Annotated[
-        str | None, typer.Option(metavar="S or HxW", help="The images' size (else the spec's).")
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="A folder of images (else scikit-learn's photographs, or its digits for one channel)."),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="A checkpoint of this spec, as `convert` reads it (else drawn from the seed)."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For drawing weights.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Prove that backends build the same network from a spec, or say where they part (exit code 1)."""
-    if Path(spec).suffix in SUFFIXES or list_checkpoints(spec):
-        if weights is not None:
-            raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
-        planned, weights = identify(read_checkpoint(spec)).plan, Path(spec)
-    else:
-        planned = plan(spec)
-    size = read_size(image_size) if image_size else None
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("starting", total=len(LADDER))
-        report = parity(
-            planned,
-            backends,
-            image_size=size,
-            images=images,
-            weights=weights,
-            seed=seed,
-            on_rung=lambda number, name: progress.update(task, completed=number - 1, description=name),
-        )
-    if as_json:
-        typer.echo(report.to_json())
-    else:
-        _print_report(report)
-    raise typer.Exit(0 if report.holds else 1)
 
 
 @app.command("convert")
@@ -261,17 +196,3 @@ def _print_rows(rows: list[Row], as_json: bool) -> None:
         shape = "×".join(map(str, row.output_shape))
         table.add_row(name, row.kind, shape, f"{row.parameters:,}", f"{row.macs:,}")
     print_table(table)
-
-
-def _print_report(report: Report) -> None:
-    """The ladder as a table, and the verdict."""
-    versions = ", ".join(f"{name} {version}" for name, version in report.backends.items())
-    shape = "×".join(map(str, report.input_shape))
-    typer.echo(f"{report.spec.name}: {versions}; {report.images}, {shape}; weights {report.weights}")
-    table = new_table("rung>", "compares", "result", "found>", "bound>", "seconds>", "what")
-    for rung in report.rungs:
-        numbers = ["" if number is None else f"{number:.3g}" for number in (rung.value, rung.bound)]
-        what = f"{rung.where}: {rung.detail}" if rung.where else rung.detail
-        table.add_row(str(rung.number), rung.name, rung.status, *numbers, f"{rung.seconds:.2f}", what)
-    print_table(table)
-    typer.echo(report.verdict())

@@ -9,6 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+"""Of bytes."""
+
 Spec = Annotated[
     str, typer.Argument(metavar="SPEC", help="A name that `resnet-xf list` shows, or a .toml or .json file.")
 ]
@@ -23,6 +26,16 @@ def read_size(text: str) -> tuple[int, int]:
             f"{text!r} is not a size of at most 8192; write 224, or 67x61 for height 67", param_hint="--image-size"
         )
     return int(numbers[0]), int(numbers[-1])
+
+
+def read_bytes(text: str | None) -> int | None:
+    """``500M`` or ``2G`` as bytes; None for None."""
+    if text is None:
+        return None
+    number, unit = text[:-1], text[-1:].upper()
+    if unit not in UNITS or not number.isdecimal() or not int(number):
+        raise typer.BadParameter(f"{text!r} is not a size; write 500M or 2G", param_hint="--max-memory")
+    return int(number) * UNITS[unit]
 
 
 def new_table(*columns: str) -> Table:

@@ -1,0 +1,157 @@
+"""Rung 8: training step by step in float64, with weights, momentum and norm statistics compared after each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from resnet_xf.measures import layer_of, relative_error, rounding_bound, tensor_errors
+from resnet_xf.nodes import STATISTICS
+from resnet_xf.parity.sides import LOSS, Side, State, loss_error
+from resnet_xf.parity.sketch import sketched
+from resnet_xf.parity.subject import Finding, Subject, Worst
+from resnet_xf.recipe import rounded
+from resnet_xf.weights import VELOCITY, Weights
+
+MOST = 1e-9
+"""The largest bound: one beyond it would let through what must be seen, so a run that is more chaotic fails."""
+
+LOCKSTEP_BOUND = 1e-11
+"""What a sound run may be apart where the measured gain allows less: a declared margin.
+
+Twenty steps of the zoo's networks were at most 1e-12 apart. A setting that is held as float32 on one side and as
+float64 on the other, the smallest difference of law that is known, parts the runs by 1e-8."""
+
+
+def lockstep(subject: Subject, sides: Sequence[Side]) -> Finding:
+    """Every array of every side after every step, against the first side's.
+
+    The bound grows with the step and with what a nudge of the first weights has become by then in the first side's own
+    run; that of momentum is at least what it is for the gradients of rung 7. Running variances are held to their exact
+    law: one framework keeps the biased and the other the unbiased variance of a batch, which differ by m / (m − 1), m
+    being the elements that a norm saw of each channel.
+    """
+    first, *others = sides
+    worst = Worst()
+    start = {name: array.astype(np.float64) for name, array in subject.weights.items()}
+    before: list[Weights] = [start for _ in sides]
+    rough = {VELOCITY + layer: gain for layer, gain in sensitivities(sides).items()}
+    runs = [side.lockstep(measured=side is first) for side in sides]
+    taken, last_loss = 0, 0.0
+    for taken, states in enumerate(zip(*runs, strict=True), start=1):
+        steps = subject.lessons.roundings * taken
+        if any(state.sketched for state in states):
+            states = tuple(state if state.sketched else sketched(state) for state in states)
+        gain = {place: max(gain, rough.get(place, 0.0)) for place, gain in states[0].gain.items()}
+        for other, state, old in zip(others, states[1:], before[1:], strict=True):
+            finding = _compare(subject, (first, other), (states[0], state), (before[0], old), gain, steps, worst)
+            if finding is not None:
+                where = f"{finding.where}, step {taken}"
+                return Finding(finding.value, finding.bound, finding.detail, where)
+        before = [_statistics(state.arrays) for state in states]
+        last_loss = states[0].loss
+    detail = f"{taken} steps to a loss of {last_loss:.4f}; weights, momentum and statistics after each"
+    return Finding(worst.value, worst.bound, detail)
+
+
+def _compare(
+    subject: Subject,
+    sides: tuple[Side, Side],
+    states: tuple[State, State],
+    before: tuple[Weights, Weights],
+    gain: Mapping[str, float],
+    steps: float,
+    worst: Worst,
+) -> Finding | None:
+    """What one step has put apart, if anything."""
+    (first, other), (wanted, got) = sides, states
+    wrong: list[tuple[str, float, float]] = []
+    loss = loss_error(got.loss, wanted.loss)
+    bound = _bound(steps, gain[LOSS])
+    worst.see(loss, bound, "the loss")
+    if not loss <= bound:
+        return Finding(loss, bound, f"{other.name} computes another loss than {first.name}", "the loss")
+    for norm, error, bound in statistics_apart(subject, sides, before, (wanted.arrays, got.arrays), gain, steps):
+        worst.see(error, bound, norm)
+        if not error <= bound:
+            return Finding(error, bound, f"{other.name}'s statistics do not follow {first.name}'s by their law", norm)
+    moved = [_moved(state.arrays) for state in states]
+    errors = tensor_errors(moved[1], moved[0])
+    for tensor, error in errors.items():
+        bound = _bound(steps, gain.get(layer_of(tensor), 0.0))
+        worst.see(error, bound, tensor)
+        if not error <= bound:
+            wrong.append((tensor, error, bound))
+    if not wrong:
+        return None
+    tensor, error, bound = wrong[0]
+    parted, trained = _of_each_kind(name for name, *_ in wrong), _of_each_kind(errors)
+    kind = "momentum" if tensor.startswith(VELOCITY) else "weights"
+    # All weights at once, or all momenta, are no one layer's doing.
+    all_of_them = any(parted[kind] == trained[kind] for kind in trained)
+    where = "the optimiser" if all_of_them else tensor.removeprefix(VELOCITY)
+    detail = f"{other.name}'s {kind} part from {first.name}'s in {parted[kind]} of {trained[kind]} arrays"
+    return Finding(error, bound, detail, where)
+
+
+def _of_each_kind(tensors: Iterable[str]) -> Counter[str]:
+    """How many of the arrays are weights, and how many momenta."""
+    return Counter("momentum" if tensor.startswith(VELOCITY) else "weights" for tensor in tensors)
+
+
+def sensitivities(sides: Sequence[Side]) -> dict[str, float]:
+    """For each layer, the largest that any side measured in its own run."""
+    found: dict[str, float] = {}
+    for side in sides:
+        for layer, gain in side.sensitivity().items():
+            found[layer] = max(found.get(layer, 0.0), gain)
+    return found
+
+
+def statistics_apart(
+    subject: Subject,
+    sides: tuple[Side, Side],
+    before: tuple[Weights, Weights],
+    after: tuple[Weights, Weights],
+    gain: Mapping[str, float],
+    steps: float,
+) -> Iterator[tuple[str, float, float]]:
+    """Each norm in the order in which they run, how far its statistics are from their law, and the bound.
+
+    With r the running value, b the batch's and k the share of r that is kept: r ← k · r + (1 − k) · b, where a
+    variance's b is Σ (x − x̄)² / m on one framework and / (m − 1) on the other. So what one side adds to k · r is what
+    the other adds, times the ratio of the two.
+    """
+    first, other = sides
+    for norm, settings in subject.outline.settings.items():
+        elements, keep = subject.lessons.elements[norm], rounded(1 - settings["momentum"])
+        errors = []
+        for name in ("running_mean", "running_var"):
+            key = f"{norm}.{name}"
+            ratio = 1.0
+            if name == "running_var":
+                ratio = _correction(other, elements) / _correction(first, elements)
+            expected = keep * before[1][key] + ratio * (after[0][key] - keep * before[0][key])
+            errors.append(relative_error(after[1][key], expected))
+        yield norm, max(errors), _bound(steps, gain.get(norm, 0.0))
+
+
+def _correction(side: Side, elements: int) -> float:
+    """A side's variance as a multiple of the biased one."""
+    return elements / (elements - 1) if side.unbiased_variance else 1.0
+
+
+def _bound(steps: float, gain: float) -> float:
+    return min(MOST, max(LOCKSTEP_BOUND, rounding_bound("float64", steps, gain)))
+
+
+def _moved(arrays: Weights) -> Weights:
+    """What the optimiser moves."""
+    return {name: array for name, array in arrays.items() if not name.rpartition(".")[2].startswith("running_")}
+
+
+def _statistics(arrays: Weights) -> Weights:
+    """What norms keep."""
+    return {name: array for name, array in arrays.items() if name.rpartition(".")[2] in STATISTICS}

@@ -1,0 +1,77 @@
+"""What a planted defect is, as data, and how the ladder is made to look at it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec.structs import replace
+
+from resnet_xf import Report, ResNetSpec, SqueezeExcitation, get_backend, get_spec
+from resnet_xf.parity.inputs import subject_of
+from resnet_xf.parity.ladder import climb
+from resnet_xf.parity.live import Live
+from resnet_xf.parity.report import Level
+from resnet_xf.weights import Array, Weights
+from sabotage import Saboteur
+
+BOTH = ("torch", "mxnet")
+
+
+def slim(name: str, stages: int = 4, depth: int = 1, **fields: Any) -> ResNetSpec:
+    """A named network with an eighth of its channels, which is as good to break and quicker to build."""
+    spec = get_spec(name)
+    kept = tuple(replace(stage, channels=stage.channels // 8, depth=depth) for stage in spec.stages[:stages])
+    return replace(spec, stem=replace(spec.stem, width=8), stages=kept, num_classes=10, **fields)
+
+
+NETWORKS: dict[str, tuple[ResNetSpec, int]] = {
+    "ResNet-18": (slim("resnet18", depth=2), 64),
+    "ResNet-18 of two blocks": (slim("resnet18", stages=2), 32),
+    "ResNet-18 v2": (slim("resnet18", preactivation=True), 64),
+    "ResNet-50 v1": (slim("resnet50_v1"), 64),
+    "the book's ResNet-18": (slim("d2l_resnet18", depth=2), 64),
+    "SE-ResNet-D": (slim("resnet18", stages=2, shortcut="avg_conv", se=SqueezeExcitation()), 32),
+    "two blocks that begin as the identity": (slim("resnet18", stages=2, zero_init_last=True), 32),
+}
+"""By name, and the side of the images; all of them slim."""
+
+SMALL = "ResNet-18 of two blocks"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One planted defect, and where the ladder must find it.
+
+    Attributes:
+        defect: what is planted.
+        rung, where: the rung that must fail, and the layer or tensor that it must name.
+        plant: a saboteur's fields, by which it is planted.
+        network: one of ``NETWORKS``.
+        sides: the backends in which it is planted, one at a time; none where it lies in what all of them are given.
+        weights, images: what is given to both; else drawn, and photographs.
+        level: that the ladder is climbed to.
+    """
+
+    defect: str
+    rung: str
+    where: str
+    plant: Mapping[str, Any] = field(default_factory=dict)
+    network: str = SMALL
+    sides: tuple[str, ...] = BOTH
+    weights: Callable[[ResNetSpec], Weights] | None = None
+    images: Callable[[ResNetSpec], Array] | None = None
+    level: Level = "standard"
+
+
+def climbed(mutant: Mutant, broken: str) -> Report:
+    """The ladder's report on two networks, of which the one of the backend ``broken`` has the defect."""
+    spec, side = NETWORKS[mutant.network]
+    weights, images = mutant.weights and mutant.weights(spec), mutant.images and mutant.images(spec)
+    subject, *words = subject_of(spec, (side, side), images, weights, 0, None)
+    # Accuracies are of a spec, and none are compared where it is left out.
+    subject = dataclasses.replace(subject, outline=dataclasses.replace(subject.outline, spec=None))
+    backends = [Saboteur(name, **mutant.plant) if name == broken else get_backend(name) for name in BOTH]
+    return climb(subject, [Live(subject, backend) for backend in backends], *words, level=mutant.level)

@@ -1,0 +1,243 @@
+"""Captures: written on one backend, compared with the other or with each other, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from resnet_xf import ResNetSpec, capture, draw_weights, parity, parity_against
+from resnet_xf.errors import EvidenceError
+from resnet_xf.parity.accuracy import Trial
+from resnet_xf.parity.evidence import read_manifest
+from resnet_xf.parity.sketch import CHUNKS, sketch
+from runs import RECIPE, TINY
+from sabotage import Saboteur, only
+
+SMALL = {"image_size": (16, 16)}
+TRIAL = Trial(recipe=msgspec.structs.replace(RECIPE, epochs=1, batch_size=128), seeds=2, margin=60.0)
+
+
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory) -> dict[str, Path]:
+    """One of each backend."""
+    folder = tmp_path_factory.mktemp("captures")
+    for backend in ("torch", "mxnet"):
+        capture(TINY, folder / backend, backend, precisions=["bfloat16"], **SMALL)
+    return {backend: folder / backend for backend in ("torch", "mxnet")}
+
+
+@pytest.mark.parametrize("backend, other", [("torch", "mxnet"), ("mxnet", "torch")])
+def test_a_capture_is_compared_with_the_other_backend(captures, backend: str, other: str) -> None:
+    report = parity_against([captures[backend]])
+    assert report.holds, report.verdict()
+    assert set(report.backends) == {backend, other}
+    assert [rung.number for rung in report.rungs] == [1, 2, 3, 4, 5, 5, 6, 7, 8]
+    assert report.rungs[5].name == "forward bfloat16"
+    direct = parity(TINY, precisions=["bfloat16"], **SMALL)
+    for ours, theirs in zip(report.rungs, direct.rungs, strict=True):
+        assert ours.value == pytest.approx(
+            theirs.value, rel=9, abs=1e-15
+        )  # other sides lead, and sketches are compared
+    assert [layer.own is None for layer in report.layers] == [False] * len(report.layers)
+
+
+def test_two_captures_are_compared_with_no_backend(captures) -> None:
+    report = parity_against(list(captures.values()))
+    assert report.holds, report.verdict()
+    assert all(layer.own is None for layer in report.layers)
+    assert report.rungs[3].value == pytest.approx(parity(TINY, level="quick", **SMALL).rungs[3].value)
+
+
+def test_a_capture_is_compared_with_the_backend_it_is_of(captures) -> None:
+    report = parity_against([captures["torch"]], ["torch"])
+    assert set(report.backends) == {"torch", f"torch of {captures['torch']}"}
+    assert all(rung.status == "pass" for rung in report.rungs)
+    assert not any(rung.value for rung in report.rungs[:4])
+
+
+@pytest.mark.parametrize(
+    "planted, rung, where",
+    [
+        ({"node": only("layer2.0.conv1", bias=True)}, "shapes", "layer2.0.conv1"),
+        ({"node": only("layer1.0.bn1", eps=1e-3), "tells": False}, "forward float64", "layer1.0.bn1"),
+        ({"node": only("layer1.0.bn1", momentum=0.2), "tells": False}, "gradients", "layer1.0.bn1"),
+    ],
+)
+def test_a_defect_on_either_side_is_found_at_its_layer(captures, tmp_path, planted, rung: str, where: str) -> None:
+    report = parity_against([captures["mxnet"]], [Saboteur("torch", **planted)])
+    assert (report.failure.name, report.failure.where) == (rung, where)
+    if rung != "shapes":  # such a network takes no weights, so that nothing can be captured
+        capture(TINY, tmp_path / "broken", Saboteur("mxnet", **planted), **SMALL)
+        report = parity_against([tmp_path / "broken"], ["torch"])
+        assert (report.failure.name, report.failure.where) == (rung, where)
+
+
+def test_learning_curves_and_accuracies_are_captured(tmp_path) -> None:
+    for backend in ("torch", "mxnet"):
+        capture(TINY, tmp_path / backend, backend, level="full", trial=TRIAL, **SMALL)
+    report = parity_against([tmp_path / "torch", tmp_path / "mxnet"], trial=TRIAL)
+    assert [rung.status for rung in report.rungs] == ["pass"] * 10, report.verdict()
+    assert report.accuracy.accuracies["mxnet"] == read_manifest(tmp_path / "mxnet").trial.accuracies
+    assert len(report.curves.losses["torch"]) == 40
+
+
+def test_weights_given_are_captured_with_the_probe(tmp_path) -> None:
+    weights = draw_weights(TINY, 3)
+    capture(TINY, tmp_path / "here", "mxnet", weights=weights, level="quick", **SMALL)
+    assert "also under weights that hide nothing" in parity_against([tmp_path / "here"]).rungs[3].detail
+    assert parity_against([tmp_path / "here"], weights=weights).holds
+    weights["fc.bias"][2] += 1
+    with pytest.raises(EvidenceError, match=r"was captured with other weights; 1 of 32 arrays differ, first fc\.bias"):
+        parity_against([tmp_path / "here"], weights=weights)
+
+
+def changed(captures, tmp_path, **fields: object) -> Path:
+    """A copy of a capture whose manifest says something else."""
+    copy = tmp_path / "copy"
+    shutil.copytree(captures["mxnet"], copy)
+    told = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(told | fields))
+    return copy
+
+
+def test_what_cannot_be_compared_is_refused_by_name(captures, tmp_path) -> None:
+    with pytest.raises(EvidenceError, match=r"version 2 of this format, and this resnet-xf reads version 1"):
+        parity_against([changed(captures, tmp_path, version=2)])
+    with pytest.raises(EvidenceError, match=r"is of tiny, and resnet18 was asked for; they differ in .*stages"):
+        parity_against([captures["torch"]], spec="resnet18")
+    with pytest.raises(EvidenceError, match="captured at level standard; capture again with --level full"):
+        parity_against([captures["torch"]], level="full")
+    with pytest.raises(EvidenceError, match="holds no accuracies; capture again with --accuracy"):
+        parity_against([captures["torch"]], trial=TRIAL)
+    with pytest.raises(EvidenceError, match="holds no capture; expected"):
+        parity_against([tmp_path])
+    with pytest.raises(EvidenceError, match="is there already"):
+        capture(TINY, captures["torch"], "torch", **SMALL)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"seed": 1}, r"they differ in seed \(0 and 1\)|they differ in the weights' "),
+        (
+            {"spec": msgspec.structs.replace(TINY, name="other", num_classes=9)},
+            r"they differ in spec \(tiny and other\)",
+        ),
+        ({"weights": True}, r"they differ in the weights' "),
+        ({"images": True}, r"they differ in images"),
+    ],
+)
+def test_captures_of_different_things_are_refused_by_name(captures, tmp_path, change, says: str) -> None:
+    spec: ResNetSpec = change.get("spec", TINY)
+    given = {
+        "seed": change.get("seed", 0),
+        "weights": draw_weights(spec, 1, "probe") if "weights" in change else None,
+        "images": np.ones((2, 1, 16, 16), np.float32) if "images" in change else None,
+        "image_size": None if "images" in change else (16, 16),
+    }
+    capture(spec, tmp_path / "other", "torch", level="quick", **given)
+    with pytest.raises(
+        EvidenceError, match=says if "weights" not in change else r"they differ in (probed|the weights')"
+    ):
+        parity_against([captures["mxnet"], tmp_path / "other"])
+
+
+def test_a_damaged_capture_is_refused_by_name(captures, tmp_path) -> None:
+    copy = changed(captures, tmp_path)
+    path = max(copy.glob("arrays-*"), key=lambda file: file.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(EvidenceError, match="is not what was captured; the file is damaged or was changed"):
+        parity_against([copy])
+    path.unlink()
+    with pytest.raises(EvidenceError, match="copy the whole folder"):
+        parity_against([copy])
+    (copy / "manifest.json").write_text("{")
+    with pytest.raises(EvidenceError, match=r"manifest\.json: not readable"):
+        parity_against([copy])
+
+
+def test_a_capture_that_fails_leaves_nothing_behind(tmp_path) -> None:
+    class Breaks(Saboteur):
+        def learner(self, task):
+            raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        capture(TINY, tmp_path / "here", Breaks("torch"), **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_layers_are_captured_in_parts_that_fit_the_memory(tmp_path) -> None:
+    class Counts(Saboteur):
+        most = 0
+
+        def capture(self, network, images, names):
+            passed = super().__getattr__("capture")(network, images, names)
+            sizes = [a.nbytes for one in passed.values() for a in (*one.inputs, one.output)]
+            self.most = max(self.most, sum(sizes))
+            return passed
+
+    bound = 800_000
+    few, all_ = Counts("torch"), Counts("torch")
+    assert parity(TINY, [few, "mxnet"], max_memory=bound, **SMALL).holds
+    assert parity(TINY, [all_, "mxnet"], **SMALL).holds
+    assert few.most <= bound < all_.most
+    with pytest.raises(MemoryError, match=r"what passes conv1 takes .* MiB, and max_memory allows 0"):
+        parity(TINY, max_memory=10_000, **SMALL)
+
+
+def test_a_sketch_shows_any_change_and_is_the_same_everywhere() -> None:
+    array = np.random.default_rng(0).standard_normal((50, 7, 3, 3))
+    drawn = sketch("conv1.weight", array)
+    assert drawn.shape == (CHUNKS,)
+    assert np.abs(drawn).max() == pytest.approx(np.abs(array).max(), rel=0.9)
+    for place in (0, 1234, array.size - 1):
+        other = array.copy()
+        other.flat[place] += 1
+        change = np.abs(sketch("conv1.weight", other) - drawn).max() / (CHUNKS / array.size) ** 0.5
+        assert 0.49 < change < 1.51
+    swapped = array.copy()
+    swapped.flat[[0, 4]] = array.flat[[4, 0]]
+    assert np.abs(sketch("conv1.weight", swapped) - drawn).max() > 1e-4
+    assert not np.array_equal(sketch("conv1.weight", array[::-1]), drawn)
+    assert np.array_equal(sketch("a", array[0, 0]), array[0, 0])
+    ones = sketch("conv1.weight", np.ones(6400))
+    assert [round(float(x), 1) for x in ones[:3]] == [round(float(ones[0]), 1)] * 3
+
+
+def test_commands(command, captures, tmp_path) -> None:
+    spec = tmp_path / "tiny.toml"
+    spec.write_text(TINY.to_toml())
+    out = tmp_path / "evidence"
+    code, told, _ = command("capture", spec, "--backend", "mxnet", "--out", out, "--level", "quick", "--image-size", 16)
+    assert code == 0
+    assert f"resnet-xf parity --against {out}" in told
+    html, junit = tmp_path / "report.html", tmp_path / "report.xml"
+    code, told, _ = command("parity", "--against", out, "--html", html, "--junit", junit)
+    assert code == 0
+    assert "are the same network in inference (5 rungs hold)" in told
+    assert f"resnet-xf parity --against {out} --html" in html.read_text()
+    assert 'tests="5"' in junit.read_text()
+    code, told, _ = command("parity", spec, "--against", captures["torch"], "--against", captures["mxnet"], "--json")
+    assert code == 0
+    assert json.loads(told)["level"] == "standard"
+    for arguments, says in (
+        (["--against", out, "--image-size", 32], "are the capture's; leave the options out"),
+        (["resnet18", "--against", out], "is of tiny, and resnet18 was asked for"),
+        ([], "name a network"),
+        ([spec, "--level", "high"], "no level is called 'high'; choose one of quick, standard, full"),
+        ([spec, "--device", "cuda"], "have no cuda on this machine; choose --device cpu"),
+        ([spec, "--precision", "tf32"], "tf32 on a GPU alone"),
+        ([spec, "--html", tmp_path / "no" / "r.html"], "its folder is not there"),
+    ):
+        code, told, wrong = command("parity", *arguments)
+        assert (code, told) == (2, "")
+        assert says in wrong
+        assert wrong.count("\n") == 1
+    code, told, _ = command("parity", spec, "--level", "quick", "--precision", "bfloat16", "--image-size", 16)
+    assert code == 0
+    assert "forward bfloat16" in told

@@ -1,0 +1,273 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from resnet_xf import DataError, RecipeError, SpecError, WeightsError, assert_parity, parity, photographs, suggest_names
+from resnet_xf.parity import pairs
+from resnet_xf_mxnet.arrays import ndarray, weights_of
+from resnet_xf_mxnet.loan import mx
+
+g = mx.gluon.nn
+CPU = mx.cpu()
+IMAGES = np.random.default_rng(0).standard_normal((2, 3, 12, 12), np.float32)
+NAMES = {"0": "conv", "1": "norm", "4": "second", "5": "norm2", "8": "head"}
+
+
+class Hand(nn.Module):
+    """Written as people do: registered in another order than it runs, a module that runs twice, a view."""
+
+    def __init__(self, stride: int = 2, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.head = nn.Linear(8 * 9, 5)
+        self.relu = nn.ReLU(inplace=True)
+        self.second = nn.Conv2d(6, 8, 3, stride=stride, padding=1, bias=False)
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6, eps=1e-4, momentum=0.2)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.unused = nn.Linear(4, 4)
+        self.dropout = dropout
+        with torch.no_grad():
+            for name, tensor in self.state_dict().items():
+                if name.endswith(("norm.bias", "norm2.bias", "running_mean")):
+                    tensor.normal_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.norm(self.conv(x)))
+        x = self.relu(self.norm2(self.second(nn.functional.max_pool2d(x, 2))))
+        x = nn.functional.dropout(x.view(len(x), -1), self.dropout, self.training)
+        return self.head(x)
+
+
+def hand_gluon(eps: float = 1e-4, momentum: float = 0.8, relu: str = "relu", dropout: float = 0.0, stride: int = 2):
+    """The same in Gluon, whose shapes wait for a first run."""
+    net = g.HybridSequential()
+    net.add(
+        g.Conv2D(6, 3, padding=1),
+        g.BatchNorm(epsilon=eps, momentum=momentum),
+        g.Activation(relu),
+        g.MaxPool2D(),
+        g.Conv2D(8, 3, stride, 1, use_bias=False),
+        g.BatchNorm(),
+        g.Activation("relu"),
+        g.Flatten() if not dropout else g.Dropout(dropout),
+        g.Dense(5),
+    )
+    net.initialize()
+    return net
+
+
+def moved(module: nn.Module, block, names: dict[str, str], images: np.ndarray = IMAGES):
+    """The block with the module's weights, as a person moves them."""
+    block(ndarray(images, "float32", CPU))
+    for name, param in weights_of(block).items():
+        layer, _, word = name.rpartition(".")
+        param.set_data(ndarray(module.state_dict()[f"{names.get(layer, layer)}.{word}"].numpy(), "float32", CPU))
+    return block
+
+
+@pytest.fixture(scope="module")
+def module() -> Hand:
+    torch.manual_seed(0)
+    return Hand()
+
+
+def test_a_pair_by_hand_is_proven(module: Hand) -> None:
+    report = assert_parity((module, moved(module, hand_gluon(), NAMES)), names=NAMES, images=IMAGES)
+    assert [rung.number for rung in report.rungs] == list(range(1, 9))
+    assert report.rungs[0].detail.startswith("6 rows; 993 parameters")
+    assert report.rungs[1].detail.endswith("each network's own are the same")
+    assert report.network == "Hand and HybridSequential"
+    assert report.weights == "torch's own; not compared, since they never run: unused"
+    assert report.spec is None
+    assert [layer.kind for layer in report.layers] == ["conv", "norm", "conv", "norm", "linear"]
+
+
+def test_full_goes_up_to_the_learning_curves(module: Hand) -> None:
+    report = assert_parity((module, copy.deepcopy(module)), images=IMAGES, level="full")
+    assert [rung.name for rung in report.rungs][-2:] == ["lock-step", "learning curves"]
+
+
+def test_the_order_of_the_two_and_their_frameworks_do_not_matter(module: Hand) -> None:
+    block = moved(module, hand_gluon(), NAMES)
+    back = {theirs: own for own, theirs in NAMES.items()}
+    assert list(assert_parity((block, module), names=back, images=IMAGES, level="quick").backends) == ["mxnet", "torch"]
+    report = assert_parity((module, copy.deepcopy(module)), images=IMAGES)
+    assert list(report.backends) == ["first torch", "second torch"]
+
+
+def test_the_networks_themselves_are_not_touched(module: Hand) -> None:
+    own = copy.deepcopy(module).double().eval()
+    own.norm.train()
+    own.conv.weight.requires_grad_(False)
+    seen: list[int] = []
+    own.register_forward_hook(lambda *_: seen.append(1))
+    block = moved(module, hand_gluon(), NAMES)
+    block.hybridize(static_alloc=True)
+    trainer = mx.gluon.Trainer(block.collect_params(), "sgd")
+    shown = ndarray(IMAGES, "float32", CPU)
+    before = block(shown).asnumpy()
+    compiled = block._cached_op
+    state = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+    arrays = {name: param.data().asnumpy() for name, param in weights_of(block).items()}
+
+    assert_parity((own, block), names=NAMES, images=IMAGES)
+
+    assert all(torch.equal(tensor, state[name]) for name, tensor in own.state_dict().items())
+    assert [m.training for m in (own, own.norm, own.conv)] == [False, True, False]
+    assert not own.conv.weight.requires_grad
+    assert own.conv.weight.grad is None
+    assert not own.conv._forward_hooks
+    assert all(np.array_equal(param.data().asnumpy(), arrays[name]) for name, param in weights_of(block).items())
+    assert block._active
+    assert block._cached_op is compiled
+    assert not block._forward_hooks
+    assert block[0].weight._trainer is trainer
+    assert np.array_equal(block(shown).asnumpy(), before)
+
+
+def test_float64_weights_are_rounded_and_that_is_said(module: Hand) -> None:
+    report = parity((copy.deepcopy(module).double(), copy.deepcopy(module)), images=IMAGES, level="quick")
+    assert report.holds
+    assert report.weights.startswith("first torch's own, rounded to float32")
+
+
+def one_changed(block):
+    block[4].weight.data()[1, 2] *= 1.001
+    return block
+
+
+PLANTED = {
+    "one weight": (one_changed, {}, {}, (2, "second.weight"), "48 |mxnet's own is not torch's, by up to .*; 1 of 13 differ"),
+    "eps": (None, {"eps": 1e-5}, {}, (1, "norm"), "eps 0.0001 in the plan, 1e-05 in mxnet"),
+    "momentum": (None, {"momentum": 0.9}, {}, (1, "norm"), "momentum 0.2 in the plan, 0.1 in mxnet"),
+    "another activation, not named": (None, {"relu": "softrelu"}, {}, (4, "second"), "mxnet is not torch"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change, how, names, expected, says", PLANTED.values(), ids=PLANTED)
+def test_a_planted_difference_is_found(module: Hand, change, how, names, expected, says) -> None:
+    block = moved(module, hand_gluon(**how), NAMES)
+    report = parity((module, change(block) if change else block), names=NAMES | names, images=IMAGES)
+    assert (report.failure.number, report.failure.where) == expected
+    assert any(part in report.verdict() or _found(part, report.verdict()) for part in says.split("|"))
+
+
+def _found(pattern: str, text: str) -> bool:
+    import re
+
+    return re.search(pattern, text) is not None
+
+
+def test_a_stride_and_a_relu_that_are_named() -> None:
+    def small(stride: int = 1, relu: type[nn.Module] = nn.ReLU) -> nn.Module:
+        torch.manual_seed(1)
+        layers = nn.Conv2d(3, 4, 3, stride), nn.BatchNorm2d(4), relu(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(*layers, nn.Linear(4, 3))
+
+    assert_parity((small(), small()), images=IMAGES, level="quick")
+    report = parity((small(), small(stride=2)), images=IMAGES)
+    assert (report.failure.number, report.failure.where) == (1, "0")
+    report = parity((small(), small(relu=nn.Identity)), images=IMAGES)
+    assert (report.failure.number, report.failure.where) == (4, "2")
+
+
+def test_a_difference_behind_zeros_is_found(module: Hand) -> None:
+    dead = copy.deepcopy(module)
+    nn.init.zeros_(dead.norm2.weight)
+    nn.init.zeros_(dead.norm2.bias)
+    block = moved(dead, hand_gluon(relu="softrelu"), NAMES)
+    report = parity((dead, block), names=NAMES, images=IMAGES)
+    assert (report.failure.number, report.failure.where) == (4, "second")
+    assert "hide nothing" in report.verdict()
+
+
+def test_a_name_map_is_proposed_and_a_missing_one_asked_for(module: Hand) -> None:
+    assert suggest_names(module, hand_gluon(), IMAGES) == NAMES
+    with pytest.raises(WeightsError) as caught:
+        parity((module, hand_gluon()), names={"0": "conv"}, images=IMAGES)
+    message = str(caught.value)
+    first, *pasted = message.splitlines()
+    assert first.startswith("layers with weights that have no partner: norm (6,) (6,) (6,) (6,), second (8, 6, 3, 3), ")
+    assert "of torch, 1 (6,)" in first
+    assert eval("dict(" + "".join(pasted) + ")")["names"] == NAMES
+
+
+@pytest.mark.parametrize(
+    "names, says",
+    [
+        ({"9": "head"}, "no layer of mxnet that runs is called '9'"),
+        ({"8": "heads"}, "no layer of torch that runs is called 'heads'; did you mean head"),
+        (NAMES | {"6": "head"}, "'8' and '6' are both named 'head'; name one"),
+        (NAMES | {"2": "relu"}, "'2' runs 1 times in mxnet and 'relu' 2 times in torch; leave it out"),
+    ],
+)
+def test_names_that_cannot_be_meant_are_refused(module: Hand, names: dict[str, str], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        parity((module, hand_gluon()), names=names, images=IMAGES)
+
+
+def test_dropout_is_refused_beyond_quick(module: Hand) -> None:
+    block = hand_gluon(dropout=0.5)
+    assert_parity((module, moved(module, block, NAMES)), names=NAMES, images=IMAGES, level="quick")
+    with pytest.raises(SpecError, match="mxnet: 7 drops out at random in training, with rate 0.5; set its rate to 0"):
+        parity((module, block), names=NAMES, images=IMAGES)
+    torch.manual_seed(0)
+    with pytest.raises(SpecError, match="first torch: one training step, taken twice, gives .*; if it drops out"):
+        parity((Hand(dropout=0.5), Hand()), images=IMAGES)
+
+
+def test_what_is_no_pair_is_refused(module: Hand) -> None:
+    pair = module, hand_gluon()
+    bare = g.HybridSequential()
+    bare.add(g.Flatten(), g.Dense(5))
+    for given, options, error, says in (
+        (pair, {}, DataError, "a pair needs an array"),
+        (pair, {"images": IMAGES[0]}, DataError, "got an array of shape"),
+        (pair, {"images": IMAGES[:, :1]}, SpecError, "torch: Hand does not make one array of images"),
+        (pair, {"images": IMAGES, "weights": {}}, WeightsError, "brings its own"),
+        (pair, {"images": IMAGES, "trial": object()}, RecipeError, "accuracies"),
+        ((module, 3), {"images": IMAGES}, SpecError, "a network is a torch.nn.Module .*, got int"),
+        ((module, bare), {"images": IMAGES}, WeightsError, "1.weight is not initialised; call"),
+        ((module, nn.Conv2d(3, 2, 3)), {"images": IMAGES}, SpecError, r"gives \(1, 2, 10, 10\); expected"),
+        ("resnet18", {"names": {}}, SpecError, "are for a pair of your own networks"),
+    ):
+        with pytest.raises(error, match=says):
+            parity(given, **options)
+
+
+def test_torchvision_and_the_gluon_zoo(monkeypatch) -> None:
+    """Eight steps of four images in lock-step, where there would be twenty of eight, which take a second each."""
+    monkeypatch.setattr(pairs, "STEPS", 8)
+    monkeypatch.setattr(pairs, "BATCH", 4)
+    torch.manual_seed(0)
+    module, block = torchvision.models.resnet18(num_classes=10), mx.gluon.model_zoo.vision.resnet18_v1(classes=10)
+    block.initialize()
+    shown = photographs((64, 64))[:1]
+    names = suggest_names(module, block, shown)
+    assert names["features.5.0.downsample.1"] == "layer2.0.downsample.1"
+    report = assert_parity((module, moved(module, block, names, shown)), names=names, images=shown, level="standard")
+    assert len(report.rungs) == 8
+    assert report.rungs[0].detail.startswith("42 rows; 11,181,642 parameters")
+
+
+def test_an_activation_inside_a_gluon_layer_is_a_layer_of_its_own() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 100, 5), nn.Sigmoid())
+    block = g.HybridSequential()
+    block.add(g.Conv2D(8, 3, in_channels=3, activation="relu"), g.Dense(5, in_units=8 * 100, activation="sigmoid"))
+    block.initialize()
+    for ours, theirs in ((block[0], module[0]), (block[1], module[3])):
+        ours.weight.set_data(ndarray(theirs.weight.detach().numpy(), "float32", CPU))
+        ours.bias.set_data(ndarray(theirs.bias.detach().numpy(), "float32", CPU))
+    assert [type(inner).__name__ for inner in (block[0].act, block[1].act)] == ["Activation"] * 2
+    names = {"1": "3", "0.act": "1", "1.act": "4"}
+    report = assert_parity((module, block), names=names, images=IMAGES)
+    assert {"0", "1", "3", "4"} <= {layer.name for layer in report.layers}
+    assert all(layer.own is not None for layer in report.layers)
+    assert block[0].act is not None
+    module[1] = nn.Identity()
+    report = parity((module, block), names=names, images=IMAGES)
+    assert report.failure.where == "1"

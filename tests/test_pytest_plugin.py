@@ -1,0 +1,127 @@
+"""Every run is a process of its own, as a person's is."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BEGIN = """
+import pytest
+from resnet_xf import ResNetSpec, Stage, Stem
+SPEC = ResNetSpec(name="tiny", stem=Stem(kind="conv3", width=4, stride=1), stages=(Stage(depth=1, channels=4),),
+                  num_classes=3, image_size=(8, 8))
+"""
+
+BROKEN = """
+from resnet_xf import get_backend
+class Other:
+    name = "other"
+    def __init__(self): self.real = get_backend("torch")
+    def __getattr__(self, name): return getattr(self.real, name)
+    def forward(self, network, images): return self.real.forward(network, images)[:, ::-1].copy()
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """pytest in a folder with that test module: its exit code and what it says."""
+
+    def run(body: str, *arguments: str, ini: str = "") -> tuple[int, str]:
+        (tmp_path / "test_nets.py").write_text(BEGIN + body)
+        (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = --strict-markers --strict-config\n{ini}")
+        line = [sys.executable, "-m", "pytest", "-p", "resnet_xf_pytest", "-p", "no:cacheprovider", *arguments]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+def test_importing_the_plugin_imports_nothing_else() -> None:
+    code = "import sys, resnet_xf_pytest; print({'numpy', 'resnet_xf', 'torch', 'mxnet', 'rich'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout == "set()\n"
+
+
+def test_proofs_differences_and_reports(run, tmp_path: Path) -> None:
+    code, said = run(
+        BROKEN
+        + """
+@pytest.mark.parity(level="quick")
+class TestNets:
+    def test_same(self, assert_parity):
+        assert assert_parity(SPEC, ["torch", "mxnet"]).level == "quick"
+
+    @pytest.mark.parity(image_size=(9, 7))
+    def test_other_size(self, assert_parity):
+        assert assert_parity(SPEC).input_shape[2:] == (9, 7)
+        assert assert_parity(SPEC, image_size=(8, 9)).input_shape[2:] == (8, 9)
+
+    def test_differs(self, assert_parity):
+        assert_parity(SPEC, ["torch", Other()])
+
+    def test_wrong(self, assert_parity):
+        assert_parity("no_such_net")
+""",
+        "--parity-level=standard",
+        "--parity-report=out",
+        "-n2",
+    )
+    assert code == 1
+    assert "2 failed, 2 passed" in said
+    assert "parity: 3 networks proven, 1 differs" in said
+    assert "- parity of tiny -" in said
+    assert re.search(r"^4 +forward float64 +fail .* the whole network: other is not torch", said, re.M)
+    assert "E       AssertionError: tiny: torch and other differ on rung 4" in said
+    assert "E       resnet_xf.errors.SpecError: " in said
+    assert "parity/ladder.py" not in said
+    assert "resnet_xf_pytest/__init__.py" not in said
+    written = sorted((tmp_path / "out").iterdir())
+    assert sorted(path.suffix for path in written) == [".html"] * 4 + [".json"] * 4 + [".xml"] * 4
+    failed = [path for path in written if path.match("test_nets.py-TestNets-test_differs-*.json")]
+    assert json.loads(failed[0].read_text())["holds"] is False
+
+
+def test_levels_and_skips(run) -> None:
+    body = """
+import resnet_xf.backend
+
+def test_level(assert_parity):
+    assert assert_parity(SPEC).level == "quick"
+
+@pytest.fixture
+def no_mxnet(monkeypatch):
+    found = resnet_xf.backend.is_installed
+    monkeypatch.setattr(resnet_xf.backend, "is_installed", lambda name: name != "mxnet" and found(name))
+    resnet_xf.backend._load.cache_clear()
+
+def test_left(no_mxnet, assert_parity):
+    assert_parity(SPEC, "pytorch,gluon")
+"""
+    code, said = run(body, "-rs", ini="parity_level = quick\n")
+    assert code == 0, said
+    assert "parity: 1 network proven, 1 not compared" in said
+    assert re.search(r"SKIPPED .* backend 'mxnet' is not installed; run: pip install", said)
+    code, said = run(body, "-k", "left", "--parity-strict")
+    assert code == 1
+    assert "BackendError: backend 'mxnet' builds in Apache MXNet Gluon" in said
+
+
+@pytest.mark.parametrize(
+    "ini, body, says",
+    [
+        ("parity_level = best\n", "", "parity_level: no level is called 'best'; choose one of quick, standard, full"),
+        ("", "@pytest.mark.parity('quick')\ndef test_it(assert_parity): pass", "parity takes named options alone"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(run, ini: str, body: str, says: str) -> None:
+    code, said = run(body, ini=ini)
+    assert code != 0
+    assert says in said
+
+
+def test_without_comparisons_nothing_is_said(run) -> None:
+    code, said = run("def test_it(): pass")
+    assert code == 0
+    assert "parity" not in said
