@@ -32,7 +32,7 @@ def run(tmp_path: Path):
     def run(body: str, *arguments: str, ini: str = "") -> tuple[int, str]:
         (tmp_path / "test_nets.py").write_text(BEGIN + body)
         (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = --strict-markers --strict-config\n{ini}")
-        line = [sys.executable, "-m", "pytest", "-p", "resnet_xf_pytest", "-p", "no:cacheprovider", *arguments]
+        line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
         done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         return done.returncode, done.stdout + done.stderr
 
