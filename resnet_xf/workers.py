@@ -95,7 +95,7 @@ def run_together(roles: Sequence[Role], arguments: Sequence[str]) -> str:
     whole = "; ".join(dict.fromkeys(text for text in said.values() if text))
     if wish.signal:
         raise TrainingStopped(whole or "stopped before the first step", wish.signal)
-    dead = [f"{role.name} {_how(code)}" for role, code in ends.items() if code and role not in said]
+    dead = [f"{role.name} {how_it_ended(code)}" for role, code in ends.items() if code and role not in said]
     return "; ".join([*dead, *([whole] if whole else [])])
 
 
@@ -114,7 +114,8 @@ def _wait(seconds: float, done: Callable[[], bool]) -> None:
         time.sleep(LOOK)
 
 
-def _how(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """What a process's exit code tells, in words."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from resnet_xf.cli.app import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_bytes, read_size
-from resnet_xf.cli.training import DEFAULT_DATASET, DataDir, Device, RecipeName
+from resnet_xf.cli.training import DEFAULT_DATASET, BackendName, DataDir, Device, RecipeName
 from resnet_xf.errors import EvidenceError, ResNetXFError, SpecError, WeightsError
 from resnet_xf.files import list_checkpoints
 from resnet_xf.formats import identify, read_checkpoint
@@ -170,9 +170,7 @@ def parity_(
 def capture_(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="A spec or a checkpoint, as `parity` takes it.")],
     out: Annotated[Path, typer.Option(help="The folder to write, which must not be there yet.")],
-    backend: Annotated[
-        str | None, typer.Option("--backend", help="`torch` or `mxnet` (else RESNET_XF_BACKEND).")
-    ] = None,
+    backend: BackendName = None,
     level: LevelName = None,
     image_size: ImageSize = None,
     images: Images = None,

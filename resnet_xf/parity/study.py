@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
-from signal import SIGTERM, Signals
+from signal import SIGTERM
 from subprocess import DEVNULL, PIPE, Popen
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -34,7 +34,7 @@ from resnet_xf.recipe import Recipe, check_recipe
 from resnet_xf.signals import asked_to_stop
 from resnet_xf.spec import ResNetSpec
 from resnet_xf.training import begin, resume, train
-from resnet_xf.workers import COMPLAINT, LOOK, PARENT, TO_SAVE, complain, end_with_parent, threads_each
+from resnet_xf.workers import COMPLAINT, LOOK, PARENT, TO_SAVE, complain, end_with_parent, how_it_ended, threads_each
 
 Callback = Callable[[int, int, str], object]
 
@@ -262,9 +262,7 @@ class _Child:
         """How it ended, if it did not end well, in a line."""
         if self.complaint.exists():
             return f"{self.run.job}: {self.complaint.read_text()}"
-        code = self.process.returncode
-        ended = f"was killed by {Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"{self.run.job} {ended}"
+        return f"{self.run.job} {how_it_ended(self.process.returncode)}"
 
 
 def _start(run: _Run, folder: Path, threads: str, selector: DefaultSelector) -> _Child:
