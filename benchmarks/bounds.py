@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from rich.progress import track
 
-from resnet_xf import parity
 from resnet_xf.files import atomic
 from resnet_xf.measures import HEADROOM
 from resnet_xf.parity.report import environment
@@ -36,11 +34,16 @@ def measure(size: int, seeds: int) -> list[dict[str, Any]]:
     for depth, name in track(DEPTHS.items(), "depths"):
         for seed in range(seeds):
             level = "quick" if seed else "standard"  # training costs minutes at 152 layers
-            for rung in parity(name, level=level, image_size=(size, size), seed=seed).rungs:
-                if rung.name in RUNGS:
+            options = ["--level", level, "--image-size", str(size), "--seed", str(seed), "--json"]
+            command = [sys.executable, "-m", "resnet_xf", "parity", name, *options]
+            report = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+            for rung in report["rungs"]:
+                if rung["name"] in RUNGS:
+                    told = {"rung": rung["name"], "status": rung["status"]}
                     rows.append(
-                        {"depth": depth, "network": name, "seed": seed, "rung": rung.name, "status": rung.status}
-                        | {"error": rung.value, "bound": rung.bound}
+                        {"depth": depth, "network": name, "seed": seed}
+                        | told
+                        | {"error": rung["value"], "bound": rung["bound"]}
                     )
     return rows
 

@@ -56,14 +56,20 @@ def tensor_errors(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> dict
     The layer is the scale, and not the tensor: the gradient of a bias that a norm takes off again is 0 but for
     rounding, and nothing is a share of that. Infinite where a tensor is missing or left over.
     """
-    scales: dict[str, float] = {}
-    for name, array in wanted.items():
-        scales[layer_of(name)] = max(scales.get(layer_of(name), 0.0), float(np.abs(array).max(initial=0.0)))
+    scales = layer_sizes(wanted)
     errors = {
         name: relative_error(got[name], array, scales[layer_of(name)]) if name in got else float("inf")
         for name, array in wanted.items()
     }
     return errors | {name: float("inf") for name in got if name not in wanted}
+
+
+def layer_sizes(arrays: Mapping[str, Array]) -> dict[str, float]:
+    """For each layer, the largest number in any of its tensors, without its sign."""
+    found: dict[str, float] = {}
+    for name, array in arrays.items():
+        found[layer_of(name)] = max(found.get(layer_of(name), 0.0), float(np.abs(array).max(initial=0.0)))
+    return found
 
 
 def layer_errors(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> dict[str, float]:

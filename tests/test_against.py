@@ -83,6 +83,14 @@ def test_learning_curves_and_accuracies_are_captured(tmp_path) -> None:
     assert report.accuracy.accuracies["mxnet"] == read_manifest(tmp_path / "mxnet").trial.accuracies
     assert len(report.curves.losses["torch"]) == 40
 
+    for backend in ("torch", "mxnet"):
+        told = json.loads((tmp_path / backend / "manifest.json").read_text())
+        told["trial"]["accuracies"] = [10.0, 20.0]
+        (tmp_path / backend / "manifest.json").write_text(json.dumps(told))
+    failure = parity_against([tmp_path / "torch", tmp_path / "mxnet"], trial=TRIAL).failure
+    assert failure.where == "the accuracies"
+    assert "torch, seed 0: 10.00 % is no more than the commonest class would give, 10.31 %" in failure.detail
+
 
 def test_weights_given_are_captured_with_the_probe(tmp_path) -> None:
     weights = draw_weights(TINY, 3)

@@ -142,8 +142,8 @@ def one_changed(block):
 
 PLANTED = {
     "one weight": (one_changed, {}, {}, (2, "second.weight"), "48 |mxnet's own is not torch's, by up to .*; 1 of 13 differ"),
-    "eps": (None, {"eps": 1e-5}, {}, (1, "norm"), "eps 0.0001 in the plan, 1e-05 in mxnet"),
-    "momentum": (None, {"momentum": 0.9}, {}, (1, "norm"), "momentum 0.2 in the plan, 0.1 in mxnet"),
+    "eps": (None, {"eps": 1e-5}, {}, (1, "norm"), "eps 0.0001 in torch, 1e-05 in mxnet"),
+    "momentum": (None, {"momentum": 0.9}, {}, (1, "norm"), "momentum 0.2 in torch, 0.1 in mxnet"),
     "another activation, not named": (None, {"relu": "softrelu"}, {}, (4, "second"), "mxnet is not torch"),
 }  # fmt: skip
 

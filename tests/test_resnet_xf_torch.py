@@ -49,6 +49,18 @@ def test_every_zoo_network_is_made_of_pytorchs_own_layers() -> None:
         assert all(leaf.__module__.startswith("torch.nn.modules") for leaf in leaves)
 
 
+def test_what_a_layer_passes_over_has_a_gradient_of_zero() -> None:
+    class First(torch.nn.Module):
+        def forward(self, first, second):
+            return 2 * first
+
+    ones = np.ones((1, 3, 2, 2), np.float32)
+    holder = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), First())
+    found = get_backend("torch").differentiate(holder, "1", [ones, ones], ones)
+    assert (found["input0"] == 2).all()
+    assert (found["input1"] == 0).all()
+
+
 def test_modules_are_left_in_the_mode_they_were_in(odd_spec: ResNetSpec) -> None:
     network = build(odd_spec, "torch")
     assert network.training

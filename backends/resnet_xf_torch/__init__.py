@@ -139,7 +139,9 @@ class TorchBackend:
         wanted = {f"input{n}": x for n, x in enumerate(given)} | dict(module.named_parameters())
         with products_in_tf32(False):
             output = module(*(x.clone() for x in given))  # a clone, since it may work in place
-            found = torch.autograd.grad(output, list(wanted.values()), _tensor(network, cotangent))
+            found = torch.autograd.grad(
+                output, list(wanted.values()), _tensor(network, cotangent), materialize_grads=True
+            )
         return {key: _copy(gradient) for key, gradient in zip(wanted, found, strict=True)}
 
     def learner(self, task: Task) -> Learner:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
+import numpy as np
 
 from resnet_xf.backend import get_backend, list_backends
 from resnet_xf.data import load_dataset
@@ -86,6 +87,9 @@ class Trial:
 def accuracy(trial: Trial, tell: Callable[[int, int, str], object], subject: Subject, sides: Sequence[Side]) -> Finding:
     """Two one-sided t-tests on the accuracies of every seed; it holds if they are shown to be within the margin.
 
+    It does not where a network has learnt nothing, so that it answers no better than by the commonest class: all
+    networks are equivalent in that.
+
     Raises:
         ResNetXFError: as :func:`resnet_xf.parity.study.train_seeds`.
     """
@@ -97,23 +101,44 @@ def accuracy(trial: Trial, tell: Callable[[int, int, str], object], subject: Sub
                 "one; leave the trial out, or install yours under a name of its own"
             )
     devices = {side.name: side.device for side in live}
-    accuracies = run_trial(trial, subject, devices, tell) if devices else {}
+    accuracies, there = run_trial(trial, subject, devices, tell) if devices else ({}, 0)
     accuracies |= {side.name: side.accuracies(trial) for side in sides if not isinstance(side, Live)}
     first, *others = sides
     found = [compare(first.name, other.name, accuracies, range(trial.seeds), trial.margin) for other in others]
     worst = max(found, key=lambda one: max(map(abs, one.interval)))
     value = max(map(abs, worst.interval))
+    detail = worst.sentence() + (f"; {there} of the runs were there already" if there else "")
+    if worst.verdict == "equivalent" and (nothing := _nothing_learnt(trial, accuracies)):
+        return Finding(value, trial.margin, nothing, "the accuracies", accuracy=worst)
     where = None if worst.verdict == "equivalent" else "the accuracies"
-    return Finding(value, trial.margin, worst.sentence(), where, accuracy=worst)
+    return Finding(value, trial.margin, detail, where, accuracy=worst)
+
+
+def _nothing_learnt(trial: Trial, accuracies: Mapping[str, Sequence[float]]) -> str | None:
+    """A line on the first run that is no better than the commonest class; None if all are."""
+    labels = load_dataset(trial.dataset, trial.data_dir).test.labels
+    commonest = 100 * float(np.bincount(labels).max()) / len(labels)
+    for name, found in accuracies.items():
+        for seed, percent in enumerate(found):
+            if percent <= commonest:
+                return (
+                    f"{name}, seed {seed}: {percent:.2f} % is no more than the commonest class would give, "
+                    f"{commonest:.2f} %, so this run learnt nothing, and shows nothing; train longer, by another recipe"
+                )
+    return None
 
 
 def run_trial(
     trial: Trial, subject: Subject, devices: Mapping[str, str], tell: Callable[[int, int, str], object]
-) -> dict[str, tuple[float, ...]]:
-    """Train every seed on every backend, each on its device; each backend's accuracies, in percent."""
+) -> tuple[dict[str, tuple[float, ...]], int]:
+    """Train every seed on every backend, each on its device.
+
+    Each backend's accuracies, in percent, and how many of the runs were there already.
+    """
     assert subject.outline.spec is not None
     planned = plan(subject.outline.spec)
     found: dict[str, tuple[float, ...]] = {}
+    there = 0
     with TemporaryDirectory(prefix="resnet-xf-") as temporary:
         for device in dict.fromkeys(devices.values()):
             study = train_seeds(
@@ -129,4 +154,5 @@ def run_trial(
                 callback=tell,
             )
             found |= study.accuracies
-    return found
+            there += study.found
+    return found, there

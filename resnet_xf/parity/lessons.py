@@ -29,9 +29,9 @@ STEPS = 20
 BATCH = 8
 """Images a step."""
 
-RATE = 1e-3
+RATE = 3e-4
 """The highest learning rate in lock-step. At 1e-2, rounding errors of float64 grow to the size of ResNet-50's weights
-within twenty steps, and no comparison could tell anything; at this one, they stay below 1e-12."""
+within twenty steps, and no comparison could tell anything; at 1e-3, to 2e-11 of its momentum; at this one, to 3e-15."""
 
 COURSE_RATE = 1e-2
 """The highest of the course, in which the networks do learn."""
@@ -67,6 +67,7 @@ class Lessons:
         opens_with_norm: see :class:`resnet_xf.learner.Task`.
         elements: how many numbers of each channel a norm sees in a step, by name.
         roundings: of a step, forwards and backwards (:func:`resnet_xf.measures.roundings`).
+        path: of them those along the layers alone, which is all there are where long sums are made in blocks.
         steps: even, at least 8.
         batch_size: images a step.
         learning_rate: the highest.
@@ -82,6 +83,7 @@ class Lessons:
     opens_with_norm: bool
     elements: Mapping[str, int]
     roundings: float
+    path: float
     steps: int = STEPS
     batch_size: int = BATCH
     learning_rate: float = RATE
@@ -165,6 +167,7 @@ def lessons_for(
         opens_with_norm=isinstance(first, Norm),
         elements=elements(rows, batch_size),
         roundings=step_roundings(rows, batch_size),
+        path=path_roundings(rows),
         seed=seed,
         steps=steps,
         batch_size=batch_size,
@@ -184,9 +187,14 @@ def elements(rows: Sequence[Row], batch_size: int) -> dict[str, int]:
 
 
 def step_roundings(rows: Sequence[Row], batch_size: int) -> float:
-    """The roundings of one step: those of a forward pass twice, and those of the longest sum over a batch's pixels."""
+    """The roundings of one step: those along the layers, and those of the longest sum over a batch's pixels."""
     positions = max(batch_size * prod(row.output_shape[2:]) for row in rows if row.name)
-    return 2 * roundings(rows) + positions / 12
+    return path_roundings(rows) + positions / 12
+
+
+def path_roundings(rows: Sequence[Row]) -> float:
+    """The roundings along the layers, forwards and backwards."""
+    return 2 * roundings(rows)
 
 
 def _small(planned: Plan, sides: Sequence[int], pixels: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from math import ceil, sqrt
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from resnet_xf.backend import Backend
 from resnet_xf.errors import BackendError
+from resnet_xf.learner import Learner, Task
 from resnet_xf.measures import EPSILON, layer_errors, relative_error, rounding_bound, roundings
 from resnet_xf.nodes import STATISTICS
 from resnet_xf.parity.lessons import Lesson
@@ -22,13 +23,13 @@ from resnet_xf.parity.subject import Subject, groups
 from resnet_xf.trace import ObservedTrace, Passed
 from resnet_xf.weights import VELOCITY, Array, Weights
 
-LARGE = 2**28
+LARGE = 2**26
 """Bytes of weights from which on memory counts for more than the tenth of a second that it takes to free it."""
 
 NUDGED_RUNS = 2
 """How many nudged runs of each side the yardstick of rung 9 is made of."""
 
-DRAWS = 5
+DRAWS = 3
 """How many float32 steps show each side's rounding of gradients: a single number may be right by chance."""
 
 ELEMENTS = 16
@@ -56,8 +57,11 @@ class Live:
         """Forget the network and the gradients at hand: large ones would fill the memory."""
         self._network.clear()
         self._steps.clear()
+
+    def _make_room(self) -> None:
+        """Free networks that nothing needs any more: Gluon's blocks refer to themselves, so Python does so late."""
         if sum(array.nbytes for array in self.subject.weights.values()) > LARGE:
-            gc.collect()  # Gluon's blocks refer to themselves
+            gc.collect()
 
     def empty(self, dtype: str) -> Any:
         """A new network as the framework initialises it."""
@@ -65,6 +69,7 @@ class Live:
 
     def fresh(self, dtype: str, *, probe: bool = False) -> Any:
         """A new network with the weights in it, on the device."""
+        self._make_room()
         network = self.empty(dtype)
         self._load(network, probe=probe)
         return network if self.device == "cpu" else self.backend.move(network, self.device)
@@ -112,20 +117,27 @@ class Live:
     def _output(self, precision: str, probe: bool) -> Array:
         if precision in ("float32", "float64"):
             return self.backend.forward(self.network(precision, probe=probe), self.subject.images)
-        learner = self.backend.learner(self.subject.lessons.task(precision, self.device))
-        try:
+        with self._learner(self.subject.lessons.task(precision, self.device)) as learner:
             learner.load(self.subject.weights, {})
             return learner.outputs(self.subject.images)
+
+    @contextmanager
+    def _learner(self, task: Task) -> Iterator[Learner]:
+        """A learner for a task, closed afterwards."""
+        self._make_room()
+        learner = self.backend.learner(task)
+        try:
+            yield learner
         finally:
             learner.close()
 
     def lacks(self, precision: str) -> str | None:
         """Why the backend has no such precision on this device; None if it has it."""
         try:
-            self.backend.learner(self.subject.lessons.task(precision, self.device)).close()
+            with self._learner(self.subject.lessons.task(precision, self.device)):
+                return None
         except BackendError as lack:
             return str(lack)
-        return None
 
     def gain(self) -> float:
         """Measured on the float64 network."""
@@ -228,14 +240,12 @@ class Live:
     def _step(self, dtype: str, weights: Weights, moved: float = 0.0) -> Step:
         """One step from nothing: v is then the gradient itself; with images moved by so much."""
         lesson = next(iter(self.subject.lessons))
-        learner = self.backend.learner(self.subject.lessons.task(dtype, self.device, weight_decay=0.0, nesterov=False))
-        try:
+        images = nudge(lesson.images, moved, "lesson") if moved else lesson.images
+        task = self.subject.lessons.task(dtype, self.device, weight_decay=0.0, nesterov=False)
+        with self._learner(task) as learner:
             learner.load(weights, {})
-            images = nudge(lesson.images, moved, "lesson") if moved else lesson.images
             loss, _ = learner.step(images, lesson.targets, 0.0)()
             weights, velocity = learner.dump()
-        finally:
-            learner.close()
         return Step(loss, velocity, {n: a for n, a in weights.items() if n.rpartition(".")[2] in STATISTICS})
 
     def _first_weights(self, dtype: str, moved: float = 0.0) -> Weights:
@@ -251,12 +261,13 @@ class Live:
         """Measured with weights and images nudged, or by what rounding does to float32, whichever is more.
 
         A nudge does not show what cancels out for any weights: the gradient of a convolution's bias that a norm takes
-        off again is 0 however it is nudged, and rounding is all that there is of it. That is drawn ``DRAWS`` times.
+        off again is 0 however it is nudged, and rounding is all that there is of it. That is drawn ``DRAWS`` times, and
+        counted as that of sums made in blocks, as float32's are, where float64's may be made one by one.
         """
         step = self.step("float64")
         moved = self._step("float64", self._first_weights("float64", NUDGE), NUDGE)
         found = _gain((moved.loss, moved.gradients), (step.loss, step.gradients))
-        typical = EPSILON["float32"] * sqrt(self.subject.lessons.roundings)
+        typical = EPSILON["float32"] * sqrt(self.subject.lessons.path)
         singles = [self.step("float32")]
         singles += [self._step("float32", self._neighbours(self.subject.weights, run)) for run in range(1, DRAWS)]
         for single in singles:
@@ -272,9 +283,8 @@ class Live:
     def lockstep(self, *, measured: bool) -> Iterator[State]:
         """Every lesson in float64."""
         lessons = self.subject.lessons
-        learner = self.backend.learner(lessons.task("float64", self.device))
-        shadow = self.backend.learner(lessons.task("float64", self.device)) if measured else None
-        try:
+        task = lessons.task("float64", self.device)
+        with self._learner(task) as learner, self._learner(task) if measured else nullcontext() as shadow:
             learner.load(self._first_weights("float64"), {})
             if shadow is not None:
                 shadow.load(self._first_weights("float64", NUDGE), {})
@@ -287,10 +297,6 @@ class Live:
                     gain = _gain((other, _all(shadow.dump())), (loss, arrays))
                 self.tell(number / lessons.steps)
                 yield State(loss, arrays, gain)
-        finally:
-            learner.close()
-            if shadow is not None:
-                shadow.close()
 
     def curve(self) -> Curve:
         """The losses of the course, and of ``NUDGED_RUNS`` more."""
@@ -303,15 +309,12 @@ class Live:
         weights = self.subject.start
         if run:
             weights = self._neighbours(weights, run)
-        learner = self.backend.learner(self.subject.course.task("float32", self.device))
         losses = []
-        try:
+        with self._learner(self.subject.course.task("float32", self.device)) as learner:
             learner.load(weights, {})
             for step, lesson in enumerate(course, start=1):
                 losses.append(learner.step(lesson.images, lesson.targets, lesson.rate)()[0])
                 self.tell((run + step / len(course)) / (1 + NUDGED_RUNS))
-        finally:
-            learner.close()
         return tuple(losses)
 
     def accuracies(self, trial: Any) -> tuple[float, ...]:

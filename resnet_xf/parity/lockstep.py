@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from resnet_xf.measures import layer_of, relative_error, rounding_bound, tensor_errors
+from resnet_xf.measures import layer_of, layer_sizes, relative_error, rounding_bound, tensor_errors
 from resnet_xf.nodes import STATISTICS
 from resnet_xf.parity.sides import LOSS, Side, State, loss_error
 from resnet_xf.parity.sketch import sketched
@@ -15,37 +15,40 @@ from resnet_xf.parity.subject import Finding, Subject, Worst
 from resnet_xf.recipe import rounded
 from resnet_xf.weights import VELOCITY, Weights
 
-MOST = 1e-9
-"""The largest bound: one beyond it would let through what must be seen, so a run that is more chaotic fails."""
+MOST = 1e-11
+"""The largest bound, a declared margin: a run so chaotic that rounding alone may exceed it proves nothing, and fails.
 
-LOCKSTEP_BOUND = 1e-11
-"""What a sound run may be apart where the measured gain allows less: a declared margin.
-
-Twenty steps of the zoo's networks were at most 1e-12 apart. A rate of 0.01 that is held as float64 on one side and as
-float32 on the other, the smallest difference of law that is known, parts the runs by 1.15e-11 at the second step: the
-margin hardly sees it."""
+A rate of 0.01 that is held as float64 on one side and as float32 on the other, the smallest difference of law that is
+known, parts the runs by 1.15e-11 at the second step. Sound networks' own bounds, which their gains give, are far below.
+"""
 
 
 def lockstep(subject: Subject, sides: Sequence[Side]) -> Finding:
     """Every array of every side after every step, against the first side's.
 
     The bound grows with the step and with what a nudge of the first weights has become by then in the first side's own
-    run; that of momentum is at least what it is for the gradients of rung 7. Running variances are held to their exact
-    law: one framework keeps the biased and the other the unbiased variance of a batch, which differ by m / (m − 1), m
-    being the elements that a norm saw of each channel.
+    run. That of momentum is at least what it is for the gradients of rung 7, of which it is the sum: where they cancel,
+    their roundings do not, so that these count as a share of what the momentum was before. Running variances are held
+    to their exact law: one framework keeps the biased and the other the unbiased variance of a batch, which differ by
+    m / (m − 1), m being the elements that a norm saw of each channel.
     """
     first, *others = sides
     worst = Worst()
     start = {name: array.astype(np.float64) for name, array in subject.weights.items()}
     before: list[Weights] = [start for _ in sides]
     rough = {VELOCITY + layer: gain for layer, gain in sensitivities(sides).items()}
+    momentum, peaks = subject.lessons.recipe.optimizer.momentum, dict[str, float]()
     runs = [side.lockstep(measured=side is first) for side in sides]
     taken, last_loss = 0, 0.0
     for taken, states in enumerate(zip(*runs, strict=True), start=1):
         steps = subject.lessons.roundings * taken
         if any(state.sketched for state in states):
             states = tuple(state if state.sketched else sketched(state) for state in states)
-        gain = {place: max(gain, rough.get(place, 0.0)) for place, gain in states[0].gain.items()}
+        sizes = layer_sizes(states[0].arrays)
+        peaks = {place: max(size, momentum * peaks.get(place, 0.0)) for place, size in sizes.items()}
+        gain = dict(states[0].gain)
+        for place in gain.keys() & rough.keys() & sizes.keys():
+            gain[place] = max(gain[place], rough[place] * (peaks[place] / sizes[place] if sizes[place] else 1.0))
         for other, state, old in zip(others, states[1:], before[1:], strict=True):
             finding = _compare(subject, (first, other), (states[0], state), (before[0], old), gain, steps, worst)
             if finding is not None:
@@ -145,7 +148,7 @@ def _correction(side: Side, elements: int) -> float:
 
 
 def _bound(steps: float, gain: float) -> float:
-    return min(MOST, max(LOCKSTEP_BOUND, rounding_bound("float64", steps, gain)))
+    return min(MOST, rounding_bound("float64", steps, gain))
 
 
 def _moved(arrays: Weights) -> Weights:

@@ -15,7 +15,7 @@ from resnet_xf.errors import DataError, ResNetXFError, SpecError, WeightsError, 
 from resnet_xf.measures import layer_of
 from resnet_xf.parity.given import Given
 from resnet_xf.parity.inputs import float32_of, memory, pixels_of
-from resnet_xf.parity.lessons import BATCH, STEPS, Lessons, elements, step_roundings
+from resnet_xf.parity.lessons import BATCH, STEPS, Lessons, elements, path_roundings, step_roundings
 from resnet_xf.parity.names import Layers, partners, proposed, tensor_partners
 from resnet_xf.parity.nudges import noise
 from resnet_xf.parity.subject import Outline, Subject
@@ -200,7 +200,7 @@ def _outline(pair: Pair, first: Given, pixels: Array) -> Outline:
     rows = tuple(observed_rows(seen, kinds))
     if len(rows) < 2:
         raise SpecError(f"{first.name}: {names[0]} has no layers in it; give it some, so that they can be compared")
-    return Outline(" and ".join(names), None, None, rows, _settings(seen))
+    return Outline(" and ".join(names), None, None, rows, _settings(seen), first.name)
 
 
 def _settings(seen: ObservedTrace) -> dict[str, dict[str, float]]:
@@ -239,6 +239,7 @@ def _lessons(
         opens_with_norm=True,
         elements=elements(rows, batch_size),
         roundings=step_roundings(rows, batch_size),
+        path=path_roundings(rows),
         steps=steps,
         batch_size=batch_size,
         seed=seed,

@@ -118,7 +118,7 @@ def _record(
         side.tell = partial(tell, "learning curves")
         manifest = changed(manifest, curve=side.curve(), rates=manifest.rates | {"course": course})
     if trial is not None:
-        found = run_trial(trial, subject, {side.name: side.device}, lambda done, all_, text: tell(text, done / all_))
+        found, _ = run_trial(trial, subject, {side.name: side.device}, lambda done, all_, text: tell(text, done / all_))
         told = TrialRecord(
             dataset=trial.dataset,
             recipe=trial.resolved().to_complete_json(),

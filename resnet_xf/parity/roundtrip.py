@@ -28,7 +28,7 @@ def round_trip(subject: Subject, sides: Sequence[Side]) -> Finding:
                     state = "left over" if name in held else "missing"
                     return Finding(1, 0, f"{state} in {side.name}", where=name)
                 if held[name] != weights[name].shape:
-                    shapes = f"{weights[name].shape} in the plan, {held[name]} in {side.name}"
+                    shapes = f"{weights[name].shape} in {subject.outline.source}, {held[name]} in {side.name}"
                     return Finding(1, 0, f"shape {shapes}", where=name)
             returned = side.returned(dtype)
             wrong = [n for n, a in weights.items() if returned[n] != fingerprint(a.astype(dtype, copy=False))]

@@ -23,7 +23,7 @@ def shapes(subject: Subject, sides: Sequence[Side]) -> Finding:
         wrong = [name for name in order if rows.get(name) != expected[name]]
         extra = [name for name in rows if name not in expected]
         for name in [*extra, *wrong]:
-            detail = _difference(side.name, expected.get(name), rows.get(name), observed.error)
+            detail = _difference(outline.source, side.name, expected.get(name), rows.get(name), observed.error)
             return Finding(len(wrong) + len(extra), 0, detail, where=name or "the whole network")
         if list(rows) != list(expected):
             where = next(name for name, other in zip(rows, expected, strict=True) if name != other)
@@ -41,21 +41,21 @@ def _settings(outline: Outline, side: Side) -> Finding | None:
         for setting, value in layers[name].settings.items():
             both_none = isnan(value) and isnan(settings[setting])  # a norm that keeps a plain mean
             if not both_none and not isclose(value, settings[setting], rel_tol=1e-9):
-                said = f"{setting} {settings[setting]:g} in the plan, {value:g} in {side.name}"
+                said = f"{setting} {settings[setting]:g} in {outline.source}, {value:g} in {side.name}"
                 return Finding(1, 0, said, where=name)
     return None
 
 
-def _difference(side: str, expected: Row | None, got: Row | None, error: str | None) -> str:
-    """One line on how two rows of one name differ."""
+def _difference(source: str, side: str, expected: Row | None, got: Row | None, error: str | None) -> str:
+    """One line on how two rows of one name differ; ``source`` is whose the first one is."""
     if expected is None:
-        return f"{side} has a layer that the plan has not"
+        return f"{side} has a layer that {source} has not"
     if got is None:
         said = f"; it said: {error}" if error else ""
         return f"{side} never ran this layer{said}"
     fields = ("output_shape", "parameters", "macs")
     parts = [
-        f"{field} {getattr(expected, field)} in the plan, {getattr(got, field)} in {side}"
+        f"{field} {getattr(expected, field)} in {source}, {getattr(got, field)} in {side}"
         for field in fields
         if getattr(expected, field) != getattr(got, field)
     ]

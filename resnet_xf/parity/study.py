@@ -76,10 +76,12 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         seeds: of the runs, in order.
         histories: by backend, for each seed every epoch's record.
+        found: how many of the runs were there already, from an earlier call.
     """
 
     seeds: tuple[int, ...]
     histories: dict[str, tuple[tuple[EpochRecord, ...], ...]]
+    found: int = 0
 
     @property
     def accuracies(self) -> dict[str, tuple[float, ...]]:
@@ -140,10 +142,10 @@ def train_seeds(
         raise TrainingError(f"jobs: at least 1 run must be trained at a time, got {jobs}")
     jobs = min(jobs or int(threads_each(1)), len(backends) * len(seeds))
     runs = _prepare(planned, dataset, recipes, backends, Path(out).resolve(), data_dir, device)
+    found = sum(run.finished for run in runs.values())
     _train_all(tuple(runs.values()), jobs, callback)
-    return Study(
-        seeds=seeds, histories={backend: tuple(runs[backend, seed].history for seed in seeds) for backend in backends}
-    )
+    histories = {backend: tuple(runs[backend, seed].history for seed in seeds) for backend in backends}
+    return Study(seeds=seeds, histories=histories, found=found)
 
 
 def _prepare(

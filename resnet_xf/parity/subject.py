@@ -27,6 +27,7 @@ class Outline:
         root: what a backend builds; None likewise.
         rows: the trace for one image, the whole first, in the order in which layers run.
         settings: of each norm its ``eps`` and its ``momentum`` (share of the new value).
+        source: what all this was read off.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Outline:
     root: Node | None
     rows: tuple[Row, ...]
     settings: Mapping[str, Mapping[str, float]]
+    source: str = "the plan"
 
     def inner(self, name: str) -> list[str]:
         """The names directly in a container, in the order in which they run."""

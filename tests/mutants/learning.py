@@ -151,7 +151,12 @@ OPTIMISER = [
 SCHEDULE = [
     Mutant("a drop of the rate one step late", "lock-step", "the optimiser, step 16", {"shown": on_rate(late_drop)}),
     Mutant("a warm-up one step late", "lock-step", "the optimiser, step 2", {"shown": on_rate(late_climb)}),
-    Mutant("a rate in half precision", "lock-step", "the optimiser, step 1", {"shown": on_rate(lambda rates: float(np.float16(rates[-1])))}),
+    Mutant(
+        "a rate half a float32 rounding off: one that is held as float64",
+        "lock-step",
+        "conv1.weight, step 1",
+        {"shown": on_rate(lambda rates: rates[-1] * (1 + 2.0**-24))},
+    ),
 ]  # fmt: skip
 
 DATA = [
