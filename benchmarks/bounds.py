@@ -36,9 +36,13 @@ def measure(size: int, seeds: int) -> list[dict[str, Any]]:
             level = "quick" if seed else "standard"  # training costs minutes at 152 layers
             options = ["--level", level, "--image-size", str(size), "--seed", str(seed), "--json"]
             command = [sys.executable, "-m", "resnet_xf", "parity", name, *options]
-            report = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+            if done.returncode not in (0, 1):  # what failed, it has said itself
+                sys.exit(done.returncode)
+            report = json.loads(done.stdout)
+            print(report["verdict"], flush=True)
             for rung in report["rungs"]:
-                if rung["name"] in RUNGS:
+                if rung["name"] in RUNGS and rung["value"] is not None:
                     told = {"rung": rung["name"], "status": rung["status"]}
                     rows.append(
                         {"depth": depth, "network": name, "seed": seed}
@@ -55,6 +59,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = []
         for depth in DEPTHS:
             found = [row for row in rows if (row["depth"], row["rung"]) == (depth, rung)]
+            if not found:  # a rung below has failed
+                cells.append("not reached")
+                continue
             worst = max(found, key=lambda row: row["error"] / row["bound"])
             cells.append(f"{worst['error']:.1e} of {worst['bound']:.1e} ({worst['error'] / worst['bound']:.0%})")
         lines.append(f"| {rung} | {' | '.join(cells)} |")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_xf import ResNetSpec, capture, draw_weights, parity, parity_against
-from resnet_xf.errors import EvidenceError
+from resnet_xf.errors import EvidenceError, ResNetXFError
 from resnet_xf.parity.accuracy import Trial
 from resnet_xf.parity.evidence import read_manifest
 from resnet_xf.parity.sketch import CHUNKS, sketch
@@ -90,6 +90,19 @@ def test_learning_curves_and_accuracies_are_captured(tmp_path) -> None:
     failure = parity_against([tmp_path / "torch", tmp_path / "mxnet"], trial=TRIAL).failure
     assert failure.where == "the accuracies"
     assert "torch, seed 0: 10.00 % is no more than the commonest class would give, 10.31 %" in failure.detail
+
+
+def test_a_capture_refuses_at_once_what_its_last_step_would(tmp_path) -> None:
+    for says, options in {
+        "no precision is called 'half'": {"precisions": ["half"]},
+        "no data set is called 'typo'": {"trial": Trial(dataset="typo", recipe="digits")},
+        "mxnet": {"precisions": ["float16"]},
+    }.items():
+        told: list[object] = []
+        with pytest.raises(ResNetXFError, match=says):
+            capture(TINY, tmp_path / "there", "mxnet", tell=lambda *a, told=told: told.append(a), **SMALL, **options)
+        assert not told
+        assert not any(tmp_path.iterdir())
 
 
 def test_weights_given_are_captured_with_the_probe(tmp_path) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from resnet_xf import DataError, RecipeError, SpecError, WeightsError, assert_parity, parity, photographs, suggest_names
 from resnet_xf.parity import pairs
+from resnet_xf.parity.lessons import COURSE_RATE, RATE
 from resnet_xf_mxnet.arrays import ndarray, weights_of
 from resnet_xf_mxnet.loan import mx
 
@@ -218,6 +219,35 @@ def test_dropout_is_refused_beyond_quick(module: Hand) -> None:
     torch.manual_seed(0)
     with pytest.raises(SpecError, match="first torch: one training step, taken twice, gives .*; if it drops out"):
         parity((Hand(dropout=0.5), Hand()), images=IMAGES)
+
+
+def test_a_norm_that_is_given_what_another_norm_gave_is_held_to_its_deviation() -> None:
+    """Its means are 0 but for rounding."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU()
+    module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+    block = g.HybridSequential()
+    block.add(g.Conv2D(4, 3), g.BatchNorm(), g.Conv2D(6, 1, use_bias=False), g.BatchNorm(), g.Activation("relu"))
+    block.add(g.GlobalAvgPool2D(), g.Flatten(), g.Dense(5))
+    block.initialize()
+    names = suggest_names(module, block, IMAGES)
+    report = assert_parity((module, moved(module, block, names)), names=names, images=IMAGES)
+    assert len(report.rungs) == 8
+
+
+def test_a_norm_that_keeps_a_plain_mean_is_refused_beyond_quick() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.Flatten(), nn.Linear(400, 5))
+    pair = module, copy.deepcopy(module)
+    assert_parity(pair, images=IMAGES, level="quick")
+    with pytest.raises(SpecError, match="first torch: 1 keeps a plain mean"):
+        parity(pair, images=IMAGES)
+
+
+def test_a_pair_learns_at_the_rates_of_our_own_networks(module: Hand) -> None:
+    subject, *_ = pairs.pair_of((module, copy.deepcopy(module)), {}, IMAGES, None, 0, "quick", None)
+    assert subject.lessons.learning_rate == RATE
+    assert subject.course.learning_rate == COURSE_RATE
 
 
 def test_what_is_no_pair_is_refused(module: Hand) -> None:

@@ -61,8 +61,8 @@ class Trial:
     data_dir: Path | None = None
     jobs: int | None = None
 
-    def check(self, spec: ResNetSpec) -> None:
-        """Refuse what rung 10 would refuse at the end.
+    def check(self, spec: ResNetSpec, *, trains: bool) -> None:
+        """Refuse what rung 10 would refuse at the end; ``trains``: anything is trained, and not all was captured.
 
         Raises:
             TrainingError: if the margin or the number of seeds has no sense.
@@ -74,8 +74,8 @@ class Trial:
             raise TrainingError(f"seeds: at least 2 pairs of runs are needed, got {self.seeds}")
         optional("scipy", "accuracies are compared by SciPy")
         self.resolved()
-        data = load_dataset(self.dataset, self.data_dir)
-        check_fit(plan(spec), images_for(spec, data))
+        if trains:
+            check_fit(plan(spec), images_for(spec, load_dataset(self.dataset, self.data_dir)))
 
     def resolved(self) -> Recipe:
         """The recipe itself."""
@@ -102,22 +102,28 @@ def accuracy(trial: Trial, tell: Callable[[int, int, str], object], subject: Sub
             )
     devices = {side.name: side.device for side in live}
     accuracies, there = run_trial(trial, subject, devices, tell) if devices else ({}, 0)
-    accuracies |= {side.name: side.accuracies(trial) for side in sides if not isinstance(side, Live)}
+    recorded = {side.name: side.accuracies(trial) for side in sides if not isinstance(side, Live)}
+    accuracies |= {name: found for name, (found, _) in recorded.items()}
+    commonest = min((share for _, share in recorded.values()), default=None) or commonest_share(trial)
     first, *others = sides
     found = [compare(first.name, other.name, accuracies, range(trial.seeds), trial.margin) for other in others]
     worst = max(found, key=lambda one: max(map(abs, one.interval)))
     value = max(map(abs, worst.interval))
     detail = worst.sentence() + (f"; {there} of the runs were there already" if there else "")
-    if worst.verdict == "equivalent" and (nothing := _nothing_learnt(trial, accuracies)):
-        return Finding(value, trial.margin, nothing, "the accuracies", accuracy=worst)
+    if worst.verdict == "equivalent" and (nothing := _nothing_learnt(accuracies, commonest)):
+        return Finding(float("inf"), trial.margin, nothing, "the accuracies", accuracy=worst)
     where = None if worst.verdict == "equivalent" else "the accuracies"
     return Finding(value, trial.margin, detail, where, accuracy=worst)
 
 
-def _nothing_learnt(trial: Trial, accuracies: Mapping[str, Sequence[float]]) -> str | None:
-    """A line on the first run that is no better than the commonest class; None if all are."""
+def commonest_share(trial: Trial) -> float:
+    """How many of the test images are of the commonest class, in percent: the accuracy of always saying so."""
     labels = load_dataset(trial.dataset, trial.data_dir).test.labels
-    commonest = 100 * float(np.bincount(labels).max()) / len(labels)
+    return 100 * float(np.bincount(labels).max()) / len(labels)
+
+
+def _nothing_learnt(accuracies: Mapping[str, Sequence[float]], commonest: float) -> str | None:
+    """A line on the first run that is no better than the commonest class; None if all are."""
     for name, found in accuracies.items():
         for seed, percent in enumerate(found):
             if percent <= commonest:

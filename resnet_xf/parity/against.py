@@ -11,7 +11,7 @@ from resnet_xf.errors import EvidenceError
 from resnet_xf.parity.accuracy import Trial
 from resnet_xf.parity.evidence import Manifest
 from resnet_xf.parity.inputs import memory, subject_of, weights_of
-from resnet_xf.parity.ladder import Tell, climb, places
+from resnet_xf.parity.ladder import Tell, check, climb, places
 from resnet_xf.parity.live import Live
 from resnet_xf.parity.recorded import Recorded, record
 from resnet_xf.parity.report import LEVELS, Level, Report
@@ -65,6 +65,7 @@ def capture(
     side = Live(subject, chosen, device)
     if level == "full" and trial is None:
         trial = Trial()
+    check(subject, [side], precisions, trial)
     words = (origin, shown)
     return record(Path(out), side, level=level, words=words, precisions=precisions, trial=trial, tell=tell)
 

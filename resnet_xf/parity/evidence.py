@@ -37,11 +37,12 @@ class StepRecord(Struct, frozen=True, kw_only=True):
 
 
 class TrialRecord(Struct, frozen=True, kw_only=True):
-    """What rung 10 needs: how it was trained, and each seed's accuracy in percent."""
+    """What rung 10 needs: how it was trained, each seed's accuracy, and the commonest class's share, in percent."""
 
     dataset: str
     recipe: str
     accuracies: tuple[float, ...]
+    commonest: float
 
 
 class Manifest(Document, frozen=True, kw_only=True):

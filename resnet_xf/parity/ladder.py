@@ -183,7 +183,7 @@ def climb(
     if level == "full" and trial is None and subject.outline.spec is not None:
         trial = Trial()
     chosen = rungs(level, precisions, trial, on_rung)
-    _check(subject, sides, precisions, trial)
+    check(subject, sides, precisions, trial)
     for rung in chosen:
         result = RungResult(number=rung.number, name=rung.name, metric=rung.metric, status="skip")
         if all(finding.holds for finding in findings.values()):
@@ -214,7 +214,7 @@ def climb(
     )
 
 
-def _check(subject: Subject, sides: Sequence[Side], precisions: Sequence[str], trial: Trial | None) -> None:
+def check(subject: Subject, sides: Sequence[Side], precisions: Sequence[str], trial: Trial | None) -> None:
     """Refuse before the first rung what could only be refused at a later one.
 
     Raises:
@@ -230,7 +230,7 @@ def _check(subject: Subject, sides: Sequence[Side], precisions: Sequence[str], t
             raise BackendError(str(lacks[0]))
     if trial is not None:
         assert subject.outline.spec is not None
-        trial.check(subject.outline.spec)
+        trial.check(subject.outline.spec, trains=bool(live))
 
 
 def rungs(level: Level, precisions: Sequence[str], trial: Trial | None, on_rung: Tell) -> list[Rung]:

@@ -177,7 +177,7 @@ class Live:
         rows = self.subject.outline.rows
         steps = {row.name: roundings(rows[: place + 1]) for place, row in enumerate(rows)}
         nudged = self.backend.capture(network, self.nudged_images(), names)
-        found = {name: relative_error(nudged[name].output, passed[name].output) for name in names}
+        found = {name: relative_error(nudged.pop(name).output, passed[name].output) for name in names}
         with self._nudged(network):
             nudged = self.passed("float64", names)
         for name in names:
@@ -317,7 +317,7 @@ class Live:
                 self.tell((run + step / len(course)) / (1 + NUDGED_RUNS))
         return tuple(losses)
 
-    def accuracies(self, trial: Any) -> tuple[float, ...]:
+    def accuracies(self, trial: Any) -> tuple[tuple[float, ...], float]:
         """Nothing is recorded."""
         raise NotImplementedError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import isnan, prod, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,19 @@ from resnet_xf.errors import DataError, ResNetXFError, SpecError, WeightsError, 
 from resnet_xf.measures import layer_of
 from resnet_xf.parity.given import Given
 from resnet_xf.parity.inputs import float32_of, memory, pixels_of
-from resnet_xf.parity.lessons import BATCH, STEPS, Lessons, elements, path_roundings, step_roundings
+from resnet_xf.parity.lessons import BATCH, COURSE_RATE, RATE, STEPS, Lessons, elements, path_roundings, step_roundings
 from resnet_xf.parity.names import Layers, partners, proposed, tensor_partners
 from resnet_xf.parity.nudges import noise
 from resnet_xf.parity.subject import Outline, Subject
 from resnet_xf.trace import Observed, ObservedTrace, Row, observed_rows
 from resnet_xf.weights import Array, Weights
 
-COURSE = (40, 32)
-"""Steps and batch size of the course."""
+COURSE = (40, 32, COURSE_RATE)
+"""Steps, batch size and highest learning rate of the course, as for networks of ours."""
 
 STEADY = 1e-9
-"""How far apart, relatively, the loss of one step taken twice may be if nothing is drawn at random."""
+"""How far apart, relatively, the loss of one float64 step taken twice may be if nothing is drawn at random: far beyond
+any rounding of it, which is below 1e-11, and far below what one dropped number changes."""
 
 Pair = tuple[Any, Any]
 
@@ -93,7 +94,8 @@ def pair_of(
     arrays, rounded = float32_of(brought[ours.name])
     outline = _outline(pair, ours, pixels)
     lessons, course = (
-        _lessons(outline.rows, arrays, pixels.shape, first.classes, seed, *how) for how in ((STEPS, BATCH), COURSE)
+        _lessons(outline.rows, arrays, pixels.shape, first.classes, seed, *how)
+        for how in ((STEPS, BATCH, RATE), COURSE)
     )
     if level != "quick":
         for own, given in ((first, ours), (second, theirs)):
@@ -227,7 +229,14 @@ def _kind(layer: Observed) -> str:
 
 
 def _lessons(
-    rows: Sequence[Row], arrays: Weights, shape: tuple[int, ...], classes: int, seed: int, steps: int, batch_size: int
+    rows: Sequence[Row],
+    arrays: Weights,
+    shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
 ) -> Lessons:
     """Lessons in images of their own size, which may be the only one that the networks take."""
     return Lessons(
@@ -242,14 +251,20 @@ def _lessons(
         path=path_roundings(rows),
         steps=steps,
         batch_size=batch_size,
+        learning_rate=learning_rate,
         seed=seed,
     )
 
 
 def _refuse_chance(own: _Own, given: Given, lessons: Lessons) -> None:
-    """Complain if a network in training draws at random, as no two frameworks do alike."""
+    """Complain if a network in training draws at random, as no two frameworks do alike, or has a law of its own."""
     mend = "set its rate to 0 in both networks, or choose level='quick'"
     for name, layer in own.layers.seen.items():
+        if isnan(layer.settings.get("momentum", 0.0)):
+            raise SpecError(
+                f"{given.name}: {name} keeps a plain mean (momentum=None), which only one framework knows; give it a "
+                "momentum in both networks, or choose level='quick'"
+            )
         if rate := layer.settings.get("rate"):
             raise SpecError(f"{given.name}: {name} drops out at random in training, with rate {rate:g}; {mend}")
     losses = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace as changed
 
 from resnet_xf.errors import EvidenceError
-from resnet_xf.parity.accuracy import Trial, run_trial
+from resnet_xf.parity.accuracy import Trial, commonest_share, run_trial
 from resnet_xf.parity.evidence import (
     MANIFEST,
     Manifest,
@@ -123,6 +123,7 @@ def _record(
             dataset=trial.dataset,
             recipe=trial.resolved().to_complete_json(),
             accuracies=found[side.name],
+            commonest=commonest_share(trial),
         )
         manifest = changed(manifest, trial=told)
     return changed(manifest, arrays=writer.names)
@@ -307,25 +308,20 @@ class Recorded:
             raise EvidenceError(f"{self.folder / MANIFEST}: holds no learning curve; capture again with --level full")
         return self.manifest.curve
 
-    def accuracies(self, trial: Trial) -> tuple[float, ...]:
+    def accuracies(self, trial: Trial) -> tuple[tuple[float, ...], float]:
         """As captured, if it was the same trial.
 
         Raises:
             EvidenceError: if it was not.
         """
         told = self.manifest.trial
-        asked = TrialRecord(
-            dataset=trial.dataset,
-            recipe=trial.resolved().to_complete_json(),
-            accuracies=(0.0,) * trial.seeds,
-        )
         if told is None:
             raise EvidenceError(f"{self.folder / MANIFEST}: holds no accuracies; capture again with --accuracy")
         for field, ours, theirs in (
-            ("dataset", told.dataset, asked.dataset),
-            ("recipe", told.recipe, asked.recipe),
+            ("dataset", told.dataset, trial.dataset),
+            ("recipe", told.recipe, trial.resolved().to_complete_json()),
             ("seeds", len(told.accuracies), trial.seeds),
         ):
             if ours != theirs:
                 raise EvidenceError(f"{self.folder / MANIFEST}: trial: {field} {ours}, and {theirs} was asked for")
-        return told.accuracies
+        return told.accuracies, told.commonest

@@ -132,8 +132,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             kinds = "in inference" if self.level == "quick" else "in inference and in training"
             return f"{self.network}: {names} are the same network {kinds} ({len(self.rungs)} rungs hold)"
         where = f" at {self.failure.where}" if self.failure.where else ""
+        open_ = self.accuracy is not None and self.failure.name == "accuracy" and self.accuracy.verdict != "different"
+        what = "are not shown to be the same" if open_ else "differ"
         return (
-            f"{self.network}: {names} differ on rung {self.failure.number} ({self.failure.name}){where}: "
+            f"{self.network}: {names} {what} on rung {self.failure.number} ({self.failure.name}){where}: "
             f"{self.failure.detail} ({self.failure.metric} {self.failure.value:.3g}, bound {self.failure.bound:.3g})"
         )
 

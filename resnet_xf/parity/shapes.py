@@ -9,6 +9,10 @@ from resnet_xf.parity.sides import Side
 from resnet_xf.parity.subject import Finding, Outline, Subject
 from resnet_xf.trace import Row, observed_rows
 
+SAME = 1e-9
+"""How far apart, relatively, two settings may be: PyTorch's momentum is 1 less MXNet's, which rounds it by 1e-16, and
+what a person writes differs by far more."""
+
 
 def shapes(subject: Subject, sides: Sequence[Side]) -> Finding:
     """Names, output shapes, parameters and multiply-accumulates of every layer on one image; the norms' settings."""
@@ -40,7 +44,7 @@ def _settings(outline: Outline, side: Side) -> Finding | None:
     for name, settings in outline.settings.items():
         for setting, value in layers[name].settings.items():
             both_none = isnan(value) and isnan(settings[setting])  # a norm that keeps a plain mean
-            if not both_none and not isclose(value, settings[setting], rel_tol=1e-9):
+            if not both_none and not isclose(value, settings[setting], rel_tol=SAME):
                 said = f"{setting} {settings[setting]:g} in {outline.source}, {value:g} in {side.name}"
                 return Finding(1, 0, said, where=name)
     return None

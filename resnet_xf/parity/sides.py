@@ -127,8 +127,11 @@ class Side(Protocol):
         """The course in float32, and again from nudged weights."""
         ...
 
-    def accuracies(self, trial: Any) -> tuple[float, ...]:
-        """What a capture recorded of a :class:`resnet_xf.parity.accuracy.Trial`, in percent for each seed."""
+    def accuracies(self, trial: Any) -> tuple[tuple[float, ...], float]:
+        """What a capture recorded of a :class:`resnet_xf.parity.accuracy.Trial`, in percent.
+
+        The accuracy for each seed, and the share of the test images' commonest class.
+        """
         ...
 
 

@@ -220,6 +220,9 @@ class _Run:
         pairs: list[tuple[str, Any, Any]] = [("spec", found.spec, self.job.spec)]
         pairs += ((name, getattr(found.header, name), getattr(wanted, name)) for name in SAME)
         pairs += (("backend", record.backend, wanted.backend) for record in found.header.history)
+        if self.job.device != "auto":
+            kind = self.job.device.partition(":")[0]
+            pairs += (("device", record.device.partition(":")[0], kind) for record in found.header.history)
         if differs := next(filter(None, (_difference(*pair) for pair in pairs)), None):
             raise CheckpointError(
                 f"{self.job.folder}: holds another run: {differs}; choose another folder for the study, or take it away"

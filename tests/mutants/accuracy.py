@@ -41,8 +41,8 @@ class Ran:
     name: str
     found: Sequence[float]
 
-    def accuracies(self, trial: Any) -> Sequence[float]:
-        return self.found
+    def accuracies(self, trial: Any) -> tuple[Sequence[float], float]:
+        return self.found, 100 / 9  # no class of ten is as common
 
 
 @cache
