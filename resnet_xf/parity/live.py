@@ -15,10 +15,20 @@ from resnet_xf.backend import Backend
 from resnet_xf.errors import BackendError
 from resnet_xf.learner import Learner, Task
 from resnet_xf.measures import EPSILON, layer_errors, relative_error, rounding_bound, roundings
-from resnet_xf.nodes import STATISTICS
 from resnet_xf.parity.lessons import Lesson
-from resnet_xf.parity.nudges import NUDGE, PIXEL_NUDGE, longest_sum, neighbours, noise, nudge, repeated, terms
-from resnet_xf.parity.sides import LOSS, Curve, Own, State, Step, fingerprint, loss_error
+from resnet_xf.parity.nudges import NUDGE, PIXEL_NUDGE, longest_sum, neighbours, noise, nudge, offset, repeated, terms
+from resnet_xf.parity.sides import (
+    LOSS,
+    Curve,
+    Own,
+    State,
+    Step,
+    fingerprint,
+    loss_error,
+    statistic_errors,
+    statistics_of,
+    trained,
+)
 from resnet_xf.parity.subject import Subject, groups
 from resnet_xf.trace import ObservedTrace, Passed
 from resnet_xf.weights import VELOCITY, Array, Weights
@@ -221,6 +231,8 @@ class Live:
         swayed = layer_errors(_by_place(back(double, name, moved, tilted)), gradients)
         backward = max(layer_errors(_by_place(back(single, name, inputs, cotangent)), gradients).values())
         sway = max(swayed.values()) / NUDGE
+        if settings := self.subject.outline.settings.get(name):
+            sway = max(sway, offset(inputs[0], settings["eps"]))
 
         reach = longest_sum(self.subject.weights, name, passed)
         positions = truth.size / truth.shape[1]
@@ -246,7 +258,7 @@ class Live:
             learner.load(weights, {})
             loss, _ = learner.step(images, lesson.targets, 0.0)()
             weights, velocity = learner.dump()
-        return Step(loss, velocity, {n: a for n, a in weights.items() if n.rpartition(".")[2] in STATISTICS})
+        return Step(loss, velocity, statistics_of(weights))
 
     def _first_weights(self, dtype: str, moved: float = 0.0) -> Weights:
         weights = {name: array.astype(dtype) for name, array in self.subject.weights.items()}
@@ -266,7 +278,7 @@ class Live:
         """
         step = self.step("float64")
         moved = self._step("float64", self._first_weights("float64", NUDGE), NUDGE)
-        found = _gain((moved.loss, moved.gradients), (step.loss, step.gradients))
+        found = _gain((moved.loss, moved.gradients | moved.statistics), (step.loss, step.gradients | step.statistics))
         typical = EPSILON["float32"] * sqrt(self.subject.lessons.path)
         singles = [self.step("float32")]
         singles += [self._step("float32", self._neighbours(self.subject.weights, run)) for run in range(1, DRAWS)]
@@ -328,8 +340,10 @@ def _all(dumped: tuple[Weights, Weights]) -> Weights:
 
 
 def _gain(nudged: tuple[float, Weights], plain: tuple[float, Weights]) -> dict[str, float]:
-    """What a nudge has become, as a multiple of it: in each layer's arrays, and in the loss."""
-    errors = layer_errors(nudged[1], plain[1]) | {LOSS: loss_error(nudged[0], plain[0])}
+    """What a nudge has become, as a multiple of it; see :class:`resnet_xf.parity.sides.State`."""
+    errors = layer_errors(trained(nudged[1]), trained(plain[1]))
+    errors |= statistic_errors(statistics_of(nudged[1]), statistics_of(plain[1]))
+    errors[LOSS] = loss_error(nudged[0], plain[0])
     return {name: error / NUDGE for name, error in errors.items()}
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from resnet_xf.measures import layer_of, layer_sizes, relative_error, rounding_bound, tensor_errors
-from resnet_xf.nodes import STATISTICS
-from resnet_xf.parity.sides import LOSS, Side, State, loss_error
+from resnet_xf.measures import layer_of, layer_sizes, rounding_bound, tensor_errors
+from resnet_xf.parity.sides import LOSS, Side, State, loss_error, statistic_errors, statistics_of, trained
 from resnet_xf.parity.sketch import sketched
 from resnet_xf.parity.subject import Finding, Subject, Worst
 from resnet_xf.recipe import rounded
@@ -54,7 +53,7 @@ def lockstep(subject: Subject, sides: Sequence[Side]) -> Finding:
             if finding is not None:
                 where = f"{finding.where}, step {taken}"
                 return Finding(finding.value, finding.bound, finding.detail, where)
-        before = [_statistics(state.arrays) for state in states]
+        before = [statistics_of(state.arrays) for state in states]
         last_loss = states[0].loss
     detail = f"{taken} steps to a loss of {last_loss:.4f}; weights, momentum and statistics after each"
     return Finding(worst.value, worst.bound, detail)
@@ -81,7 +80,7 @@ def _compare(
         worst.see(error, bound, norm)
         if not error <= bound:
             return Finding(error, bound, f"{other.name}'s statistics do not follow {first.name}'s by their law", norm)
-    moved = [_moved(state.arrays) for state in states]
+    moved = [trained(state.arrays) for state in states]
     errors = tensor_errors(moved[1], moved[0])
     for tensor, error in errors.items():
         bound = _bound(steps, gain.get(layer_of(tensor), 0.0))
@@ -91,12 +90,12 @@ def _compare(
     if not wrong:
         return None
     tensor, error, bound = wrong[0]
-    parted, trained = _of_each_kind(name for name, *_ in wrong), _of_each_kind(errors)
+    parted, whole = _of_each_kind(name for name, *_ in wrong), _of_each_kind(errors)
     kind = "momentum" if tensor.startswith(VELOCITY) else "weights"
     # All weights at once, or all momenta, are no one layer's doing.
-    all_of_them = any(parted[kind] == trained[kind] for kind in trained)
+    all_of_them = any(parted[kind] == whole[kind] for kind in whole)
     where = "the optimiser" if all_of_them else tensor.removeprefix(VELOCITY)
-    detail = f"{other.name}'s {kind} part from {first.name}'s in {parted[kind]} of {trained[kind]} arrays"
+    detail = f"{other.name}'s {kind} part from {first.name}'s in {parted[kind]} of {whole[kind]} arrays"
     return Finding(error, bound, detail, where)
 
 
@@ -126,8 +125,7 @@ def statistics_apart(
 
     With r the running value, b the batch's and k the share of r that is kept: r ← k · r + (1 − k) · b, where a
     variance's b is Σ (x − x̄)² / m on one framework and / (m − 1) on the other. So what one side adds to k · r is what
-    the other adds, times the ratio of the two. A mean's error is a share of its channels' deviation where that is more:
-    what a norm is given may have a mean of 0, as what another norm gave has, and nothing is a share of that.
+    the other adds, times the ratio of the two.
     """
     first, other = sides
     for norm, settings in subject.outline.settings.items():
@@ -136,12 +134,9 @@ def statistics_apart(
         expected = {}
         for name, ratio in ratios.items():
             key = f"{norm}.{name}"
-            expected[name] = keep * before[1][key] + ratio * (after[0][key] - keep * before[0][key])
-        deviation = float(np.sqrt(np.abs(expected["running_var"]).max()))
-        scales = {name: float(np.abs(array).max()) for name, array in expected.items()}
-        scales["running_mean"] = max(scales["running_mean"], deviation)
-        errors = [relative_error(after[1][f"{norm}.{name}"], expected[name], scales[name]) for name in expected]
-        yield norm, max(errors), _bound(steps, gain.get(norm, 0.0))
+            expected[key] = keep * before[1][key] + ratio * (after[0][key] - keep * before[0][key])
+        for key, error in statistic_errors(after[1], expected).items():
+            yield norm, error, _bound(steps, gain.get(key, 0.0))
 
 
 def _correction(side: Side, elements: int) -> float:
@@ -151,13 +146,3 @@ def _correction(side: Side, elements: int) -> float:
 
 def _bound(steps: float, gain: float) -> float:
     return min(MOST, rounding_bound("float64", steps, gain))
-
-
-def _moved(arrays: Weights) -> Weights:
-    """What the optimiser moves."""
-    return {name: array for name, array in arrays.items() if name.rpartition(".")[2] not in STATISTICS}
-
-
-def _statistics(arrays: Weights) -> Weights:
-    """What norms keep."""
-    return {name: array for name, array in arrays.items() if name.rpartition(".")[2] in STATISTICS}

@@ -43,6 +43,17 @@ def neighbours(array: Array, key: str) -> Array:
     return moved
 
 
+def offset(images: Array, eps: float) -> float:
+    """How many deviations a norm's input is from 0, in the channel where that is most; ``(N, C, H, W)``.
+
+    A rounding of the mean is so many times as large in the normalised numbers, all of which it moves together (Chan,
+    Golub and LeVeque 1983). No nudge shows that: it moves each number by itself, and the mean by far less.
+    """
+    numbers = images.astype(np.float64)
+    mean, variance = np.abs(numbers.mean((0, 2, 3))), numbers.var((0, 2, 3))
+    return float((mean / np.sqrt(variance + eps)).max())
+
+
 def longest_sum(weights: Mapping[str, Array], layer: str, passed: Passed) -> float:
     """How many terms the longest sum has that a layer makes, forwards or from its outputs back to its inputs.
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from resnet_xf.measures import relative_error
+from resnet_xf.nodes import STATISTICS
 from resnet_xf.trace import ObservedTrace, Passed
 from resnet_xf.weights import Array, Weights
 
@@ -40,7 +41,8 @@ class Step:
 class State:
     """A run after one step: the loss, all arrays by name, momentum's behind ``momentum/``.
 
-    ``gain`` tells for each layer how many times its size a change of the first weights has by now; empty if not asked.
+    ``gain`` tells how many times its size a change of the first weights has by now: in what is trained of each layer,
+    in each norm's statistics by their arrays' names, and in the loss; empty if not asked.
     ``sketched`` says that of large arrays only sketches are there (:func:`resnet_xf.parity.evidence.sketch`).
     """
 
@@ -116,7 +118,7 @@ class Side(Protocol):
         ...
 
     def sensitivity(self) -> dict[str, float]:
-        """For each layer, how many times its size a small change of all numbers has in its gradients; so the loss."""
+        """How many times its size a small change of all numbers has in each layer's gradients, as ``State.gain``."""
         ...
 
     def lockstep(self, *, measured: bool) -> Iterator[State]:
@@ -140,6 +142,32 @@ def fingerprint(array: Array) -> str:
     digest = hashlib.blake2b(f"{array.dtype.str} {array.shape}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def trained(arrays: Weights) -> Weights:
+    """What an optimiser moves, less what norms keep."""
+    return {name: array for name, array in arrays.items() if name.rpartition(".")[2] not in STATISTICS}
+
+
+def statistics_of(arrays: Weights) -> Weights:
+    """What norms keep."""
+    return {name: array for name, array in arrays.items() if name.rpartition(".")[2] in STATISTICS}
+
+
+def statistic_errors(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> dict[str, float]:
+    """How far each norm's running mean and variance are from others, by the arrays' names.
+
+    A mean's error is a share of its channels' deviation where that is more: what a norm is given may have a mean of 0,
+    as what another norm gave has, and nothing is a share of that.
+    """
+    found = {}
+    for name, array in wanted.items():
+        scale = float(np.abs(array).max(initial=0.0))
+        if name.endswith("running_mean"):
+            variances = wanted[name.removesuffix("mean") + "var"]
+            scale = max(scale, float(np.sqrt(np.abs(variances).max(initial=0.0))))
+        found[name] = relative_error(got[name], array, scale)
+    return found
 
 
 def loss_error(got: float, wanted: float) -> float:
