@@ -1,5 +1,6 @@
 """Captures: written on one backend, compared with the other or with each other, and what is refused."""
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -8,11 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from resnet_xf import ResNetSpec, capture, draw_weights, parity, parity_against
-from resnet_xf.errors import EvidenceError, ResNetXFError
+from resnet_xf import ResNetSpec, capture, convert, draw_weights, parity, parity_against
+from resnet_xf.data import sample_images
+from resnet_xf.errors import EvidenceError, ResNetXFError, WeightsError
 from resnet_xf.parity.accuracy import Trial
 from resnet_xf.parity.evidence import read_manifest
 from resnet_xf.parity.sketch import CHUNKS, sketch
+from resnet_xf.zoo import ZOO
+from resnet_xf_mxnet.loan import mx
 from runs import RECIPE, TINY
 from sabotage import Saboteur, only
 
@@ -89,7 +93,8 @@ def test_learning_curves_and_accuracies_are_captured(tmp_path) -> None:
         (tmp_path / backend / "manifest.json").write_text(json.dumps(told))
     failure = parity_against([tmp_path / "torch", tmp_path / "mxnet"], trial=TRIAL).failure
     assert failure.where == "the accuracies"
-    assert "torch, seed 0: 10.00 % is no more than the commonest class would give, 10.31 %" in failure.detail
+    assert failure.detail.startswith("nothing learnt: mxnet − torch = +0.00 points")
+    assert "always naming the commonest class gives 10.31%, so train longer" in failure.detail
 
 
 def test_a_capture_refuses_at_once_what_its_last_step_would(tmp_path) -> None:
@@ -129,6 +134,10 @@ def test_what_cannot_be_compared_is_refused_by_name(captures, tmp_path) -> None:
         parity_against([changed(captures, tmp_path, version=2)])
     with pytest.raises(EvidenceError, match=r"is of tiny, and resnet18 was asked for; they differ in .*stages"):
         parity_against([captures["torch"]], spec="resnet18")
+    renamed = msgspec.structs.replace(TINY, name="another")
+    assert parity_against([captures["torch"]], spec=renamed, level="quick").holds  # a name computes nothing
+    with pytest.raises(EvidenceError, match="is named twice"):
+        parity_against([captures["torch"], captures["torch"]])
     with pytest.raises(EvidenceError, match="captured at level standard; capture again with --level full"):
         parity_against([captures["torch"]], level="full")
     with pytest.raises(EvidenceError, match="holds no accuracies; capture again with --accuracy"):
@@ -262,3 +271,36 @@ def test_commands(command, captures, tmp_path) -> None:
     code, told, _ = command("parity", spec, "--level", "quick", "--precision", "bfloat16", "--image-size", 16)
     assert code == 0
     assert "forward bfloat16" in told
+
+
+def test_which_network_a_checkpoint_is_is_proven_or_called_a_guess(tmp_path, monkeypatch) -> None:
+    # At 224×224 in float64 each proof takes seconds.
+    converting = importlib.import_module("resnet_xf.formats.convert")
+    monkeypatch.setattr(converting, "sample_images", lambda channels, size: sample_images(channels, (48, 48)))
+    few = {name: ZOO[name] for name in ("resnet18", "resnet18_v1", "resnet18_v2")}
+    monkeypatch.setattr(importlib.import_module("resnet_xf.formats.identify"), "ZOO", few)
+    network = mx.gluon.model_zoo.vision.resnet18_v1(classes=7)
+    network.initialize(mx.init.Xavier())
+    network.hybridize()
+    network(mx.nd.zeros((1, 3, 32, 32)))
+    network.export(str(tmp_path / "mine"))
+    params, symbol = tmp_path / "mine-0000.params", tmp_path / "mine-symbol.json"
+    small = {"level": "quick", "image_size": (32, 32)}
+    report = parity(str(params), **small)
+    assert report.network == "resnet18_v1"
+    assert report.weights == f"from {params}, which gives what the exported network {symbol} gives"
+
+    capture(str(params), tmp_path / "evidence", "mxnet", **small)
+    convert(params, tmp_path / "mine.pth")
+    report = parity_against([tmp_path / "evidence"], weights=tmp_path / "mine.pth")
+    assert report.holds
+    assert report.weights.endswith(f"as captured, which {tmp_path / 'mine.pth'} holds too")
+
+    graph = symbol.read_text()
+    assert '"relu"' in graph
+    symbol.write_text(graph.replace('"relu"', '"softrelu"', 1))
+    with pytest.raises(WeightsError, match=r"mine-symbol.json differ by .*; is resnet18_v1 the right spec\?"):
+        parity(str(params), **small)
+    symbol.unlink()
+    assert parity(str(params), **small).weights.endswith("; that it is resnet18_v1 is a guess from names and shapes")
+    assert "guess" not in parity("resnet18_v1", weights=params, **small).weights

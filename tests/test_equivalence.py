@@ -186,6 +186,17 @@ def test_the_verdict_is_on_the_margin_and_not_on_zero() -> None:
     assert differing((-1.0, -1.1, -0.9)).verdict == "different"
 
 
+def test_runs_that_learnt_nothing_are_not_called_equivalent() -> None:
+    chance = {"torch": (10.0, 31.0), "mxnet": (10.0, 31.0)}
+    assert compare("torch", "mxnet", chance, (0, 1), 2.0).verdict == "equivalent"
+    assert compare("torch", "mxnet", chance, (0, 1), 2.0, commonest=9.9).verdict == "equivalent"
+    told = compare("torch", "mxnet", chance, (0, 1), 2.0, commonest=10.0)
+    assert told.verdict == "nothing learnt"
+    assert told.sentence().startswith("nothing learnt: mxnet − torch = +0.00 points")
+    apart = {"torch": (10.0, 10.0), "mxnet": (90.0, 91.0)}
+    assert compare("torch", "mxnet", apart, (0, 1), 2.0, commonest=10.0).verdict == "different"
+
+
 def test_a_sentence_says_verdict_and_grounds() -> None:
     assert differing((0.1, 0.11, 0.09)).sentence() == (
         "equivalent: mxnet − torch = +0.10 points, 90% interval +0.08 to +0.12, within ±0.3 "

@@ -134,6 +134,14 @@ def test_a_failure_stands_out_by_word_and_mark() -> None:
     assert len(page.classes("b")) == 4
 
 
+@pytest.mark.parametrize("before", range(3))
+def test_a_failure_on_a_rung_that_allows_nothing_is_drawn(before: int) -> None:
+    exact = [rung(1 + n, name, 0, 0) for n, name in enumerate(("shapes", "weights", "determinism"))]
+    failed = rung(1 + before, exact[before].name, 2, 0, status="fail", where="conv1")
+    page = Page(to_html(holding(rungs=(*exact[:before], failed))))
+    assert f"Parity fails on rung {1 + before}" in page.text
+
+
 def test_others_texts_are_shown_and_not_obeyed() -> None:
     text = to_html(hostile())
     assert "<script" not in text

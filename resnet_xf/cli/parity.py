@@ -19,14 +19,13 @@ from resnet_xf.cli.app import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_bytes, read_size
 from resnet_xf.cli.training import DEFAULT_DATASET, BackendName, DataDir, Device, RecipeName
 from resnet_xf.errors import EvidenceError, ResNetXFError, SpecError, WeightsError
-from resnet_xf.files import list_checkpoints
 from resnet_xf.formats import identify, read_checkpoint
-from resnet_xf.formats.files import SUFFIXES
 from resnet_xf.optional import optional
 from resnet_xf.parity.accuracy import Trial
 from resnet_xf.parity.against import capture, parity_against
 from resnet_xf.parity.evidence import read_manifest
 from resnet_xf.parity.html import write_html
+from resnet_xf.parity.inputs import is_checkpoint
 from resnet_xf.parity.junit import write_junit
 from resnet_xf.parity.ladder import parity
 from resnet_xf.parity.report import LEVELS, Level, Report
@@ -116,13 +115,12 @@ def parity_(
         for library in ("jinja2", "matplotlib"):
             optional(library, "an HTML report is made by jinja2 and matplotlib")
     asked = accuracy or any(x is not None for x in (dataset, recipe, epochs, seeds, margin, runs, jobs))
-    planned, weights = _network(spec, weights) if spec else (None, weights)
-    if planned is None and not against:
+    if spec is None and not against:
         raise SpecError("name a network, as `resnet-xf list` shows them, or a capture by --against")
     trial = None
     captured = read_manifest(against[0]) if against else None
     if asked or level == "full" or (captured and captured.trial and level is None):
-        name = captured.spec.name if captured else planned.spec.name  # type: ignore[union-attr]
+        name = captured.spec.name if captured else _name(spec or "")
         if captured and captured.trial:
             dataset = dataset or captured.trial.dataset
         trial = _trial(name, dataset, recipe, epochs, seeds, margin, runs, data_dir, jobs)
@@ -131,19 +129,20 @@ def parity_(
         if against:
             if images or image_size or precision:
                 raise EvidenceError("images, their size and precisions are the capture's; leave the options out")
+            wanted, file = _asked(spec, weights)
             report = parity_against(
                 against,
                 backends,
-                spec=planned,
-                weights=weights,
+                spec=wanted,
+                weights=file,
                 level=_level(level) if level else None,
                 on_rung=lambda number, name, share: show(f"rung {number}: {name}", share),
                 **shared,
             )
         else:
-            assert planned is not None
+            assert spec is not None
             report = parity(
-                planned,
+                spec,
                 backends or "torch,mxnet",
                 level=_level(level or "standard"),
                 image_size=read_size(image_size) if image_size else None,
@@ -190,14 +189,13 @@ def capture_(
     as_json: AsJson = False,
 ) -> None:
     """Record all that `parity --against` needs of one backend, for another machine or environment."""
-    planned, weights = _network(spec, weights)
     asked = accuracy or any(x is not None for x in (dataset, recipe, epochs, seeds, runs, jobs))
     trial = None
     if asked or level == "full":
-        trial = _trial(planned.spec.name, dataset, recipe, epochs, seeds, None, runs, data_dir, jobs)
+        trial = _trial(_name(spec), dataset, recipe, epochs, seeds, None, runs, data_dir, jobs)
     with _bar() as show:
         manifest = capture(
-            planned,
+            spec,
             out,
             backend,
             level=_level(level or "standard"),
@@ -223,13 +221,20 @@ def capture_(
     typer.echo(f"compare it anywhere by: resnet-xf parity --against {shlex.quote(str(out))}")
 
 
-def _network(spec: str, weights: Path | None) -> tuple[Plan, Path | None]:
-    """The network that is asked for, and the file of its weights, which may be the same."""
-    if Path(spec).suffix in SUFFIXES or list_checkpoints(spec):
-        if weights is not None:
-            raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
-        return identify(read_checkpoint(spec)).plan, Path(spec)
-    return plan(spec), weights
+def _name(spec: str) -> str:
+    """The network's name, of a spec or a checkpoint."""
+    found = identify(read_checkpoint(spec)).plan if is_checkpoint(spec) else plan(spec)
+    return found.spec.name
+
+
+def _asked(spec: str | None, weights: Path | None) -> tuple[Plan | None, Path | None]:
+    """What a capture must be of: a network, none where a checkpoint's is but guessed, and the file of its weights."""
+    if spec is None or not is_checkpoint(spec):
+        return plan(spec) if spec else None, weights
+    if weights is not None:
+        raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
+    found = identify(read_checkpoint(spec))
+    return None if found.guessed else found.plan, Path(spec)
 
 
 def _level(name: str) -> Level:

@@ -91,13 +91,7 @@ def convert(
         raise WeightsError(f"{target}: there is no folder {target.parent}")
     file = read_checkpoint(source)
     found = identify(file, spec, num_classes)
-    checks = _verify(file, found) if verify else ()
-    for check in checks:
-        if not check.error <= FLOAT64_BOUND:
-            raise WeightsError(
-                f"{source}: {check.ours} and {check.theirs} differ by {check.error:.1e} of the largest output, where "
-                f"{FLOAT64_BOUND:g} is allowed; is {found.plan.spec.name} the right spec?"
-            )
+    checks = _verified(file, found) if verify else ()
     layout = write_checkpoint(target, found.weights, found.plan)
     return Conversion(
         source=str(source),
@@ -111,6 +105,22 @@ def convert(
         checks=checks,
         notes=_notes(file, found, target, verified=bool(checks)),
     )
+
+
+def settle(source: str | Path, spec: ResNetSpec | None = None) -> tuple[Identity, str]:
+    """Which network a checkpoint is, and in words how that is known.
+
+    The exported network that lies beside it is run, where MXNet is installed: names and shapes do not tell all.
+
+    Raises:
+        WeightsError: if the source is damaged or does not fit, or the exported network computes something else.
+    """
+    file = read_checkpoint(source)
+    found = identify(file, spec)
+    if found.symbol_tensors and is_installed("mxnet"):
+        checks = _verified(file, found)
+        return found, f", which gives what {checks[0].theirs} gives"
+    return found, f"; that it is {found.plan.spec.name} is a guess from names and shapes" if found.guessed else ""
 
 
 def write_checkpoint(path: str | Path, weights: Weights, planned: Plan) -> str:
@@ -156,6 +166,18 @@ def _theirs(planned: Plan, layout: Layout, weights: Weights) -> Weights:
         place.theirs: weights[place.ours] if place.fixed is None else np.full(place.shape, place.fixed, dtype)
         for place in places(planned, layout) or ()
     }
+
+
+def _verified(file: CheckpointFile, found: Identity) -> tuple[Check, ...]:
+    """The comparisons of :func:`_verify`; raises WeightsError if one does not hold."""
+    checks = _verify(file, found)
+    for check in checks:
+        if not check.error <= FLOAT64_BOUND:
+            raise WeightsError(
+                f"{file.path}: {check.ours} and {check.theirs} differ by {check.error:.1e} of the largest output, "
+                f"where {FLOAT64_BOUND:g} is allowed; is {found.plan.spec.name} the right spec?"
+            )
+    return checks
 
 
 def _verify(file: CheckpointFile, found: Identity) -> tuple[Check, ...]:

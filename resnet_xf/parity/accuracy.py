@@ -106,32 +106,22 @@ def accuracy(trial: Trial, tell: Callable[[int, int, str], object], subject: Sub
     accuracies |= {name: found for name, (found, _) in recorded.items()}
     commonest = min((share for _, share in recorded.values()), default=None) or commonest_share(trial)
     first, *others = sides
-    found = [compare(first.name, other.name, accuracies, range(trial.seeds), trial.margin) for other in others]
-    worst = max(found, key=lambda one: max(map(abs, one.interval)))
-    value = max(map(abs, worst.interval))
-    detail = worst.sentence() + (f"; {there} of the runs were there already" if there else "")
-    if worst.verdict == "equivalent" and (nothing := _nothing_learnt(accuracies, commonest)):
-        return Finding(float("inf"), trial.margin, nothing, "the accuracies", accuracy=worst)
+    seeds = range(trial.seeds)
+    found = [compare(first.name, other.name, accuracies, seeds, trial.margin, commonest=commonest) for other in others]
+    worst = max(found, key=lambda one: (one.verdict != "equivalent", max(map(abs, one.interval))))
+    detail = f"{worst.sentence()}; {trial.dataset} by the recipe {trial.resolved().name}"
+    detail += f"; {there} of the runs were there already" if there else ""
+    if worst.verdict == "nothing learnt":
+        detail += f"; always naming the commonest class gives {commonest:.2f}%, so train longer, by another recipe"
+        return Finding(float("inf"), trial.margin, detail, "the accuracies", accuracy=worst)
     where = None if worst.verdict == "equivalent" else "the accuracies"
-    return Finding(value, trial.margin, detail, where, accuracy=worst)
+    return Finding(max(map(abs, worst.interval)), trial.margin, detail, where, accuracy=worst)
 
 
 def commonest_share(trial: Trial) -> float:
     """How many of the test images are of the commonest class, in percent: the accuracy of always saying so."""
     labels = load_dataset(trial.dataset, trial.data_dir).test.labels
     return 100 * float(np.bincount(labels).max()) / len(labels)
-
-
-def _nothing_learnt(accuracies: Mapping[str, Sequence[float]], commonest: float) -> str | None:
-    """A line on the first run that is no better than the commonest class; None if all are."""
-    for name, found in accuracies.items():
-        for seed, percent in enumerate(found):
-            if percent <= commonest:
-                return (
-                    f"{name}, seed {seed}: {percent:.2f} % is no more than the commonest class would give, "
-                    f"{commonest:.2f} %, so this run learnt nothing, and shows nothing; train longer, by another recipe"
-                )
-    return None
 
 
 def run_trial(

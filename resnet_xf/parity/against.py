@@ -19,7 +19,7 @@ from resnet_xf.parity.sides import Side, fingerprint
 from resnet_xf.plan import Plan, plan
 from resnet_xf.recipe import Recipe
 from resnet_xf.spec import ResNetSpec
-from resnet_xf.weights import Array
+from resnet_xf.weights import Array, Weights
 
 
 def capture(
@@ -106,6 +106,8 @@ def parity_against(
     for other in recorded[1:]:
         if wrong := first.differs(other):
             raise EvidenceError(f"{first.folder} and {other.folder} cannot be compared; they differ in {wrong}")
+    if len({one.folder.resolve() for one in recorded}) < len(recorded):
+        raise EvidenceError(f"{first.folder}: is named twice; a capture is the same as itself")
     _check(first, spec, weights)
     level = _level(recorded, level)
     subject = first.subject(memory(max_memory))
@@ -132,7 +134,8 @@ def parity_against(
         trial = replace(trained, margin=asked.margin, out=asked.out, data_dir=asked.data_dir, jobs=asked.jobs)
     elif trial is not None:
         raise EvidenceError(f"{first.folder}: holds no accuracies; capture again with --accuracy")
-    words = (f"{first.manifest.weights}, as captured", f"{first.manifest.images}, as captured")
+    held = f", which {weights} holds too" if isinstance(weights, str | Path) else ""
+    words = (f"{first.manifest.weights}, as captured{held}", f"{first.manifest.images}, as captured")
     return climb(subject, sides, *words, level=level, precisions=precisions, trial=trial, on_rung=on_rung)
 
 
@@ -141,16 +144,17 @@ def _check(
 ) -> None:
     """Refuse a capture of another network or of other weights than those asked for."""
     there = first.manifest.spec
-    if spec is not None:
-        asked = (spec if isinstance(spec, Plan) else plan(spec)).spec
-        fields = [f for f in asked.__struct_fields__ if getattr(asked, f) != getattr(there, f)]
-        if fields:
-            raise EvidenceError(
-                f"{first.folder}: is of {there.name}, and {asked.name} was asked for; "
-                f"they differ in {', '.join(fields)}"
-            )
+    asked = plan(there) if spec is None else spec if isinstance(spec, Plan) else plan(spec)
+    arrays: Weights = {}
     if weights is not None:
-        _, arrays, _ = weights_of(plan(there), weights, first.manifest.seed)
+        asked, arrays, _ = weights_of(asked, weights, first.manifest.seed)
+    fields = [f for f in there.__struct_fields__ if f != "name" and getattr(asked.spec, f) != getattr(there, f)]
+    if fields:
+        raise EvidenceError(
+            f"{first.folder}: is of {there.name}, and {asked.spec.name} was asked for; they differ in "
+            f"{', '.join(fields)}; name the capture's network, or capture this one"
+        )
+    if weights is not None:
         captured = first.manifest.arrays
         wrong = [name for name, array in arrays.items() if captured.get(f"weights/{name}") != fingerprint(array)]
         if wrong:

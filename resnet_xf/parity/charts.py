@@ -54,7 +54,7 @@ def head_room(rungs: Sequence[RungResult]) -> Chart:
     figure = new_figure(height, 0.17, 0.55 / height, 0.985, 1 - 0.06 / height)
     axes = figure.subplots()
     shares = [_share(rung) for rung in rungs]
-    least = min((share for share in shares if share and share > 0), default=0.01)
+    least = min((share for share in shares if share and 0 < share <= 1), default=0.01)
     floor = 10.0 ** (math.floor(math.log10(max(least, 1e-12))) - 1)
     axes.set(xscale="log", xlim=(floor / 2, FAR * 3), ylim=(len(rungs) - 0.4, -0.6))
     axes.axvspan(1, FAR * 3, color=BAD, alpha=0.09, linewidth=0)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from resnet_xf.errors import TrainingError
 from resnet_xf.optional import optional
 
-Verdict = Literal["equivalent", "different", "not enough seeds"]
+Verdict = Literal["equivalent", "different", "not enough seeds", "nothing learnt"]
 
 GOOD_POWER = 0.8
 """The power that ``needed`` seeds give."""
@@ -24,7 +24,12 @@ GOOD_POWER = 0.8
 MOST_SEEDS = 100_000
 """Where the search for that number ends."""
 
-LIES: dict[Verdict, str] = {"equivalent": "within", "different": "beyond", "not enough seeds": "not within"}
+LIES: dict[Verdict, str] = {
+    "equivalent": "within",
+    "different": "beyond",
+    "not enough seeds": "not within",
+    "nothing learnt": "within",
+}
 """Where the interval lies, by verdict."""
 
 NODES, TAIL = 200, 1e-12
@@ -40,6 +45,8 @@ class Equivalence(msgspec.Struct, frozen=True, kw_only=True):
       and the true difference is less than the margin, even where the interval leaves out 0.
     - ``different``: the interval lies wholly beyond ±margin, on either side.
     - ``not enough seeds``: it holds one of the margin's ends, and more seeds will tell on which side the truth is.
+    - ``nothing learnt``: it lies within ±margin, but a run answers no better than by always naming the commonest class,
+      in which all networks are equivalent.
 
     An interval that leaves out 0 is no ``different`` by itself: a true difference within the margin, which was declared
     not to matter, would then be called one as often as not. This way a difference within the margin is called
@@ -105,6 +112,7 @@ def compare(
     seeds: Sequence[int],
     margin: float,
     alpha: float = 0.05,
+    commonest: float | None = None,
 ) -> Equivalence:
     """Whether two backends reach the same accuracy, to within a margin declared beforehand.
 
@@ -115,6 +123,8 @@ def compare(
         seeds: at least two.
         margin: in points (percent of the test images), above 0.
         alpha: the level of each one-sided test, between 0 and 0.5.
+        commonest: the share of the test images' commonest class, in percent, which a run that has learnt beats; if
+            None, that is not asked.
 
     Raises:
         TrainingError: if accuracies do not fit the seeds, or one is no percentage; or margin or alpha is out of range.
@@ -164,13 +174,13 @@ def compare(
         p_value=float(special.stdtr(freedom, -t)),
         power=tost_power(0.0, error, freedom, margin, alpha),
         needed=seeds_needed(deviation, margin, alpha),
-        verdict=_verdict(low, high, margin),
+        verdict=_verdict(low, high, margin, learnt=commonest is None or min(map(min, taken.values())) > commonest),
     )
 
 
-def _verdict(low: float, high: float, margin: float) -> Verdict:
+def _verdict(low: float, high: float, margin: float, *, learnt: bool) -> Verdict:
     if -margin < low and high < margin:
-        return "equivalent"
+        return "equivalent" if learnt else "nothing learnt"
     return "different" if low > margin or high < -margin else "not enough seeds"
 
 

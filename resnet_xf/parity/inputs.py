@@ -10,8 +10,9 @@ import numpy as np
 
 from resnet_xf.data import sample_images
 from resnet_xf.errors import DataError, WeightsError
-from resnet_xf.formats.files import read_checkpoint
-from resnet_xf.formats.identify import identify
+from resnet_xf.files import list_checkpoints
+from resnet_xf.formats.convert import settle
+from resnet_xf.formats.files import SUFFIXES
 from resnet_xf.parity.lessons import course_for, lessons_for
 from resnet_xf.parity.subject import Subject, outline_of
 from resnet_xf.plan import Plan, plan
@@ -42,9 +43,14 @@ def subject_of(
     Raises:
         SpecError, ShapeError, WeightsError, DataError: for input that makes no network.
     """
-    planned = spec if isinstance(spec, Plan) else plan(spec)
-    require_memory(planned)
-    planned, arrays, origin = weights_of(planned, weights, seed)
+    if isinstance(spec, str) and is_checkpoint(spec):
+        if weights is not None:
+            raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
+        planned, arrays, origin = _read(spec, None)
+    else:
+        planned = spec if isinstance(spec, Plan) else plan(spec)
+        require_memory(planned)
+        planned, arrays, origin = weights_of(planned, weights, seed)
     pixels, shown = _images(planned, images, image_size)
     trace(planned, pixels.shape)  # refuses images that do not fit, by the layer's name
     subject = Subject(
@@ -91,15 +97,24 @@ def weights_of(planned: Plan, given: Mapping[str, Array] | str | Path | None, se
     """The arrays to put into every network, float32, a word on where they came from, and the network they are of."""
     if given is None:
         return planned, draw_weights(planned, seed, "probe"), f"drawn as probe from seed {seed}"
-    origin = "given as arrays"
     if isinstance(given, str | Path):
-        origin = f"from {given}"
-        found = identify(read_checkpoint(given), planned.spec)
-        planned, given = found.plan, found.weights  # with the file's number of classes, and its eps if it tells one
+        return _read(given, planned.spec)
     given = without_counters(given)
     check_weights(given, all_weight_shapes(planned), "float64")
     arrays, rounded = float32_of(given)
-    return planned, arrays, origin + rounded
+    return planned, arrays, "given as arrays" + rounded
+
+
+def _read(path: str | Path, spec: ResNetSpec | None) -> tuple[Plan, Weights, str]:
+    """The network of a checkpoint, with the file's number of classes and its eps if it tells one, and its arrays."""
+    found, how = settle(path, spec)
+    arrays, rounded = float32_of(found.weights)
+    return found.plan, arrays, f"from {path}{rounded}{how}"
+
+
+def is_checkpoint(path: str) -> bool:
+    """Whether a name is that of a checkpoint, or of a run's folder, and not of a spec."""
+    return Path(path).suffix in SUFFIXES or bool(list_checkpoints(path))
 
 
 def float32_of(given: Mapping[str, Array]) -> tuple[Weights, str]:

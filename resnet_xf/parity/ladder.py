@@ -108,7 +108,9 @@ def parity(
     frameworks cannot be compared beyond ``quick``.
 
     Args:
-        spec: a plan, a spec, or the name of one; or a pair of your own networks.
+        spec: a plan, a spec, or the name of one; or a checkpoint's path, as :func:`resnet_xf.convert` reads it, whose
+            network is found by its own words, by the exported network beside it, or else guessed, which ``weights`` in
+            the report tells; or a pair of your own networks.
         backends: at least two, by name or as objects; one text may hold several names and commas.
         names: of a pair, the second network's layers by dotted structural name, and for each the first's. Layers of
             equal name need no entry, and those without weights may be left out: they are then not compared by

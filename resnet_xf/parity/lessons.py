@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -65,9 +66,7 @@ class Lessons:
         channels, classes: of its input and output.
         size: of the images.
         opens_with_norm: see :class:`resnet_xf.learner.Task`.
-        elements: how many numbers of each channel a norm sees in a step, by name.
-        roundings: of a step, forwards and backwards (:func:`resnet_xf.measures.roundings`).
-        path: of them those along the layers alone, which is all there are where long sums are made in blocks.
+        rows: the trace for one image of that size.
         steps: even, at least 8.
         batch_size: images a step.
         learning_rate: the highest.
@@ -81,14 +80,28 @@ class Lessons:
     classes: int
     size: tuple[int, int]
     opens_with_norm: bool
-    elements: Mapping[str, int]
-    roundings: float
-    path: float
+    rows: Sequence[Row]
     steps: int = STEPS
     batch_size: int = BATCH
     learning_rate: float = RATE
     seed: int = 0
     given: Sequence[Lesson] = ()
+
+    @cached_property
+    def elements(self) -> dict[str, int]:
+        """How many numbers of each channel every norm sees in a step."""
+        return {row.name: self.batch_size * prod(row.output_shape[2:]) for row in self.rows if row.kind == "norm"}
+
+    @property
+    def roundings(self) -> float:
+        """Of a step: those along the layers, and those of the longest sum over a batch's pixels."""
+        positions = max(self.batch_size * prod(row.output_shape[2:]) for row in self.rows if row.name)
+        return self.path + positions / 12
+
+    @property
+    def path(self) -> float:
+        """The roundings along the layers, forwards and backwards: all there are if long sums are made in blocks."""
+        return 2 * roundings(self.rows)
 
     @property
     def recipe(self) -> Recipe:
@@ -165,9 +178,7 @@ def lessons_for(
         classes=spec.num_classes,
         size=size,
         opens_with_norm=isinstance(first, Norm),
-        elements=elements(rows, batch_size),
-        roundings=step_roundings(rows, batch_size),
-        path=path_roundings(rows),
+        rows=rows,
         seed=seed,
         steps=steps,
         batch_size=batch_size,
@@ -179,22 +190,6 @@ def course_for(planned: Plan, seed: int) -> Lessons:
     """A longer run in larger batches, for learning curves."""
     sides = [side for side in SIDES if side >= 32]
     return lessons_for(planned, seed, sides=sides, pixels=1, steps=40, batch_size=32, learning_rate=COURSE_RATE)
-
-
-def elements(rows: Sequence[Row], batch_size: int) -> dict[str, int]:
-    """How many numbers of each channel every norm sees in a batch."""
-    return {row.name: batch_size * prod(row.output_shape[2:]) for row in rows if row.kind == "norm"}
-
-
-def step_roundings(rows: Sequence[Row], batch_size: int) -> float:
-    """The roundings of one step: those along the layers, and those of the longest sum over a batch's pixels."""
-    positions = max(batch_size * prod(row.output_shape[2:]) for row in rows if row.name)
-    return path_roundings(rows) + positions / 12
-
-
-def path_roundings(rows: Sequence[Row]) -> float:
-    """The roundings along the layers, forwards and backwards."""
-    return 2 * roundings(rows)
 
 
 def _small(planned: Plan, sides: Sequence[int], pixels: int) -> tuple[int, int]:

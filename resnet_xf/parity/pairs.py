@@ -15,7 +15,7 @@ from resnet_xf.errors import DataError, ResNetXFError, SpecError, WeightsError, 
 from resnet_xf.measures import layer_of
 from resnet_xf.parity.given import Given
 from resnet_xf.parity.inputs import float32_of, memory, pixels_of
-from resnet_xf.parity.lessons import BATCH, COURSE_RATE, RATE, STEPS, Lessons, elements, path_roundings, step_roundings
+from resnet_xf.parity.lessons import BATCH, COURSE_RATE, RATE, STEPS, Lessons
 from resnet_xf.parity.names import Layers, partners, proposed, tensor_partners
 from resnet_xf.parity.nudges import noise
 from resnet_xf.parity.subject import Outline, Subject
@@ -246,9 +246,7 @@ def _lessons(
         classes=classes,
         size=(shape[2], shape[3]),
         opens_with_norm=True,
-        elements=elements(rows, batch_size),
-        roundings=step_roundings(rows, batch_size),
-        path=path_roundings(rows),
+        rows=rows,
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
