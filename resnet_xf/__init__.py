@@ -21,6 +21,7 @@ from resnet_xf.errors import (
 from resnet_xf.formats import Conversion, convert, read_checkpoint, write_checkpoint
 from resnet_xf.inference import evaluate, predict
 from resnet_xf.loop import Progress, Run
+from resnet_xf.optimized import Optimized, optimize
 from resnet_xf.parity import Report, Trial, assert_parity, capture, parity, parity_against, suggest_names
 from resnet_xf.plan import Plan, plan, plan_block, plan_features
 from resnet_xf.recipe import Recipe, get_recipe
@@ -39,6 +40,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "EvidenceError",
+    "Optimized",
     "Plan",
     "Progress",
     "Recipe",
@@ -71,6 +73,7 @@ __all__ = [
     "list_models",
     "load_dataset",
     "load_weights",
+    "optimize",
     "parity",
     "parity_against",
     "photographs",

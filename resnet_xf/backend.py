@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 from resnet_xf.errors import BackendError
+from resnet_xf.fast import Fast, FastTask
 from resnet_xf.learner import Learner, Task
 from resnet_xf.nodes import Node
 from resnet_xf.plan import Plan, plan_features, root_of
@@ -96,6 +97,10 @@ class Backend(Protocol):
 
     def learner(self, task: Task) -> Learner:
         """What trains a network; the weights are loaded afterwards. Raises BackendError if it cannot do the task."""
+        ...
+
+    def fast(self, task: FastTask, weights: Mapping[str, Array]) -> Fast:
+        """A network for inference alone; raises BackendError where that precision is lacking, or nothing compiles."""
         ...
 
     def roles(self, workers: int) -> list[Role]:

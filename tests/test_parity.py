@@ -28,10 +28,12 @@ from sabotage import Saboteur, only
 from strategies import specs
 
 FIRST = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet50_v1", "d2l_resnet18")
-SIZES = [(name, (224, 224)) for name in FIRST] + [("d2l_resnet18", (96, 96))]
+DEEP = ("resnet101", "resnet152")  # at 224 pixels they cost fifteen seconds each; docs/bounds.md climbs them
+SIZES = [(name, (64, 64) if name in DEEP else (224, 224)) for name in FIRST] + [("d2l_resnet18", (96, 96))]
 # Not the Gluon zoo's, which test_zoo holds against their reference on both backends, nor GluonCV's, which are timm's.
-# Two of the largest are other sizes of their neighbours, and cost ten seconds each.
-PROVEN = ("resnet50_v1b", "resnet50_v1c", "resnet50_v1d", "resnet50_v1s", "wide_resnet101_2", "resnext101_32x8d")
+# Others are further sizes of their neighbours, and cost ten seconds and more each.
+LARGE = ("wide_resnet101_2", "resnext101_32x8d", "resnext101_64x4d", "resnet200", "cifar_wideresnet40_8")
+PROVEN = ("resnet50_v1b", "resnet50_v1c", "resnet50_v1d", "resnet50_v1s", *LARGE)
 OTHERS = [n for n in list_models() if n not in (*FIRST, *PROVEN) and REFERENCE[n] != "gluon"]
 
 
@@ -52,7 +54,7 @@ def test_every_other_zoo_network_is_too_at_a_smaller_size(name: str) -> None:
     assert_parity(name, level="quick", image_size=(32, 32) if name.startswith("cifar") else (64, 64))
 
 
-@pytest.mark.parametrize("name, side", [("d2l_resnet18", 64), ("cifar_resnet20_v1", 32)])
+@pytest.mark.parametrize("name, side", [("d2l_resnet18", 32), ("cifar_resnet20_v1", 32)])
 def test_a_few_are_the_same_in_training_too(name: str, side: int) -> None:
     report = assert_parity(name, level="standard", image_size=(side, side))
     assert [rung.name for rung in report.rungs[5:]] == ["layers", "gradients", "lock-step"]
@@ -63,7 +65,7 @@ def test_a_few_are_the_same_in_training_too(name: str, side: int) -> None:
 
 @pytest.mark.parametrize(
     "name, size, seeds",
-    [("resnet50", 64, 3), ("resnet152", 64, 2), ("cifar_resnet110_v1", 32, 3), ("cifar_resnet110_v2", 32, 3)],
+    [("resnet50", 64, 2), ("resnet152", 64, 2), ("cifar_resnet110_v1", 32, 3), ("cifar_resnet110_v2", 32, 3)],
 )
 def test_float32_stays_far_within_its_bound_whatever_the_seed(name: str, size: int, seeds: int) -> None:
     for seed in range(1, seeds):
@@ -102,7 +104,7 @@ def test_any_sound_spec_is_the_same_on_both_backends(spec: ResNetSpec) -> None:
     assert_parity(spec, level="quick")
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(specs().filter(fits))
 def test_any_sound_spec_raises_no_false_alarm_in_training(spec: ResNetSpec) -> None:
     """``benchmarks/false_alarms.py`` climbs 200 of them."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from resnet_xf.backend import Backend
+from resnet_xf.fast import Fast, FastTask
 from resnet_xf.learner import Learner, Outcome, Task
 from resnet_xf.nodes import Node
 from resnet_xf.trace import Observed, ObservedTrace, Passed
@@ -120,6 +121,10 @@ class Given:
         network: Any = self.real.copy(self.network, dtype)
         decaying = frozenset(self.tensors.get(name, name) for name in task.decaying)
         return _GivenLearner(self, self.real.learner(dataclasses.replace(task, network=network, decaying=decaying)))
+
+    def fast(self, task: FastTask, weights: Mapping[str, Array]) -> Fast:
+        """The framework's."""
+        return self.real.fast(task, weights)
 
     def roles(self, workers: int) -> list[Role]:
         """The framework's."""

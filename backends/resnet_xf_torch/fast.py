@@ -1,0 +1,106 @@
+"""PyTorch's fastest inference: channels_last, low precision, ``torch.compile`` with frozen weights."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch._inductor.config as inductor
+from torch import nn
+
+from resnet_xf.errors import BackendError, one_line
+from resnet_xf.fast import FastTask, no_gradients
+from resnet_xf.weights import Array, plain
+from resnet_xf_torch import builder
+from resnet_xf_torch.arrays import weights_of
+from resnet_xf_torch.learner import find_device, products_in_tf32
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {"freezing": True},
+    "cuda": {"freezing": True, "max_autotune": True, "triton.cudagraphs": True},
+}
+"""For ``torch.compile``, by kind of device."""
+
+LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TorchFast:
+    """See :class:`resnet_xf.fast.Fast`."""
+
+    def __init__(self, task: FastTask, weights: Mapping[str, Array]) -> None:
+        place = find_device(task.device)
+        if task.precision in ("float16", "tf32") and place.type == "cpu":
+            raise BackendError(
+                f"torch has no {task.precision} that is fast on a CPU; choose float32, bfloat16 or int8, or a GPU"
+            )
+        self.device, self._place, self._batch = str(place), place, task.shape[0]
+        self._dtype = LOW.get(task.precision, torch.float32)
+        self._tf32 = task.precision == "tf32"
+        network = builder.build(task.network).eval().requires_grad_(False)
+        for name, tensor in weights_of(network).items():
+            tensor.copy_(torch.tensor(plain(weights[name])))
+        network = network.to(place, self._dtype).to(memory_format=torch.channels_last)
+        shown = torch.zeros(task.shape, device=place)
+        steps = ["channels_last"]
+        if task.precision == "int8":
+            if place.type != "cpu" or not task.compiles:
+                raise BackendError("torch computes in int8 where it compiles for a CPU alone; choose bfloat16")
+            network = _in_int8(network, task)
+        if task.precision != "float32":
+            steps.append(task.precision)
+        self._run: Any = network
+        if task.compiles:
+            self._run = torch.compile(network, dynamic=False, options=OPTIONS[place.type])
+            steps.append("compiled with frozen weights")
+        self.steps = tuple(steps)
+        try:
+            # The fusion of int8 asks for the setting itself, and not for the options.
+            with inductor.patch(freezing=True), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)
+                self(shown)
+        except Exception as error:
+            raise BackendError(
+                f"torch cannot compile the network: {one_line(error)}", "optimize(…, compile=False)"
+            ) from error
+
+    def __call__(self, images: Any) -> Any:
+        """The outputs, without a graph behind them."""
+        native = isinstance(images, torch.Tensor)
+        if native and torch.is_grad_enabled() and images.requires_grad:
+            no_gradients()
+        x = images if native else torch.from_numpy(plain(images))
+        with torch.no_grad(), products_in_tf32(self._tf32):
+            starts = range(0, len(x), self._batch)
+            output = torch.cat([self._part(x[start : start + self._batch]) for start in starts])
+        return output if native else output.cpu().numpy()
+
+    def _part(self, images: torch.Tensor) -> torch.Tensor:
+        """A batch's outputs; one that is not full would be compiled anew."""
+        count = len(images)
+        if count < self._batch:
+            images = torch.cat([images, images.new_zeros((self._batch - count, *images.shape[1:]))])
+        output: torch.Tensor = self._run(images.to(self._place, self._dtype, memory_format=torch.channels_last))
+        return output[:count].float()
+
+
+def _in_int8(network: nn.Module, task: FastTask) -> nn.Module:
+    """Convolutions and products in int8, their ranges set by the images, as the compiler's x86 kernels take them."""
+    try:
+        pt2e = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
+        x86 = importlib.import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
+    except ImportError:
+        raise BackendError(
+            "torch's quantiser is torchao, which is not installed", "pip install 'resnet-xf[int8]'"
+        ) from None
+    images = torch.from_numpy(task.calibration).to(memory_format=torch.channels_last)
+    parts = [images[start : start + task.shape[0]] for start in range(0, len(images), task.shape[0])]
+    exported = torch.export.export(network, (parts[0],)).module()
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = pt2e.prepare_pt2e(exported, quantizer)
+    for part in parts:
+        prepared(part)
+    quantized: nn.Module = pt2e.convert_pt2e(prepared)
+    return quantized

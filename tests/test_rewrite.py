@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+
+from resnet_xf import (
+    ResNetSpec,
+    ShapeError,
+    WeightsError,
+    draw_weights,
+    get_backend,
+    photographs,
+    plan,
+    plan_features,
+    trace,
+)
+from resnet_xf.measures import relative_error, rounding_bound, roundings
+from resnet_xf.nodes import Conv, Norm, walk
+from resnet_xf.parity.inputs import subject_of
+from resnet_xf.parity.live import Live
+from resnet_xf.rewrite import fold_norms
+from resnet_xf.weights import all_weight_shapes
+from strategies import specs
+
+
+@pytest.mark.parametrize("backend", ["torch", "mxnet"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@settings(max_examples=6, deadline=None)
+@given(spec=specs())
+def test_a_folded_network_gives_the_same_within_rounding(backend: str, dtype: str, spec: ResNetSpec) -> None:
+    try:
+        rows = trace(spec, (1, spec.in_channels, *spec.image_size))
+    except ShapeError:
+        assume(False)
+    subject, _, _ = subject_of(spec, None, None, None, 0, None)
+    node, weights = fold_norms(
+        plan(spec).root, subject.weights | {n: a.astype(dtype) for n, a in subject.weights.items()}
+    )
+    chosen = get_backend(backend)
+    side = Live(subject, chosen)
+    built = chosen.build(node, dtype)
+    chosen.load(built, weights)
+    wanted = side.output("float64")
+    # Folding rounds every kernel once more.
+    assert relative_error(chosen.forward(built, subject.images), wanted) <= rounding_bound(
+        dtype, 2 * roundings(rows), side.gain()
+    )
+
+
+@pytest.mark.parametrize(
+    "name, left",
+    [("resnet18", 0), ("resnet50", 0), ("resnet50_v1", 0), ("seresnet50", 0), ("resnet50d", 0), ("resnet18_v2", 10)],
+)
+def test_of_every_norm_behind_a_convolution_nothing_is_left(name: str, left: int) -> None:
+    root = plan(name).root
+    node, weights = fold_norms(root, draw_weights(root, scheme="probe"))
+    before, after = dict(walk(root)), dict(walk(node))
+    assert sum(isinstance(one, Norm) for one in after.values()) == left
+    assert [n for n in before if n in after] == list(after)
+    assert {n for n, one in before.items() if isinstance(one, Conv)} == {
+        n for n, one in after.items() if isinstance(one, Conv)
+    }
+    assert {n: a.shape for n, a in weights.items()} == all_weight_shapes(node)
+
+
+def test_the_maps_that_a_backbone_shows_are_kept() -> None:
+    root = plan_features("resnet18", ("conv1", "bn1", "layer1"))
+    node, weights = fold_norms(root, draw_weights(root, scheme="probe", dtype="float64"))
+    assert "bn1" in dict(walk(node))
+    assert "layer1.0.bn1" not in dict(walk(node))
+    torch = get_backend("torch")
+    whole, folded = torch.build(root, "float64").eval(), torch.build(node, "float64").eval()
+    torch.load(whole, draw_weights(root, scheme="probe", dtype="float64"))
+    torch.load(folded, weights)
+    import torch as framework
+
+    shown = framework.from_numpy(photographs((64, 64))).double()
+    with framework.no_grad():
+        for one, other in zip(whole(shown), folded(shown), strict=True):
+            assert relative_error(other.numpy(), one.numpy()) < 1e-14
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    with pytest.raises(WeightsError, match="missing"):
+        fold_norms(plan("resnet18").root, {"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)})
