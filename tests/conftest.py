@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 # Before any framework is imported. The cores are shared out among the processes that run tests; a value that such a
 # process inherits is the one that its parent, which runs none, set here for itself.
-CORES, WORKERS = len(os.sched_getaffinity(0)), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ["OMP_NUM_THREADS"] = str(max(1, CORES // WORKERS))
+os.environ["OMP_NUM_THREADS"] = str(
+    max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+)
 os.environ.pop("RESNET_XF_BACKEND", None)
 
 import pytest
