@@ -9,12 +9,12 @@ import os
 import platform
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 from resnet_xf.errors import BackendError
-from resnet_xf.fast import Fast, FastTask
+from resnet_xf.fast import Bench
 from resnet_xf.learner import Learner, Task
 from resnet_xf.nodes import Node
 from resnet_xf.plan import Plan, plan_features, root_of
@@ -35,6 +35,11 @@ class Backend(Protocol):
     name: str
     unbiased_variance: bool
     """Whether its norms keep the unbiased variance, of m − 1, or the biased one, of m elements for each channel."""
+
+    @property
+    def bench(self) -> Bench:
+        """How it is made fast and measured."""
+        ...
 
     def version(self) -> str:
         """The framework's version."""
@@ -99,10 +104,6 @@ class Backend(Protocol):
         """What trains a network; the weights are loaded afterwards. Raises BackendError if it cannot do the task."""
         ...
 
-    def fast(self, task: FastTask, weights: Mapping[str, Array]) -> Fast:
-        """A network for inference alone; raises BackendError where that precision is lacking, or nothing compiles."""
-        ...
-
     def roles(self, workers: int) -> list[Role]:
         """The processes that train together on this machine: that many workers, and what serves them."""
         ...
@@ -110,16 +111,25 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _BuiltIn:
-    """A backend that ships with this project: where it is, and the framework module that it needs."""
+    """A backend that ships with this project: where it is, and the framework module that it needs.
+
+    ``variables`` make it fast, and are read as it is imported.
+    """
 
     target: str
     framework: str
     title: str
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 BUILT_IN = {
     "torch": _BuiltIn("resnet_xf_torch:BACKEND", "torch", "PyTorch"),
-    "mxnet": _BuiltIn("resnet_xf_mxnet:BACKEND", "mxnet", "Apache MXNet Gluon"),
+    "mxnet": _BuiltIn(
+        "resnet_xf_mxnet:BACKEND",
+        "mxnet",
+        "Apache MXNet Gluon",
+        {"MXNET_CUDNN_AUTOTUNE_DEFAULT": "2", "MXNET_ENABLE_CUDA_GRAPHS": "1", "MXNET_EXEC_ENABLE_ADDTO": "1"},
+    ),
 }
 
 

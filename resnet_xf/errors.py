@@ -50,6 +50,10 @@ class EvidenceError(ResNetXFError, ValueError):
     """A capture cannot be read, written or compared; the message names its file or field."""
 
 
+class BenchError(ResNetXFError, ValueError):
+    """A measurement is malformed or does not fit; the message names the option, or the file and its field."""
+
+
 class TrainingError(ResNetXFError, RuntimeError):
     """A run cannot go on; the message names the step and the last good checkpoint."""
 

@@ -37,7 +37,15 @@ def transform_of(header: Header, planned: Plan) -> Transform:
     )
 
 
-def task_of(planned: Plan, recipe: Recipe, device: str, timeout: float = TIMEOUT, *, together: bool = False) -> Task:
+def task_of(
+    planned: Plan,
+    recipe: Recipe,
+    device: str,
+    timeout: float = TIMEOUT,
+    *,
+    together: bool = False,
+    preset: str = "tuned",
+) -> Task:
     """What a backend's learner is to do with a network, by a recipe, ``together`` with other workers or alone."""
     optimizer = recipe.optimizer
     first = next(node for _, node in walk(planned.root) if not children(node))
@@ -48,6 +56,7 @@ def task_of(planned: Plan, recipe: Recipe, device: str, timeout: float = TIMEOUT
         weight_decay=rounded(optimizer.weight_decay),
         decaying=decaying(planned, recipe),
         precision=recipe.precision,
+        preset=preset,
         freeze_statistics=recipe.freeze_statistics,
         device=device,
         opens_with_norm=isinstance(first, Norm),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from resnet_xf.errors import BackendError
-from resnet_xf.nodes import Node
 from resnet_xf.weights import Array, Weights
 
 TIMEOUT = 600.0
@@ -23,11 +22,12 @@ class Task:
     """What a learner is to do; every number is rounded to float32.
 
     Attributes:
-        network: the network's node.
+        network: the network's node, or a native network.
         momentum, nesterov, weight_decay: the optimiser, whose law :class:`resnet_xf.recipe.Optimizer` states.
         decaying: the names of the arrays that decay.
         precision: ``float32``, ``float64``, ``bfloat16``, ``float16``, or ``tf32``: float32, its products on a GPU
             rounded.
+        preset: how much is done for speed, one of :data:`resnet_xf.fast.PRESETS`.
         freeze_statistics: norms use their running statistics and leave them as they are.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         opens_with_norm: the network's first layer is a norm, before which nothing needs a gradient.
@@ -35,12 +35,13 @@ class Task:
         timeout: seconds for which a worker waits for the others.
     """
 
-    network: Node
+    network: Any
     momentum: float
     nesterov: bool
     weight_decay: float
     decaying: frozenset[str]
     precision: str
+    preset: str
     freeze_statistics: bool
     device: str
     opens_with_norm: bool
@@ -55,11 +56,15 @@ class Learner(Protocol):
     workers: int
     device: str
 
-    def step(self, images: Array, targets: Array, rate: float) -> Outcome:
+    def put(self, images: Array) -> Any:
+        """Images on the device, as :meth:`step` takes them as well as arrays; they may still be on their way."""
+        ...
+
+    def step(self, images: Any, targets: Array, rate: float) -> Outcome:
         """Take one step down the gradient of −Σ log-softmax(outputs) · targets, added up over all workers.
 
         Args:
-            images: ``(N, C, H, W)``, float32, this worker's part of the batch.
+            images: ``(N, C, H, W)``, float32, this worker's part of the batch; an array, or what :meth:`put` gave.
             targets: ``(N, classes)``, see :func:`resnet_xf.recipe.targets`.
             rate: the learning rate, a float32 number.
         """

@@ -11,8 +11,9 @@ import numpy as np
 from resnet_xf.backend import Backend, get_backend
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, ShapeError
-from resnet_xf.fast import PRECISIONS, Fast, FastTask, no_gradients
+from resnet_xf.fast import PRECISIONS, PRESETS, Fast, FastTask, no_gradients
 from resnet_xf.measures import EPSILON, relative_error
+from resnet_xf.nodes import Node
 from resnet_xf.plan import Plan, plan
 from resnet_xf.rewrite import fold_norms
 from resnet_xf.spec import ResNetSpec
@@ -71,12 +72,12 @@ def optimize(
     batch: int = 1,
     image_size: tuple[int, int] | None = None,
     device: str = "cpu",
-    compile: bool = True,  # noqa: A002 - as torch.compile
+    preset: str = "best",
     calibration: Array | None = None,
 ) -> Optimized:
     """Make a network as fast in inference as its backend can, and hold it against float64 before it is handed out.
 
-    Norms are folded into their convolutions once, in the plan (:func:`resnet_xf.rewrite.fold_norms`). The rest is the
+    Norms are folded into their convolutions in the plan (:func:`resnet_xf.rewrite.fold_norms`). The rest is each
     backend's own: PyTorch's ``channels_last``, ``torch.compile`` with frozen weights and low precision; Gluon's static
     ``hybridize``, oneDNN's fused subgraphs and quantisation.
 
@@ -90,7 +91,8 @@ def optimize(
         batch: how many images it is tuned for; others are cut into such batches, of which the last is filled up.
         image_size: height and width; the spec's own if None.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        compile: whether the framework's compiler may take its time, which is seconds to a minute.
+        preset: ``best``, whose compilers take seconds to a minute; ``tuned`` or ``eager``, which need none
+            (:data:`resnet_xf.fast.PRESETS`).
         calibration: real images ``(N, C, H, W)`` like those to come, normalised, by which int8's ranges are set and the
             error is measured; scikit-learn's photographs or digits if None.
 
@@ -101,6 +103,8 @@ def optimize(
     """
     if precision not in PRECISIONS:
         raise BackendError(f"no precision is called {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if preset not in PRESETS:
+        raise BackendError(f"no preset is called {preset!r}; choose one of {', '.join(PRESETS)}")
     if batch < 1:
         raise ShapeError(f"batch: at least one image must be shown at a time, got {batch}")
     chosen = get_backend(backend) if backend is None or isinstance(backend, str) else backend
@@ -112,12 +116,33 @@ def optimize(
     )
     trace(planned, (batch, *images.shape[1:]))  # refuses images that do not fit, by the layer's name
     arrays = draw_weights(planned, seed) if weights is None else without_counters(weights)
-    node, folded = fold_norms(planned.root, arrays)
     whole = images[np.arange(ceil(len(images) / batch) * batch) % len(images)]  # batches, the last filled up
-    task = FastTask(node, precision, device, (batch, *images.shape[1:]), compile, whole)
-    fast = chosen.fast(task, folded)
+    native, before = native_of(chosen, planned, arrays, preset)
+    fast = chosen.bench.fast(FastTask(native, precision, preset, device, (batch, *images.shape[1:]), whole))
     error = _error(chosen, planned, arrays, fast, whole[:batch], precision)
-    return Optimized(fast, chosen.name, precision, ("folded norms", *fast.steps), error)
+    return Optimized(fast, chosen.name, precision, (*before, *fast.steps), error)
+
+
+def native_of(
+    backend: Backend, planned: Plan, weights: Mapping[str, Array], preset: str
+) -> tuple[Any, tuple[str, ...]]:
+    """The native network that a backend makes fast, in float32, and what the preset has done to it before."""
+    node: Node = planned.root
+    steps: tuple[str, ...] = ()
+    if preset == "best":
+        node, weights = fold_norms(node, weights)
+        steps = ("folded norms",)
+    native = backend.build(node)
+    backend.load(native, {name: array.astype(np.float32, copy=False) for name, array in weights.items()})
+    return native, steps
+
+
+def tolerance(precision: str) -> float:
+    """How far outputs may be from float64's: of a sound result half the digits are right.
+
+    int8 has no such law, and is judged by what it is used for.
+    """
+    return sqrt(EPSILON[precision]) if precision in EPSILON else 1.0
 
 
 def _error(
@@ -127,11 +152,10 @@ def _error(
     referee = backend.build(planned.root, "float64")
     backend.load(referee, {name: array.astype(np.float64) for name, array in weights.items()})
     error = relative_error(fast(images)[:CHECKED], backend.forward(referee, images[:CHECKED]))
-    # Of a sound result, half the digits are right; int8 has no such law, and is judged by what it is used for.
-    limit = sqrt(EPSILON[precision]) if precision in EPSILON else 1.0
+    limit = tolerance(precision)
     if not error <= limit:
         raise BackendError(
             f"{backend.name} in {precision}: the optimised network's outputs are off by {error:.2g} of the largest, "
-            f"which is no rounding (at most {limit:.2g} would be); choose another precision, or compile=False"
+            f"which is no rounding (at most {limit:.2g} would be); choose another precision or preset"
         )
     return error

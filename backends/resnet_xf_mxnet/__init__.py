@@ -11,7 +11,6 @@ import numpy as np
 
 from resnet_xf.backend import Backend
 from resnet_xf.errors import SpecError, WeightsError, one_line
-from resnet_xf.fast import Fast, FastTask
 from resnet_xf.learner import Learner, Task
 from resnet_xf.nodes import Node
 from resnet_xf.trace import Observed, ObservedTrace, Passed
@@ -19,7 +18,7 @@ from resnet_xf.weights import Array, Weights, check_weights
 from resnet_xf.workers import Role
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, own_weights, weights_of
-from resnet_xf_mxnet.fast import MxnetFast
+from resnet_xf_mxnet.bench import MxnetBench
 from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles
 from resnet_xf_mxnet.loan import mx
 
@@ -31,6 +30,7 @@ class MxnetBackend:
 
     name = "mxnet"
     unbiased_variance = False
+    bench = MxnetBench()
 
     def version(self) -> str:
         """MXNet's version."""
@@ -164,10 +164,6 @@ class MxnetBackend:
     def learner(self, task: Task) -> Learner:
         """A learner for a task."""
         return MxnetLearner(task)
-
-    def fast(self, task: FastTask, weights: Mapping[str, Array]) -> Fast:
-        """A network for inference alone."""
-        return MxnetFast(task, weights)
 
     def roles(self, workers: int) -> list[Role]:
         """The processes of ``dist_sync``: a scheduler, a server, the workers."""

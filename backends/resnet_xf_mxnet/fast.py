@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 from resnet_xf.errors import BackendError, one_line
 from resnet_xf.fast import FastTask, no_gradients
 from resnet_xf.weights import Array
-from resnet_xf_mxnet import builder
-from resnet_xf_mxnet.arrays import ndarray, weights_of
+from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.learner import find_device, in_bfloat16
 from resnet_xf_mxnet.loan import mx
 
@@ -20,7 +18,7 @@ STATIC = {"static_alloc": True, "static_shape": True}
 class MxnetFast:
     """See :class:`resnet_xf.fast.Fast`."""
 
-    def __init__(self, task: FastTask, weights: Mapping[str, Array]) -> None:
+    def __init__(self, task: FastTask) -> None:
         self._context = find_device(task.device)
         on_cpu = self._context.device_type == "cpu"
         self.device = "cpu" if on_cpu else f"cuda:{self._context.device_id}"
@@ -31,30 +29,36 @@ class MxnetFast:
             )
         self._batch = task.shape[0]
         self._dtype = "float16" if task.precision == "float16" else "float32"
-        network = builder.build(task.network)
-        network.initialize(ctx=self._context)
-        for name, param in weights_of(network).items():
-            param.set_data(ndarray(weights[name], "float32", self._context))
+        network = task.network
+        for param in network._collect_params_with_prefix().values():
             param.grad_req = "null"
+            param.reset_ctx(self._context)
         network.cast(self._dtype)
-        shown = mx.nd.zeros(task.shape, ctx=self._context, dtype=self._dtype)
-        steps = ["hybridized with static memory"]
-        if task.precision == "int8":
-            network = _in_int8(network, task, self._context)
-            steps = ["int8", *steps]
-        elif task.precision == "bfloat16":
-            network = in_bfloat16(network)
-            steps = ["bfloat16", *steps]
-        network.hybridize(**STATIC)
-        if on_cpu and task.compiles and task.precision == "float32":
-            network.optimize_for(shown, backend="MKLDNN", **STATIC)
-            steps.append("fused by oneDNN")
-        self._run = network
-        self.steps = tuple(steps)
+        steps = [] if task.precision == "float32" else [task.precision]
         try:
+            if task.precision == "int8":
+                network = _in_int8(network, task, self._context)
+            elif task.precision == "bfloat16":
+                network = in_bfloat16(network)
+            if task.preset != "eager":
+                network.hybridize(**STATIC)
+                steps.append("hybridized with static memory")
+            shown = mx.nd.zeros(task.shape, ctx=self._context, dtype=self._dtype)
+            if on_cpu and task.preset == "best" and task.precision == "float32":
+                network.optimize_for(shown, backend="MKLDNN", **STATIC)
+                steps.append("fused by oneDNN")
+            self._run = network
+            self.steps = tuple(steps)
             self(shown).wait_to_read()
         except mx.MXNetError as error:
-            raise BackendError(f"mxnet cannot run the network in {task.precision}: {one_line(error)}") from error
+            text = one_line(error)
+            if "memory" in text or "bad_alloc" in text:
+                raise MemoryError(f"{text}; choose a smaller batch") from error
+            raise BackendError(f"mxnet cannot run the network in {task.precision}: {text}") from error
+
+    def put(self, images: Array) -> Any:
+        """An NDArray on the device, as the network takes it."""
+        return ndarray(images, self._dtype, self._context)
 
     def __call__(self, images: Any) -> Any:
         """The outputs; they wait to be read."""
@@ -62,8 +66,11 @@ class MxnetFast:
             no_gradients()
         native = isinstance(images, mx.nd.NDArray)
         x = images.astype(self._dtype, copy=False) if native else ndarray(images, self._dtype, self._context)
-        starts = range(0, len(x), self._batch)
-        output = mx.nd.concat(*(self._part(x[start : start + self._batch]) for start in starts), dim=0)
+        if len(x) == self._batch:
+            output = self._part(x)
+        else:
+            starts = range(0, len(x), self._batch)
+            output = mx.nd.concat(*(self._part(x[start : start + self._batch]) for start in starts), dim=0)
         return output if native else output.asnumpy()
 
     def _part(self, images: Any) -> Any:
@@ -72,7 +79,8 @@ class MxnetFast:
         if count < self._batch:
             rest = mx.nd.zeros((self._batch - count, *images.shape[1:]), ctx=self._context, dtype=self._dtype)
             images = mx.nd.concat(images, rest, dim=0)
-        return self._run(images)[:count].astype("float32", copy=False)
+        output = self._run(images)
+        return (output if count == self._batch else output[:count]).astype("float32", copy=False)
 
 
 def _in_int8(network: Any, task: FastTask, context: Any) -> Any:

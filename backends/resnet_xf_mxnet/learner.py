@@ -58,7 +58,7 @@ class MxnetLearner:
         self._weights = weights_of(self._network)
         if task.precision == "bfloat16":
             self._network = in_bfloat16(self._network)
-        if not native:
+        if task.preset != "eager":
             self._network.hybridize(static_alloc=True, static_shape=True)
         self._params = {name: param for name, param in self._weights.items() if param.grad_req != "null"}
         self._velocity: dict[str, Any] = {}
@@ -108,10 +108,14 @@ class MxnetLearner:
         finally:
             timer.cancel()
 
-    def step(self, images: Array, targets: Array, rate: float) -> Outcome:
+    def put(self, images: Any) -> Any:
+        """An NDArray on the device."""
+        return images if isinstance(images, nd.NDArray) else ndarray(images, self._dtype, self._context)
+
+    def step(self, images: Any, targets: Array, rate: float) -> Outcome:
         """One step of SGD."""
         with self._at_work():
-            x = ndarray(images, self._dtype, self._context)
+            x = self.put(images)
             if self._task.opens_with_norm:  # MXNet would not move the statistics of a norm that no gradient passes
                 x.attach_grad()
             with mx.autograd.record():

@@ -14,7 +14,6 @@ from torch import nn
 
 from resnet_xf.backend import Backend
 from resnet_xf.errors import SpecError, one_line
-from resnet_xf.fast import Fast, FastTask
 from resnet_xf.learner import Learner, Task
 from resnet_xf.nodes import Node
 from resnet_xf.trace import Observed, ObservedTrace, Passed
@@ -22,7 +21,7 @@ from resnet_xf.weights import Array, Weights, check_weights, plain
 from resnet_xf.workers import Role
 from resnet_xf_torch import builder
 from resnet_xf_torch.arrays import weights_of
-from resnet_xf_torch.fast import TorchFast
+from resnet_xf_torch.bench import TorchBench
 from resnet_xf_torch.learner import TorchLearner, find_device, products_in_tf32, roles
 
 __all__ = ["BACKEND"]
@@ -33,6 +32,7 @@ class TorchBackend:
 
     name = "torch"
     unbiased_variance = True
+    bench = TorchBench()
 
     def version(self) -> str:
         """PyTorch's version."""
@@ -149,10 +149,6 @@ class TorchBackend:
     def learner(self, task: Task) -> Learner:
         """A learner for a task."""
         return TorchLearner(task)
-
-    def fast(self, task: FastTask, weights: Mapping[str, Array]) -> Fast:
-        """A network for inference alone."""
-        return TorchFast(task, weights)
 
     def roles(self, workers: int) -> list[Role]:
         """The processes of DistributedDataParallel, as ``torchrun`` would start them."""

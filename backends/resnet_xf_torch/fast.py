@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,8 +13,6 @@ from torch import nn
 from resnet_xf.errors import BackendError, one_line
 from resnet_xf.fast import FastTask, no_gradients
 from resnet_xf.weights import Array, plain
-from resnet_xf_torch import builder
-from resnet_xf_torch.arrays import weights_of
 from resnet_xf_torch.learner import find_device, products_in_tf32
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -30,29 +27,26 @@ LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 class TorchFast:
     """See :class:`resnet_xf.fast.Fast`."""
 
-    def __init__(self, task: FastTask, weights: Mapping[str, Array]) -> None:
+    def __init__(self, task: FastTask) -> None:
         place = find_device(task.device)
         if task.precision in ("float16", "tf32") and place.type == "cpu":
             raise BackendError(
                 f"torch has no {task.precision} that is fast on a CPU; choose float32, bfloat16 or int8, or a GPU"
             )
+        if task.precision == "int8" and (place.type != "cpu" or task.preset != "best"):
+            raise BackendError("torch computes in int8 where it compiles for a CPU alone; choose bfloat16")
         self.device, self._place, self._batch = str(place), place, task.shape[0]
         self._dtype = LOW.get(task.precision, torch.float32)
         self._tf32 = task.precision == "tf32"
-        network = builder.build(task.network).eval().requires_grad_(False)
-        for name, tensor in weights_of(network).items():
-            tensor.copy_(torch.tensor(plain(weights[name])))
-        network = network.to(place, self._dtype).to(memory_format=torch.channels_last)
-        shown = torch.zeros(task.shape, device=place)
-        steps = ["channels_last"]
+        self._layout = torch.contiguous_format if task.preset == "eager" else torch.channels_last
+        network = task.network.eval().requires_grad_(False).to(place, self._dtype).to(memory_format=self._layout)
+        steps = ["channels_last"] if task.preset != "eager" else []
         if task.precision == "int8":
-            if place.type != "cpu" or not task.compiles:
-                raise BackendError("torch computes in int8 where it compiles for a CPU alone; choose bfloat16")
             network = _in_int8(network, task)
         if task.precision != "float32":
             steps.append(task.precision)
         self._run: Any = network
-        if task.compiles:
+        if task.preset == "best":
             self._run = torch.compile(network, dynamic=False, options=OPTIONS[place.type])
             steps.append("compiled with frozen weights")
         self.steps = tuple(steps)
@@ -60,11 +54,18 @@ class TorchFast:
             # The fusion of int8 asks for the setting itself, and not for the options.
             with inductor.patch(freezing=True), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)
-                self(shown)
+                self(torch.zeros(task.shape, device=place))
         except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise MemoryError(f"{one_line(error)}; choose a smaller batch") from error
             raise BackendError(
-                f"torch cannot compile the network: {one_line(error)}", "optimize(…, compile=False)"
+                f"torch cannot run the network in {task.precision}, preset {task.preset}: {one_line(error)}",
+                "the same with preset='tuned'",
             ) from error
+
+    def put(self, images: Array) -> torch.Tensor:
+        """A tensor on the device, as the network takes it."""
+        return torch.from_numpy(plain(images)).to(self._place, self._dtype, memory_format=self._layout)
 
     def __call__(self, images: Any) -> Any:
         """The outputs, without a graph behind them."""
@@ -73,8 +74,11 @@ class TorchFast:
             no_gradients()
         x = images if native else torch.from_numpy(plain(images))
         with torch.no_grad(), products_in_tf32(self._tf32):
-            starts = range(0, len(x), self._batch)
-            output = torch.cat([self._part(x[start : start + self._batch]) for start in starts])
+            if len(x) == self._batch:
+                output = self._part(x)
+            else:
+                starts = range(0, len(x), self._batch)
+                output = torch.cat([self._part(x[start : start + self._batch]) for start in starts])
         return output if native else output.cpu().numpy()
 
     def _part(self, images: torch.Tensor) -> torch.Tensor:
@@ -82,7 +86,7 @@ class TorchFast:
         count = len(images)
         if count < self._batch:
             images = torch.cat([images, images.new_zeros((self._batch - count, *images.shape[1:]))])
-        output: torch.Tensor = self._run(images.to(self._place, self._dtype, memory_format=torch.channels_last))
+        output: torch.Tensor = self._run(images.to(self._place, self._dtype, memory_format=self._layout))
         return output[:count].float()
 
 

@@ -38,12 +38,9 @@ class TorchLearner:
         self.device = str(place)
         self._place = place
         self._dtype = torch.float64 if task.precision == "float64" else torch.float32
-        native = isinstance(task.network, nn.Module)  # which may take views that another layout does not allow
-        self._layout = torch.contiguous_format if native else torch.channels_last
         network = task.network if isinstance(task.network, nn.Module) else builder.build(task.network)
-        self._network = network.to(place, self._dtype)
-        if not native:
-            self._network.to(memory_format=self._layout)
+        self._layout = torch.contiguous_format if task.preset == "eager" else torch.channels_last
+        self._network = network.to(place, self._dtype).to(memory_format=self._layout)
         self._norms = [m for m in self._network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         for norm in self._norms:  # MXNet holds 1 minus it, as float32
             norm.momentum = 1 - rounded(1 - (norm.momentum or 0))
@@ -61,12 +58,17 @@ class TorchLearner:
             ],
             momentum=task.momentum,
             nesterov=task.nesterov,
+            fused=task.preset == "best",
         )
         low = getattr(torch, task.precision) if mixed else None
         self._autocast = torch.autocast(place.type, low, enabled=mixed)
         self._tf32 = task.precision == "tf32"
+        self._copies: Any = torch.cuda.Stream(place) if place.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._scaler = torch.amp.GradScaler(place.type, enabled=task.precision == "float16")
         self._joined = self._join(task.timeout) if self.workers > 1 else None
+        self._run: nn.Module = self._joined or self._network
+        if task.preset == "best":
+            self._run.compile(dynamic=False)
 
     def _join(self, timeout: float) -> DistributedDataParallel:
         """Meet the other workers where ``torchrun``'s variables say.
@@ -100,7 +102,20 @@ class TorchLearner:
             who = f"worker {self.rank} failed or lost the others" if self.workers > 1 else "torch failed"
             raise TrainingError(f"{who} on {self.device}: {text}") from error
 
-    def step(self, images: Array, targets: Array, rate: float) -> Outcome:
+    def put(self, images: Any) -> Any:
+        """A tensor on the device, in its layout; on a GPU it is copied beside what is computed there."""
+        if isinstance(images, torch.Tensor):
+            return images
+        tensor = torch.from_numpy(np.ascontiguousarray(images))
+        if self._copies is None:
+            return tensor.to(self._dtype, memory_format=self._layout)
+        with torch.cuda.stream(self._copies):
+            moved = tensor.pin_memory().to(self._place, non_blocking=True).to(self._dtype, memory_format=self._layout)
+        torch.cuda.current_stream().wait_stream(self._copies)
+        moved.record_stream(torch.cuda.current_stream())
+        return moved
+
+    def step(self, images: Any, targets: Array, rate: float) -> Outcome:
         """One step of SGD."""
         self._network.train()
         if self._freeze:
@@ -112,7 +127,7 @@ class TorchLearner:
             wanted = torch.from_numpy(targets).to(self._place, self._dtype)
             self._optimizer.zero_grad()
             with self._autocast:
-                outputs = (self._joined or self._network)(self._tensor(images))
+                outputs = self._run(self.put(images))
             loss = -(nn.functional.log_softmax(outputs.to(self._dtype), dim=1) * wanted).sum()
             whole = loss * self.workers  # DistributedDataParallel takes the workers' mean
             self._scaler.scale(whole).backward()  # type: ignore[no-untyped-call]
@@ -128,7 +143,7 @@ class TorchLearner:
         """The network's outputs in inference mode."""
         self._network.eval()
         with self._at_work(), torch.inference_mode(), self._autocast:
-            outputs: Array = self._network(self._tensor(images)).to("cpu", self._dtype).numpy()
+            outputs: Array = self._network(self.put(images)).to("cpu", self._dtype).numpy()
         return outputs
 
     def dump(self) -> tuple[Weights, Weights]:
@@ -169,9 +184,6 @@ class TorchLearner:
         """Stay in the process group, for this process's next run, until the process ends; after a failure just end."""
         if self._joined is not None and failure is not None and not isinstance(failure, TrainingStopped):
             atexit.unregister(distributed.destroy_process_group)
-
-    def _tensor(self, images: Array) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(images)).to(self._place, self._dtype, memory_format=self._layout)
 
 
 @contextmanager

@@ -72,6 +72,17 @@ def ratio(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Rat
     return Ratio(median=float(np.median(ratios)), interval=(float(low), float(high)), rounds=len(ratios))
 
 
+def unpaired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Ratio:
+    """The same of two that did not take turns: each one's rounds are drawn again by themselves."""
+    rng = np.random.default_rng(seed)
+    medians = [
+        np.median(np.array(rates)[rng.integers(0, len(rates), (RESAMPLES, len(rates)))], 1) for rates in (first, second)
+    ]
+    low, high = np.quantile(medians[0] / medians[1], ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    middle = float(np.median(first) / np.median(second))
+    return Ratio(median=middle, interval=(float(low), float(high)), rounds=min(len(first), len(second)))
+
+
 def steady(rates: Sequence[float], window: int = 3, within: float = 0.1) -> bool:
     """Whether a warm-up is over: the best of the last rounds is no faster than the best of those before them.
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from resnet_xf.measures import layer_of
 from resnet_xf.nodes import STATISTICS, Conv, Linear, Node, Norm, walk, weight_shapes
 from resnet_xf.plan import Plan
+from resnet_xf.weights import Array, Weights
 
 Words = Literal["torch", "gluon"]
 
@@ -157,6 +160,14 @@ def places(planned: Plan, layout: Layout, *, counted: bool = False) -> list[Plac
             word = GLUON_WORDS.get(suffix, suffix) if isinstance(node, Norm) and layout.words == "gluon" else suffix
             found.append(Place(before + word, f"{layer}.{suffix}", shape, fixed.get(suffix)))
     return found
+
+
+def renamed(layout: Layout, weights: Mapping[str, Array]) -> Weights:
+    """The network's arrays by the family's structural names of layers, each with our own last word.
+
+    So :meth:`resnet_xf.backend.Backend.load` names those of a Gluon zoo's network.
+    """
+    return {f"{layout.structural(layer_of(name))}.{name.rpartition('.')[2]}": array for name, array in weights.items()}
 
 
 def _counted(layer: str, node: Node, layout: Layout, counts: Counter[tuple[str, str]]) -> str:

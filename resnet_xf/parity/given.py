@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 from resnet_xf.backend import Backend
-from resnet_xf.fast import Fast, FastTask
 from resnet_xf.learner import Learner, Outcome, Task
 from resnet_xf.nodes import Node
 from resnet_xf.trace import Observed, ObservedTrace, Passed
@@ -39,6 +38,7 @@ class Given:
 
     def __post_init__(self) -> None:
         self.unbiased_variance = self.real.unbiased_variance
+        self.bench = self.real.bench
 
     @cached_property
     def named(self) -> dict[str, str]:
@@ -120,11 +120,9 @@ class Given:
         dtype = "float64" if task.precision == "float64" else "float32"
         network: Any = self.real.copy(self.network, dtype)
         decaying = frozenset(self.tensors.get(name, name) for name in task.decaying)
-        return _GivenLearner(self, self.real.learner(dataclasses.replace(task, network=network, decaying=decaying)))
-
-    def fast(self, task: FastTask, weights: Mapping[str, Array]) -> Fast:
-        """The framework's."""
-        return self.real.fast(task, weights)
+        return _GivenLearner(
+            self, self.real.learner(dataclasses.replace(task, network=network, decaying=decaying, preset="eager"))
+        )
 
     def roles(self, workers: int) -> list[Role]:
         """The framework's."""
@@ -138,7 +136,11 @@ class _GivenLearner:
         self.given, self.real = given, real
         self.rank, self.workers, self.device = real.rank, real.workers, real.device
 
-    def step(self, images: Array, targets: Array, rate: float) -> Outcome:
+    def put(self, images: Array) -> Any:
+        """Images on the device."""
+        return self.real.put(images)
+
+    def step(self, images: Any, targets: Array, rate: float) -> Outcome:
         return self.real.step(images, targets, rate)
 
     def outputs(self, images: Array) -> Array:

@@ -122,12 +122,13 @@ class Lessons:
         """What a learner is to do in them."""
         optimizer = self.recipe.optimizer
         task = Task(
-            network=self.network,  # type: ignore[arg-type]
+            network=self.network,
             momentum=rounded(optimizer.momentum),
             nesterov=optimizer.nesterov,
             weight_decay=rounded(optimizer.weight_decay),
             decaying=frozenset(name for name in self.weights if name.rpartition(".")[2] not in STATISTICS),
             precision=precision,
+            preset="tuned",
             freeze_statistics=False,
             device=device,
             opens_with_norm=self.opens_with_norm,

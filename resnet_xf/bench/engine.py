@@ -1,0 +1,228 @@
+"""A measurement's network at work: built, checked against a float64 referee, warmed up, and run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from resnet_xf.backend import Backend, get_backend
+from resnet_xf.bench.case import OURS, Case
+from resnet_xf.bench.statistics import steady
+from resnet_xf.data import sample_images
+from resnet_xf.errors import BackendError, BenchError
+from resnet_xf.evaluation import task_of
+from resnet_xf.fast import FastTask
+from resnet_xf.formats.convert import gluon_layout
+from resnet_xf.formats.layouts import renamed
+from resnet_xf.learner import Learner
+from resnet_xf.measures import relative_error
+from resnet_xf.optimized import native_of, tolerance
+from resnet_xf.plan import Plan, plan
+from resnet_xf.recipe import Optimizer, Recipe, targets
+from resnet_xf.weights import Array, Weights, draw_weights
+
+SHOWN = 32
+"""Images that inference is checked on."""
+
+RATE = 1e-3
+"""The learning rate of a measured step; momentum and decay take their time as well."""
+
+ROUND, WARM_UP = 0.3, 10.0
+"""Seconds of a round of the warm-up, and after which no further one is begun."""
+
+PRODUCT = {"cpu": 2048, "cuda": 8192}
+"""Rows of the square matrices whose product is the machine's ceiling."""
+
+
+class WrongError(BenchError):
+    """A network gives false results."""
+
+
+class Round(msgspec.Struct, frozen=True, tag=True):
+    """Some images and how long they took; ``processors`` were busy on the mean."""
+
+    images: int
+    seconds: float
+    processors: float
+
+
+def views(channels: int, size: tuple[int, int], count: int) -> Array:
+    """Real images ``(count, channels, H, W)``: digits for one channel, else windows of two photographs."""
+    height, width = size
+    whole = sample_images(channels, (height + height // 2, width + width // 2), None, count)
+    rng = np.random.default_rng(0)
+    tops, lefts = rng.integers(0, height // 2 + 1, count), rng.integers(0, width // 2 + 1, count)
+    shown = [
+        whole[n % len(whole), :, top : top + height, left : left + width]
+        for n, (top, left) in enumerate(zip(tops, lefts, strict=True))
+    ]
+    return np.ascontiguousarray(np.stack(shown))
+
+
+def distinct(batch: int) -> int:
+    """How many different images a batch for training holds, each as often as any other.
+
+    A norm's statistics are then those of the few, which is all that the referee need be shown.
+    """
+    return max(n for n in range(1, min(batch, SHOWN) + 1) if batch % n == 0)
+
+
+class Referee:
+    """What a case's network gives in float64, in the framework's plain way."""
+
+    def __init__(self, case: Case) -> None:
+        planned = plan(case.spec)
+        backend = get_backend(case.backend)
+        images = views(case.spec.in_channels, case.image_size, SHOWN)
+        weights = draw_weights(planned, case.seed)
+        if case.mode == "infer":
+            network = backend.build(planned.root, "float64")
+            backend.load(network, {name: array.astype(np.float64) for name, array in weights.items()})
+            self.outputs = np.concatenate([backend.forward(network, images[n : n + 8]) for n in range(0, SHOWN, 8)])
+        else:
+            few = images[: distinct(case.batch)]
+            plainly = msgspec.structs.replace(case, precision="float64", preset="eager")
+            learner = _learner(plainly, planned, None, weights)
+            self.outputs = learner.step(few, _targets(case, len(few)), RATE)()[1]
+
+
+def _targets(case: Case, count: int) -> Array:
+    """What that many images are held against; those that are equal have one label."""
+    labels = np.arange(count) % distinct(case.batch) % case.spec.num_classes
+    return targets(labels, case.spec.num_classes, 0.0, count)
+
+
+def _learner(case: Case, planned: Plan, native: Any, weights: Weights) -> Learner:
+    """What trains the network, a peer's if one is given; it has the weights."""
+    recipe = Recipe(
+        name="bench",
+        epochs=1,
+        batch_size=case.batch,
+        optimizer=Optimizer(learning_rate=RATE, momentum=0.9, weight_decay=1e-4),
+    )
+    task = replace(task_of(planned, recipe, case.device, preset=case.preset), precision=case.precision)
+    if native is not None:
+        task = replace(task, network=native, decaying=frozenset(weights))
+    learner = get_backend(case.backend).learner(task)
+    learner.load(weights, {})
+    return learner
+
+
+class Engine:
+    """A case at work.
+
+    Raises:
+        ResNetXFError, MemoryError: if there is nothing to measure.
+    """
+
+    def __init__(self, case: Case, wanted: Array) -> None:
+        self.case, self.wanted = case, wanted
+        self.planned = plan(case.spec)
+        self.backend: Backend = get_backend(case.backend)
+        weights = draw_weights(self.planned, case.seed)
+        images = views(case.spec.in_channels, case.image_size, SHOWN)
+        start = time.perf_counter()
+        native, before = self._native(weights)
+        self.build = time.perf_counter() - start
+        start = time.perf_counter()
+        self.steps: tuple[str, ...] = before
+        self.step = self._infer(native, images) if case.mode == "infer" else self._train(native, weights, images)
+        self.first = time.perf_counter() - start
+        if not self.error <= (limit := tolerance(case.precision)):
+            raise WrongError(
+                f"its outputs are off by {self.error:.2g} of the largest; sound ones by at most {limit:.2g}"
+            )
+        start = time.perf_counter()
+        self._warm_up()
+        self.warm_up = time.perf_counter() - start
+
+    def _native(self, weights: Weights) -> tuple[Any, tuple[str, ...]]:
+        """The network before its backend makes it fast; None where a learner builds it itself."""
+        case = self.case
+        if case.library == OURS:
+            return native_of(self.backend, self.planned, weights, case.preset) if case.mode == "infer" else (None, ())
+        model = case.spec.name
+        if case.library == "gluon":
+            layout, own = gluon_layout(self.planned)
+            if own is None:
+                raise BackendError(f"the Gluon model zoo has no {model}, whose like there is {model}_v1")
+            model, weights = own, renamed(layout, weights)
+        native = self.backend.bench.peer(case.library, model, case.spec.num_classes, case.spec.in_channels)
+        self.backend.load(native, weights)  # raises unless it is the same network
+        return native, ()
+
+    def _infer(self, native: Any, images: Array) -> Callable[[], object]:
+        case = self.case
+        shape = (case.batch, *images.shape[1:])
+        whole = np.resize(images, (-(-len(images) // case.batch) * case.batch, *images.shape[1:]))
+        task = FastTask(native, case.precision, case.preset, case.device, shape, whole)
+        fast = self.backend.bench.fast(task)
+        self.device, self.steps = fast.device, (*self.steps, *fast.steps)
+        outputs = fast(images)
+        self._judge(outputs)
+        batch = fast.put(np.resize(images, shape))
+        return lambda: fast(batch)
+
+    def _train(self, native: Any, weights: Weights, images: Array) -> Callable[[], object]:
+        case = self.case
+        if case.precision == "int8":
+            raise BackendError("no network is trained in int8; choose bfloat16")
+        named = weights if native is None else self.backend.dump(native)
+        learner = _learner(case, self.planned, native, named)
+        self.device = learner.device
+        few = images[: distinct(case.batch)]
+        batch = learner.put(np.tile(few, (case.batch // len(few), 1, 1, 1)))
+        wanted = _targets(case, case.batch)
+        _, outputs = learner.step(batch, wanted, RATE)()
+        self._judge(outputs[: len(few)])
+        moved, _ = learner.dump()
+        still = [name for name, array in named.items() if array.ndim > 1 and np.array_equal(array, moved[name])]
+        if still:
+            raise WrongError(f"a step leaves {len(still)} of its weights as they were, the first is {still[0]}")
+        return lambda: learner.step(batch, wanted, RATE)
+
+    def _judge(self, outputs: Array) -> None:
+        self.error = relative_error(outputs, self.wanted)
+        self.agreement = float((outputs.argmax(1) == self.wanted.argmax(1)).mean())
+
+    def run(self, steps: int) -> Round:
+        """Some steps, until the device has done them all."""
+        busy, start = time.process_time(), time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        self.backend.bench.wait(self.device)
+        seconds = time.perf_counter() - start
+        return Round(steps * self.case.batch, seconds, (time.process_time() - busy) / seconds)
+
+    def _warm_up(self) -> None:
+        """Run until it gets no faster."""
+        rates: list[float] = []
+        self.pace = self.run(1).seconds
+        start = time.perf_counter()
+        while not steady(rates) and (time.perf_counter() - start < WARM_UP or len(rates) < 1):
+            done = self.run(self.steps_in(ROUND))
+            self.pace = done.seconds * self.case.batch / done.images
+            rates.append(1 / self.pace)
+
+    def steps_in(self, seconds: float) -> int:
+        """How many steps take about that long, one at least."""
+        return max(1, round(seconds / self.pace))
+
+    def ceiling(self) -> float | None:
+        """Flops a second of a large product of matrices, the best of several; None where there is no such product."""
+        size = PRODUCT[self.device.partition(":")[0]]
+        taken = []
+        for multiply in self.backend.bench.products(size, self.case.precision, self.device):
+            with suppress(RuntimeError, MemoryError):
+                multiply()
+                for _ in range(7):
+                    start = time.perf_counter()
+                    multiply()
+                    taken.append(time.perf_counter() - start)
+        return 2 * size**3 / min(taken) if taken else None

@@ -1,0 +1,222 @@
+"""What a bench found: rows, ratios, the environment; as JSON and CSV, and held against another."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+
+import msgspec
+
+from resnet_xf.bench.case import OURS, Case
+from resnet_xf.bench.statistics import Ratio, Speed, ratio, unpaired
+from resnet_xf.documents import Document, Struct
+from resnet_xf.errors import BenchError
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What was measured of one case.
+
+    Attributes:
+        speed: images a second.
+        rates: of each round, and ``turns``, the rounds' numbers: those of one turn were run one after the other.
+        error: of the outputs against float64, relative to the largest.
+        agreement: the share of images whose largest output is float64's.
+        share: of the machine's ceiling in that precision; None where that is not known.
+        build, first, warm_up: seconds until the network was there, until its first result, until it was steady.
+        host_memory, device_memory: peaks in bytes.
+        processors: how many were busy, on the mean.
+        version: the framework's.
+        steps: what was done to make it fast.
+    """
+
+    speed: Speed
+    rates: tuple[float, ...]
+    turns: tuple[int, ...]
+    error: float
+    agreement: float
+    share: float | None
+    build: float
+    first: float
+    warm_up: float
+    host_memory: int
+    device_memory: int | None
+    processors: float
+    version: str
+    steps: tuple[str, ...]
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """A case, and its result or the reason why there is none; ``failed`` if that is more than something lacking.
+
+    ``ratio`` is to the first row with a result of its group, which is its baseline.
+    """
+
+    case: Case
+    result: Result | None = None
+    reason: str = ""
+    failed: bool = False
+    ratio: Ratio | None = None
+
+
+class BenchReport(Document, frozen=True, kw_only=True):
+    """Everything a bench found.
+
+    Attributes:
+        command: what was asked for, as a command line.
+        environment: the machine and its software.
+        ceilings: flops a second of a large product of matrices, by precision; the best that any backend reached.
+        rows: one for each case.
+    """
+
+    title = "a bench's report"
+    error = BenchError
+
+    command: str = ""
+    environment: dict[str, str]
+    ceilings: dict[str, float]
+    rows: tuple[Row, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Whether any case crashed or gave false results."""
+        return any(row.failed for row in self.rows)
+
+    def groups(self) -> Iterator[list[Row]]:
+        """The rows that are compared with each other."""
+        for _, rows in groupby(self.rows, key=lambda row: row.case.group):
+            yield list(rows)
+
+    def conclusions(self) -> list[str]:
+        """In words, of each group: which backend is faster at its fastest in float32, and what there is beyond."""
+        return [line for rows in self.groups() for line in _conclusions(rows)]
+
+    def to_csv(self) -> str:
+        """One line for each case."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_flat(row) for row in self.rows)
+        return text.getvalue()
+
+
+COLUMNS = (
+    *("network", "library", "backend", "mode", "preset", "precision", "batch", "height", "width", "device", "threads"),
+    *("images_per_second", "lower_quartile", "upper_quartile", "rounds", "ratio", "ratio_low", "ratio_high"),
+    *("error", "agreement", "share_of_ceiling", "build_seconds", "first_seconds", "warm_up_seconds"),
+    *("host_memory", "device_memory", "processors", "version", "reason"),
+)
+
+
+def _flat(row: Row) -> dict[str, object]:
+    case, found = row.case, row.result
+    flat: dict[str, object] = {
+        "network": case.spec.name,
+        "height": case.image_size[0],
+        "width": case.image_size[1],
+        "reason": row.reason,
+    }
+    flat |= {name: getattr(case, name) for name in COLUMNS if name in case.__struct_fields__}
+    if found:
+        flat |= {
+            "images_per_second": found.speed.median,
+            "lower_quartile": found.speed.low,
+            "upper_quartile": found.speed.high,
+            "rounds": found.speed.rounds,
+            "share_of_ceiling": found.share,
+            "build_seconds": found.build,
+            "first_seconds": found.first,
+            "warm_up_seconds": found.warm_up,
+        }
+        flat |= {name: getattr(found, name) for name in COLUMNS if name in found.__struct_fields__}
+    if row.ratio:
+        flat |= {"ratio": row.ratio.median, "ratio_low": row.ratio.interval[0], "ratio_high": row.ratio.interval[1]}
+    return flat
+
+
+def result_ratio(first: Result, second: Result) -> Ratio | None:
+    """How many times as fast the first is, from the turns that both had; None if there were none."""
+    own, other = (dict(zip(found.turns, found.rates, strict=True)) for found in (first, second))
+    shared = sorted(own.keys() & other.keys())
+    return ratio([own[turn] for turn in shared], [other[turn] for turn in shared]) if shared else None
+
+
+def with_ratios(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows, each with its ratio to the first of its group that has a result."""
+    found = []
+    for _, group in groupby(rows, key=lambda row: row.case.group):
+        baseline: Result | None = None
+        for row in group:
+            compared = baseline and row.result and result_ratio(row.result, baseline)
+            found.append(msgspec.structs.replace(row, ratio=compared))
+            baseline = baseline or row.result
+    return tuple(found)
+
+
+def _conclusions(rows: Sequence[Row]) -> Iterator[str]:
+    measured = [(row.case, row.result) for row in rows if row.result and row.case.library == OURS]
+    fastest: dict[str, tuple[Case, Result]] = {}
+    for case, result in measured:
+        if case.backend not in fastest or result.speed.median > fastest[case.backend][1].speed.median:
+            fastest[case.backend] = case, result
+    if len(fastest) < 2:
+        return
+    (case, result), (other_case, other), *_ = sorted(fastest.values(), key=lambda one: -one[1].speed.median)
+    if found := result_ratio(result, other):
+        yield f"{case.group_title}: {case} beside {other_case}: {found}"
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A case in two reports: how many times as fast the second is."""
+
+    case: Case
+    before: Speed
+    after: Speed
+    ratio: Ratio
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Two reports side by side: cases that both measured, those that one did alone, and what else is not the same."""
+
+    changes: tuple[Change, ...]
+    only_before: tuple[str, ...]
+    only_after: tuple[str, ...]
+    environment: dict[str, tuple[str, str]]
+
+
+def compare(before: BenchReport, after: BenchReport) -> Comparison:
+    """Hold two reports against each other.
+
+    They were not run in turns, so that whatever else the machine did stands in the ratios as well.
+
+    Raises:
+        BenchError: if they have no case in common.
+    """
+    one, two = ({row.case.key: row for row in report.rows if row.result} for report in (before, after))
+    shared = [key for key in one if key in two]
+    if not shared:
+        raise BenchError(f"no case was measured in both; the first has {_names(one)}, the second {_names(two)}")
+    changes = []
+    for key in shared:
+        first, second = one[key].result, two[key].result
+        assert first is not None
+        assert second is not None
+        found = unpaired(second.rates, first.rates)
+        changes.append(Change(case=two[key].case, before=first.speed, after=second.speed, ratio=found))
+    names = dict.fromkeys((*before.environment, *after.environment))
+    sides = {name: (before.environment.get(name, "none"), after.environment.get(name, "none")) for name in names}
+    return Comparison(
+        changes=tuple(changes),
+        only_before=tuple(_title(one[key].case) for key in one if key not in two),
+        only_after=tuple(_title(two[key].case) for key in two if key not in one),
+        environment={name: (old, new) for name, (old, new) in sides.items() if old != new},
+    )
+
+
+def _title(case: Case) -> str:
+    return f"{case.group_title}: {case}"
+
+
+def _names(rows: Mapping[tuple[object, ...], Row]) -> str:
+    return "; ".join(_title(row.case) for row in rows.values()) or "none at all"

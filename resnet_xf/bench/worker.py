@@ -1,0 +1,117 @@
+"""The process of one measurement: it says when it is ready, and then runs as often as it is told to."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+
+from resnet_xf.bench.case import Case
+from resnet_xf.bench.engine import Engine, Referee, Round, WrongError
+from resnet_xf.errors import ResNetXFError, one_line
+from resnet_xf.files import atomic
+from resnet_xf.workers import end_with_parent
+
+COMMAND = (sys.executable, "-c", "from resnet_xf.bench.worker import main; main()")
+"""What a measurement's process is; the file of its :class:`Case` follows, and that of the referee's answers."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The network runs, and gives what the referee says.
+
+    Attributes:
+        version: the framework's.
+        steps: what was done to make it fast.
+        build, first: seconds until the native network was there, and from there to its first result.
+        warm_up: seconds after that until it was steady.
+        error: of the outputs against float64, relative to the largest.
+        agreement: the share of images whose largest output is the referee's.
+        memory: the process's peak so far, in bytes.
+    """
+
+    version: str
+    steps: tuple[str, ...]
+    build: float
+    first: float
+    warm_up: float
+    error: float
+    agreement: float
+    memory: int
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """Why there is nothing to measure; ``wrong`` if the network gives false results, and is not merely lacking."""
+
+    reason: str
+    wrong: bool = False
+
+
+class Used(msgspec.Struct, frozen=True, tag=True):
+    """The last word: peaks of the host's and of the device's memory in bytes, and products in flops a second."""
+
+    host: int
+    device: int | None
+    ceiling: float | None
+
+
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """The referee has written its answers."""
+
+
+Answer: TypeAlias = Ready | Round | Refused | Used | Answered
+
+
+def main() -> None:
+    """Measure the case whose file the command line names, as the parent's lines on stdin ask.
+
+    A line is a number of seconds; an empty one asks for the last word. An answer is a line of JSON.
+    """
+    end_with_parent()
+    told = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what a framework prints is not for the parent
+
+    def tell(answer: msgspec.Struct) -> None:
+        told.write(msgspec.json.encode(answer) + b"\n")
+
+    case, answers = Case.read(sys.argv[1]), Path(sys.argv[2])
+    try:
+        if not answers.exists():
+            with atomic(answers) as temporary, open(temporary, "wb") as file:
+                np.save(file, Referee(case).outputs, allow_pickle=False)
+            tell(Answered())
+            return
+        engine = Engine(case, np.load(answers, allow_pickle=False))
+    except MemoryError as error:
+        tell(Refused(f"not enough memory: {one_line(error)}"))
+        return
+    except ResNetXFError as error:
+        tell(Refused(one_line(error), wrong=isinstance(error, WrongError)))
+        return
+    tell(
+        Ready(
+            version=engine.backend.version(),
+            steps=engine.steps,
+            build=engine.build,
+            first=engine.first,
+            warm_up=engine.warm_up,
+            error=engine.error,
+            agreement=engine.agreement,
+            memory=_peak(),
+        )
+    )
+    for line in sys.stdin:
+        if not line.strip():
+            host = _peak()
+            tell(Used(host, engine.backend.bench.peak_memory(engine.device), engine.ceiling()))
+            return
+        tell(engine.run(engine.steps_in(float(line))))
+
+
+def _peak() -> int:
+    """The most memory that this process has held, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
