@@ -66,10 +66,14 @@ class Case(Document, frozen=True, kw_only=True):
         (height, width), threads = self.image_size, "thread" if self.threads == 1 else "threads"
         return f"{self.spec.name}, {self.mode}, {height}×{width}, {self.device}, {self.threads} {threads}"
 
+    @property
+    def way(self) -> str:
+        """Whose, how fast and how exact, in three words."""
+        return f"{self.backend if self.library == OURS else self.library} {self.preset} {self.precision}"
+
     def __str__(self) -> str:
         """The case within its group, in words."""
-        who = self.backend if self.library == OURS else self.library
-        return f"{who} {self.preset} {self.precision}, batch {self.batch}"
+        return f"{self.way}, batch {self.batch}"
 
 
 def cases(

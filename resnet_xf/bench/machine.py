@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     found.setdefault("resnet-xf", __version__)
-    for number, gpu in enumerate(_gpus()):
+    for number, gpu in enumerate(gpus()):
         found[f"gpu {number}"] = gpu
     return found
 
@@ -74,7 +74,7 @@ def _processor() -> dict[str, str]:
     return {"cpu": platform.processor()}
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
     """NVIDIA's GPUs, with driver and clocks, as ``nvidia-smi`` tells them."""
     if shutil.which("nvidia-smi") is None:
         return []

@@ -1,7 +1,7 @@
 """The command ``resnet-xf``.
 
-Exit codes: 0 all holds, 1 parity fails or no backend is usable, 2 bad use; 128 and the signal's number where training
-was asked to stop and has saved its checkpoint.
+Exit codes: 0 all holds, 1 parity fails, no backend is usable or a measurement fails, 2 bad use; 128 and the signal's
+number where training was asked to stop and has saved its checkpoint.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import sys
 
-from resnet_xf.cli import networks, parity, training  # noqa: F401 - their commands join the app
+from resnet_xf.cli import bench, networks, parity, training  # noqa: F401 - their commands join the app
 from resnet_xf.cli.app import app
 from resnet_xf.errors import ResNetXFError, TrainingStopped
 from resnet_xf.workers import complain, end_with_parent
