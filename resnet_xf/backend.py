@@ -46,7 +46,7 @@ class Backend(Protocol):
         ...
 
     def devices(self) -> list[str]:
-        """The devices that it can use, as ``cpu``, ``cuda:0``."""
+        """The devices that it can use, as ``cpu``, ``cuda:0``; then ``not cuda:1: …``, why it cannot use others."""
         ...
 
     def build(self, node: Node, dtype: str = "float32") -> Any:

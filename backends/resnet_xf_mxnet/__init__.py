@@ -19,7 +19,8 @@ from resnet_xf.workers import Role
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, own_weights, weights_of
 from resnet_xf_mxnet.bench import MxnetBench
-from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles
+from resnet_xf_mxnet.cuda import gpus
+from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles, why_not
 from resnet_xf_mxnet.loan import mx
 
 __all__ = ["BACKEND"]
@@ -37,8 +38,14 @@ class MxnetBackend:
         return str(mx.__version__)
 
     def devices(self) -> list[str]:
-        """``cpu``, and every GPU."""
-        return ["cpu", *(f"gpu({n})" for n in range(mx.context.num_gpus()))]
+        """``cpu``, and every GPU with its name; then, by the reason, those that MXNet cannot use."""
+        usable, refused = ["cpu"], dict[str, list[str]]()
+        for index, gpu in enumerate(gpus()):
+            if problem := why_not(index):
+                refused.setdefault(problem, []).append(f"cuda:{index}")
+            else:
+                usable.append(f"cuda:{index} ({gpu.name})")
+        return usable + [f"not {', '.join(names)}: {problem}" for problem, names in refused.items()]
 
     def build(self, node: Node, dtype: str = "float32") -> Any:
         """The block of a node, on the CPU, initialised as Gluon does by default."""

@@ -20,6 +20,7 @@ from resnet_xf.weights import Array, Weights
 from resnet_xf.workers import Role, complain, free_port, threads_each
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, weights_of
+from resnet_xf_mxnet.cuda import gpus, how_to_install, no_code_for
 from resnet_xf_mxnet.loan import mx
 
 nd = mx.nd
@@ -252,6 +253,25 @@ def in_bfloat16(network: Any) -> Any:
 
 
 def find_device(name: str) -> Any:
-    """The context of a device of that name; raises BackendError if there is none."""
-    index = device_number(name, mx.context.num_gpus(), "mxnet")
-    return mx.cpu() if index is None else mx.gpu(index)
+    """The context of a device of that name; ``auto`` is the CPU where there is no GPU that MXNet can use.
+
+    Raises:
+        BackendError: if there is no such device, or it is a GPU that MXNet cannot use.
+    """
+    index = device_number(name, 0 if name == "cpu" else len(gpus()), "mxnet")
+    problem = None if index is None else why_not(index)
+    if problem and name != "auto":
+        raise BackendError(problem)
+    return mx.cpu() if index is None or problem else mx.gpu(index)
+
+
+def why_not(index: int) -> str | None:
+    """Why this MXNet cannot compute on one of the driver's GPUs, and what to choose instead; None if it can."""
+    gpu = gpus()[index]
+    if problem := no_code_for(gpu):
+        return problem
+    if not mx.runtime.Features().is_enabled("CUDA"):
+        return f"this is MXNet's CPU build; choose --device cpu, or run: {how_to_install('mxnet-cu117')}"
+    if index >= mx.context.num_gpus():
+        return f"CUDA 11 does not see this GPU ({gpu.name}); choose --device cpu, or an NVIDIA driver from 450.80 on"
+    return None

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from resnet_xf.errors import BackendError
+from resnet_xf_mxnet.cuda import prepare
 
 
 def _gone(*_: object) -> None:
@@ -90,12 +91,13 @@ def import_mxnet() -> Any:
     """The module ``mxnet``.
 
     Raises:
-        BackendError: if a system library that MXNet needs is missing; the message says which package brings it. Or if
-            ``DMLC_ROLE`` is none.
+        BackendError: if a library that MXNet needs is missing; the message says how to get it. Or if ``DMLC_ROLE`` is
+            none.
     """
     role = os.environ.get("DMLC_ROLE", "worker")
     if role not in ("worker", "server", "scheduler"):  # MXNet would wait for ever
         raise BackendError(f"DMLC_ROLE is {role!r}; expected worker, server or scheduler")
+    prepare()
     with lent():
         try:
             return importlib.import_module("mxnet")
