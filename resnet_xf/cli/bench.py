@@ -152,7 +152,8 @@ class _Asked:
 
 def _listed(option: str, text: str, known: Sequence[str] | dict[str, str]) -> tuple[str, ...]:
     """Words by comma, each once and each known."""
-    words = tuple(dict.fromkeys(ALIASES.get(word.strip(), word.strip()) for word in text.split(",")))
+    given = (word.strip().lower() for word in text.split(","))
+    words = tuple(dict.fromkeys(word if word in known else ALIASES.get(word, word) for word in given))
     for word in words:
         if word not in known:
             raise BenchError(f"{option}: nothing is called {word!r}; choose, by comma, from {', '.join(known)}")
