@@ -7,6 +7,7 @@ from resnet_xf.backend import build, features, get_backend, list_backends
 from resnet_xf.data import Dataset, load_dataset, photographs
 from resnet_xf.errors import (
     BackendError,
+    BenchError,
     CheckpointError,
     DataError,
     EvidenceError,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "BenchError",
     "CheckpointError",
     "Conversion",
     "DataError",

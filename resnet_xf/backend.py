@@ -123,7 +123,13 @@ class _BuiltIn:
 
 
 BUILT_IN = {
-    "torch": _BuiltIn("resnet_xf_torch:BACKEND", "torch", "PyTorch"),
+    "torch": _BuiltIn(
+        "resnet_xf_torch:BACKEND",
+        "torch",
+        "PyTorch",
+        # What is freed stays with the process, which else asks the system for the same pages at every step.
+        dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"), str(2**30)),
+    ),
     "mxnet": _BuiltIn(
         "resnet_xf_mxnet:BACKEND",
         "mxnet",

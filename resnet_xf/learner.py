@@ -55,6 +55,8 @@ class Learner(Protocol):
     rank: int
     workers: int
     device: str
+    steps: tuple[str, ...]
+    """What was done for speed, in a word or two each."""
 
     def put(self, images: Array) -> Any:
         """Images on the device, as :meth:`step` takes them as well as arrays; they may still be on their way."""

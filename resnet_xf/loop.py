@@ -26,6 +26,7 @@ from resnet_xf.checkpoint import (
 from resnet_xf.data import Batch, Batches, Dataset
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError, TrainingStopped
 from resnet_xf.evaluation import check_fit, evaluate_split, task_of, transform_of
+from resnet_xf.fast import PRESETS
 from resnet_xf.files import list_checkpoints, locked
 from resnet_xf.learner import Learner, Outcome
 from resnet_xf.nodes import STATISTICS
@@ -83,7 +84,7 @@ class Training:
         data: its images.
         start: the state to begin from.
         backend: its name.
-        device, out, keep, timeout, callback: as in :func:`resnet_xf.train`.
+        device, preset, out, keep, timeout, callback: as in :func:`resnet_xf.train`.
 
     Raises:
         ResNetXFError: if network, data and recipe do not fit each other.
@@ -97,6 +98,7 @@ class Training:
         *,
         backend: str,
         device: str,
+        preset: str,
         out: str | Path | None,
         keep: int,
         timeout: float,
@@ -108,7 +110,9 @@ class Training:
         self.position, self.history = self.header.position, self.header.history
         check_fit(planned, data)
         self.transform = transform_of(self.header, planned)
-        self.device, self.timeout = device, timeout
+        if preset not in PRESETS:
+            raise TrainingError(f"preset: nothing is called {preset!r}; choose one of {', '.join(PRESETS)}")
+        self.device, self.preset, self.timeout = device, preset, timeout
         self.out = None if out is None else Path(out)
         if keep < 1:
             raise CheckpointError(f"keep: at least 1 checkpoint must be kept, got {keep}")
@@ -125,7 +129,7 @@ class Training:
 
     def run(self) -> Run:
         """Train from where the run is to its end."""
-        task = task_of(self.planned, self.recipe, self.device, self.timeout, together=True)
+        task = task_of(self.planned, self.recipe, self.device, self.timeout, together=True, preset=self.preset)
         self.learner: Learner = get_backend(self.header.backend).learner(task)
         failure: BaseException | None = None
         try:

@@ -43,6 +43,7 @@ def train(
     *,
     backend: str | None = None,
     device: str = "auto",
+    preset: str = "tuned",
     out: str | Path | None = None,
     weights: Mapping[str, Array] | None = None,
     data_dir: str | Path | None = None,
@@ -59,6 +60,7 @@ def train(
             (``DEFAULT_RECIPES``).
         backend: as :func:`resnet_xf.backend.get_backend` chooses it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        preset: how much is done for speed, one of :data:`resnet_xf.fast.PRESETS`; low precision is the recipe's choice.
         out: the run's folder, for its checkpoints and ``metrics.jsonl``; nothing is written if None.
         weights: to begin with; if None they are drawn from the recipe's seed.
         data_dir: where the data set's files are, if not to be fetched.
@@ -70,7 +72,13 @@ def train(
         ResNetXFError: of the kind of what is wrong; TrainingError if the loss is no longer finite or another worker is
             lost; TrainingStopped after SIGINT or SIGTERM, once the checkpoint is written.
     """
-    settings: dict[str, Any] = {"device": device, "keep": keep, "timeout": timeout, "callback": callback}
+    settings: dict[str, Any] = {
+        "device": device,
+        "preset": preset,
+        "keep": keep,
+        "timeout": timeout,
+        "callback": callback,
+    }
     start = begin(network, dataset, recipe, backend=backend, out=out, weights=weights, data_dir=data_dir, **settings)
     return start.run()
 
@@ -121,6 +129,7 @@ def resume(
     *,
     backend: str | None = None,
     device: str = "auto",
+    preset: str = "tuned",
     dataset: Dataset | str | None = None,
     data_dir: str | Path | None = None,
     keep: int = 3,
@@ -135,6 +144,7 @@ def resume(
         backend: any; if None, the one that it was on.
         dataset: where the images are now; if None, where they were.
         device: as in :func:`train`.
+        preset: as in :func:`train`.
         data_dir: where the data set's files are now; if None, where they were.
         keep: as in :func:`train`.
         timeout: as in :func:`train`.
@@ -143,7 +153,13 @@ def resume(
     Raises:
         ResNetXFError: as :func:`train`; CheckpointError if there is no run, or it is of other data.
     """
-    settings: dict[str, Any] = {"device": device, "keep": keep, "timeout": timeout, "callback": callback}
+    settings: dict[str, Any] = {
+        "device": device,
+        "preset": preset,
+        "keep": keep,
+        "timeout": timeout,
+        "callback": callback,
+    }
     return begin_again(run, network, backend=backend, dataset=dataset, data_dir=data_dir, **settings).run()
 
 

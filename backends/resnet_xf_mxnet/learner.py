@@ -59,6 +59,8 @@ class MxnetLearner:
         self._weights = weights_of(self._network)
         if task.precision == "bfloat16":
             self._network = in_bfloat16(self._network)
+        steps = {"hybridized with static memory": task.preset != "eager", task.precision: task.precision != "float32"}
+        self.steps = tuple(name for name, done in steps.items() if done)
         if task.preset != "eager":
             self._network.hybridize(static_alloc=True, static_shape=True)
         self._params = {name: param for name, param in self._weights.items() if param.grad_req != "null"}

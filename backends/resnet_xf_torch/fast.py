@@ -41,20 +41,23 @@ class TorchFast:
         self._layout = torch.contiguous_format if task.preset == "eager" else torch.channels_last
         network = task.network.eval().requires_grad_(False).to(place, self._dtype).to(memory_format=self._layout)
         steps = ["channels_last"] if task.preset != "eager" else []
-        if task.precision == "int8":
-            network = _in_int8(network, task)
         if task.precision != "float32":
             steps.append(task.precision)
-        self._run: Any = network
         if task.preset == "best":
-            self._run = torch.compile(network, dynamic=False, options=OPTIONS[place.type])
             steps.append("compiled with frozen weights")
         self.steps = tuple(steps)
         try:
+            if task.precision == "int8":
+                network = _in_int8(network, task)
+            self._run: Any = network
+            if task.preset == "best":
+                self._run = torch.compile(network, dynamic=False, options=OPTIONS[place.type])
             # The fusion of int8 asks for the setting itself, and not for the options.
             with inductor.patch(freezing=True), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)
                 self(torch.zeros(task.shape, device=place))
+        except BackendError:
+            raise
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise MemoryError(f"{one_line(error)}; choose a smaller batch") from error

@@ -33,7 +33,7 @@ SHOWN = 32
 RATE = 1e-3
 """The learning rate of a measured step; momentum and decay take their time as well."""
 
-ROUND, WARM_UP = 0.3, 10.0
+ROUND, WARM_UP = 0.25, 10.0
 """Seconds of a round of the warm-up, and after which no further one is begun."""
 
 PRODUCT = {"cpu": 2048, "cuda": 8192}
@@ -175,7 +175,7 @@ class Engine:
             raise BackendError("no network is trained in int8; choose bfloat16")
         named = weights if native is None else self.backend.dump(native)
         learner = _learner(case, self.planned, native, named)
-        self.device = learner.device
+        self.device, self.steps = learner.device, learner.steps
         few = images[: distinct(case.batch)]
         batch = learner.put(np.tile(few, (case.batch // len(few), 1, 1, 1)))
         wanted = _targets(case, case.batch)

@@ -21,15 +21,19 @@ from resnet_xf.bench.engine import Round, distinct
 from resnet_xf.bench.machine import environment, memory
 from resnet_xf.bench.report import BenchReport, Result, Row, with_ratios
 from resnet_xf.bench.statistics import speed
-from resnet_xf.bench.worker import Ready, Refused, Used
+from resnet_xf.bench.worker import Ceiling, Ready, Refused, Used
 from resnet_xf.errors import BenchError
 from resnet_xf.plan import plan
 from resnet_xf.trace import trace
 
 Callback = Callable[[int, int, str], object]
 
-TURNS = 10
-"""How often each case of a group runs; fewer give no interval worth the name."""
+Ceilings = dict[tuple[str, str, str], float]
+"""Flops a second by device, precision and backend; 0 where there is no such product."""
+
+TURNS, LONGEST, MOST = 10, 1.0, 60
+"""How often each case of a group runs at least; for how many seconds at a time, if that is often enough; and how often
+at most. Many short turns give the narrower interval."""
 
 ROOM = 1.5
 """How many times the largest process's peak must be free before another is started beside them."""
@@ -47,7 +51,7 @@ def bench(
     """Measure cases.
 
     The cases of a group (:attr:`Case.group`) are compared with its first one. Their processes live side by side, as
-    many as memory holds, and run in turns: each once, and then again, ``TURNS`` times.
+    many as memory holds, and run in turns: each once, and then again, ten times and more.
 
     Args:
         cases: those of one group one after the other.
@@ -64,14 +68,19 @@ def bench(
         raise BenchError(f"time: each case must run for more than 0 seconds, got {seconds:g}")
     for case in cases:
         check_memory(case)
-    tell = _Teller(len(cases) * (TURNS + 1), callback)
-    ceilings: dict[str, float] = {}
+    turns = min(MOST, max(TURNS, round(seconds / LONGEST)))
+    tell = _Teller(len(cases) * (turns + 1), callback)
+    found: Ceilings = {}
     rows: list[Row] = []
     for _, group in groupby(cases, key=lambda case: case.group):
         with TemporaryDirectory() as folder, ExitStack() as stack:
-            rows += _Group(list(group), seconds / TURNS, Path(folder), stack, tell).measure(ceilings)
-    found = with_ratios([_with_share(row, ceilings) for row in rows])
-    return BenchReport(command=command, environment=environment(), ceilings=ceilings, rows=found)
+            rows += _Group(list(group), turns, seconds / turns, Path(folder), stack, tell).measure(found)
+    ceilings: dict[str, float] = {}
+    for (_, precision, _), flops in found.items():
+        ceilings[precision] = max(flops, ceilings.get(precision, 0.0))
+    ceilings = {precision: flops for precision, flops in ceilings.items() if flops}
+    shown = with_ratios([_with_share(row, ceilings) for row in rows])
+    return BenchReport(command=command, environment=environment(), ceilings=ceilings, rows=shown)
 
 
 def best_batch(case: Case, callback: Callback | None = None) -> Case:
@@ -86,10 +95,10 @@ def best_batch(case: Case, callback: Callback | None = None) -> Case:
         except BenchError:
             break
         with TemporaryDirectory() as folder, ExitStack() as stack:
-            group = _Group([tried], SEARCH, Path(folder), stack, tell)
+            group = _Group([tried], 3, SEARCH, Path(folder), stack, tell)
             runner = group.start(tried)
-            for turn in range(3):
-                runner.turn(turn, SEARCH)
+            for turn in range(group.turns):
+                runner.turn(turn, group.seconds)
         if runner.row is not None:  # out of memory, for one
             break
         tell(0, f"{tried}: {runner.rate:,.1f} images/s")
@@ -157,19 +166,21 @@ class _Runner:
             assert isinstance(answer, Round)
             self.rounds[number] = answer
 
-    def end(self, ceilings: dict[str, float]) -> None:
-        """Ask for its last word, and note the ceiling that it found if that is the highest."""
+    def end(self, ceilings: Ceilings) -> None:
+        """Ask for its last words, of which the ceiling is the same for all of a backend's in that precision."""
         if self.row is not None or self.child is None or self.ready is None:
             return
         try:
-            used = self.child.ask("")
+            used = self.child.ask("used")
+            key = self.case.device, self.case.precision, self.case.backend
+            if key not in ceilings:
+                ceiling = self.child.ask("ceiling")
+                assert isinstance(ceiling, Ceiling)
+                ceilings[key] = ceiling.flops or 0.0
         except Gone as gone:
             self.lose(str(gone), failed=True)
             return
         assert isinstance(used, Used)
-        if used.ceiling:
-            precision = self.case.precision
-            ceilings[precision] = max(used.ceiling, ceilings.get(precision, 0.0))
         result = Result(
             speed=speed(self.rates),
             rates=self.rates,
@@ -195,12 +206,13 @@ class _Group:
     """Cases that are compared with their first; the processes end with the stack."""
 
     cases: list[Case]
+    turns: int
     seconds: float
     folder: Path
     stack: ExitStack
     tell: Callable[[int, str], None]
 
-    def measure(self, ceilings: dict[str, float]) -> list[Row]:
+    def measure(self, ceilings: Ceilings) -> list[Row]:
         """Their rows. As many as memory holds run at a time, and the first one beside all of them."""
         everyone: list[_Runner] = []
         waiting = deque(self.cases)
@@ -213,7 +225,7 @@ class _Group:
                 everyone.append(runner)
                 if runner.row is None:
                     beside.append(runner)
-            for _ in range(TURNS):
+            for _ in range(self.turns):
                 for runner in beside:
                     runner.turn(turn, self.seconds)
                     if runner is not baseline:
@@ -247,7 +259,7 @@ class _Group:
             assert isinstance(ready, Refused)
             runner.lose(ready.reason, failed=ready.wrong)
         assert runner.row is not None
-        self.tell(TURNS + 1, f"{case}: {runner.row.reason}")
+        self.tell(self.turns + 1, f"{case}: {runner.row.reason}")
         return runner
 
     def _child(self, case: Case, answers: Path) -> Child:

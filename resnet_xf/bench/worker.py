@@ -52,24 +52,29 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Used(msgspec.Struct, frozen=True, tag=True):
-    """The last word: peaks of the host's and of the device's memory in bytes, and products in flops a second."""
+    """The last word: peaks of the host's and of the device's memory in bytes."""
 
     host: int
     device: int | None
-    ceiling: float | None
+
+
+class Ceiling(msgspec.Struct, frozen=True, tag=True):
+    """Flops a second of a large product of matrices; None where the framework has none in that precision."""
+
+    flops: float | None
 
 
 class Answered(msgspec.Struct, frozen=True, tag=True):
     """The referee has written its answers."""
 
 
-Answer: TypeAlias = Ready | Round | Refused | Used | Answered
+Answer: TypeAlias = Ready | Round | Refused | Used | Ceiling | Answered
 
 
 def main() -> None:
     """Measure the case whose file the command line names, as the parent's lines on stdin ask.
 
-    A line is a number of seconds; an empty one asks for the last word. An answer is a line of JSON.
+    A line is a number of seconds, ``used``, or ``ceiling``. An answer is a line of JSON.
     """
     end_with_parent()
     told = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -104,12 +109,14 @@ def main() -> None:
             memory=_peak(),
         )
     )
-    for line in sys.stdin:
-        if not line.strip():
-            host = _peak()
-            tell(Used(host, engine.backend.bench.peak_memory(engine.device), engine.ceiling()))
-            return
-        tell(engine.run(engine.steps_in(float(line))))
+    for line in map(str.strip, sys.stdin):
+        match line:
+            case "used":
+                tell(Used(_peak(), engine.backend.bench.peak_memory(engine.device)))
+            case "ceiling":
+                tell(Ceiling(engine.ceiling()))
+            case seconds:
+                tell(engine.run(engine.steps_in(float(seconds))))
 
 
 def _peak() -> int:

@@ -20,6 +20,7 @@ from resnet_xf.cli.app import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_size
 from resnet_xf.data import DATASETS
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError
+from resnet_xf.fast import PRESETS
 from resnet_xf.files import list_checkpoints
 from resnet_xf.formats import identify, read_checkpoint
 from resnet_xf.inference import evaluate, predict
@@ -55,6 +56,7 @@ def train_(
     recipe: RecipeName = None,
     backend: BackendName = None,
     device: Device = "auto",
+    preset: Annotated[str, typer.Option(help=f"How much is done for speed: {', '.join(PRESETS)}.")] = "tuned",
     out: Annotated[
         Path | None, typer.Option(help="The run's folder (else a new one under runs/).", show_default=False)
     ] = None,
@@ -96,7 +98,7 @@ def train_(
     changes = {name: value for name, value in changes.items() if value is not None}
     display = _Display(as_json=as_json)
     settings: dict[str, Any] = {
-        "device": device, "data_dir": data_dir, "keep": keep, "timeout": timeout, "callback": display,
+        "device": device, "preset": preset, "data_dir": data_dir, "keep": keep, "timeout": timeout, "callback": display,
     }  # fmt: skip
     if workers > 1 and ("DMLC_ROLE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ):
         raise TrainingError("--workers starts processes itself; leave it out under torchrun or DMLC_ variables")
@@ -105,8 +107,8 @@ def train_(
             given is not None for given in (recipe, out, weights, in_channels, num_classes, new_head or None)
         ):
             raise CheckpointError(
-                f"{resume}: a run goes on as it began; with --resume give only --backend, --device, --workers, "
-                "--keep, --timeout, --data-dir and where a folder: --dataset has moved to"
+                f"{resume}: a run goes on as it began; with --resume give only --backend, --device, --preset, "
+                "--workers, --keep, --timeout, --data-dir and where a folder: --dataset has moved to"
             )
         out = resume
         begun = training.begin_again(resume, spec, backend=backend, dataset=dataset, **settings)

@@ -134,7 +134,7 @@ class _GivenLearner:
 
     def __init__(self, given: Given, real: Learner) -> None:
         self.given, self.real = given, real
-        self.rank, self.workers, self.device = real.rank, real.workers, real.device
+        self.rank, self.workers, self.device, self.steps = real.rank, real.workers, real.device, real.steps
 
     def put(self, images: Array) -> Any:
         """Images on the device."""

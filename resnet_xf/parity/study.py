@@ -159,7 +159,7 @@ def _prepare(
 ) -> dict[tuple[str, int], _Run]:
     """The runs by backend and seed, those of one seed together; with all checked that can be before the first step."""
     data = images_for(planned.spec, load_dataset(dataset, data_dir))
-    settings: dict[str, Any] = {"device": device, "keep": 1, "timeout": TIMEOUT, "callback": None}
+    settings: dict[str, Any] = {"device": device, "preset": "tuned", "keep": 1, "timeout": TIMEOUT, "callback": None}
     begun = begin(planned, data, recipes[0], backend=backends[0], out=None, weights=None, data_dir=data_dir, **settings)
     begun.check_shares(1)
     try:

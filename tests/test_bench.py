@@ -1,0 +1,330 @@
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from resnet_xf import BenchError, plan, trace
+from resnet_xf.bench import BenchReport, Case, bench, best_batch, cases, compare
+from resnet_xf.bench import child as child_module
+from resnet_xf.bench import harness as harness_module
+from resnet_xf.bench.engine import distinct, views
+from resnet_xf.bench.harness import check_memory
+from resnet_xf.bench.machine import environment, variables
+from resnet_xf.bench.statistics import ratio, speed, steady, unpaired
+from resnet_xf.bench.worker import COMMAND
+from runs import TINY
+
+CASE = Case(spec=TINY, backend="torch", image_size=(12, 12), threads=1, batch=4, preset="eager")
+SECONDS = 0.05
+
+
+def case(**fields) -> Case:
+    return replace(CASE, **fields)
+
+
+@pytest.fixture(scope="module")
+def report() -> BenchReport:
+    """Real measurements of a tiny network, inference and training, one of them refused."""
+    told = []
+    wanted = [
+        case(),
+        case(preset="best", precision="bfloat16", backend="mxnet"),
+        case(precision="float16"),
+        case(mode="train"),
+        case(mode="train", preset="best", precision="bfloat16"),
+        case(mode="train", preset="tuned", backend="mxnet"),
+    ]
+    found = bench(wanted, seconds=SECONDS, callback=lambda done, total, text: told.append((done, total, text)))
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert told[-1][0] == told[-1][1] == 6 * 11
+    assert [row.case for row in found.rows] == wanted
+    return found
+
+
+def test_every_case_is_measured_and_held_against_float64(report: BenchReport) -> None:
+    for row in report.rows:
+        if row.case.precision == "float16":
+            assert row.result is None
+            assert not row.failed
+            assert "float16" in row.reason
+            continue
+        found = row.result
+        assert found is not None
+        assert found.speed.low <= found.speed.median <= found.speed.high
+        assert len(found.rates) == len(found.turns) == found.speed.rounds == 10
+        assert 0 < found.error < {"float32": 1e-5, "bfloat16": 0.05}[row.case.precision]
+        assert found.agreement >= 0.75
+        assert found.share is None or 0 < found.share < 1
+        assert found.host_memory > 2**25
+        assert found.device_memory is None
+        assert found.first > 0
+        assert 0 < found.processors < 4
+    eager, best = report.rows[0].result, report.rows[1].result
+    assert eager is not None
+    assert best is not None
+    assert eager.steps == ()
+    assert best.steps == ("folded norms", "bfloat16", "hybridized with static memory")
+    assert report.ceilings["float32"] > 1e9
+
+
+def test_rows_are_compared_with_the_first_of_their_group(report: BenchReport) -> None:
+    assert [len(group) for group in report.groups()] == [3, 3]
+    assert [row.ratio is None for row in report.rows] == [True, False, True, True, False, False]
+    row, baseline = report.rows[1], report.rows[0]
+    rates = (found.result.rates for found in (row, baseline) if found.result)
+    assert row.ratio == ratio(*rates)
+    assert len(report.conclusions()) == 2
+    assert not report.failed
+
+
+def test_a_report_is_read_as_it_was_written(report: BenchReport, tmp_path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(report.to_complete_json())
+    assert BenchReport.read(path) == report
+    lines = report.to_csv().splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith("network,library,backend,mode,preset,precision,batch,height,width")
+    assert lines[1].startswith("tiny,resnet_xf,torch,infer,eager,float32,4,12,12,cpu,1,")
+
+
+def test_two_reports_side_by_side(report: BenchReport) -> None:
+    rows = report.rows[0], replace(report.rows[1], case=case(preset="tuned"))
+    twice = [msgspec.structs.replace(row.result, rates=tuple(2 * r for r in row.result.rates)) for row in rows]  # type: ignore[union-attr]
+    later = replace(
+        report,
+        rows=tuple(replace(row, result=result) for row, result in zip(rows, twice, strict=True)),
+        environment=report.environment | {"cpu": "another"},
+    )
+    found = compare(report, later)
+    assert [change.case for change in found.changes] == [CASE]
+    assert found.changes[0].ratio.median == pytest.approx(2)
+    assert len(found.only_before) == 4
+    assert found.only_after == ("tiny, infer, 12×12, cpu, 1 thread: torch tuned float32, batch 4",)
+    assert list(found.environment) == ["cpu"]
+    with pytest.raises(BenchError, match="no case was measured in both; the first has tiny, infer"):
+        compare(report, replace(report, rows=()))
+
+
+def patched(monkeypatch, preset: str, patch: str) -> None:
+    """Have some Python run in the processes that measure cases of that preset."""
+    before = f'import sys, pathlib\nif \'"preset":"{preset}"\' in pathlib.Path(sys.argv[1]).read_text():\n'
+    indented = "".join(f"    {line}\n" for line in patch.splitlines())
+    monkeypatch.setattr(child_module, "COMMAND", (*COMMAND[:2], before + indented + COMMAND[2]))
+
+
+def test_a_crash_is_told_with_its_last_words_and_does_not_end_the_run(monkeypatch) -> None:
+    patched(monkeypatch, "tuned", "import os\nprint('the last words', file=sys.stderr, flush=True)\nos.abort()")
+    sound, crashed = bench([case(), case(preset="tuned")], seconds=SECONDS).rows
+    assert sound.result is not None
+    assert crashed.failed
+    assert crashed.reason == "the process was killed by SIGABRT; its last words: the last words"
+
+
+def test_outputs_that_are_not_the_network_s_are_no_speed(monkeypatch) -> None:
+    patch = "import resnet_xf.bench.engine as e\nreal = e.native_of\ndef broken(*a):\n    n, s = real(*a)\n    n.fc.weight.data.neg_()\n    return n, s\ne.native_of = broken"
+    patched(monkeypatch, "tuned", patch)
+    report = bench([case(preset="tuned")], seconds=SECONDS)
+    assert report.failed
+    assert report.rows[0].reason.startswith("its outputs are off by ")
+
+
+def test_gradients_that_are_zero_are_no_training(monkeypatch) -> None:
+    """A Gluon network fused by oneDNN trains so, and says nothing; its norms are not even those of training."""
+    fused = (
+        "from resnet_xf_mxnet.loan import mx\nreal = mx.gluon.HybridBlock.hybridize\n"
+        "mx.gluon.HybridBlock.hybridize = lambda self, *a, **k: real(self, *a, **(k | {'backend': 'MKLDNN'}))"
+    )
+    patched(monkeypatch, "tuned", fused)
+    [row] = bench([case(mode="train", preset="tuned", backend="mxnet")], seconds=SECONDS).rows
+    assert row.failed
+    assert row.reason.startswith("its outputs are off by ")
+    patched(monkeypatch, "tuned", "import torch\ntorch.optim.SGD.step = lambda *given: None")
+    [row] = bench([case(mode="train", preset="tuned")], seconds=SECONDS).rows
+    assert row.failed
+    assert row.reason.startswith("a step leaves 7 of its weights as they were, the first is conv1.weight")
+
+
+@pytest.mark.parametrize(
+    "fields, says",
+    [
+        ({"library": "gluon", "backend": "mxnet"}, "the Gluon model zoo has no tiny"),
+        ({"library": "torchvision"}, "torchvision has no tiny"),
+        ({"mode": "train", "precision": "int8"}, "no network is trained in int8; choose bfloat16"),
+        ({"device": "cuda"}, "torch sees 0 GPUs"),
+    ],
+)
+def test_what_cannot_be_measured_has_a_reason(fields, says: str) -> None:
+    [row] = bench([case(**fields)], seconds=SECONDS).rows
+    assert not row.failed
+    assert says in row.reason
+    assert "\n" not in row.reason
+
+
+def test_peers_are_the_same_networks() -> None:
+    """Their own, with our weights by their names: loading them is strict, and the referee is our own."""
+    spec = replace(plan("resnet18").spec, num_classes=10)
+    peers = cases(
+        spec, backends=(), peers=("timm", "gluon"), presets=("eager",), batch=1, image_size=(32, 32), threads=1
+    )
+    for row in bench(peers, seconds=SECONDS).rows:
+        assert row.result is not None, row.reason
+        assert row.result.error < 1e-5
+    assert [one.library for one in peers] == ["timm", "gluon"]
+
+
+def test_cases_are_all_combinations_with_low_precision_in_the_fastest_preset_alone() -> None:
+    found = cases(
+        TINY, backends=("torch", "mxnet"), modes=("infer", "train"), precisions=("float32", "bfloat16"), threads=2
+    )
+    assert len(found) == 2 * 2 * 3
+    assert len({one.key for one in found}) == len(found)
+    assert {one.preset for one in found if one.precision == "bfloat16"} == {"best"}
+    assert found[0].image_size == TINY.image_size
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch) -> None:
+    monkeypatch.setattr(harness_module, "memory", lambda: (2**30, 2**30))
+    for mode in ("infer", "train"):
+        with pytest.raises(BenchError, match=r"batch: to \w+ tiny with 9,000,000 images of 12×12 takes") as refused:
+            check_memory(case(mode=mode, batch=9_000_000))
+        fits = int(str(refused.value).rpartition("less than ")[2].replace(",", ""))
+        check_memory(case(mode=mode, batch=fits - 1))
+        with pytest.raises(BenchError):
+            check_memory(case(mode=mode, batch=fits + 1))
+
+
+def test_the_best_batch_is_searched_for_as_long_as_it_fits(monkeypatch) -> None:
+    rows = trace(TINY, (1, 1, 12, 12))
+    largest = max(np.prod(row.output_shape) for row in rows if row.kind == "conv")
+    monkeypatch.setattr(harness_module, "memory", lambda: (2**30, int(8 * largest * 3)))
+    monkeypatch.setattr(harness_module, "SEARCH", 0.05)
+    told = []
+    found = best_batch(CASE, lambda done, total, text: told.append(text))
+    assert found.batch in (1, 2)
+    assert replace(found, batch=CASE.batch) == CASE
+    assert sum("images/s" in text for text in told) == 2
+
+
+@given(st.integers(1, 200))
+def test_a_batch_for_training_is_some_images_again_and_again(batch: int) -> None:
+    assert batch % distinct(batch) == 0
+    assert distinct(batch) <= 32
+
+
+def test_images_are_real_and_different() -> None:
+    for channels in (1, 3):
+        shown = views(channels, (16, 24), 9)
+        assert shown.shape == (9, channels, 16, 24)
+        assert shown.dtype == np.float32
+        assert len({image.tobytes() for image in shown}) == 9
+
+
+RATES = st.lists(st.floats(1, 1e4), min_size=2, max_size=30)
+
+
+@given(RATES, st.floats(0.1, 10))
+def test_a_ratio_is_of_turns(rates: list[float], factor: float) -> None:
+    """What slows the machine for both in one turn cancels out."""
+    found = ratio([factor * rate for rate in rates], rates)
+    assert found.median == pytest.approx(factor)
+    assert found.interval == (pytest.approx(factor), pytest.approx(factor))
+    found = unpaired([factor * rate for rate in rates], rates)
+    assert found.median == pytest.approx(factor)
+    assert found.interval[0] <= factor * (1 + 1e-9)
+    assert found.interval[1] >= factor * (1 - 1e-9)
+
+
+def test_verdicts_need_an_interval_without_1() -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(100, 5, 20) for _ in range(2)]
+    assert ratio(list(noise[0]), list(noise[1])).verdict == "no difference shown"
+    assert ratio(list(noise[0] * 1.2), list(noise[1])).verdict == "faster"
+    assert ratio(list(noise[0] / 1.2), list(noise[1])).verdict == "slower"
+    assert speed([1, 2, 3, 4, 5]).median == 3
+    with pytest.raises(ValueError, match="rounds: 1 of the one and 2 of the other"):
+        ratio([1.0], [1.0, 2.0])
+
+
+def test_warm_up_ends_when_it_gets_no_faster() -> None:
+    assert not steady([1.0, 2.0])
+    assert not steady([1, 2, 3, 4, 5, 6])
+    assert steady([1, 5, 5, 5])
+
+
+def test_the_machine_is_described(monkeypatch) -> None:
+    found = environment()
+    assert {"cpu", "cpu features", "processors", "memory", "torch", "mxnet", "numpy", "python"} <= set(found)
+    monkeypatch.setenv("PATH", "")
+    assert not any(name.startswith("gpu") for name in environment())
+    assert variables("mxnet", "eager", 3) == {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}
+    assert "MXNET_CUDNN_AUTOTUNE_DEFAULT" in variables("mxnet", "best", 3)
+
+
+def test_the_command(command, report: BenchReport, tmp_path) -> None:
+    spec, out, picture = tmp_path / "tiny.json", tmp_path / "out.json", tmp_path / "out.svg"
+    spec.write_text(TINY.to_json())
+    options = ("--batch", 4, "--threads", 1, "--time", SECONDS, "--preset", "eager", "--out", out, "--plot", picture)
+    code, said, _ = command("bench", spec, *options)
+    assert code == 0
+    assert said.startswith("tiny, infer, 12×12, cpu, 1 thread\n")
+    assert "torch eager float32" in said
+    assert "mxnet eager float32" in said
+    assert "ceiling, a large product of matrices: " in said
+    assert picture.read_text().startswith("<?xml")
+    found = BenchReport.read(out)
+    assert found.command.startswith("resnet-xf bench")
+    code, said, _ = command("bench", "--compare", out, out, "--json")
+    assert code == 0
+    assert [change["ratio"]["median"] for change in json.loads(said)["changes"]] == [1.0, 1.0]
+    code, said, _ = command("bench", "--compare", out, out)
+    assert code == 0
+    assert said.count("no difference shown") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--backend", "jax"), "--backend: nothing is called 'jax'; choose, by comma, from torch, mxnet"),
+        (("--precision", "half"), "--precision: nothing is called 'half'"),
+        (("--mode", "test"), "--mode: nothing is called 'test'"),
+        (("--preset", "fast"), "--preset: nothing is called 'fast'"),
+        (("--peers", "keras"), "--peers: nothing is called 'keras'"),
+        (("--batch", "many"), "--batch: expected a number of images, 1 or more, or auto; got 'many'"),
+        (("--batch", 10**9), "choose less than"),
+        (("--time", 0), "time: each case must run for more than 0 seconds, got 0"),
+        (("--out", "report.txt"), "report.txt: a report is a .json file"),
+        (("--plot", "plot.bmp"), "plot.bmp: a picture is one of .svg, .png, .pdf"),
+        (("--csv", "--json"), "--csv and --json: choose one"),
+        (("resnet19",), "resnet19"),
+        (("--compare", "none.json", "none.json"), "none.json: No such file"),
+    ],
+)
+def test_bad_use_is_one_line(command, arguments, says: str) -> None:
+    code, said, complaint = command("bench", *arguments)
+    assert (code, said) == (2, "")
+    assert says in complaint
+    assert len(complaint.splitlines()) == 1
+
+
+def test_nothing_but_refusals_is_bad_use(command) -> None:
+    code, _, complaint = command(
+        "bench", "cifar_resnet20", "--precision", "float16", "--preset", "best", "--time", SECONDS
+    )
+    assert code == 2
+    assert "torch has no float16 that is fast on a CPU" in complaint
+    assert "mxnet has no fast float16 on cpu" in complaint
+    assert len(complaint.splitlines()) == 1
+
+
+def test_a_broken_report_is_named_by_file_and_field(command, tmp_path) -> None:
+    for text, says in (("{", "$: "), ('{"rows": 3}', "$.rows: "), ("[]", "$: ")):
+        path = tmp_path / "broken.json"
+        path.write_text(text)
+        code, _, complaint = command("bench", "--compare", path, path)
+        assert code == 2
+        assert f"{path}: {says}" in complaint
+        assert len(complaint.splitlines()) == 1
