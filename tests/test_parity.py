@@ -23,6 +23,7 @@ from resnet_xf import (
 )
 from resnet_xf.measures import HEADROOM, relative_error, rounding_bound, roundings, same_bits
 from resnet_xf.parity.sides import loss_error
+from resnet_xf.spec import SqueezeExcitation
 from resnet_xf.zoo import REFERENCE
 from sabotage import Saboteur, only
 from strategies import specs
@@ -229,3 +230,23 @@ def test_a_loss_is_compared_as_the_logarithm_that_it_is() -> None:
     assert loss_error(2.5, 2.0) == 0.25
     assert loss_error(1e-8, 0.0) == 1e-8
     assert loss_error(np.nan, np.nan) == np.inf
+
+
+def test_a_gate_whose_one_hidden_number_cancels_out_raises_no_false_alarm() -> None:
+    """Its six means add up to a 268th of themselves, and a nudge of the pixels need not show it."""
+    spec = ResNetSpec(
+        name="gated",
+        in_channels=1,
+        num_classes=5,
+        image_size=(29, 24),
+        stem=Stem(kind="conv3", width=2),
+        stages=(Stage(depth=2, channels=6, stride=2, groups=2),),
+        preactivation=True,
+        shortcut="conv",
+        shortcut_norm=True,
+        conv_bias=("3x3", "stem"),
+        se=SqueezeExcitation(ratio=0.0625, divisor=1, bias=False),
+        norm_momentum=0.01,
+        zero_init_last=True,
+    )
+    assert_parity(spec, level="standard")

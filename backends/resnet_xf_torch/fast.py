@@ -90,7 +90,7 @@ class TorchFast:
         if count < self._batch:
             images = torch.cat([images, images.new_zeros((self._batch - count, *images.shape[1:]))])
         output: torch.Tensor = self._run(images.to(self._place, self._dtype, memory_format=self._layout))
-        return output[:count].float()
+        return output[:count].to(torch.float32, copy=True)  # a CUDA graph writes into the same memory again
 
 
 def _in_int8(network: nn.Module, task: FastTask) -> nn.Module:

@@ -136,16 +136,17 @@ class TorchLearner:
             self._optimizer.zero_grad()
             with self._autocast:
                 outputs = self._run(self.put(images))
+            kept = outputs.detach().clone()  # a CUDA graph writes into the same memory again
             loss = -(nn.functional.log_softmax(outputs.to(self._dtype), dim=1) * wanted).sum()
             whole = loss * self.workers  # DistributedDataParallel takes the workers' mean
             self._scaler.scale(whole).backward()  # type: ignore[no-untyped-call]
             self._scaler.step(self._optimizer)
             self._scaler.update()
-        return lambda: self._outcome(loss, outputs)
+        return lambda: self._outcome(loss, kept)
 
     def _outcome(self, loss: torch.Tensor, outputs: torch.Tensor) -> tuple[float, Array]:
         with self._at_work():
-            return loss.item(), outputs.detach().to("cpu", self._dtype).numpy()
+            return loss.item(), outputs.to("cpu", self._dtype).numpy()
 
     def outputs(self, images: Array) -> Array:
         """The network's outputs in inference mode."""

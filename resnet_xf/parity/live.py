@@ -14,7 +14,7 @@ import numpy as np
 from resnet_xf.backend import Backend
 from resnet_xf.errors import BackendError
 from resnet_xf.learner import Learner, Task
-from resnet_xf.measures import EPSILON, layer_errors, relative_error, rounding_bound, roundings
+from resnet_xf.measures import EPSILON, layer_errors, layer_of, relative_error, rounding_bound, roundings
 from resnet_xf.parity.lessons import Lesson
 from resnet_xf.parity.nudges import NUDGE, PIXEL_NUDGE, longest_sum, neighbours, noise, nudge, offset, repeated, terms
 from resnet_xf.parity.sides import (
@@ -215,22 +215,34 @@ class Live:
         return found
 
     def _own_of(self, name: str, passed: Passed, single: Any, double: Any) -> Own:
-        """One layer in both precisions on the same float32 inputs, and with those inputs nudged."""
+        """One layer in both precisions on the same float32 inputs, and with those inputs nudged.
+
+        A layer that holds others, as a gate does, has its weights nudged too, and three times: a mean and a product in
+        it may cancel out to a single number, of which a single nudge of the pixels shows little, and perhaps nothing.
+        """
         times = ceil(ELEMENTS * passed.output.shape[1] / passed.output.size)
         inputs = [repeated(x, times, f"{name}/{n}").astype(np.float32) for n, x in enumerate(passed.inputs)]
-        moved = [nudge(x, NUDGE, f"{name}/{n}") for n, x in enumerate(inputs)]
         run, back = self.backend.apply, self.backend.differentiate
 
         truth = run(double, name, inputs)
         cotangent = noise(name, truth.shape).astype(np.float32)
-        tilted = nudge(cotangent, NUDGE, f"{name}/cotangent")
-        gain = relative_error(run(double, name, moved), truth) / NUDGE
         forward = relative_error(run(single, name, inputs), truth)
 
         gradients = _by_place(back(double, name, inputs, cotangent))
-        swayed = layer_errors(_by_place(back(double, name, moved, tilted)), gradients)
         backward = max(layer_errors(_by_place(back(single, name, inputs, cotangent)), gradients).values())
-        sway = max(swayed.values()) / NUDGE
+        gain = sway = 0.0
+        inner = {n: a for n, a in self.subject.weights.items() if layer_of(n).startswith(f"{name}.")}
+        for draw in ("", "/1", "/2") if inner else ("",):
+            moved = [nudge(x, NUDGE, f"{name}/{n}{draw}") for n, x in enumerate(inputs)]
+            tilted = nudge(cotangent, NUDGE, f"{name}/cotangent{draw}")
+            if inner:
+                own = {n: nudge(a, NUDGE, f"{n}{draw}") for n, a in inner.items()}
+                self.backend.load(double, self.subject.weights | own)
+            gain = max(gain, relative_error(run(double, name, moved), truth) / NUDGE)
+            swayed = layer_errors(_by_place(back(double, name, moved, tilted)), gradients)
+            sway = max(sway, max(swayed.values()) / NUDGE)
+        if inner:
+            self._load(double)
         if settings := self.subject.outline.settings.get(name):
             sway = max(sway, offset(inputs[0], settings["eps"]))
 

@@ -1,0 +1,119 @@
+"""What the throughput scripts share: one ``resnet-xf bench``, whose report becomes a table and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from resnet_xf.bench import BenchReport, Row
+from resnet_xf.bench.case import OURS
+from resnet_xf.files import atomic
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+SMOKE = ("cifar_resnet20", "--batch", "2", "--time", "0.1")
+"""In place of the networks and the time, to see that a script runs."""
+
+
+def main(name: str, question: str, networks: Sequence[str], options: Sequence[str]) -> None:
+    """Measure what answers a question; write ``results/throughput_NAME.json``, its table and its plot."""
+    parser = argparse.ArgumentParser(description=question)
+    parser.add_argument("--time", default="20", help="seconds that each case runs")
+    parser.add_argument("--smoke", action="store_true", help="a small network for a moment, and nothing is kept")
+    parser.add_argument(
+        "--tables", action="store_true", help="only write the table anew from the results that are there"
+    )
+    asked = parser.parse_args()
+    results = HERE / "results" / f"throughput_{name}.json"
+    if asked.smoke:
+        with TemporaryDirectory() as folder:
+            out = Path(folder) / "report.json"
+            _bench([*SMOKE, *options], out, Path(folder) / "plot.svg")
+            print(table(BenchReport.read(out)))
+        return
+    if not asked.tables:
+        _bench([*networks, *options, "--time", asked.time], results, DOCS / f"throughput_{name}.svg")
+    write_between(DOCS / "throughput.md", name, table(BenchReport.read(results)))
+    write_between(HERE.parent / "README.md", "throughput", summary())
+
+
+def _bench(arguments: Sequence[str], out: Path, plot: Path) -> None:
+    command = [sys.executable, "-m", "resnet_xf", "bench", *arguments, "--out", str(out), "--plot", str(plot)]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+def table(report: BenchReport) -> str:
+    """The report as Markdown: the machine, and a table for each group."""
+    parts = [
+        f"{report.environment['cpu']}, {report.environment['processors']} processors, PyTorch "
+        f"{report.environment.get('torch', 'none')}, MXNet {report.environment.get('mxnet', 'none')}. Ceiling: "
+        + ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in report.ceilings.items())
+        + ".\n"
+    ]
+    for rows in report.groups():
+        parts.append(f"{rows[0].case.group_title}, batch {rows[0].case.batch}:\n")
+        parts.append(
+            "| | images/s | × the first | 95 % interval | error | top-1 | of the ceiling |\n" + "| --- " * 7 + "|"
+        )
+        parts += [_line(row) for row in rows]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def summary() -> str:
+    """Markdown, of the reports against the peers: images a second, and how many times the peer's of the first row."""
+    lines: list[str] = []
+    for name in ("against_torchvision_and_timm", "against_gluon_zoo"):
+        path = HERE / "results" / f"throughput_{name}.json"
+        if not path.exists():
+            continue
+        groups = list(BenchReport.read(path).groups())
+        titles = [f"{rows[0].case.spec.name}, {rows[0].case.mode}" for rows in groups]
+        lines += [f"| images/s | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
+        for way in dict.fromkeys(row.case.way for rows in groups for row in rows):
+            found = [next((row for row in rows if row.case.way == way), None) for rows in groups]
+            if any(row and row.result for row in found):
+                ours = any(row and row.case.library == OURS for row in found)
+                lines.append(f"| {f'**{way}**' if ours else way} | {' | '.join(map(_cell, found))} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None or row.result is None:
+        return "–"
+    rate = row.result.speed.median
+    shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+    return f"{shown} ({row.ratio.median:.2f}×)" if row.ratio else shown
+
+
+def _line(row: Row) -> str:
+    found = row.result
+    who = row.case.way if row.case.library != OURS else f"**{row.case.way}**"
+    if found is None:
+        return f"| {who} | {row.reason} | | | | | |"
+    rate = f"{found.speed.median:,.0f}" if found.speed.median >= 100 else f"{found.speed.median:.1f}"
+    share = "" if found.share is None else f"{found.share:.0%}"
+    ratio = ("1", "")
+    if row.ratio:
+        low, high = row.ratio.interval
+        same = " ≈" if row.ratio.verdict == "no difference shown" else ""
+        ratio = (f"{row.ratio.median:.2f}{same}", f"{low:.2f} to {high:.2f}")
+    return f"| {who} | {rate} | {ratio[0]} | {ratio[1]} | {found.error:.1e} | {found.agreement:.0%} | {share} |"
+
+
+def write_between(path: Path, mark: str, text: str) -> None:
+    """Put a text between ``<!-- MARK -->`` and the next ``<!-- end -->`` of a file."""
+    whole = path.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not pattern.search(whole):
+        sys.exit(f"{path}: has no <!-- {mark} -->")
+    with atomic(path) as temporary:
+        temporary.write_text(pattern.sub(lambda found: f"{found[1]}{text}{found[2]}", whole), encoding="utf-8")
