@@ -18,7 +18,7 @@ from throughput import DOCS, HERE, write_between
 from resnet_xf import ResNetSpec, Stage, Stem
 from resnet_xf.bench import Case, bench
 from resnet_xf.bench.charts import figure
-from resnet_xf.bench.machine import environment
+from resnet_xf.bench.machine import environment, processors
 from resnet_xf.files import atomic
 
 BACKENDS = ("torch", "mxnet")
@@ -30,7 +30,7 @@ the same."""
 
 @dataclass(frozen=True)
 class Sweep:
-    """One thing that is changed: its values, how many times the cost each means, and the exponent of that in it."""
+    """One thing that is changed: its values, and the exponent of the arithmetic in it."""
 
     name: str
     label: str
@@ -45,7 +45,13 @@ class Sweep:
         size = given["side"], given["side"]
         spec = ResNetSpec(name=f"{self.name}_{value}", stem=stem, stages=stages, num_classes=10, image_size=size)
         return Case(
-            spec=spec, backend=backend, mode=mode, preset="tuned", batch=given["batch"], image_size=size, threads=2
+            spec=spec,
+            backend=backend,
+            mode=mode,
+            preset="tuned",
+            batch=given["batch"],
+            image_size=size,
+            threads=processors(),
         )
 
 

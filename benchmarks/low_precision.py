@@ -38,17 +38,17 @@ def learn(
     """A run's losses, accuracy and speed, and its weights."""
     recipe = get_recipe(default_recipe(asked.dataset))
     recipe = replace(recipe, epochs=asked.epochs or recipe.epochs, precision=precision)
-    spec = get_spec(asked.spec)
+    data = load_dataset(asked.dataset, asked.data_dir)
+    spec = replace(get_spec(asked.spec), num_classes=len(data.classes))
     losses: list[float] = []
     start = time.perf_counter()
     run = train(
-        replace(spec, num_classes=10),
-        asked.dataset,
+        spec,
+        data,
         recipe,
         backend=backend,
         device="cpu",
         preset=preset,
-        data_dir=asked.data_dir,
         callback=lambda at: losses.append(at.loss) if at.record is None else None,
     )
     last = run.history[-1]
@@ -64,7 +64,7 @@ def answers(asked: argparse.Namespace, weights: dict[str, Any], backend: str) ->
     mean, std = recipe.augmentation.mean, recipe.augmentation.std
     if mean is None or std is None:
         mean, std = pixel_statistics(data.train, data.channels)
-    spec = get_spec(asked.spec)
+    spec = replace(get_spec(asked.spec), num_classes=len(data.classes))
     size = recipe.image_size or spec.image_size
     look = Transform(size, data.channels, recipe.augmentation.crop, mean=mean, std=std)
     shown = next(iter(Batches(data.train.take(np.arange(256)), look, 256))).images

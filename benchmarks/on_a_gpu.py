@@ -10,7 +10,7 @@ from throughput import main
 NETWORKS = ("resnet18", "resnet50", "d2l_resnet18")
 OPTIONS = (
     *("--backend", "torch,mxnet", "--peers", "torchvision,timm", "--mode", "infer,train", "--device", "cuda"),
-    *("--preset", "eager,best", "--precision", "float32,tf32,bfloat16,float16", "--batch", "256"),
+    *("--preset", "eager,best", "--precision", "tf32,float32,bfloat16,float16", "--batch", "256"),
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a network costs before it computes anything: importing, planning, tracing, building; and whether that is linear.
+"""What a network costs around its arithmetic: importing, planning, tracing, building and proving it.
 
 ``python benchmarks/planning.py`` prints the tables and writes ``benchmarks/results/planning.json``. Every time is the
 median of several, in milliseconds.
@@ -16,11 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from resnet_xf import ResNetSpec, Stage, Stem, get_backend, get_spec, plan, trace
+from resnet_xf import ResNetSpec, Stage, Stem, get_backend, get_spec, parity, plan, trace
 from resnet_xf.parity.report import environment
 
 RESULTS = Path(__file__).parent / "results" / "planning.json"
 MODELS = ("resnet18", "resnet50", "resnet152", "cifar_resnet110_v1")
+PROVEN = ("resnet18", "resnet50")
+LEVELS = (("quick", 3), ("standard", 1))
 BLOCKS = (8, 16, 32, 64, 128, 256, 512)
 
 
@@ -43,6 +45,14 @@ def importing() -> float:
         cumulative = {name: int(us) for us, name in re.findall(r"\| +(\d+) \| +([\w.]+)$", said, re.MULTILINE)}
         taken.append((cumulative["resnet_xf"] - cumulative["numpy"]) / 1e3)
     return round(median(taken), 1)
+
+
+def proving(name: str) -> dict[str, float]:
+    """Milliseconds of a parity run, once the frameworks are there."""
+    return {
+        f"parity {level}": milliseconds(lambda level=level: parity(name, level=level), times=times)
+        for level, times in LEVELS
+    }
 
 
 def deep(blocks: int) -> ResNetSpec:
@@ -70,7 +80,11 @@ def main() -> None:
     for name in MODELS:
         spec = get_spec(name)
         shape = (1, spec.in_channels, *spec.image_size)
-        rows[name] = {"plan and trace": milliseconds(lambda s=spec, i=shape: trace(plan(s), i))} | build(spec)
+        rows[name] = (
+            {"plan and trace": milliseconds(lambda s=spec, i=shape: trace(plan(s), i))}
+            | build(spec)
+            | (proving(name) if name in PROVEN else {})
+        )
     scaling = {
         "plan and trace": [milliseconds(lambda n=n: trace(plan(deep(n)), (1, 3, 32, 32))) for n in BLOCKS],
     } | {key: [build(deep(n))[key] for n in BLOCKS] for key in ("build torch", "build mxnet")}

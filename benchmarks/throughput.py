@@ -16,8 +16,11 @@ from resnet_xf.files import atomic
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-SMOKE = ("cifar_resnet20", "--batch", "2", "--time", "0.1")
-"""In place of the networks and the time, to see that a script runs."""
+SMOKE = (
+    *("resnet18", "--image-size", "32", "--batch", "2", "--time", "0.1"),
+    *("--mode", "infer", "--precision", "float32"),
+)
+"""In place of the networks and of some options, to see that a script runs."""
 
 
 def main(name: str, question: str, networks: Sequence[str], options: Sequence[str]) -> None:
@@ -33,7 +36,7 @@ def main(name: str, question: str, networks: Sequence[str], options: Sequence[st
     if asked.smoke:
         with TemporaryDirectory() as folder:
             out = Path(folder) / "report.json"
-            _bench([*SMOKE, *options], out, Path(folder) / "plot.svg")
+            _bench([*options, *SMOKE], out, Path(folder) / "plot.svg")
             print(table(BenchReport.read(out)))
         return
     if not asked.tables:
@@ -51,8 +54,11 @@ def _bench(arguments: Sequence[str], out: Path, plot: Path) -> None:
 
 def table(report: BenchReport) -> str:
     """The report as Markdown: the machine, and a table for each group."""
+    machine = [text for name, text in report.environment.items() if name.startswith("gpu ")]
+    if all(row.case.device == "cpu" for row in report.rows):
+        machine = [f"{report.environment['cpu']}, {report.environment['processors']} processors"]
     parts = [
-        f"{report.environment['cpu']}, {report.environment['processors']} processors, PyTorch "
+        f"{'; '.join(machine)}, PyTorch "
         f"{report.environment.get('torch', 'none')}, MXNet {report.environment.get('mxnet', 'none')}. Ceiling: "
         + ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in report.ceilings.items())
         + ".\n"

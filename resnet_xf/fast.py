@@ -88,6 +88,10 @@ class Bench(Protocol):
         """
         ...
 
+    def threads(self) -> int:
+        """How many threads of the CPU the framework computes with in this process."""
+        ...
+
     def wait(self, device: str) -> None:
         """Return once the device has done all that it was asked."""
         ...

@@ -127,7 +127,7 @@ def test_int8_gives_a_trained_network_s_answers_on_real_digits(trained, backend:
             "backend": "mxnet",
         },
         "torch computes in int8 where it compiles": {"precision": "int8", "backend": "torch", "preset": "tuned"},
-        "no GPU|no CUDA|cuda": {"device": "cuda"},
+        "so there is no cuda:99; choose cpu": {"device": "cuda:99"},
     }.items(),
 )
 def test_what_cannot_be_had_is_refused_in_a_line(says: str, options) -> None:
@@ -139,6 +139,26 @@ def test_what_cannot_be_had_is_refused_in_a_line(says: str, options) -> None:
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ShapeError, match="batch: at least one image"):
         optimize(TINY, batch=0)
+    fast = optimize(TINY, "torch", preset="eager", image_size=SIZE)
+    for images in (IMAGES[:0], IMAGES[:, :, 1:], IMAGES[0]):
+        with pytest.raises(ShapeError, match=r"images: this network was optimised for \(N, 1, 32, 32\), N at least 1"):
+            fast(images)
+    with pytest.raises(ShapeError, match="calibration: expected images"):
+        optimize(TINY, calibration=IMAGES[:0])
+
+
+@pytest.mark.parametrize("backend", ["torch", "mxnet"])
+def test_zeros_are_no_int8(monkeypatch, backend: str) -> None:
+    chosen = get_backend(backend)
+    real = chosen.bench.fast
+
+    def broken(self, task: FastTask):
+        fast = real(task)
+        return type("Zeros", (), {"device": "cpu", "steps": (), "__call__": lambda self, x: 0 * fast(x)})()
+
+    monkeypatch.setattr(type(chosen.bench), "fast", broken)
+    with pytest.raises(BackendError, match=r"in int8: the optimised network's outputs are off by 1 of the largest"):
+        optimize(TINY, chosen, precision="int8", image_size=SIZE)
 
 
 def test_a_quantiser_that_is_missing_is_named(monkeypatch) -> None:

@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from msgspec.structs import replace
 
 from resnet_xf import (
     BackendError,
@@ -28,13 +29,11 @@ from resnet_xf.zoo import REFERENCE
 from sabotage import Saboteur, only
 from strategies import specs
 
-FIRST = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet50_v1", "d2l_resnet18")
-DEEP = ("resnet101", "resnet152")  # at 224 pixels they cost fifteen seconds each; docs/bounds.md climbs them
-SIZES = [(name, (64, 64) if name in DEEP else (224, 224)) for name in FIRST] + [("d2l_resnet18", (96, 96))]
-# Not the Gluon zoo's, which test_zoo holds against their reference on both backends, nor GluonCV's, which are timm's.
-# Others are further sizes of their neighbours, and cost ten seconds and more each.
-LARGE = ("wide_resnet101_2", "resnext101_32x8d", "resnext101_64x4d", "resnet200", "cifar_wideresnet40_8")
-PROVEN = ("resnet50_v1b", "resnet50_v1c", "resnet50_v1d", "resnet50_v1s", *LARGE)
+FIRST = ("resnet18", "resnet34", "resnet50", "resnet50_v1", "d2l_resnet18")
+SIZES = [(name, (224, 224)) for name in FIRST] + [("d2l_resnet18", (96, 96))]
+# Not the Gluon zoo's, which test_zoo holds against their reference on both backends, nor GluonCV's, which are timm's, nor
+# dilated ones, which test_zoo draws. docs/bounds.md has those of 101 and 152 layers.
+PROVEN = ("resnet50_v1b", "resnet50_v1c", "resnet50_v1d", "resnet50_v1s", "resnet50_os8", "resnet50_os16", "resnet101")
 OTHERS = [n for n in list_models() if n not in (*FIRST, *PROVEN) and REFERENCE[n] != "gluon"]
 
 
@@ -51,11 +50,14 @@ def test_every_zoo_network_is_the_same_on_both_backends(name: str, size: tuple[i
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_every_other_zoo_network_is_too_at_a_smaller_size(name: str) -> None:
-    assert_parity(name, level="quick", image_size=(32, 32) if name.startswith("cifar") else (64, 64))
+def test_every_other_zoo_network_is_too_at_a_smaller_size_and_depth(name: str) -> None:
+    """Two blocks a stage, since further ones are the second again."""
+    spec = get_spec(name)
+    stages = tuple(replace(stage, depth=min(2, stage.depth)) for stage in spec.stages)
+    assert_parity(replace(spec, stages=stages), level="quick", image_size=(32, 32))
 
 
-@pytest.mark.parametrize("name, side", [("d2l_resnet18", 32), ("cifar_resnet20_v1", 32)])
+@pytest.mark.parametrize("name, side", [("cifar_resnet20_v1", 32), ("cifar_resnet20_v2", 32)])
 def test_a_few_are_the_same_in_training_too(name: str, side: int) -> None:
     report = assert_parity(name, level="standard", image_size=(side, side))
     assert [rung.name for rung in report.rungs[5:]] == ["layers", "gradients", "lock-step"]

@@ -98,9 +98,7 @@ def test_feature_maps_are_timms() -> None:
     assert all(torch.equal(got, one) for got, one in zip(maps, wanted, strict=True))
 
 
-@pytest.mark.parametrize(
-    "name, stride", [("resnet50d", 8), ("resnet50d", 16), ("resnet18", 8), ("seresnext50_32x4d", 16)]
-)
+@pytest.mark.parametrize("name, stride", [("resnet50d", 8), ("resnet18", 16), ("seresnext50_32x4d", 16)])
 def test_any_output_stride_is_timms(name: str, stride: int) -> None:
     import timm
     import torch

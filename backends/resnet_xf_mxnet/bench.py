@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from resnet_xf.errors import BackendError
@@ -36,19 +40,29 @@ class MxnetBench:
         """``nd.dot``, and ``nd.FullyConnected``, which oneDNN computes on the CPU."""
         if precision not in ("float32", "float16"):
             return []
-        matrix = mx.nd.ones((size, size), ctx=find_device(device), dtype=precision)
+        matrix = mx.nd.random.uniform(-1, 1, (size, size), ctx=find_device(device)).astype(precision)
         return [
             lambda: mx.nd.dot(matrix, matrix).wait_to_read(),
             lambda: mx.nd.FullyConnected(matrix, matrix, num_hidden=size, no_bias=True).wait_to_read(),
         ]
+
+    def threads(self) -> int:
+        """OpenMP's, of which MXNet computes with all."""
+        return int(ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
 
     def wait(self, device: str) -> None:
         """Until the engine has nothing left to do."""
         mx.nd.waitall()
 
     def peak_memory(self, device: str) -> int | None:
-        """What is in use now: MXNet's pool gives nothing back, so that is the most there was."""
+        """What the driver says that this process has: MXNet's pool gives nothing back, so it is the most there was."""
         if not device.startswith("cuda"):
             return None
-        free, total = mx.context.gpu_memory_info(find_device(device).device_id)
-        return int(total - free)
+        command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+        with suppress(OSError, subprocess.SubprocessError, ValueError):
+            said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+            for line in said.splitlines():
+                process, mebibytes = map(int, line.split(","))
+                if process == os.getpid():
+                    return mebibytes * 2**20
+        return None

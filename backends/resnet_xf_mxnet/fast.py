@@ -9,7 +9,7 @@ from resnet_xf.errors import BackendError, one_line
 from resnet_xf.fast import FastTask, no_gradients
 from resnet_xf.weights import Array
 from resnet_xf_mxnet.arrays import ndarray
-from resnet_xf_mxnet.learner import find_device, in_bfloat16
+from resnet_xf_mxnet.learner import find_device, in_low
 from resnet_xf_mxnet.loan import mx
 
 STATIC = {"static_alloc": True, "static_shape": True}
@@ -30,16 +30,16 @@ class MxnetFast:
         self._batch = task.shape[0]
         self._dtype = "float16" if task.precision == "float16" else "float32"
         network = task.network
-        for param in network._collect_params_with_prefix().values():
-            param.grad_req = "null"
-            param.reset_ctx(self._context)
-        network.cast(self._dtype)
         steps = [] if task.precision == "float32" else [task.precision]
         try:
+            for param in network._collect_params_with_prefix().values():
+                param.grad_req = "null"
+                param.reset_ctx(self._context)
+            network.cast(self._dtype)
             if task.precision == "int8":
                 network = _in_int8(network, task, self._context)
             elif task.precision == "bfloat16":
-                network = in_bfloat16(network)
+                network = in_low(network, "bfloat16")
             if task.preset != "eager":
                 network.hybridize(**STATIC)
                 steps.append("hybridized with static memory")

@@ -22,6 +22,7 @@ from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, weights_of
 from resnet_xf_mxnet.cuda import gpus, how_to_install, no_code_for
 from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.scaling import LossScaling
 
 nd = mx.nd
 
@@ -37,7 +38,8 @@ class MxnetLearner:
     def __init__(self, task: Task) -> None:
         self._context = find_device(task.device)
         self.device = "cpu" if self._context.device_type == "cpu" else f"cuda:{self._context.device_id}"
-        allowed = ("float32", "float64", "bfloat16") if self.device == "cpu" else ("float32", "float64")
+        low = "bfloat16" if self.device == "cpu" else "float16"  # each has convolutions in one of the two
+        allowed = ("float32", "float64", low)
         if task.precision not in allowed:
             raise BackendError(
                 f"mxnet does not train in {task.precision} on {self.device}; choose one of {', '.join(allowed)}"
@@ -57,8 +59,9 @@ class MxnetLearner:
             if task.freeze_statistics and isinstance(block, mx.gluon.nn.BatchNorm):
                 block._kwargs["use_global_stats"] = True
         self._weights = weights_of(self._network)
-        if task.precision == "bfloat16":
-            self._network = in_bfloat16(self._network)
+        if task.precision == low:
+            self._network = in_low(self._network, low)
+        self._scaling = LossScaling(enabled=low == task.precision == "float16")
         steps = {"hybridized with static memory": task.preset != "eager", task.precision: task.precision != "float32"}
         self.steps = tuple(name for name, done in steps.items() if done)
         if task.preset != "eager":
@@ -124,12 +127,16 @@ class MxnetLearner:
             with mx.autograd.record():
                 outputs = self._network(x)
                 loss = -(nd.log_softmax(outputs) * ndarray(targets, self._dtype, self._context)).sum()
-            loss.backward()
+                scaled = loss * self._scaling.scale if self._scaling.enabled else loss
+            scaled.backward()
             if self._together:
                 for name, param in self._params.items():
                     _store.pushpull(self._keys[name], param.grad(), out=param.grad())
-            for name, param in self._params.items():
-                self._update(name, param.data(), param.grad(), rate)
+            scale = self._scaling.scale
+            if self._scaling.allows([param.grad() for param in self._params.values()]):
+                for name, param in self._params.items():
+                    gradient = param.grad() / scale if self._scaling.enabled else param.grad()
+                    self._update(name, param.data(), gradient, rate)
         return lambda: self._outcome(loss, outputs)
 
     def _outcome(self, loss: Any, outputs: Any) -> tuple[float, Array]:
@@ -168,11 +175,12 @@ class MxnetLearner:
             self._velocity[name] = ndarray(array, self._dtype, self._context)
 
     def loss_scaling(self) -> dict[str, int | float]:
-        """Nothing: float16 is refused."""
-        return {}
+        """The state of what scales the loss in float16, as PyTorch's."""
+        return self._scaling.state()
 
     def load_loss_scaling(self, state: Mapping[str, int | float]) -> None:
-        """Nothing to go on with."""
+        """Go on with such a state."""
+        self._scaling.load(state)
 
     def total(self, numbers: Array) -> Array:
         """The sum over all workers."""
@@ -243,14 +251,14 @@ def _give_up(seconds: float) -> None:
     os._exit(2)
 
 
-def in_bfloat16(network: Any) -> Any:
-    """A block that computes in bfloat16 where MXNet's lists say so, with the network's own float32 parameters.
+def in_low(network: Any, precision: str) -> Any:
+    """A block that computes in bfloat16 or float16 where MXNet's lists say so, with the network's float32 parameters.
 
     ``amp.init`` would change MXNet's operators for the whole process, and other people's networks with them.
     """
     amp = importlib.import_module("mxnet.contrib.amp")
     data = mx.sym.var("data", dtype="float32")
-    low = amp.convert_symbol(network(data), target_dtype="bfloat16", data_names=["data"])
+    low = amp.convert_symbol(network(data), target_dtype=precision, data_names=["data"])
     return mx.gluon.SymbolBlock(low, data, params=network.collect_params())
 
 

@@ -40,9 +40,9 @@ class TorchBench:
         """``torch.mm``, and a convolution of 1×1, for which oneDNN has kernels of its own."""
         place = find_device(device)
         if precision == "int8":
-            whole = torch.ones(size, size, dtype=torch.int8, device=place)
+            whole = torch.randint(-127, 128, (size, size), dtype=torch.int8, device=place)
             return [self._timed(lambda: torch._int_mm(whole, whole.t()), device)]
-        matrix = torch.ones(size, size, dtype=LOW.get(precision, torch.float32), device=place)
+        matrix = torch.randn(size, size, dtype=LOW.get(precision, torch.float32), device=place)
         image = matrix.view(1, 16, -1, size).permute(0, 3, 1, 2)  # channels_last
         kernel = matrix.view(size, size, 1, 1)
         in_tf32 = precision == "tf32"
@@ -60,6 +60,10 @@ class TorchBench:
             self.wait(device)
 
         return run
+
+    def threads(self) -> int:
+        """``torch.get_num_threads``."""
+        return torch.get_num_threads()
 
     def wait(self, device: str) -> None:
         """Synchronise a GPU; on the CPU nothing is left to wait for."""

@@ -39,7 +39,7 @@ class TorchFast:
         self._dtype = LOW.get(task.precision, torch.float32)
         self._tf32 = task.precision == "tf32"
         self._layout = torch.contiguous_format if task.preset == "eager" else torch.channels_last
-        network = task.network.eval().requires_grad_(False).to(place, self._dtype).to(memory_format=self._layout)
+        network = task.network.eval().requires_grad_(False)
         steps = ["channels_last"] if task.preset != "eager" else []
         if task.precision != "float32":
             steps.append(task.precision)
@@ -47,6 +47,7 @@ class TorchFast:
             steps.append("compiled with frozen weights")
         self.steps = tuple(steps)
         try:
+            network = network.to(place, self._dtype).to(memory_format=self._layout)
             if task.precision == "int8":
                 network = _in_int8(network, task)
             self._run: Any = network
@@ -62,8 +63,8 @@ class TorchFast:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise MemoryError(f"{one_line(error)}; choose a smaller batch") from error
             raise BackendError(
-                f"torch cannot run the network in {task.precision}, preset {task.preset}: {one_line(error)}",
-                "the same with preset='tuned'",
+                f"torch cannot run the network in {task.precision}, preset {task.preset}: {one_line(error)}; choose "
+                "another precision, or a preset that compiles nothing"
             ) from error
 
     def put(self, images: Array) -> torch.Tensor:

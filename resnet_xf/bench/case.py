@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from resnet_xf.backend import is_installed
 from resnet_xf.documents import Document
 from resnet_xf.errors import BenchError
+from resnet_xf.fast import PRESETS
 from resnet_xf.spec import ResNetSpec
 
 OURS = "resnet_xf"
@@ -53,7 +53,7 @@ class Case(Document, frozen=True, kw_only=True):
     @property
     def group(self) -> tuple[object, ...]:
         """What cases have in common that are compared with each other."""
-        return self.spec.name, self.mode, self.image_size, self.device, self.threads
+        return self.spec, self.seed, self.mode, self.image_size, self.device, self.threads
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -91,8 +91,9 @@ def cases(
 ) -> list[Case]:
     """Every combination that is asked for, the peers first, which the others are then compared with.
 
-    Low precisions are measured in the fastest preset that is asked for alone.
+    What is as wide as float32 is measured in every preset, and lower precision in the fastest that is asked for alone.
     """
+    fastest = max(presets, key=list(PRESETS).index)
     sources = [(peer, PEERS[peer]) for peer in peers] + [(OURS, backend) for backend in backends]
     return [
         Case(
@@ -111,10 +112,5 @@ def cases(
         for library, backend in sources
         for precision in precisions
         for preset in presets
-        if precision == "float32" or preset == presets[-1]
+        if precision in ("float32", "tf32") or preset == fastest
     ]
-
-
-def missing(case: Case) -> str | None:
-    """Why a case cannot even be begun, in a line."""
-    return None if is_installed(case.backend) else f"{case.backend} is not installed"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from select import select
+from signal import SIGKILL
 from subprocess import PIPE, Popen
-from tempfile import mkstemp
+from tempfile import mkdtemp, mkstemp
 
 import msgspec
 
@@ -14,6 +16,9 @@ from resnet_xf.bench.case import Case
 from resnet_xf.bench.machine import variables
 from resnet_xf.bench.worker import COMMAND, Answer
 from resnet_xf.workers import PARENT, how_it_ended
+
+LONGEST = 1800.0
+"""Seconds without an answer after which a process is given up; compilers that try many kernels need minutes."""
 
 
 class Gone(Exception):  # noqa: N818 - the process is, and not this program
@@ -33,7 +38,12 @@ class Child:
         (handle, self.words), (other, file) = (mkstemp(dir=folder, suffix=end) for end in (".words", ".json"))
         with open(other, "w", encoding="utf-8") as written:
             written.write(case.to_complete_json())
-        own = {PARENT: str(os.getpid()), **variables(case.backend, case.preset, case.threads)}
+        # Its own folder for temporary files, where no compiler finds what another process has left.
+        own = {PARENT: str(os.getpid()), "TMPDIR": mkdtemp(dir=folder)}
+        special = variables(case.backend, case.preset)
+        own |= {"OMP_NUM_THREADS": str(case.threads), "MKL_NUM_THREADS": str(case.threads), **special}
+        self.settings = tuple(f"{name}={value}" for name, value in sorted(special.items()))
+        """Of its environment, what makes its backend fast."""
         self.process = Popen(
             [*COMMAND, file, str(answers)],
             stdin=PIPE,
@@ -55,6 +65,8 @@ class Child:
     def read(self) -> Answer:
         """Its next answer; raises Gone if there is none."""
         assert self.process.stdout is not None
+        if not select([self.process.stdout], [], [], LONGEST)[0]:
+            raise Gone(f"the process gave no answer in {LONGEST / 60:.0f} minutes")
         line = self.process.stdout.readline()
         if line:
             answer: Answer = msgspec.json.decode(line, type=Answer)
@@ -66,8 +78,9 @@ class Child:
         raise Gone(f"the process {how_it_ended(code)}{memory}{last}")
 
     def end(self) -> None:
-        """End it, whatever it does."""
-        self.process.kill()
+        """End it and the processes that it has started, whatever they do."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, SIGKILL)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             with suppress(OSError):

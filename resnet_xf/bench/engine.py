@@ -27,11 +27,14 @@ from resnet_xf.plan import Plan, plan
 from resnet_xf.recipe import Optimizer, Recipe, targets
 from resnet_xf.weights import Array, Weights, draw_weights
 
-SHOWN = 32
-"""Images that inference is checked on."""
+SHOWN, FEW = 32, 8
+"""Images that inference is checked on, and how many a batch for training holds at least."""
 
-RATE = 1e-3
-"""The learning rate of a measured step; momentum and decay take their time as well."""
+RATE, DECAY = 1e-3, 1e-4
+"""The learning rate and the decay of a measured step."""
+
+TRIES = 20
+"""Steps after which float16's scale, which is halved where a gradient overflows, must have let one pass."""
 
 ROUND, WARM_UP = 0.25, 10.0
 """Seconds of a round of the warm-up, and after which no further one is begun."""
@@ -53,14 +56,16 @@ class Round(msgspec.Struct, frozen=True, tag=True):
 
 
 def views(channels: int, size: tuple[int, int], count: int) -> Array:
-    """Real images ``(count, channels, H, W)``: digits for one channel, else windows of two photographs."""
+    """Real images ``(count, channels, H, W)``, windows of digits for one channel, else of two photographs.
+
+    The first of them are the same whatever the count.
+    """
     height, width = size
-    whole = sample_images(channels, (height + height // 2, width + width // 2), None, count)
-    rng = np.random.default_rng(0)
-    tops, lefts = rng.integers(0, height // 2 + 1, count), rng.integers(0, width // 2 + 1, count)
+    whole = sample_images(channels, (height + height // 2, width + width // 2))
+    corners = np.random.default_rng(0).random((count, 2)) * (height // 2 + 1, width // 2 + 1)
     shown = [
         whole[n % len(whole), :, top : top + height, left : left + width]
-        for n, (top, left) in enumerate(zip(tops, lefts, strict=True))
+        for n, (top, left) in enumerate(corners.astype(int))
     ]
     return np.ascontiguousarray(np.stack(shown))
 
@@ -68,9 +73,11 @@ def views(channels: int, size: tuple[int, int], count: int) -> Array:
 def distinct(batch: int) -> int:
     """How many different images a batch for training holds, each as often as any other.
 
-    A norm's statistics are then those of the few, which is all that the referee need be shown.
+    A norm's statistics are then those of the few, which is all that the referee need be shown. They are the largest
+    divisor that is not above ``SHOWN``, and all of the batch where that is less than ``FEW``.
     """
-    return max(n for n in range(1, min(batch, SHOWN) + 1) if batch % n == 0)
+    found = max(n for n in range(1, min(batch, SHOWN) + 1) if batch % n == 0)
+    return found if found >= FEW else batch
 
 
 class Referee:
@@ -79,17 +86,23 @@ class Referee:
     def __init__(self, case: Case) -> None:
         planned = plan(case.spec)
         backend = get_backend(case.backend)
-        images = views(case.spec.in_channels, case.image_size, SHOWN)
-        weights = draw_weights(planned, case.seed)
+        images = views(case.spec.in_channels, case.image_size, max(SHOWN, distinct(case.batch)))
+        weights = _weights(case, planned)
         if case.mode == "infer":
             network = backend.build(planned.root, "float64")
             backend.load(network, {name: array.astype(np.float64) for name, array in weights.items()})
-            self.outputs = np.concatenate([backend.forward(network, images[n : n + 8]) for n in range(0, SHOWN, 8)])
+            parts = (images[n : n + FEW] for n in range(0, SHOWN, FEW))
+            self.outputs = np.concatenate([backend.forward(network, part) for part in parts])
         else:
             few = images[: distinct(case.batch)]
             plainly = msgspec.structs.replace(case, precision="float64", preset="eager")
             learner = _learner(plainly, planned, None, weights)
             self.outputs = learner.step(few, _targets(case, len(few)), RATE)()[1]
+
+
+def _weights(case: Case, planned: Plan) -> Weights:
+    """Of which every number matters: a norm with the values that it begins with would hardly be missed."""
+    return draw_weights(planned, case.seed, "probe")
 
 
 def _targets(case: Case, count: int) -> Array:
@@ -104,7 +117,7 @@ def _learner(case: Case, planned: Plan, native: Any, weights: Weights) -> Learne
         name="bench",
         epochs=1,
         batch_size=case.batch,
-        optimizer=Optimizer(learning_rate=RATE, momentum=0.9, weight_decay=1e-4),
+        optimizer=Optimizer(learning_rate=RATE, momentum=0.9, weight_decay=DECAY),
     )
     task = replace(task_of(planned, recipe, case.device, preset=case.preset), precision=case.precision)
     if native is not None:
@@ -125,15 +138,12 @@ class Engine:
         self.case, self.wanted = case, wanted
         self.planned = plan(case.spec)
         self.backend: Backend = get_backend(case.backend)
-        weights = draw_weights(self.planned, case.seed)
-        images = views(case.spec.in_channels, case.image_size, SHOWN)
+        weights = _weights(case, self.planned)
+        images = views(case.spec.in_channels, case.image_size, max(2 * SHOWN, distinct(case.batch)))
         start = time.perf_counter()
-        native, before = self._native(weights)
+        native, self.steps = self._native(weights)
         self.build = time.perf_counter() - start
-        start = time.perf_counter()
-        self.steps: tuple[str, ...] = before
         self.step = self._infer(native, images) if case.mode == "infer" else self._train(native, weights, images)
-        self.first = time.perf_counter() - start
         if not self.error <= (limit := tolerance(case.precision)):
             raise WrongError(
                 f"its outputs are off by {self.error:.2g} of the largest; sound ones by at most {limit:.2g}"
@@ -160,13 +170,14 @@ class Engine:
     def _infer(self, native: Any, images: Array) -> Callable[[], object]:
         case = self.case
         shape = (case.batch, *images.shape[1:])
-        whole = np.resize(images, (-(-len(images) // case.batch) * case.batch, *images.shape[1:]))
-        task = FastTask(native, case.precision, case.preset, case.device, shape, whole)
-        fast = self.backend.bench.fast(task)
+        judged, others = images[:SHOWN], images[SHOWN : 2 * SHOWN]  # ranges are not set by what they are judged on
+        whole = np.resize(others, (-(-SHOWN // case.batch) * case.batch, *images.shape[1:]))
+        start = time.perf_counter()
+        fast = self.backend.bench.fast(FastTask(native, case.precision, case.preset, case.device, shape, whole))
+        self.first = time.perf_counter() - start  # it has run a batch
         self.device, self.steps = fast.device, (*self.steps, *fast.steps)
-        outputs = fast(images)
-        self._judge(outputs)
-        batch = fast.put(np.resize(images, shape))
+        self._judge(fast(judged))
+        batch = fast.put(np.resize(judged, shape))
         return lambda: fast(batch)
 
     def _train(self, native: Any, weights: Weights, images: Array) -> Callable[[], object]:
@@ -174,17 +185,24 @@ class Engine:
         if case.precision == "int8":
             raise BackendError("no network is trained in int8; choose bfloat16")
         named = weights if native is None else self.backend.dump(native)
+        start = time.perf_counter()
         learner = _learner(case, self.planned, native, named)
         self.device, self.steps = learner.device, learner.steps
         few = images[: distinct(case.batch)]
         batch = learner.put(np.tile(few, (case.batch // len(few), 1, 1, 1)))
         wanted = _targets(case, case.batch)
         _, outputs = learner.step(batch, wanted, RATE)()
+        self.first = time.perf_counter() - start
         self._judge(outputs[: len(few)])
-        moved, _ = learner.dump()
-        still = [name for name, array in named.items() if array.ndim > 1 and np.array_equal(array, moved[name])]
+        for _ in range(TRIES):
+            _, velocity = learner.dump()
+            if any(array.any() for array in velocity.values()):
+                break
+            learner.step(batch, wanted, RATE)()
+        # After the first step that is taken, v is the gradient and the decay's share of the weight.
+        still = [name for name, array in named.items() if array.ndim > 1 and _no_gradient(velocity.get(name), array)]
         if still:
-            raise WrongError(f"a step leaves {len(still)} of its weights as they were, the first is {still[0]}")
+            raise WrongError(f"{len(still)} of its gradients are zero, the first is that of {still[0]}")
         return lambda: learner.step(batch, wanted, RATE)
 
     def _judge(self, outputs: Array) -> None:
@@ -218,11 +236,17 @@ class Engine:
         """Flops a second of a large product of matrices, the best of several; None where there is no such product."""
         size = PRODUCT[self.device.partition(":")[0]]
         taken = []
-        for multiply in self.backend.bench.products(size, self.case.precision, self.device):
-            with suppress(RuntimeError, MemoryError):
+        with suppress(RuntimeError, MemoryError):
+            for multiply in self.backend.bench.products(size, self.case.precision, self.device):
                 multiply()
                 for _ in range(7):
                     start = time.perf_counter()
                     multiply()
                     taken.append(time.perf_counter() - start)
         return 2 * size**3 / min(taken) if taken else None
+
+
+def _no_gradient(velocity: Array | None, weight: Array) -> bool:
+    """Whether nothing but decay is in the first step's v."""
+    decay = np.float32(DECAY) * weight
+    return velocity is None or bool(np.abs(velocity - decay).max() <= 1e-5 * np.abs(decay).max())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import prod
@@ -21,7 +21,7 @@ from resnet_xf.bench.engine import Round, distinct
 from resnet_xf.bench.machine import environment, memory
 from resnet_xf.bench.report import BenchReport, Result, Row, with_ratios
 from resnet_xf.bench.statistics import speed
-from resnet_xf.bench.worker import Ceiling, Ready, Refused, Used
+from resnet_xf.bench.worker import Answered, Ceiling, Ready, Refused, Used
 from resnet_xf.errors import BenchError
 from resnet_xf.plan import plan
 from resnet_xf.trace import trace
@@ -39,7 +39,7 @@ ROOM = 1.5
 """How many times the largest process's peak must be free before another is started beside them."""
 
 SEARCH, GAIN = 0.5, 1.03
-"""Seconds of a turn in the search for the best batch, and how much faster a doubled one must be to count as better."""
+"""Seconds of a turn in the search for the best batch, and how much faster one must be for the search to go on."""
 
 FLOPS = {"infer": 2, "train": 6}
 """Floating-point operations for each multiply-add of the forward pass; backward takes twice as many."""
@@ -66,8 +66,6 @@ def bench(
         raise BenchError("measurements need processes that Windows does not have; use Linux, or a container of it")
     if not seconds > 0:
         raise BenchError(f"time: each case must run for more than 0 seconds, got {seconds:g}")
-    for case in cases:
-        check_memory(case)
     turns = min(MOST, max(TURNS, round(seconds / LONGEST)))
     tell = _Teller(len(cases) * (turns + 1), callback)
     found: Ceilings = {}
@@ -90,10 +88,6 @@ def best_batch(case: Case, callback: Callback | None = None) -> Case:
     batch = 1
     while worse < 2:
         tried = msgspec.structs.replace(case, batch=batch)
-        try:
-            check_memory(tried)
-        except BenchError:
-            break
         with TemporaryDirectory() as folder, ExitStack() as stack:
             group = _Group([tried], 3, SEARCH, Path(folder), stack, tell)
             runner = group.start(tried)
@@ -127,7 +121,7 @@ def check_memory(case: Case) -> None:
         raise BenchError(
             f"batch: to {case.mode} {case.spec.name} with {case.batch:,} images of "
             f"{case.image_size[0]}×{case.image_size[1]} takes at least {needed / 2**30:,.0f} GiB of memory, and "
-            f"{free / 2**30:,.0f} are free; choose less than {free // each:,}"
+            f"{free / 2**30:,.0f} are free; choose {f'less than {free // each:,}' if free > each else 'smaller images'}"
         )
 
 
@@ -172,11 +166,6 @@ class _Runner:
             return
         try:
             used = self.child.ask("used")
-            key = self.case.device, self.case.precision, self.case.backend
-            if key not in ceilings:
-                ceiling = self.child.ask("ceiling")
-                assert isinstance(ceiling, Ceiling)
-                ceilings[key] = ceiling.flops or 0.0
         except Gone as gone:
             self.lose(str(gone), failed=True)
             return
@@ -193,11 +182,19 @@ class _Runner:
             warm_up=self.ready.warm_up,
             host_memory=used.host,
             device_memory=used.device,
-            processors=median(one.processors for one in self.rounds.values()),
+            threads=self.ready.threads,
+            busy_processors=median(one.processors for one in self.rounds.values()),
             version=self.ready.version,
-            steps=self.ready.steps,
+            steps=(*self.ready.steps, *self.child.settings),
         )
         self.row = Row(case=self.case, result=result)
+        key = self.case.device, self.case.precision, self.case.backend
+        if key not in ceilings:
+            ceilings[key] = 0.0
+            with suppress(Gone):
+                ceiling = self.child.ask("ceiling")
+                assert isinstance(ceiling, Ceiling)
+                ceilings[key] = ceiling.flops or 0.0
         self.child.end()
 
 
@@ -243,12 +240,16 @@ class _Group:
         """A case that is ready to run; or with the reason why it is not."""
         runner = _Runner(case)
         self.tell(0, f"{case}: getting ready")
+        answers = self.folder / f"{case.mode}-{distinct(case.batch)}.npy"
         try:
-            answers = self.folder / f"{case.mode}-{distinct(case.batch)}.npy"
-            if not answers.exists():
-                self._child(case, answers).read()  # the referee
+            check_memory(case)
             child = self._child(case, answers)
             ready = child.read()
+            if isinstance(ready, Answered):  # that was the referee
+                child = self._child(case, answers)
+                ready = child.read()
+        except BenchError as error:
+            runner.lose(str(error), failed=False)
         except Gone as gone:
             runner.lose(str(gone), failed=True)
         else:
@@ -285,6 +286,8 @@ class _Teller:
 def _room(runners: Sequence[_Runner]) -> bool:
     """Whether one more process would find memory beside these."""
     there = memory()
+    if any(runner.case.device != "cpu" for runner in runners):  # whose memory no two share that need all of it
+        return False
     return there is None or there[1] > ROOM * max(runner.ready.memory for runner in runners if runner.ready)
 
 

@@ -48,14 +48,17 @@ def memory() -> tuple[int, int] | None:
     with suppress(OSError, KeyError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
-        return sizes["MemTotal"], sizes["MemAvailable"]
+        total, free = sizes["MemTotal"], sizes["MemAvailable"]
+        with suppress(OSError, ValueError):  # a container's limit, or "max"
+            limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+            total, free = min(total, limit), min(free, limit - used)
+        return total, free
     return None
 
 
-def variables(backend: str, preset: str, threads: int) -> dict[str, str]:
-    """The environment of a process in which a backend is measured."""
-    fast = BUILT_IN[backend].variables if preset != "eager" and backend in BUILT_IN else {}
-    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **fast}
+def variables(backend: str, preset: str) -> dict[str, str]:
+    """What the environment of a process holds in which a backend is measured at its best."""
+    return dict(BUILT_IN[backend].variables) if preset == "best" and backend in BUILT_IN else {}
 
 
 def _processor() -> dict[str, str]:
@@ -75,8 +78,8 @@ def _processor() -> dict[str, str]:
 
 
 def gpus() -> list[str]:
-    """NVIDIA's GPUs, with driver and clocks, as ``nvidia-smi`` tells them."""
-    if shutil.which("nvidia-smi") is None:
+    """NVIDIA's GPUs that this process may use, with driver and clocks, as ``nvidia-smi`` tells them."""
+    if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return []
     command = ["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader"]
     with suppress(OSError, subprocess.SubprocessError):

@@ -26,7 +26,7 @@ class Result(Struct, frozen=True, kw_only=True):
         share: of the machine's ceiling in that precision; None where that is not known.
         build, first, warm_up: seconds until the network was there, until its first result, until it was steady.
         host_memory, device_memory: peaks in bytes.
-        processors: how many were busy, on the mean.
+        threads, busy_processors: how many the framework says it has, and how many were busy on the mean.
         version: the framework's.
         steps: what was done to make it fast.
     """
@@ -42,7 +42,8 @@ class Result(Struct, frozen=True, kw_only=True):
     warm_up: float
     host_memory: int
     device_memory: int | None
-    processors: float
+    threads: int
+    busy_processors: float
     version: str
     steps: tuple[str, ...]
 
@@ -89,15 +90,15 @@ class BenchReport(Document, frozen=True, kw_only=True):
             yield list(rows)
 
     def conclusions(self) -> list[str]:
-        """In words, of each group: which backend is faster at its fastest in float32, and what there is beyond."""
+        """In words, of each group: which backend is faster at its fastest, in float32 and in any precision."""
         return [line for rows in self.groups() for line in _conclusions(rows)]
 
     def to_csv(self) -> str:
-        """One line for each case."""
+        """One line for each case, with the environment at its end."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, (*COLUMNS, *self.environment), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_flat(row) for row in self.rows)
+        writer.writerows(_flat(row) | self.environment for row in self.rows)
         return text.getvalue()
 
 
@@ -105,7 +106,7 @@ COLUMNS = (
     *("network", "library", "backend", "mode", "preset", "precision", "batch", "height", "width", "device", "threads"),
     *("images_per_second", "lower_quartile", "upper_quartile", "rounds", "ratio", "ratio_low", "ratio_high"),
     *("error", "agreement", "share_of_ceiling", "build_seconds", "first_seconds", "warm_up_seconds"),
-    *("host_memory", "device_memory", "processors", "version", "reason"),
+    *("host_memory", "device_memory", "busy_processors", "version", "reason"),
 )
 
 
@@ -155,16 +156,19 @@ def with_ratios(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _conclusions(rows: Sequence[Row]) -> Iterator[str]:
-    measured = [(row.case, row.result) for row in rows if row.result and row.case.library == OURS]
-    fastest: dict[str, tuple[Case, Result]] = {}
-    for case, result in measured:
-        if case.backend not in fastest or result.speed.median > fastest[case.backend][1].speed.median:
-            fastest[case.backend] = case, result
-    if len(fastest) < 2:
-        return
-    (case, result), (other_case, other), *_ = sorted(fastest.values(), key=lambda one: -one[1].speed.median)
-    if found := result_ratio(result, other):
-        yield f"{case.group_title}: {case} beside {other_case}: {found}"
+    ours = [(row.case, row.result) for row in rows if row.result and row.case.library == OURS]
+    said = set()
+    for what, precisions in (("in float32", {"float32"}), ("in any precision", {case.precision for case, _ in ours})):
+        fastest: dict[str, tuple[Case, Result]] = {}
+        for case, result in sorted(ours, key=lambda one: one[1].speed.median):
+            if case.precision in precisions:
+                fastest[case.backend] = case, result
+        if len(fastest) < 2:
+            continue
+        (case, result), (other, beside), *_ = sorted(fastest.values(), key=lambda one: -one[1].speed.median)
+        if (case, other) not in said and (found := result_ratio(result, beside)):
+            yield f"{case.group_title}, {what}: {case} beside {other}: {found}"
+        said.add((case, other))
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

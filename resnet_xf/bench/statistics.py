@@ -83,7 +83,7 @@ def unpaired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> 
     return Ratio(median=middle, interval=(float(low), float(high)), rounds=min(len(first), len(second)))
 
 
-def steady(rates: Sequence[float], window: int = 2, within: float = 0.1) -> bool:
+def steady(rates: Sequence[float], window: int = 2, within: float = 0.05) -> bool:
     """Whether a warm-up is over: the best of the last rounds is no faster than the best of those before them.
 
     A machine that still compiles, allocates or raises its clock gets faster from round to round.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -32,6 +34,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
         error: of the outputs against float64, relative to the largest.
         agreement: the share of images whose largest output is the referee's.
         memory: the process's peak so far, in bytes.
+        threads: how many the framework says it has.
     """
 
     version: str
@@ -42,6 +45,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     error: float
     agreement: float
     memory: int
+    threads: int
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -97,6 +101,11 @@ def main() -> None:
     except ResNetXFError as error:
         tell(Refused(one_line(error), wrong=isinstance(error, WrongError)))
         return
+    except RuntimeError as error:  # a framework's own, where it is not turned into a MemoryError
+        if "memory" not in str(error):
+            raise
+        tell(Refused(f"not enough memory: {one_line(error)}; choose a smaller batch"))
+        return
     tell(
         Ready(
             version=engine.backend.version(),
@@ -107,6 +116,7 @@ def main() -> None:
             error=engine.error,
             agreement=engine.agreement,
             memory=_peak(),
+            threads=engine.backend.bench.threads(),
         )
     )
     for line in map(str.strip, sys.stdin):
@@ -121,4 +131,6 @@ def main() -> None:
 
 def _peak() -> int:
     """The most memory that this process has held, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with suppress(OSError):  # Linux's getrusage would begin with the parent's
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

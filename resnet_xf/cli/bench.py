@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from resnet_xf.backend import ALIASES, is_installed, list_backends
+from resnet_xf.backend import ALIASES, get_backend, is_installed, list_backends
 from resnet_xf.bench import MODES, PEERS, BenchReport, Case, Comparison, Row, best_batch, cases, compare
 from resnet_xf.bench import bench as measure
 from resnet_xf.bench.charts import check_format, plot
@@ -81,6 +81,11 @@ def bench(
         optional("matplotlib", "charts are drawn by Matplotlib")
     if out is not None and out.suffix != ".json":
         raise BenchError(f"{out}: a report is a .json file")
+    for file in filter(None, (out, plot_)):
+        if not file.parent.is_dir():
+            raise BenchError(f"{file}: there is no folder {file.parent}; make it first")
+    if backend is None:
+        get_backend()  # says how to get one where there is none
     asked = _Asked(
         backends=_listed("--backend", backend or ",".join(filter(is_installed, list_backends())), list_backends()),
         modes=_listed("--mode", mode, MODES),
