@@ -30,8 +30,8 @@ from resnet_xf.weights import Array, Weights, draw_weights
 SHOWN, FEW = 32, 8
 """Images that inference is checked on, and how many a batch for training holds at least."""
 
-RATE, DECAY = 1e-3, 1e-4
-"""The learning rate and the decay of a measured step."""
+RATE, DECAY = 1e-6, 1e-4
+"""The learning rate and the decay of a measured step: the weights stay where they are, however long it is measured."""
 
 TRIES = 20
 """Steps after which float16's scale, which is halved where a gradient overflows, must have let one pass."""

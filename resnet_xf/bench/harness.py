@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from math import prod
 from pathlib import Path
+from random import Random
 from statistics import median
 from tempfile import TemporaryDirectory
 
@@ -223,7 +224,8 @@ class _Group:
                 if runner.row is None:
                     beside.append(runner)
             for _ in range(self.turns):
-                for runner in beside:
+                # In another order each time, since what ran before leaves its clocks and caches to what comes next.
+                for runner in Random(turn).sample(beside, len(beside)):
                     runner.turn(turn, self.seconds)
                     if runner is not baseline:
                         self.tell(1, f"{runner.case}: {runner.rate:,.1f} images/s")
