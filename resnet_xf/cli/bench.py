@@ -98,7 +98,7 @@ def bench(
         batch=_batch(batch),
     )
     wanted = [case for spec in specs or [DEFAULT_NETWORK] for case in asked.cases(spec)]
-    command = shlex.join(["resnet-xf", *sys.argv[1:]])
+    command = _command(sys.argv[1:])
     with _progress() as callback:
         if asked.batch is None:
             wanted = [best_batch(case, callback) for case in wanted]
@@ -119,6 +119,19 @@ def bench(
         _print(report)
     if report.failed:
         raise typer.Exit(1)
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command line without the files that it writes, whose places are one machine's own."""
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, _, value = argument.partition("=")
+        if name not in ("--out", "--plot"):
+            kept.append(argument)
+        elif not value:
+            next(rest, None)
+    return shlex.join(["resnet-xf", *kept])
 
 
 def _json(report: BenchReport) -> str:
