@@ -18,8 +18,9 @@ from throughput import DOCS, HERE, write_between
 from resnet_xf import ResNetSpec, Stage, Stem
 from resnet_xf.bench import Case, bench
 from resnet_xf.bench.charts import figure
-from resnet_xf.bench.machine import environment, processors
+from resnet_xf.bench.machine import environment
 from resnet_xf.files import atomic
+from resnet_xf.workers import processors
 
 BACKENDS = ("torch", "mxnet")
 MODES = ("infer", "train")

@@ -44,10 +44,14 @@ def free_port() -> int:
         return port
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def threads_each(workers: int) -> str:
     """How many threads each of several workers may take for itself."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return str(max(1, processors // workers))
+    return str(max(1, processors() // workers))
 
 
 def run_together(roles: Sequence[Role], arguments: Sequence[str]) -> str:

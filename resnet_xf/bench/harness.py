@@ -114,7 +114,7 @@ def check_memory(case: Case) -> None:
     if there is None or case.device != "cpu":
         return
     rows = trace(plan(case.spec), (1, case.spec.in_channels, *case.image_size))
-    maps = [prod(row.output_shape) for row in rows if row.kind in ("conv", "norm", "activation", "pool")]
+    maps = [prod(row.output_shape) for row in rows if row.kind in ("conv", "norm")]
     # Training keeps what each layer gives; inference what the largest reads and gives.
     each = 4 * (sum(maps) if case.mode == "train" else 2 * max(maps))
     needed, free = each * case.batch, there[1]

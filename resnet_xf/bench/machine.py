@@ -13,6 +13,7 @@ from pathlib import Path
 
 from resnet_xf import __version__
 from resnet_xf.backend import BUILT_IN
+from resnet_xf.workers import processors
 
 PACKAGES = ("resnet-xf", "numpy", "torch", "torchvision", "torchao", "timm", "mxnet", "mxnet-cu117")
 
@@ -36,11 +37,6 @@ def environment() -> dict[str, str]:
     for number, gpu in enumerate(gpus()):
         found[f"gpu {number}"] = gpu
     return found
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> tuple[int, int] | None:

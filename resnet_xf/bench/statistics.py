@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 """Bootstrap samples of a ratio; its interval's ends are then known to a hundredth of its width."""
@@ -68,8 +69,7 @@ def ratio(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Rat
     ratios = np.array(first) / np.array(second)
     drawn = np.random.default_rng(seed).integers(0, len(ratios), (RESAMPLES, len(ratios)))
     medians = np.median(ratios[drawn], axis=1)
-    low, high = np.quantile(medians, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return Ratio(median=float(np.median(ratios)), interval=(float(low), float(high)), rounds=len(ratios))
+    return Ratio(median=float(np.median(ratios)), interval=_interval(medians), rounds=len(ratios))
 
 
 def unpaired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Ratio:
@@ -78,9 +78,13 @@ def unpaired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> 
     medians = [
         np.median(np.array(rates)[rng.integers(0, len(rates), (RESAMPLES, len(rates)))], 1) for rates in (first, second)
     ]
-    low, high = np.quantile(medians[0] / medians[1], ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     middle = float(np.median(first) / np.median(second))
-    return Ratio(median=middle, interval=(float(low), float(high)), rounds=min(len(first), len(second)))
+    return Ratio(median=middle, interval=_interval(medians[0] / medians[1]), rounds=min(len(first), len(second)))
+
+
+def _interval(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(drawn, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return float(low), float(high)
 
 
 def steady(rates: Sequence[float], window: int = 2, within: float = 0.05) -> bool:

@@ -20,7 +20,7 @@ from resnet_xf.bench import MODES, PEERS, BenchReport, Case, Comparison, Row, be
 from resnet_xf.bench import bench as measure
 from resnet_xf.bench.charts import check_format, plot
 from resnet_xf.bench.harness import Callback
-from resnet_xf.bench.machine import gpus, processors
+from resnet_xf.bench.machine import gpus
 from resnet_xf.cli.app import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_size
 from resnet_xf.errors import BenchError
@@ -28,6 +28,7 @@ from resnet_xf.fast import PRECISIONS, PRESETS
 from resnet_xf.files import atomic
 from resnet_xf.optional import optional
 from resnet_xf.plan import plan
+from resnet_xf.workers import processors
 
 ALIKE = {"faster": "", "slower": "", "no difference shown": "≈ "}
 """What stands before a ratio, by its verdict."""
