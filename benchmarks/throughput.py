@@ -26,7 +26,8 @@ SMOKE = (
 def main(name: str, question: str, networks: Sequence[str], options: Sequence[str]) -> None:
     """Measure what answers a question; write ``results/throughput_NAME.json``, its table and its plot."""
     parser = argparse.ArgumentParser(description=question)
-    parser.add_argument("--time", default="20", help="seconds that each case runs")
+    parser.add_argument("--time", default="4", help="seconds that each process runs")
+    parser.add_argument("--launches", default="4", help="processes of each case")
     parser.add_argument("--smoke", action="store_true", help="a small network for a moment, and nothing is kept")
     parser.add_argument(
         "--tables", action="store_true", help="only write the table anew from the results that are there"
@@ -40,7 +41,11 @@ def main(name: str, question: str, networks: Sequence[str], options: Sequence[st
             print(table(BenchReport.read(out)))
         return
     if not asked.tables:
-        _bench([*networks, *options, "--time", asked.time], results, DOCS / f"throughput_{name}.svg")
+        _bench(
+            [*networks, *options, "--time", asked.time, "--launches", asked.launches],
+            results,
+            DOCS / f"throughput_{name}.svg",
+        )
     write_between(DOCS / "throughput.md", name, table(BenchReport.read(results)))
     write_between(HERE.parent / "README.md", "throughput", summary())
 

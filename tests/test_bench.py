@@ -55,7 +55,7 @@ def test_every_case_is_measured_and_held_against_float64(report: BenchReport) ->
         found = row.result
         assert found is not None
         assert found.speed.low <= found.speed.median <= found.speed.high
-        assert len(found.rates) == len(found.turns) == found.speed.rounds == 10
+        assert len(found.rates[0]) == found.speed.rounds == 10
         assert 0 < found.error < {"float32": 1e-5, "bfloat16": 0.05}[row.case.precision]
         assert found.agreement >= 0.75
         assert found.share is None or 0 < found.share < 1
@@ -77,14 +77,32 @@ def test_rows_are_compared_with_the_first_of_their_group(report: BenchReport) ->
     assert [len(group) for group in report.groups()] == [3, 3]
     assert [row.ratio is None for row in report.rows] == [True, False, True, True, False, False]
     row, baseline = report.rows[1], report.rows[0]
-    rates = (found.result.rates for found in (row, baseline) if found.result)
+    rates = (found.result.by_launch for found in (row, baseline) if found.result)
     assert row.ratio == ratio(*rates)
-    assert [line.split(":")[0] for line in report.conclusions()] == [
+    said = [line.split(":")[0] for line in report.conclusions()]
+    assert said[:2] == [
         "tiny, infer, 12×12, cpu, 1 thread, in any precision",
         "tiny, train, 12×12, cpu, 1 thread, in float32",
-        "tiny, train, 12×12, cpu, 1 thread, in any precision",
     ]
+    # What has been said of float32 is not said again, should no other precision be faster.
+    assert said[2:] in ([], ["tiny, train, 12×12, cpu, 1 thread, in any precision"])
     assert not report.failed
+
+
+def test_launches_are_processes_of_each_case() -> None:
+    told = []
+    wanted = [case(), case(precision="float16"), case(seed=0, preset="tuned")]
+    found = bench([*wanted, wanted[0]], seconds=SECONDS, launches=2, callback=lambda *parts: told.append(parts))
+    assert told[-1][0] == told[-1][1]
+    assert [row.case for row in found.rows] == wanted
+    assert sum("getting ready" in text for _, _, text in told) == 5, "what was refused was asked again"
+    first, _, second = (row.result for row in found.rows)
+    assert first is not None
+    assert second is not None
+    assert first.speed.rounds == 20
+    assert [sorted(launch) for launch in first.rates] == [list(range(10))] * 2
+    assert found.rows[2].ratio == ratio(second.by_launch, first.by_launch)
+    assert (found.rows[2].ratio.rounds, found.rows[2].ratio.launches) == (20, 2)
 
 
 def test_a_report_is_read_as_it_was_written(report: BenchReport, tmp_path) -> None:
@@ -101,7 +119,10 @@ def test_a_report_is_read_as_it_was_written(report: BenchReport, tmp_path) -> No
 
 def test_two_reports_side_by_side(report: BenchReport) -> None:
     rows = report.rows[0], replace(report.rows[1], case=case(preset="tuned"))
-    twice = [msgspec.structs.replace(row.result, rates=tuple(2 * r for r in row.result.rates)) for row in rows]  # type: ignore[union-attr]
+    twice = [
+        msgspec.structs.replace(row.result, rates=({turn: 2 * r for turn, r in row.result.rates[0].items()},))
+        for row in rows
+    ]  # type: ignore[union-attr]
     later = replace(
         report,
         rows=tuple(replace(row, result=result) for row, result in zip(rows, twice, strict=True)),
@@ -254,10 +275,10 @@ RATES = st.lists(st.floats(1, 1e4), min_size=2, max_size=30)
 @given(RATES, st.floats(0.1, 10))
 def test_a_ratio_is_of_turns(rates: list[float], factor: float) -> None:
     """What slows the machine for both in one turn cancels out."""
-    found = ratio([factor * rate for rate in rates], rates)
+    found = ratio([[factor * rate for rate in rates]], [rates])
     assert found.median == pytest.approx(factor)
     assert found.interval == (pytest.approx(factor), pytest.approx(factor))
-    found = unpaired([factor * rate for rate in rates], rates)
+    found = unpaired([[factor * rate for rate in rates]], [rates])
     assert found.median == pytest.approx(factor)
     assert found.interval[0] <= factor * (1 + 1e-9)
     assert found.interval[1] >= factor * (1 - 1e-9)
@@ -266,12 +287,33 @@ def test_a_ratio_is_of_turns(rates: list[float], factor: float) -> None:
 def test_verdicts_need_an_interval_without_1() -> None:
     rng = np.random.default_rng(0)
     noise = [rng.normal(100, 5, 20) for _ in range(2)]
-    assert ratio(list(noise[0]), list(noise[1])).verdict == "no difference shown"
-    assert ratio(list(noise[0] * 1.2), list(noise[1])).verdict == "faster"
-    assert ratio(list(noise[0] / 1.2), list(noise[1])).verdict == "slower"
+    assert ratio([list(noise[0])], [list(noise[1])]).verdict == "no difference shown"
+    assert ratio([list(noise[0] * 1.2)], [list(noise[1])]).verdict == "faster"
+    assert ratio([list(noise[0] / 1.2)], [list(noise[1])]).verdict == "slower"
     assert speed([1, 2, 3, 4, 5]).median == 3
     with pytest.raises(ValueError, match="rounds: 1 of the one and 2 of the other"):
-        ratio([1.0], [1.0, 2.0])
+        ratio([[1.0]], [[1.0, 2.0]])
+
+
+@given(st.lists(RATES, min_size=1, max_size=4), st.lists(RATES, min_size=1, max_size=4))
+def test_two_ways_round_a_ratio_is_inverted(first: list[list[float]], second: list[list[float]]) -> None:
+    one, two = unpaired(first, second), unpaired(second, first)
+    assert one.median * two.median == pytest.approx(1)
+    assert one.interval[0] <= one.interval[1]
+
+
+def test_what_differs_between_launches_stands_in_the_interval() -> None:
+    """Each launch alone is sure of its ratio, and they do not agree."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(100, 1, (4, 20))
+    scale = np.array([0.9, 1.0, 1.05, 1.1])[:, None]
+    each = [ratio([list(own)], [list(other)]) for own, other in zip(base * scale, base, strict=True)]
+    assert [found.verdict for found in each] == ["slower", "no difference shown", "faster", "faster"]
+    found = ratio((base * scale).tolist(), base.tolist())
+    assert found.verdict == "no difference shown"
+    assert found.interval[0] < 0.97
+    assert found.interval[1] > 1.05
+    assert found.median == pytest.approx(np.exp(np.log(scale).mean()))
 
 
 def test_warm_up_ends_when_it_gets_no_faster() -> None:

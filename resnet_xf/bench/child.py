@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from select import select
 from signal import SIGKILL
 from subprocess import PIPE, Popen
-from tempfile import mkdtemp, mkstemp
+from tempfile import mkstemp
 
 import msgspec
 
@@ -36,10 +37,13 @@ class Child:
 
     def __init__(self, case: Case, answers: Path, folder: Path) -> None:
         (handle, self.words), (other, file) = (mkstemp(dir=folder, suffix=end) for end in (".words", ".json"))
+        text = case.to_complete_json()
         with open(other, "w", encoding="utf-8") as written:
-            written.write(case.to_complete_json())
-        # Its own folder for temporary files, where no compiler finds what another process has left.
-        own = {PARENT: str(os.getpid()), "TMPDIR": mkdtemp(dir=folder)}
+            written.write(text)
+        # Its own folder for temporary files, where no compiler finds what another case has left.
+        temporary = folder / sha256(text.encode()).hexdigest()[:16]
+        temporary.mkdir(exist_ok=True)
+        own = {PARENT: str(os.getpid()), "TMPDIR": str(temporary)}
         special = variables(case.backend, case.preset)
         own |= {"OMP_NUM_THREADS": str(case.threads), "MKL_NUM_THREADS": str(case.threads), **special}
         self.settings = tuple(f"{name}={value}" for name, value in sorted(special.items()))

@@ -20,7 +20,7 @@ from resnet_xf.bench.case import Case
 from resnet_xf.bench.child import Child, Gone
 from resnet_xf.bench.engine import Round, distinct
 from resnet_xf.bench.machine import environment, memory
-from resnet_xf.bench.report import BenchReport, Result, Row, with_ratios
+from resnet_xf.bench.report import BenchReport, Result, Row, merged, with_ratios
 from resnet_xf.bench.statistics import speed
 from resnet_xf.bench.worker import Answered, Ceiling, Ready, Refused, Used
 from resnet_xf.errors import BenchError
@@ -47,16 +47,23 @@ FLOPS = {"infer": 2, "train": 6}
 
 
 def bench(
-    cases: Sequence[Case], *, seconds: float = 5.0, command: str = "", callback: Callback | None = None
+    cases: Sequence[Case],
+    *,
+    seconds: float = 5.0,
+    launches: int = 1,
+    command: str = "",
+    callback: Callback | None = None,
 ) -> BenchReport:
     """Measure cases.
 
     The cases of a group (:attr:`Case.group`) are compared with its first one. Their processes live side by side, as
-    many as memory holds, and run in turns: each once, and then again, ten times and more.
+    many as memory holds, and run in turns: each once, and then again, ten times and more. What is peculiar to one
+    process, as the place of its memory is, does not cancel out so; ``launches`` of two and more show it.
 
     Args:
         cases: those of one group one after the other.
-        seconds: how long each is run, over all turns; a turn has one step at least.
+        seconds: how long each process is run, over all turns; a turn has one step at least.
+        launches: how many processes each case has, one after the other.
         command: what was asked for, for the report.
         callback: told how many parts are done, of how many, and in words what was done.
 
@@ -67,13 +74,25 @@ def bench(
         raise BenchError("measurements need processes that Windows does not have; use Linux, or a container of it")
     if not seconds > 0:
         raise BenchError(f"time: each case must run for more than 0 seconds, got {seconds:g}")
+    if launches < 1:
+        raise BenchError(f"launches: each case needs 1 process at least, got {launches}")
+    cases = list(dict.fromkeys(cases))
     turns = min(MOST, max(TURNS, round(seconds / LONGEST)))
-    tell = _Teller(len(cases) * (turns + 1), callback)
+    tell = _Teller(launches * len(cases) * (turns + 1), callback)
     found: Ceilings = {}
     rows: list[Row] = []
     for _, group in groupby(cases, key=lambda case: case.group):
-        with TemporaryDirectory() as folder, ExitStack() as stack:
-            rows += _Group(list(group), turns, seconds / turns, Path(folder), stack, tell).measure(found)
+        wanted: dict[Case, list[Row]] = {case: [] for case in group}
+        with TemporaryDirectory() as folder:
+            for launch in range(launches):
+                # What was refused once is not asked again.
+                again = [case for case, before in wanted.items() if all(row.result for row in before)]
+                tell.total -= (len(wanted) - len(again)) * (turns + 1)
+                with ExitStack() as stack:
+                    started = _Group(again, turns, seconds / turns, Path(folder), stack, tell, launch)
+                    for row in started.measure(found):
+                        wanted[row.case].append(row)
+        rows += map(merged, wanted.values())
     ceilings: dict[str, float] = {}
     for (_, precision, _), flops in found.items():
         ceilings[precision] = max(flops, ceilings.get(precision, 0.0))
@@ -173,8 +192,7 @@ class _Runner:
         assert isinstance(used, Used)
         result = Result(
             speed=speed(self.rates),
-            rates=self.rates,
-            turns=tuple(self.rounds),
+            rates=(dict(zip(self.rounds, self.rates, strict=True)),),
             error=self.ready.error,
             agreement=self.ready.agreement,
             share=None,
@@ -209,6 +227,7 @@ class _Group:
     folder: Path
     stack: ExitStack
     tell: Callable[[int, str], None]
+    launch: int = 0
 
     def measure(self, ceilings: Ceilings) -> list[Row]:
         """Their rows. As many as memory holds run at a time, and the first one beside all of them."""
@@ -225,7 +244,7 @@ class _Group:
                     beside.append(runner)
             for _ in range(self.turns):
                 # In another order each time, since what ran before leaves its clocks and caches to what comes next.
-                for runner in Random(turn).sample(beside, len(beside)):
+                for runner in Random(f"{self.launch} {turn}").sample(beside, len(beside)):
                     runner.turn(turn, self.seconds)
                     if runner is not baseline:
                         self.tell(1, f"{runner.case}: {runner.rate:,.1f} images/s")

@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from statistics import median
 
 import msgspec
 
 from resnet_xf.bench.case import OURS, Case
-from resnet_xf.bench.statistics import Ratio, Speed, ratio, unpaired
+from resnet_xf.bench.statistics import Ratio, Speed, ratio, speed, unpaired
 from resnet_xf.documents import Document, Struct
 from resnet_xf.errors import BenchError
 
@@ -20,20 +21,20 @@ class Result(Struct, frozen=True, kw_only=True):
 
     Attributes:
         speed: images a second.
-        rates: of each round, and ``turns``, the rounds' numbers: those of one turn were run one after the other.
+        rates: of each round, by launch and turn: those of one turn were run one after the other.
         error: of the outputs against float64, relative to the largest.
         agreement: the share of images whose largest output is float64's.
         share: of the machine's ceiling in that precision; None where that is not known.
         build, first, warm_up: seconds until the network was there, until its first result, until it was steady.
-        host_memory, device_memory: peaks in bytes.
+            These, and what is not said to be otherwise, are the first launch's, which finds nothing compiled.
+        host_memory, device_memory: peaks in bytes; ``error`` and ``agreement`` too are the worst of all launches.
         threads, busy_processors: how many the framework says it has, and how many were busy on the mean.
         version: the framework's.
         steps: what was done to make it fast.
     """
 
     speed: Speed
-    rates: tuple[float, ...]
-    turns: tuple[int, ...]
+    rates: tuple[dict[int, float], ...]
     error: float
     agreement: float
     share: float | None
@@ -46,6 +47,11 @@ class Result(Struct, frozen=True, kw_only=True):
     busy_processors: float
     version: str
     steps: tuple[str, ...]
+
+    @property
+    def by_launch(self) -> list[list[float]]:
+        """The rates without their turns."""
+        return [list(launch.values()) for launch in self.rates]
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -136,11 +142,36 @@ def _flat(row: Row) -> dict[str, object]:
     return flat
 
 
+def merged(launches: Sequence[Row]) -> Row:
+    """One row of the same case's rows, a launch each; a launch without a result is the case's result."""
+    found: list[Result] = []
+    for row in launches:
+        if row.result is None:
+            return row
+        found.append(row.result)
+    rates = tuple(rates for result in found for rates in result.rates)
+    whole = msgspec.structs.replace(
+        found[0],
+        speed=speed([rate for launch in rates for rate in launch.values()]),
+        rates=rates,
+        error=max(result.error for result in found),
+        agreement=min(result.agreement for result in found),
+        host_memory=max(result.host_memory for result in found),
+        device_memory=max((result.device_memory for result in found if result.device_memory), default=None),
+        busy_processors=median(result.busy_processors for result in found),
+    )
+    return msgspec.structs.replace(launches[0], result=whole)
+
+
 def result_ratio(first: Result, second: Result) -> Ratio | None:
     """How many times as fast the first is, from the turns that both had; None if there were none."""
-    own, other = (dict(zip(found.turns, found.rates, strict=True)) for found in (first, second))
-    shared = sorted(own.keys() & other.keys())
-    return ratio([own[turn] for turn in shared], [other[turn] for turn in shared]) if shared else None
+    own: list[list[float]] = []
+    other: list[list[float]] = []
+    for one, two in zip(first.rates, second.rates, strict=False):
+        if shared := sorted(one.keys() & two.keys()):
+            own.append([one[turn] for turn in shared])
+            other.append([two[turn] for turn in shared])
+    return ratio(own, other) if own else None
 
 
 def with_ratios(rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -206,7 +237,7 @@ def compare(before: BenchReport, after: BenchReport) -> Comparison:
         first, second = one[key].result, two[key].result
         assert first is not None
         assert second is not None
-        found = unpaired(second.rates, first.rates)
+        found = unpaired(second.by_launch, first.by_launch)
         changes.append(Change(case=two[key].case, before=first.speed, after=second.speed, ratio=found))
     names = dict.fromkeys((*before.environment, *after.environment))
     sides = {name: (before.environment.get(name, "none"), after.environment.get(name, "none")) for name in names}

@@ -54,7 +54,10 @@ def bench(
     peers: Annotated[
         str, typer.Option(help="By comma: torchvision, timm, gluon; their own networks, under the same harness.")
     ] = "",
-    time: Annotated[float, typer.Option(help="Seconds that each is run for, once it is steady.")] = 5.0,
+    time: Annotated[float, typer.Option(help="Seconds that each process is run for, once it is steady.")] = 5.0,
+    launches: Annotated[
+        int, typer.Option(min=1, help="Processes of each, one after the other: from 3 on, ratios allow for them too.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="A .json file for the report.", show_default=False)] = None,
     plot_: Annotated[
         Path | None, typer.Option("--plot", help="A .svg, .png or .pdf file for a picture.", show_default=False)
@@ -103,7 +106,7 @@ def bench(
     with _progress() as callback:
         if asked.batch is None:
             wanted = [best_batch(case, callback) for case in wanted]
-        report = measure(wanted, seconds=time, command=command, callback=callback)
+        report = measure(wanted, seconds=time, launches=launches, command=command, callback=callback)
     refused = {row.reason for row in report.rows if not row.result}
     if not any(row.result for row in report.rows) and not report.failed:
         raise BenchError("; ".join(sorted(refused)))
