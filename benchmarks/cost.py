@@ -17,7 +17,7 @@ from throughput import DOCS, HERE, write_between
 
 from resnet_xf import ResNetSpec, Stage, Stem
 from resnet_xf.bench import Case, bench
-from resnet_xf.bench.charts import figure
+from resnet_xf.bench.charts import COLOURS, figure
 from resnet_xf.bench.machine import environment
 from resnet_xf.files import atomic
 from resnet_xf.workers import processors
@@ -115,7 +115,7 @@ def draw(sweeps: tuple[Sweep, ...], rows: list[dict[str, object]], path: Path) -
     with figure() as new:
         drawn = new(figsize=(11, 3.2), layout="constrained")
         for axes, sweep in zip(drawn.subplots(1, len(sweeps)), sweeps, strict=True):
-            for backend, colour in zip(BACKENDS, ("#c8502d", "#1f6fb2"), strict=True):
+            for backend, colour in ((name, COLOURS[name]) for name in BACKENDS):
                 for mode, look in zip(MODES, ("o-", "s--"), strict=True):
                     values, times = series(rows, sweep, backend, mode)
                     label = f"{backend}, {mode}: {exponent(values, times):.2f}"

@@ -19,9 +19,9 @@ from msgspec.structs import replace
 from throughput import DOCS, HERE, write_between
 
 from resnet_xf import get_recipe, get_spec, optimize, train
-from resnet_xf.bench.charts import figure
+from resnet_xf.bench.charts import COLOURS, figure
 from resnet_xf.bench.machine import environment
-from resnet_xf.data import Batches, Transform, load_dataset
+from resnet_xf.data import Batches, Dataset, Transform, load_dataset
 from resnet_xf.data.statistics import pixel_statistics
 from resnet_xf.files import atomic
 from resnet_xf.training import default_recipe
@@ -33,12 +33,11 @@ FAST = ("float32", "bfloat16", "int8")
 
 
 def learn(
-    asked: argparse.Namespace, backend: str, precision: str, preset: str
+    asked: argparse.Namespace, data: Dataset, backend: str, precision: str, preset: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's losses, accuracy and speed, and its weights."""
     recipe = get_recipe(default_recipe(asked.dataset))
     recipe = replace(recipe, epochs=asked.epochs or recipe.epochs, precision=precision)
-    data = load_dataset(asked.dataset, asked.data_dir)
     spec = replace(get_spec(asked.spec), num_classes=len(data.classes))
     losses: list[float] = []
     start = time.perf_counter()
@@ -57,9 +56,8 @@ def learn(
     return told | {"images_per_second": last.images_per_second}, run.weights
 
 
-def answers(asked: argparse.Namespace, weights: dict[str, Any], backend: str) -> list[dict[str, Any]]:
+def answers(asked: argparse.Namespace, data: Dataset, weights: dict[str, Any], backend: str) -> list[dict[str, Any]]:
     """How often each precision gives float32's answer on the test images, and the right one."""
-    data = load_dataset(asked.dataset, asked.data_dir)
     recipe = get_recipe(default_recipe(asked.dataset))
     mean, std = recipe.augmentation.mean, recipe.augmentation.std
     if mean is None or std is None:
@@ -108,10 +106,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
         drawn = new(figsize=(9, 3.2), layout="constrained")
         axes = drawn.subplots()
         looks = {"float32": "-", "bfloat16": "--"}
-        colours = {"torch": "#c8502d", "mxnet": "#1f6fb2"}
         for run in found["runs"]:
             label = f"{run['backend']} {run['precision']}, {run['preset']}"
-            look = {"color": colours[run["backend"]], "linestyle": looks[run["precision"]], "linewidth": 1.4}
+            look = {"color": COLOURS[run["backend"]], "linestyle": looks[run["precision"]], "linewidth": 1.4}
             axes.plot(range(1, len(run["loss"]) + 1), run["loss"], label=label, **look)
         axes.set(xlabel="step", ylabel="training loss, mean of the epoch so far", yscale="log")
         axes.legend(fontsize=8, frameon=False)
@@ -134,10 +131,11 @@ def main() -> None:
     if asked.smoke:
         asked.epochs, asked.images = 1, 64
     if not asked.tables:
+        data = load_dataset(asked.dataset, asked.data_dir)
         runs, kept = [], {}
         for backend, ways in WAYS.items():
             for precision, preset in ways[-1:] if asked.smoke else ways:
-                told, weights = learn(asked, backend, precision, preset)
+                told, weights = learn(asked, data, backend, precision, preset)
                 kept.setdefault(backend, weights)
                 print(
                     f"{backend} {precision} {preset}: {told['test_accuracy']:.2%} in {told['seconds']:.0f} s",
@@ -150,7 +148,7 @@ def main() -> None:
             "dataset": asked.dataset,
             "epochs": asked.epochs or get_recipe(default_recipe(asked.dataset)).epochs,
             "runs": runs,
-            "answers": [row for backend in WAYS for row in answers(asked, kept[backend], backend)],
+            "answers": [row for backend in WAYS for row in answers(asked, data, kept[backend], backend)],
         }
         if asked.smoke:
             print(table(found))

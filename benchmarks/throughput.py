@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from resnet_xf.bench import BenchReport, Row
 from resnet_xf.bench.case import OURS
+from resnet_xf.bench.statistics import in_words
 from resnet_xf.files import atomic
 
 HERE = Path(__file__).parent
@@ -59,15 +60,8 @@ def _bench(arguments: Sequence[str], out: Path, plot: Path) -> None:
 
 def table(report: BenchReport) -> str:
     """The report as Markdown: the machine, and a table for each group."""
-    machine = [text for name, text in report.environment.items() if name.startswith("gpu ")]
-    if all(row.case.device == "cpu" for row in report.rows):
-        machine = [f"{report.environment['cpu']}, {report.environment['processors']} processors"]
-    parts = [
-        f"{'; '.join(machine)}, PyTorch "
-        f"{report.environment.get('torch', 'none')}, MXNet {report.environment.get('mxnet', 'none')}. Ceiling: "
-        + ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in report.ceilings.items())
-        + ".\n"
-    ]
+    ceilings = ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in report.ceilings.items())
+    parts = [f"{_machine(report)}. Ceiling: {ceilings}.\n"]
     for rows in report.groups():
         parts.append(f"{rows[0].case.group_title}, batch {rows[0].case.batch}:\n")
         parts.append(
@@ -78,6 +72,16 @@ def table(report: BenchReport) -> str:
     return "\n".join(parts)
 
 
+def _machine(report: BenchReport) -> str:
+    """What was measured on, and with what."""
+    found = report.environment
+    if all(row.case.device == "cpu" for row in report.rows):
+        where = [f"{found['cpu']}, {found['processors']} processors"]
+    else:
+        where = [text for name, text in found.items() if name.startswith("gpu ")]
+    return f"{'; '.join(where)}, PyTorch {found.get('torch', 'none')}, MXNet {found.get('mxnet', 'none')}"
+
+
 def summary() -> str:
     """Markdown, of the reports against the peers: images a second, and how many times the peer's of the first row."""
     lines: list[str] = []
@@ -85,7 +89,10 @@ def summary() -> str:
         path = HERE / "results" / f"throughput_{name}.json"
         if not path.exists():
             continue
-        groups = list(BenchReport.read(path).groups())
+        report = BenchReport.read(path)
+        groups = list(report.groups())
+        if not lines:
+            lines += [f"{_machine(report)}:", ""]
         titles = [f"{rows[0].case.spec.name}, {rows[0].case.mode}" for rows in groups]
         lines += [f"| images/s | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
         for way in dict.fromkeys(row.case.way for rows in groups for row in rows):
@@ -100,8 +107,7 @@ def summary() -> str:
 def _cell(row: Row | None) -> str:
     if row is None or row.result is None:
         return "–"
-    rate = row.result.speed.median
-    shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+    shown = in_words(row.result.speed.median)
     return f"{shown} ({row.ratio.median:.2f}×)" if row.ratio else shown
 
 
@@ -110,7 +116,7 @@ def _line(row: Row) -> str:
     who = row.case.way if row.case.library != OURS else f"**{row.case.way}**"
     if found is None:
         return f"| {who} | {row.reason} | | | | | |"
-    rate = f"{found.speed.median:,.0f}" if found.speed.median >= 100 else f"{found.speed.median:.1f}"
+    rate = in_words(found.speed.median)
     share = "" if found.share is None else f"{found.share:.0%}"
     ratio = ("1", "")
     if row.ratio:

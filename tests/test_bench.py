@@ -99,10 +99,10 @@ def test_launches_are_processes_of_each_case() -> None:
     first, _, second = (row.result for row in found.rows)
     assert first is not None
     assert second is not None
-    assert first.speed.rounds == 20
-    assert [sorted(launch) for launch in first.rates] == [list(range(10))] * 2
+    assert first.speed.rounds == 10
+    assert [sorted(launch) for launch in first.rates] == [list(range(5))] * 2
     assert found.rows[2].ratio == ratio(second.by_launch, first.by_launch)
-    assert (found.rows[2].ratio.rounds, found.rows[2].ratio.launches) == (20, 2)
+    assert (found.rows[2].ratio.rounds, found.rows[2].ratio.launches) == (10, 2)
 
 
 def test_a_report_is_read_as_it_was_written(report: BenchReport, tmp_path) -> None:

@@ -9,10 +9,8 @@ from resnet_xf.errors import BackendError, one_line
 from resnet_xf.fast import FastTask, no_gradients
 from resnet_xf.weights import Array
 from resnet_xf_mxnet.arrays import ndarray
-from resnet_xf_mxnet.learner import find_device, in_low
+from resnet_xf_mxnet.learner import STATIC, find_device, in_low
 from resnet_xf_mxnet.loan import mx
-
-STATIC = {"static_alloc": True, "static_shape": True}
 
 
 class MxnetFast:

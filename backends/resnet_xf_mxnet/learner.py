@@ -31,6 +31,9 @@ VARIABLES = ("DMLC_ROLE", "DMLC_PS_ROOT_PORT", "DMLC_NUM_SERVER", "DMLC_NUM_WORK
 EXACT_SUMS = "glibc.malloc.tcache_count=0:glibc.malloc.perturb=255"
 """What makes the C library of a server's process fill new memory with zeros, so that it adds float64 as such."""
 
+STATIC = {"static_alloc": True, "static_shape": True}
+"""How a network is hybridized whose batches are all of one size."""
+
 
 class MxnetLearner:
     """See :class:`resnet_xf.learner.Learner`."""
@@ -65,7 +68,7 @@ class MxnetLearner:
         steps = {"hybridized with static memory": task.preset != "eager", task.precision: task.precision != "float32"}
         self.steps = tuple(name for name, done in steps.items() if done)
         if task.preset != "eager":
-            self._network.hybridize(static_alloc=True, static_shape=True)
+            self._network.hybridize(**STATIC)
         self._params = {name: param for name, param in self._weights.items() if param.grad_req != "null"}
         self._velocity: dict[str, Any] = {}
         self._timeout = task.timeout

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from resnet_xf.errors import BackendError
+from resnet_xf.workers import processors
 from resnet_xf_mxnet.cuda import prepare
 
 
@@ -71,7 +72,7 @@ def _distutils() -> dict[str, ModuleType]:
 def lent() -> Iterator[None]:
     """Lend NumPy, ``sys.modules`` and the environment what an import of MXNet needs; take all of it back."""
     missing = {name: value for name, value in NUMPY_NAMES.items() if name not in vars(np)}
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = processors()
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")

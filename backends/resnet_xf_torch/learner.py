@@ -153,10 +153,9 @@ class TorchLearner:
         return lambda: self._outcome(*found())
 
     def _fetch(self, *tensors: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
-        """Copies, which the next step leaves alone; on a GPU they are on their way to the host until asked for."""
+        """What the next step leaves alone; on a GPU copies, on their way to the host until asked for."""
         if self._copies is None:
-            copies = tuple(tensor.clone() for tensor in tensors)
-            return lambda: copies
+            return lambda: tensors
         copies = tuple(
             torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
             for tensor in tensors

@@ -9,6 +9,7 @@ from typing import Any
 
 from resnet_xf.bench.case import OURS, Case
 from resnet_xf.bench.report import BenchReport, Row
+from resnet_xf.bench.statistics import in_words
 from resnet_xf.errors import BenchError
 from resnet_xf.files import atomic
 from resnet_xf.optional import optional
@@ -88,9 +89,7 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
         speed = row.result.speed
         axes.barh(place, speed.median, color=_colour(row.case), height=0.7)
         axes.plot([speed.low, speed.high], [place, place], color="#222222", linewidth=1.4)
-        axes.text(
-            speed.high, place, f" {speed.median:,.0f}" if speed.median >= 100 else f" {speed.median:.1f}", va="center"
-        )
+        axes.text(speed.high, place, f" {in_words(speed.median)}", va="center")
     axes.set_yticks(range(len(rows)), [str(row.case) for row in rows])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")

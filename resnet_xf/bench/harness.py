@@ -21,7 +21,7 @@ from resnet_xf.bench.child import Child, Gone
 from resnet_xf.bench.engine import Round, distinct
 from resnet_xf.bench.machine import environment, memory
 from resnet_xf.bench.report import BenchReport, Result, Row, merged, with_ratios
-from resnet_xf.bench.statistics import speed
+from resnet_xf.bench.statistics import in_words, speed
 from resnet_xf.bench.worker import Answered, Ceiling, Ready, Refused, Used
 from resnet_xf.errors import BenchError
 from resnet_xf.plan import plan
@@ -33,8 +33,8 @@ Ceilings = dict[tuple[str, str, str], float]
 """Flops a second by device, precision and backend; 0 where there is no such product."""
 
 TURNS, LONGEST, MOST = 10, 1.0, 60
-"""How often each case of a group runs at least; for how many seconds at a time, if that is often enough; and how often
-at most. Many short turns give the narrower interval."""
+"""How often each case of a group runs at least, over all launches; for how many seconds at a time, if that is often
+enough; and how often at most in a launch. Many short turns give the narrower interval."""
 
 ROOM = 1.5
 """How many times the largest process's peak must be free before another is started beside them."""
@@ -77,7 +77,7 @@ def bench(
     if launches < 1:
         raise BenchError(f"launches: each case needs 1 process at least, got {launches}")
     cases = list(dict.fromkeys(cases))
-    turns = min(MOST, max(TURNS, round(seconds / LONGEST)))
+    turns = min(MOST, max(-(-TURNS // launches), round(seconds / LONGEST)))
     tell = _Teller(launches * len(cases) * (turns + 1), callback)
     found: Ceilings = {}
     rows: list[Row] = []
@@ -115,7 +115,7 @@ def best_batch(case: Case, callback: Callback | None = None) -> Case:
                 runner.turn(turn, group.seconds)
         if runner.row is not None:  # out of memory, for one
             break
-        tell(0, f"{tried}: {runner.rate:,.1f} images/s")
+        tell(0, f"{tried}: {in_words(runner.rate)} images/s")
         worse = 0 if runner.rate > most * GAIN else worse + 1
         if runner.rate > most:
             best, most = tried, runner.rate
@@ -247,7 +247,7 @@ class _Group:
                 for runner in Random(f"{self.launch} {turn}").sample(beside, len(beside)):
                     runner.turn(turn, self.seconds)
                     if runner is not baseline:
-                        self.tell(1, f"{runner.case}: {runner.rate:,.1f} images/s")
+                        self.tell(1, f"{runner.case}: {in_words(runner.rate)} images/s")
                 turn += 1
             baseline = next((runner for runner in beside if runner.row is None), None)
             for runner in beside:

@@ -58,6 +58,11 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.median:.2f}× ({low:.2f} to {high:.2f}, {self.rounds} rounds): {self.verdict}"
 
 
+def in_words(rate: float) -> str:
+    """Images a second, to three figures and more."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
 def speed(rates: Sequence[float]) -> Speed:
     """The median and quartiles of images per second."""
     low, middle, high = np.quantile(rates, (0.25, 0.5, 0.75))

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from resnet_xf.bench import bench as measure
 from resnet_xf.bench.charts import check_format, plot
 from resnet_xf.bench.harness import Callback
 from resnet_xf.bench.machine import gpus
+from resnet_xf.bench.statistics import in_words
 from resnet_xf.cli.app import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_size
 from resnet_xf.errors import BenchError
@@ -90,7 +91,9 @@ def bench(
             raise BenchError(f"{file}: there is no folder {file.parent}; make it first")
     if backend is None:
         get_backend()  # says how to get one where there is none
-    asked = _Asked(
+    images = _batch(batch)
+    asked = partial(
+        cases,
         backends=_listed("--backend", backend or ",".join(filter(is_installed, list_backends())), list_backends()),
         modes=_listed("--mode", mode, MODES),
         precisions=_listed("--precision", precision, PRECISIONS),
@@ -99,12 +102,12 @@ def bench(
         device=device if device != "auto" else "cuda" if gpus() else "cpu",
         threads=threads or processors(),
         image_size=read_size(image_size) if image_size else None,
-        batch=_batch(batch),
+        batch=images or 1,
     )
-    wanted = [case for spec in specs or [DEFAULT_NETWORK] for case in asked.cases(spec)]
+    wanted = [case for spec in specs or [DEFAULT_NETWORK] for case in asked(plan(spec).spec)]
     command = _command(sys.argv[1:])
     with _progress() as callback:
-        if asked.batch is None:
+        if images is None:
             wanted = [best_batch(case, callback) for case in wanted]
         report = measure(wanted, seconds=time, launches=launches, command=command, callback=callback)
     refused = {row.reason for row in report.rows if not row.result}
@@ -142,36 +145,6 @@ def _json(report: BenchReport) -> str:
     return msgspec.json.format(report.to_complete_json(), indent=2)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """The options, read; a ``batch`` of None is to be searched for."""
-
-    backends: tuple[str, ...]
-    modes: tuple[str, ...]
-    precisions: tuple[str, ...]
-    presets: tuple[str, ...]
-    peers: tuple[str, ...]
-    device: str
-    threads: int
-    image_size: tuple[int, int] | None
-    batch: int | None
-
-    def cases(self, spec: str) -> list[Case]:
-        """Those of one network."""
-        return cases(
-            plan(spec).spec,
-            backends=self.backends,
-            peers=self.peers,
-            modes=self.modes,
-            presets=self.presets,
-            precisions=self.precisions,
-            batch=self.batch or 1,
-            image_size=self.image_size,
-            device=self.device,
-            threads=self.threads,
-        )
-
-
 def _listed(option: str, text: str, known: Sequence[str] | dict[str, str]) -> tuple[str, ...]:
     """Words by comma, each once and each known."""
     given = (word.strip().lower() for word in text.split(","))
@@ -183,6 +156,7 @@ def _listed(option: str, text: str, known: Sequence[str] | dict[str, str]) -> tu
 
 
 def _batch(text: str) -> int | None:
+    """How many images; None if that is to be searched for."""
     if text == "auto":
         return None
     if not text.isdecimal() or not int(text):
@@ -233,8 +207,8 @@ def _cells(row: Row) -> list[str]:
     return [
         case.way,
         str(case.batch),
-        _rate(found.speed.median),
-        f"{_rate(found.speed.low)}–{_rate(found.speed.high)}",
+        in_words(found.speed.median),
+        f"{in_words(found.speed.low)}–{in_words(found.speed.high)}",
         f"{ALIKE[ratio.verdict]}{ratio.median:.2f}" if ratio else "1",
         f"{ratio.interval[0]:.2f}–{ratio.interval[1]:.2f}" if ratio else "",
         f"{found.error:.1e}",
@@ -245,16 +219,12 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _rate(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
-
-
 def _print_comparison(found: Comparison) -> None:
     """Both reports' speeds side by side."""
     table = new_table("", "before>", "after>", "×>", "interval>", "")
     for change in found.changes:
         low, high = change.ratio.interval
-        speeds = _rate(change.before.median), _rate(change.after.median)
+        speeds = in_words(change.before.median), in_words(change.after.median)
         name = f"{change.case.group_title}: {change.case}"
         table.add_row(name, *speeds, f"{change.ratio.median:.2f}", f"{low:.2f}–{high:.2f}", change.ratio.verdict)
     print_table(table)
