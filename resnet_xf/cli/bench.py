@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from resnet_xf.backend import ALIASES, get_backend, is_installed, list_backends
-from resnet_xf.bench import MODES, PEERS, BenchReport, Case, Comparison, Row, best_batch, cases, compare
+from resnet_xf.bench import MODES, PEERS, BenchReport, Comparison, Row, best_batch, cases, compare
 from resnet_xf.bench import bench as measure
 from resnet_xf.bench.charts import check_format, plot
 from resnet_xf.bench.harness import Callback
