@@ -2,6 +2,8 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from backend_contract import Contract, images
 from resnet_xf import BackendError, ResNetSpec, build, draw_weights, get_backend, plan, plan_block
@@ -40,6 +42,36 @@ def test_torchvisions_weights_load_strictly_and_give_its_outputs_to_the_bit(name
     shown = torch.from_numpy(images(2, 3, 224, 224))
     with torch.inference_mode():
         assert torch.equal(ours(shown), theirs(shown))
+
+
+class Operations(TorchDispatchMode):
+    """Writes down every operation with its shapes and strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[object, ...]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+        self.told.append((func, *((tuple(tensor.shape), tensor.stride()) for tensor in tensors)))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_pytorch_does_for_our_network_what_it_does_for_torchvisions(name: str, training: bool) -> None:
+    """The same operations in the same order, so that neither can be faster."""
+    import torchvision
+
+    told = []
+    for network in (get_backend("torch").build(plan(name).root), torchvision.models.get_model(name, weights=None)):
+        with Operations() as operations, torch.set_grad_enabled(training):
+            output = network.train(training)(torch.ones(2, 3, 64, 64))
+            if training:
+                output.sum().backward()
+        told.append(operations.told)
+    assert len(told[0]) > 60
+    assert told[0] == told[1]
 
 
 def test_every_zoo_network_is_made_of_pytorchs_own_layers() -> None:
