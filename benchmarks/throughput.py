@@ -18,17 +18,25 @@ from resnet_xf.files import atomic
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 SMOKE = (
-    *("resnet18", "--image-size", "32", "--batch", "2", "--time", "0.1"),
+    *("--image-size", "32", "--batch", "2", "--time", "0.1"),
     *("--mode", "infer", "--precision", "float32"),
 )
-"""In place of the networks and of some options, to see that a script runs."""
+"""In place of some options, and with the first network alone, to see that a script runs."""
+
+
+SUMMARIES = {
+    "torch_against_mxnet": "PyTorch against MXNet",
+    "against_torchvision_and_timm": "Against torchvision and timm",
+    "against_gluon_zoo": "Against the Gluon model zoo",
+}
+"""The reports that the README sums up."""
 
 
 def main(name: str, question: str, networks: Sequence[str], options: Sequence[str]) -> None:
     """Measure what answers a question; write ``results/throughput_NAME.json``, its table and its plot."""
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--time", default="4", help="seconds that each process runs")
-    parser.add_argument("--launches", default="4", help="processes of each case")
+    parser.add_argument("--launches", default="6", help="processes of each case")
     parser.add_argument("--smoke", action="store_true", help="a small network for a moment, and nothing is kept")
     parser.add_argument(
         "--tables", action="store_true", help="only write the table anew from the results that are there"
@@ -38,7 +46,7 @@ def main(name: str, question: str, networks: Sequence[str], options: Sequence[st
     if asked.smoke:
         with TemporaryDirectory() as folder:
             out = Path(folder) / "report.json"
-            _bench([*options, *SMOKE], out, Path(folder) / "plot.svg")
+            _bench([networks[0], *options, *SMOKE], out, Path(folder) / "plot.svg")
             print(table(BenchReport.read(out)))
         return
     if not asked.tables:
@@ -61,13 +69,17 @@ def _bench(arguments: Sequence[str], out: Path, plot: Path) -> None:
 def table(report: BenchReport) -> str:
     """The report as Markdown: the machine, and a table for each group."""
     ceilings = ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in report.ceilings.items())
-    parts = [f"{_machine(report)}. Ceiling: {ceilings}.\n"]
+    rounds = sorted({(len(row.result.rates), row.result.speed.rounds) for row in report.rows if row.result})
+    (launches, fewest), (_, most) = rounds[0], rounds[-1]
+    many = f"{launches} launches with {fewest} turns in all" + (f", or up to {most}" if most > fewest else "")
+    parts = [f"{_machine(report)}. Ceiling: {ceilings}. {many}: `{report.command}`\n"]
     for rows in report.groups():
         parts.append(f"{rows[0].case.group_title}, batch {rows[0].case.batch}:\n")
         parts.append(
             "| | images/s | × the first | 95 % interval | error | top-1 | of the ceiling |\n" + "| --- " * 7 + "|"
         )
-        parts += [_line(row) for row in rows]
+        baseline = next((row for row in rows if row.result), None)
+        parts += [_line(row, first=row is baseline) for row in rows]
         parts.append("")
     return "\n".join(parts)
 
@@ -83,16 +95,15 @@ def _machine(report: BenchReport) -> str:
 
 
 def summary() -> str:
-    """Markdown, of the reports against the peers: images a second, and how many times the peer's of the first row."""
+    """Markdown, a table for each report: images a second, and how many times those of the first row."""
     lines: list[str] = []
-    for name in ("against_torchvision_and_timm", "against_gluon_zoo"):
+    for name, title in SUMMARIES.items():
         path = HERE / "results" / f"throughput_{name}.json"
         if not path.exists():
             continue
         report = BenchReport.read(path)
         groups = list(report.groups())
-        if not lines:
-            lines += [f"{_machine(report)}:", ""]
+        lines += [f"{title}: {_machine(report)}.", ""]
         titles = [f"{rows[0].case.spec.name}, {rows[0].case.mode}" for rows in groups]
         lines += [f"| images/s | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
         for way in dict.fromkeys(row.case.way for rows in groups for row in rows):
@@ -108,21 +119,23 @@ def _cell(row: Row | None) -> str:
     if row is None or row.result is None:
         return "–"
     shown = in_words(row.result.speed.median)
-    return f"{shown} ({row.ratio.median:.2f}×)" if row.ratio else shown
+    if row.ratio is None:
+        return shown
+    return f"{shown} ({'≈' if row.ratio.verdict == 'no difference shown' else ''}{row.ratio.median:.2f}×)"
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, *, first: bool) -> str:
     found = row.result
     who = row.case.way if row.case.library != OURS else f"**{row.case.way}**"
     if found is None:
         return f"| {who} | {row.reason} | | | | | |"
     rate = in_words(found.speed.median)
     share = "" if found.share is None else f"{found.share:.0%}"
-    ratio = ("1", "")
+    ratio = ("1" if first else "–", "")
     if row.ratio:
         low, high = row.ratio.interval
         same = " ≈" if row.ratio.verdict == "no difference shown" else ""
-        ratio = (f"{row.ratio.median:.2f}{same}", f"{low:.2f} to {high:.2f}")
+        ratio = (f"{row.ratio.median:.2f}{same}", f"{low:.3f} to {high:.3f}")
     return f"| {who} | {rate} | {ratio[0]} | {ratio[1]} | {found.error:.1e} | {found.agreement:.0%} | {share} |"
 
 

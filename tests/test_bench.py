@@ -105,6 +105,30 @@ def test_launches_are_processes_of_each_case() -> None:
     assert (found.rows[2].ratio.rounds, found.rows[2].ratio.launches) == (10, 2)
 
 
+LATER = """import os
+flag = pathlib.Path(sys.argv[2] + ".launched")
+if pathlib.Path(sys.argv[2]).exists():
+    if flag.exists():
+        print("the last words", file=sys.stderr, flush=True)
+        os.abort()
+    flag.touch()"""
+
+
+def test_a_crash_in_a_later_launch_leaves_no_result(monkeypatch) -> None:
+    patched(monkeypatch, torch=LATER)
+    [row] = bench([case()], seconds=SECONDS, launches=2).rows
+    assert row.result is None
+    assert row.failed
+    assert row.reason == "in launch 2: the process was killed by SIGABRT; its last words: the last words"
+
+
+def test_the_baseline_does_not_take_turns_alone(monkeypatch) -> None:
+    """Memory holds two at a time, and nobody is left to run beside it the second time."""
+    monkeypatch.setattr(harness_module, "_room", lambda runners: False)
+    found = bench([case(), case(preset="tuned"), case(precision="float16")], seconds=SECONDS)
+    assert [row.result and row.result.speed.rounds for row in found.rows] == [10, 10, None]
+
+
 def test_a_report_is_read_as_it_was_written(report: BenchReport, tmp_path) -> None:
     path = tmp_path / "report.json"
     path.write_text(report.to_complete_json())
@@ -314,6 +338,20 @@ def test_what_differs_between_launches_stands_in_the_interval() -> None:
     assert found.interval[0] < 0.97
     assert found.interval[1] > 1.05
     assert found.median == pytest.approx(np.exp(np.log(scale).mean()))
+
+
+@pytest.mark.parametrize("launches", [2, 3, 4, 8])
+def test_an_interval_holds_the_truth_as_often_as_it_says(launches: int) -> None:
+    """The same code twice, whose processes differ by 3 % and turns by 1 %."""
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(100):
+        found = ratio(
+            np.exp(rng.normal(0, 0.03, (launches, 1)) + rng.normal(0, 0.01, (launches, 5))).tolist(),
+            [[1.0] * 5] * launches,
+        )
+        held += found.interval[0] <= 1 <= found.interval[1]
+    assert held >= 90
 
 
 def test_warm_up_ends_when_it_gets_no_faster() -> None:

@@ -24,6 +24,7 @@ from resnet_xf.bench.report import BenchReport, Result, Row, merged, with_ratios
 from resnet_xf.bench.statistics import in_words, speed
 from resnet_xf.bench.worker import Answered, Ceiling, Ready, Refused, Used
 from resnet_xf.errors import BenchError
+from resnet_xf.optional import optional
 from resnet_xf.plan import plan
 from resnet_xf.trace import trace
 
@@ -58,7 +59,7 @@ def bench(
 
     The cases of a group (:attr:`Case.group`) are compared with its first one. Their processes live side by side, as
     many as memory holds, and run in turns: each once, and then again, ten times and more. What is peculiar to one
-    process, as the place of its memory is, does not cancel out so; ``launches`` of two and more show it.
+    process, as the place of its memory is, does not cancel out so; ``launches`` show it, and four are few.
 
     Args:
         cases: those of one group one after the other.
@@ -76,6 +77,8 @@ def bench(
         raise BenchError(f"time: each case must run for more than 0 seconds, got {seconds:g}")
     if launches < 1:
         raise BenchError(f"launches: each case needs 1 process at least, got {launches}")
+    if launches > 1:
+        optional("scipy.special", "intervals over several launches are found by SciPy")
     cases = list(dict.fromkeys(cases))
     turns = min(MOST, max(-(-TURNS // launches), round(seconds / LONGEST)))
     tell = _Teller(launches * len(cases) * (turns + 1), callback)
@@ -166,11 +169,13 @@ class _Runner:
         return median(self.rates or (0.0,))
 
     def lose(self, reason: str, *, failed: bool) -> None:
-        """End without a result."""
+        """End without a result, and the process with it."""
+        if self.child is not None:
+            self.child.end()
         self.row = Row(case=self.case, reason=reason, failed=failed)
 
-    def turn(self, number: int, seconds: float) -> None:
-        """Run for about that long."""
+    def turn(self, number: int, seconds: float, *, kept: bool = True) -> None:
+        """Run for about that long; a turn that is not kept is only to get warm."""
         if self.row is None and self.child is not None:
             try:
                 answer = self.child.ask(str(seconds))
@@ -178,10 +183,11 @@ class _Runner:
                 self.lose(str(gone), failed=True)
                 return
             assert isinstance(answer, Round)
-            self.rounds[number] = answer
+            if kept:
+                self.rounds[number] = answer
 
-    def end(self, ceilings: Ceilings) -> None:
-        """Ask for its last words, of which the ceiling is the same for all of a backend's in that precision."""
+    def end(self, ceilings: Ceilings, asked: set[tuple[str, str, str]]) -> None:
+        """Ask for its last words; the best ceiling of all launches is that of all a backend's cases in a precision."""
         if self.row is not None or self.child is None or self.ready is None:
             return
         try:
@@ -208,12 +214,12 @@ class _Runner:
         )
         self.row = Row(case=self.case, result=result)
         key = self.case.device, self.case.precision, self.case.backend
-        if key not in ceilings:
-            ceilings[key] = 0.0
+        if key not in asked:
             with suppress(Gone):
                 ceiling = self.child.ask("ceiling")
                 assert isinstance(ceiling, Ceiling)
-                ceilings[key] = ceiling.flops or 0.0
+                ceilings[key] = max(ceiling.flops or 0.0, ceilings.get(key, 0.0))
+                asked.add(key)
         self.child.end()
 
 
@@ -234,6 +240,7 @@ class _Group:
         everyone: list[_Runner] = []
         waiting = deque(self.cases)
         baseline: _Runner | None = None
+        asked: set[tuple[str, str, str]] = set()
         turn = 0
         while waiting:
             beside = [baseline] if baseline else []
@@ -242,6 +249,10 @@ class _Group:
                 everyone.append(runner)
                 if runner.row is None:
                     beside.append(runner)
+            if beside == [baseline]:  # all others were refused
+                continue
+            for runner in beside:  # each has waited while the others got ready, and is not warm any more
+                runner.turn(turn, self.seconds, kept=False)
             for _ in range(self.turns):
                 # In another order each time, since what ran before leaves its clocks and caches to what comes next.
                 for runner in Random(f"{self.launch} {turn}").sample(beside, len(beside)):
@@ -252,9 +263,9 @@ class _Group:
             baseline = next((runner for runner in beside if runner.row is None), None)
             for runner in beside:
                 if runner is not baseline:
-                    runner.end(ceilings)
+                    runner.end(ceilings, asked)
         if baseline is not None:
-            baseline.end(ceilings)
+            baseline.end(ceilings, asked)
         return [runner.row for runner in everyone if runner.row is not None]
 
     def start(self, case: Case) -> _Runner:

@@ -110,7 +110,16 @@ class BenchReport(Document, frozen=True, kw_only=True):
 
 COLUMNS = (
     *("network", "library", "backend", "mode", "preset", "precision", "batch", "height", "width", "device", "threads"),
-    *("images_per_second", "lower_quartile", "upper_quartile", "rounds", "ratio", "ratio_low", "ratio_high"),
+    *(
+        "images_per_second",
+        "lower_quartile",
+        "upper_quartile",
+        "rounds",
+        "launches",
+        "ratio",
+        "ratio_low",
+        "ratio_high",
+    ),
     *("error", "agreement", "share_of_ceiling", "build_seconds", "first_seconds", "warm_up_seconds"),
     *("host_memory", "device_memory", "busy_processors", "version", "reason"),
 )
@@ -131,6 +140,7 @@ def _flat(row: Row) -> dict[str, object]:
             "lower_quartile": found.speed.low,
             "upper_quartile": found.speed.high,
             "rounds": found.speed.rounds,
+            "launches": len(found.rates),
             "share_of_ceiling": found.share,
             "build_seconds": found.build,
             "first_seconds": found.first,
@@ -143,9 +153,11 @@ def _flat(row: Row) -> dict[str, object]:
 
 
 def merged(launches: Sequence[Row]) -> Row:
-    """One row of the same case's rows, a launch each; a launch without a result is the case's result."""
+    """One row of the same case's rows, a launch each; one without a result leaves the case with none."""
     found: list[Result] = []
-    for row in launches:
+    for number, row in enumerate(launches):
+        if row.result is None and number:
+            return msgspec.structs.replace(row, failed=True, reason=f"in launch {number + 1}: {row.reason}")
         if row.result is None:
             return row
         found.append(row.result)

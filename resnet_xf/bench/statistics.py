@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from resnet_xf.optional import optional
 
 RESAMPLES = 10_000
 """Bootstrap samples of a ratio; its interval's ends are then known to a hundredth of its width."""
@@ -36,7 +39,9 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         median: of the rounds' ratios; with several launches, the geometric mean of each one's median.
         interval: of 95 %, by the bootstrap (Efron 1979): launches are drawn again with replacement, and within each its
-            rounds, whole, so that what slowed the machine for both cancels out (Kalibera and Jones 2013).
+            rounds, whole, so that what slowed the machine for both cancels out (Kalibera and Jones 2013). With one
+            launch it is of those processes; from two on it allows for others, and is widened by Student's t, since a
+            few launches drawn again do not go beyond themselves.
         rounds: how many there are, over all launches.
         launches: how often both were started anew; where their memory lies differs between launches alone.
         verdict: ``no difference shown`` where the interval holds 1.
@@ -55,7 +60,8 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.median:.2f}× ({low:.2f} to {high:.2f}, {self.rounds} rounds): {self.verdict}"
+        many = f"{self.rounds} rounds in {self.launches} launch{'es' if self.launches > 1 else ''}"
+        return f"{self.median:.2f}× ({low:.3f} to {high:.3f}, {many}): {self.verdict}"
 
 
 def in_words(rate: float) -> str:
@@ -105,10 +111,20 @@ def _drawn(launches: Launches, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _found(middle: float, drawn: NDArray[np.float64], launches: Launches) -> Ratio:
-    low, high = np.quantile(drawn, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    ends = np.quantile(drawn, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    low, high = middle * (ends / middle) ** _widening(len(launches))
     return Ratio(
         median=middle, interval=(float(low), float(high)), rounds=sum(map(len, launches)), launches=len(launches)
     )
+
+
+def _widening(launches: int) -> float:
+    """By how much the bootstrap's deviations fall short of Student's t: it divides by n, and takes n as many."""
+    if launches == 1:
+        return 1.0
+    student = optional("scipy.special", "intervals over several launches are found by SciPy").stdtrit
+    asked = (1 + CONFIDENCE) / 2
+    return float(student(launches - 1, asked) / NormalDist().inv_cdf(asked) * np.sqrt(launches / (launches - 1)))
 
 
 def steady(rates: Sequence[float], window: int = 2, within: float = 0.05) -> bool:

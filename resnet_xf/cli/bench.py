@@ -57,7 +57,11 @@ def bench(
     ] = "",
     time: Annotated[float, typer.Option(help="Seconds that each process is run for, once it is steady.")] = 5.0,
     launches: Annotated[
-        int, typer.Option(min=1, help="Processes of each, one after the other: from 3 on, ratios allow for them too.")
+        int,
+        typer.Option(
+            min=1,
+            help="Processes of each, one after the other; with 2 and more, intervals allow for other processes.",
+        ),
     ] = 1,
     out: Annotated[Path | None, typer.Option(help="A .json file for the report.", show_default=False)] = None,
     plot_: Annotated[
@@ -183,7 +187,7 @@ def _print(report: BenchReport) -> None:
             *("ceiling>", "memory>", "start>"),
         )
         for row in rows:
-            table.add_row(*_cells(row))
+            table.add_row(*_cells(row, first=row is next((one for one in rows if one.result), None)))
         print_table(table)
         for row in rows:
             if not row.result:
@@ -191,6 +195,10 @@ def _print(report: BenchReport) -> None:
         typer.echo()
     if any(row.ratio and ALIKE[row.ratio.verdict] for row in report.rows):
         typer.echo("≈ no difference shown: the interval holds 1")
+    if any(row.ratio and row.ratio.launches == 1 for row in report.rows):
+        typer.echo(
+            "intervals are of these processes; --launches 6 allows for the few per cent between one and the next"
+        )
     for line in report.conclusions():
         typer.echo(line)
     ceilings = ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in report.ceilings.items())
@@ -198,7 +206,7 @@ def _print(report: BenchReport) -> None:
         typer.echo(f"ceiling, a large product of matrices: {ceilings}")
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, *, first: bool) -> list[str]:
     case, found = row.case, row.result
     if found is None:
         return [case.way, str(case.batch), "–"]
@@ -209,8 +217,8 @@ def _cells(row: Row) -> list[str]:
         str(case.batch),
         in_words(found.speed.median),
         f"{in_words(found.speed.low)}–{in_words(found.speed.high)}",
-        f"{ALIKE[ratio.verdict]}{ratio.median:.2f}" if ratio else "1",
-        f"{ratio.interval[0]:.2f}–{ratio.interval[1]:.2f}" if ratio else "",
+        f"{ALIKE[ratio.verdict]}{ratio.median:.2f}" if ratio else "1" if first else "–",
+        f"{ratio.interval[0]:.3f}–{ratio.interval[1]:.3f}" if ratio else "",
         f"{found.error:.1e}",
         f"{found.agreement:.0%}",
         f"{found.share:.0%}" if found.share is not None else "–",
@@ -226,7 +234,7 @@ def _print_comparison(found: Comparison) -> None:
         low, high = change.ratio.interval
         speeds = in_words(change.before.median), in_words(change.after.median)
         name = f"{change.case.group_title}: {change.case}"
-        table.add_row(name, *speeds, f"{change.ratio.median:.2f}", f"{low:.2f}–{high:.2f}", change.ratio.verdict)
+        table.add_row(name, *speeds, f"{change.ratio.median:.2f}", f"{low:.3f}–{high:.3f}", change.ratio.verdict)
     print_table(table)
     for title, names in (("only before", found.only_before), ("only after", found.only_after)):
         for name in names:
@@ -234,3 +242,5 @@ def _print_comparison(found: Comparison) -> None:
     for name, (before, after) in found.environment.items():
         typer.echo(f"not the same: {name}: {before} → {after}")
     typer.echo("The two were not run in turns: whatever else each machine did stands in these ratios as well.")
+    if any(change.ratio.launches == 1 for change in found.changes):
+        typer.echo("One of them had a single process of each, and the next is a few per cent off: use --launches 6.")
