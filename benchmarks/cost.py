@@ -9,6 +9,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -49,7 +50,7 @@ class Sweep:
             spec=spec,
             backend=backend,
             mode=mode,
-            preset="tuned",
+            preset="best",
             batch=given["batch"],
             image_size=size,
             threads=processors(),
@@ -73,6 +74,7 @@ def measure(sweeps: tuple[Sweep, ...], seconds: float) -> list[dict[str, object]
         for mode in MODES
         for value in sweep.values
     ]
+    Random(0).shuffle(points)  # so that a machine which gets slower meanwhile does not look like an exponent
     rows: list[dict[str, object]] = []
     with Progress() as progress:
         for sweep, value, backend, mode in progress.track(points, description="cost"):
@@ -82,7 +84,7 @@ def measure(sweeps: tuple[Sweep, ...], seconds: float) -> list[dict[str, object]
             milliseconds = 1e3 * row.case.batch / row.result.speed.median
             told = {"what": sweep.name, "value": value, "backend": backend, "mode": mode}
             rows.append(told | {"milliseconds": milliseconds, "share": row.result.share})
-    return rows
+    return sorted(rows, key=lambda row: [str(row["what"]), row["value"], str(row["backend"]), str(row["mode"])])
 
 
 def exponent(values: list[float], times: list[float]) -> float:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from resnet_xf.bench import BenchReport, Row
 from resnet_xf.bench.case import OURS
+from resnet_xf.bench.report import baseline
 from resnet_xf.bench.statistics import in_words
 from resnet_xf.files import atomic
 
@@ -68,18 +69,17 @@ def _bench(arguments: Sequence[str], out: Path, plot: Path) -> None:
 
 def table(report: BenchReport) -> str:
     """The report as Markdown: the machine, and a table for each group."""
-    ceilings = ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in report.ceilings.items())
     rounds = sorted({(len(row.result.rates), row.result.speed.rounds) for row in report.rows if row.result})
     (launches, fewest), (_, most) = rounds[0], rounds[-1]
-    many = f"{launches} launches with {fewest} turns in all" + (f", or up to {most}" if most > fewest else "")
-    parts = [f"{_machine(report)}. Ceiling: {ceilings}. {many}: `{report.command}`\n"]
+    many = f"Launches: {launches}, turns in all: {fewest}" + (f" to {most}" if most > fewest else "")
+    parts = [f"{_machine(report)}. Ceiling: {report.ceilings_in_words()}. {many}: `{report.command}`\n"]
     for rows in report.groups():
         parts.append(f"{rows[0].case.group_title}, batch {rows[0].case.batch}:\n")
         parts.append(
             "| | images/s | × the first | 95 % interval | error | top-1 | of the ceiling |\n" + "| --- " * 7 + "|"
         )
-        baseline = next((row for row in rows if row.result), None)
-        parts += [_line(row, first=row is baseline) for row in rows]
+        first = baseline(rows)
+        parts += [_line(row, first=row is first) for row in rows]
         parts.append("")
     return "\n".join(parts)
 

@@ -21,10 +21,9 @@ from resnet_xf.bench.child import Child, Gone
 from resnet_xf.bench.engine import Round, distinct
 from resnet_xf.bench.machine import environment, memory
 from resnet_xf.bench.report import BenchReport, Result, Row, merged, with_ratios
-from resnet_xf.bench.statistics import in_words, speed
+from resnet_xf.bench.statistics import in_words, speed, widening
 from resnet_xf.bench.worker import Answered, Ceiling, Ready, Refused, Used
 from resnet_xf.errors import BenchError
-from resnet_xf.optional import optional
 from resnet_xf.plan import plan
 from resnet_xf.trace import trace
 
@@ -77,12 +76,11 @@ def bench(
         raise BenchError(f"time: each case must run for more than 0 seconds, got {seconds:g}")
     if launches < 1:
         raise BenchError(f"launches: each case needs 1 process at least, got {launches}")
-    if launches > 1:
-        optional("scipy.special", "intervals over several launches are found by SciPy")
+    widening(launches)  # asks for SciPy before hours are spent
     cases = list(dict.fromkeys(cases))
     turns = min(MOST, max(-(-TURNS // launches), round(seconds / LONGEST)))
     tell = _Teller(launches * len(cases) * (turns + 1), callback)
-    found: Ceilings = {}
+    ceilings: dict[str, float] = {}
     rows: list[Row] = []
     for _, group in groupby(cases, key=lambda case: case.group):
         wanted: dict[Case, list[Row]] = {case: [] for case in group}
@@ -93,14 +91,13 @@ def bench(
                 tell.total -= (len(wanted) - len(again)) * (turns + 1)
                 with ExitStack() as stack:
                     started = _Group(again, turns, seconds / turns, Path(folder), stack, tell, launch)
-                    for row in started.measure(found):
+                    for row in started.measure():
                         wanted[row.case].append(row)
-        rows += map(merged, wanted.values())
-    ceilings: dict[str, float] = {}
-    for (_, precision, _), flops in found.items():
-        ceilings[precision] = max(flops, ceilings.get(precision, 0.0))
-    ceilings = {precision: flops for precision, flops in ceilings.items() if flops}
-    shown = with_ratios([_with_share(row, ceilings) for row in rows])
+                for (_, precision, _), flops in started.ceilings.items():
+                    if flops > ceilings.get(precision, 0.0):
+                        ceilings[precision] = flops
+        rows += with_ratios([merged(launched) for launched in wanted.values()])
+    shown = tuple(_with_share(row, ceilings) for row in rows)
     return BenchReport(command=command, environment=environment(), ceilings=ceilings, rows=shown)
 
 
@@ -186,8 +183,8 @@ class _Runner:
             if kept:
                 self.rounds[number] = answer
 
-    def end(self, ceilings: Ceilings, asked: set[tuple[str, str, str]]) -> None:
-        """Ask for its last words; the best ceiling of all launches is that of all a backend's cases in a precision."""
+    def end(self, ceilings: Ceilings) -> None:
+        """Ask for its last words; and for the ceiling, unless a case of that backend and precision has told it."""
         if self.row is not None or self.child is None or self.ready is None:
             return
         try:
@@ -214,12 +211,11 @@ class _Runner:
         )
         self.row = Row(case=self.case, result=result)
         key = self.case.device, self.case.precision, self.case.backend
-        if key not in asked:
+        if key not in ceilings:
             with suppress(Gone):
                 ceiling = self.child.ask("ceiling")
                 assert isinstance(ceiling, Ceiling)
-                ceilings[key] = max(ceiling.flops or 0.0, ceilings.get(key, 0.0))
-                asked.add(key)
+                ceilings[key] = ceiling.flops or 0.0
         self.child.end()
 
 
@@ -234,13 +230,13 @@ class _Group:
     stack: ExitStack
     tell: Callable[[int, str], None]
     launch: int = 0
+    ceilings: Ceilings = field(default_factory=dict)
 
-    def measure(self, ceilings: Ceilings) -> list[Row]:
+    def measure(self) -> list[Row]:
         """Their rows. As many as memory holds run at a time, and the first one beside all of them."""
         everyone: list[_Runner] = []
         waiting = deque(self.cases)
         baseline: _Runner | None = None
-        asked: set[tuple[str, str, str]] = set()
         turn = 0
         while waiting:
             beside = [baseline] if baseline else []
@@ -263,9 +259,9 @@ class _Group:
             baseline = next((runner for runner in beside if runner.row is None), None)
             for runner in beside:
                 if runner is not baseline:
-                    runner.end(ceilings, asked)
+                    runner.end(self.ceilings)
         if baseline is not None:
-            baseline.end(ceilings, asked)
+            baseline.end(self.ceilings)
         return [runner.row for runner in everyone if runner.row is not None]
 
     def start(self, case: Case) -> _Runner:

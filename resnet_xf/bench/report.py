@@ -57,7 +57,7 @@ class Result(Struct, frozen=True, kw_only=True):
 class Row(Struct, frozen=True, kw_only=True):
     """A case, and its result or the reason why there is none; ``failed`` if that is more than something lacking.
 
-    ``ratio`` is to the first row with a result of its group, which is its baseline.
+    ``ratio`` is to its group's :func:`baseline`.
     """
 
     case: Case
@@ -99,6 +99,10 @@ class BenchReport(Document, frozen=True, kw_only=True):
         """In words, of each group: which backend is faster at its fastest, in float32 and in any precision."""
         return [line for rows in self.groups() for line in _conclusions(rows)]
 
+    def ceilings_in_words(self) -> str:
+        """The ceilings of all precisions in a line."""
+        return ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in self.ceilings.items()) or "none"
+
     def to_csv(self) -> str:
         """One line for each case, with the environment at its end."""
         text = io.StringIO()
@@ -110,16 +114,8 @@ class BenchReport(Document, frozen=True, kw_only=True):
 
 COLUMNS = (
     *("network", "library", "backend", "mode", "preset", "precision", "batch", "height", "width", "device", "threads"),
-    *(
-        "images_per_second",
-        "lower_quartile",
-        "upper_quartile",
-        "rounds",
-        "launches",
-        "ratio",
-        "ratio_low",
-        "ratio_high",
-    ),
+    *("images_per_second", "lower_quartile", "upper_quartile", "rounds", "launches"),
+    *("ratio", "ratio_low", "ratio_high"),
     *("error", "agreement", "share_of_ceiling", "build_seconds", "first_seconds", "warm_up_seconds"),
     *("host_memory", "device_memory", "busy_processors", "version", "reason"),
 )
@@ -186,16 +182,22 @@ def result_ratio(first: Result, second: Result) -> Ratio | None:
     return ratio(own, other) if own else None
 
 
-def with_ratios(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """The rows, each with its ratio to the first of its group that has a result."""
-    found = []
-    for _, group in groupby(rows, key=lambda row: row.case.group):
-        baseline: Result | None = None
-        for row in group:
-            compared = baseline and row.result and result_ratio(row.result, baseline)
-            found.append(msgspec.structs.replace(row, ratio=compared))
-            baseline = baseline or row.result
-    return tuple(found)
+def baseline(group: Sequence[Row]) -> Row | None:
+    """What a group's rows are compared with: the first that has a result; None if none has."""
+    return next((row for row in group if row.result), None)
+
+
+def with_ratios(group: Sequence[Row]) -> list[Row]:
+    """A group's rows, each but the baseline with its ratio to it."""
+    first = baseline(group)
+    if first is None or first.result is None:
+        return list(group)
+    return [
+        msgspec.structs.replace(row, ratio=result_ratio(row.result, first.result))
+        if row.result and row is not first
+        else row
+        for row in group
+    ]
 
 
 def _conclusions(rows: Sequence[Row]) -> Iterator[str]:

@@ -112,14 +112,18 @@ def _drawn(launches: Launches, rng: np.random.Generator) -> NDArray[np.float64]:
 
 def _found(middle: float, drawn: NDArray[np.float64], launches: Launches) -> Ratio:
     ends = np.quantile(drawn, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    low, high = middle * (ends / middle) ** _widening(len(launches))
+    low, high = middle * (ends / middle) ** widening(len(launches))
     return Ratio(
         median=middle, interval=(float(low), float(high)), rounds=sum(map(len, launches)), launches=len(launches)
     )
 
 
-def _widening(launches: int) -> float:
-    """By how much the bootstrap's deviations fall short of Student's t: it divides by n, and takes n as many."""
+def widening(launches: int) -> float:
+    """By how much the bootstrap's deviations fall short of Student's t: it divides by n, and takes n as many.
+
+    Raises:
+        MissingExtraError: if SciPy, which knows that distribution, is not installed; one launch does not need it.
+    """
     if launches == 1:
         return 1.0
     student = optional("scipy.special", "intervals over several launches are found by SciPy").stdtrit

@@ -21,6 +21,7 @@ from resnet_xf.bench import bench as measure
 from resnet_xf.bench.charts import check_format, plot
 from resnet_xf.bench.harness import Callback
 from resnet_xf.bench.machine import gpus
+from resnet_xf.bench.report import baseline
 from resnet_xf.bench.statistics import in_words
 from resnet_xf.cli.app import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_size
@@ -186,8 +187,9 @@ def _print(report: BenchReport) -> None:
             *("", "batch>", "images/s>", "quartiles>", "× first>", "interval>", "error>", "top-1>"),
             *("ceiling>", "memory>", "start>"),
         )
+        first = baseline(rows)
         for row in rows:
-            table.add_row(*_cells(row, first=row is next((one for one in rows if one.result), None)))
+            table.add_row(*_cells(row, first=row is first))
         print_table(table)
         for row in rows:
             if not row.result:
@@ -201,9 +203,7 @@ def _print(report: BenchReport) -> None:
         )
     for line in report.conclusions():
         typer.echo(line)
-    ceilings = ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in report.ceilings.items())
-    if ceilings:
-        typer.echo(f"ceiling, a large product of matrices: {ceilings}")
+    typer.echo(f"ceiling, a large product of matrices: {report.ceilings_in_words()}")
 
 
 def _cells(row: Row, *, first: bool) -> list[str]:
