@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import msgspec
 import numpy as np
 import pytest
@@ -180,3 +183,9 @@ def test_a_scaled_loss_takes_the_same_steps_and_its_scale_goes_on() -> None:
 def test_a_device_that_is_not_there_is_refused_by_name(device: str) -> None:
     with pytest.raises(BackendError, match=f"no device is called '{device}'|there is no cuda:99"):
         get_backend("torch").learner(task_of(plan(TINY), RECIPE, device))
+
+
+def test_who_compiles_nothing_does_not_wait_for_the_compiler() -> None:
+    told = "import sys, resnet_xf_torch; print('torch' in sys.modules, 'torch._inductor' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["True", "False"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch._inductor.config as inductor
 from torch import nn
 
 from resnet_xf.errors import BackendError, one_line
@@ -53,9 +54,7 @@ class TorchFast:
             self._run: Any = network
             if task.preset == "best":
                 self._run = torch.compile(network, dynamic=False, options=OPTIONS[place.type])
-            # The fusion of int8 asks for the setting itself, and not for the options.
-            with inductor.patch(freezing=True), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)
+            with _compiling() if task.preset == "best" else nullcontext():
                 self(torch.zeros(task.shape, device=place))
         except BackendError:
             raise
@@ -92,6 +91,18 @@ class TorchFast:
             images = torch.cat([images, images.new_zeros((self._batch - count, *images.shape[1:]))])
         output: torch.Tensor = self._run(images.to(self._place, self._dtype, memory_format=self._layout))
         return output[:count].to(torch.float32, copy=True)  # a CUDA graph writes into the same memory again
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Weights are constants, also where the fusion of int8 asks for the setting itself, and not for the options.
+
+    The compiler takes as long to import as all else of PyTorch, and is not imported by who does not compile.
+    """
+    inductor = importlib.import_module("torch._inductor.config")
+    with inductor.patch(freezing=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)
+        yield
 
 
 def _in_int8(network: nn.Module, task: FastTask) -> nn.Module:
