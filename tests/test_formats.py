@@ -73,7 +73,7 @@ def torchs_own(name: str) -> torch.nn.Module:
     return network
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet18_v2", "cifar_resnet20", "seresnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet18_v2", "cifar_resnet20", "seresnet50"])
 def test_round_trips_to_the_bit(name: str, tmp_path) -> None:
     network = torchs_own(name)
     wanted = state_dict(network)

@@ -30,7 +30,8 @@ from sabotage import Saboteur, only
 from strategies import specs
 
 FIRST = ("resnet18", "resnet34", "resnet50", "resnet50_v1", "d2l_resnet18")
-SIZES = [(name, (224, 224)) for name in FIRST] + [("d2l_resnet18", (96, 96))]
+SIZES = [(name, (224, 224)) for name in ("resnet18", "resnet50", "d2l_resnet18")]
+SIZES += [(name, (96, 96)) for name in ("resnet34", "resnet50_v1", "d2l_resnet18")]
 # Not the Gluon zoo's, which test_zoo holds against their reference on both backends, nor GluonCV's, which are timm's, nor
 # dilated ones, which test_zoo draws. docs/bounds.md has those of 101 and 152 layers.
 PROVEN = ("resnet50_v1b", "resnet50_v1c", "resnet50_v1d", "resnet50_v1s", "resnet50_os8", "resnet50_os16", "resnet101")
@@ -75,7 +76,7 @@ def test_a_few_are_the_same_in_training_too(name: str, side: int) -> None:
 
 @pytest.mark.parametrize(
     "name, size, seeds",
-    [("resnet50", 64, 2), ("resnet152", 64, 2), ("cifar_resnet110_v1", 32, 3), ("cifar_resnet110_v2", 32, 3)],
+    [("resnet152", 64, 2), ("cifar_resnet110_v1", 32, 3), ("cifar_resnet110_v2", 32, 3)],
 )
 def test_float32_stays_far_within_its_bound_whatever_the_seed(name: str, size: int, seeds: int) -> None:
     for seed in range(1, seeds):
