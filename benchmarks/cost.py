@@ -155,6 +155,8 @@ def main() -> None:
             draw((*some, *some), rows, Path(folder) / "cost.svg")
         return
     results = HERE / "results" / "cost.json"
+    if asked.tables and not results.exists():
+        raise SystemExit(f"{results}: nothing was measured yet; leave out --tables")
     if not asked.tables:
         rows = measure(SWEEPS, asked.time)
         with atomic(results) as temporary:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from resnet_xf.bench import BenchReport, Row
 from resnet_xf.bench.case import OURS
+from resnet_xf.bench.charts import plot
 from resnet_xf.bench.report import baseline
 from resnet_xf.bench.statistics import in_words
 from resnet_xf.files import atomic
@@ -40,28 +41,29 @@ def main(name: str, question: str, networks: Sequence[str], options: Sequence[st
     parser.add_argument("--launches", default="6", help="processes of each case")
     parser.add_argument("--smoke", action="store_true", help="a small network for a moment, and nothing is kept")
     parser.add_argument(
-        "--tables", action="store_true", help="only write the table anew from the results that are there"
+        "--tables", action="store_true", help="only write table and plot anew from the results that are there"
     )
     asked = parser.parse_args()
     results = HERE / "results" / f"throughput_{name}.json"
     if asked.smoke:
         with TemporaryDirectory() as folder:
             out = Path(folder) / "report.json"
-            _bench([networks[0], *options, *SMOKE], out, Path(folder) / "plot.svg")
+            _bench([networks[0], *options, *SMOKE], out)
+            plot(BenchReport.read(out), Path(folder) / "plot.svg")
             print(table(BenchReport.read(out)))
         return
+    if asked.tables and not results.exists():
+        sys.exit(f"{results}: nothing was measured yet; leave out --tables")
     if not asked.tables:
-        _bench(
-            [*networks, *options, "--time", asked.time, "--launches", asked.launches],
-            results,
-            DOCS / f"throughput_{name}.svg",
-        )
-    write_between(DOCS / "throughput.md", name, table(BenchReport.read(results)))
+        _bench([*networks, *options, "--time", asked.time, "--launches", asked.launches], results)
+    report = BenchReport.read(results)
+    plot(report, DOCS / f"throughput_{name}.svg")
+    write_between(DOCS / "throughput.md", name, table(report))
     write_between(HERE.parent / "README.md", "throughput", summary())
 
 
-def _bench(arguments: Sequence[str], out: Path, plot: Path) -> None:
-    command = [sys.executable, "-m", "resnet_xf", "bench", *arguments, "--out", str(out), "--plot", str(plot)]
+def _bench(arguments: Sequence[str], out: Path) -> None:
+    command = [sys.executable, "-m", "resnet_xf", "bench", *arguments, "--out", str(out)]
     code = subprocess.run(command, check=False).returncode
     if code:
         sys.exit(code)

@@ -14,7 +14,7 @@ PRECISIONS = ("float32", "bfloat16", "float16", "tf32", "int8")
 
 PRESETS = {
     "eager": "the framework with nothing set",
-    "tuned": "the setting that costs nothing: PyTorch's channels_last, Gluon's static hybridize",
+    "tuned": "its own fast layout or graph, at no cost in time: PyTorch's channels_last, Gluon's static hybridize",
     "best": "the fastest way known: compiled or fused, which takes its seconds",
 }
 """How much is done for a network's speed."""

@@ -92,8 +92,8 @@ def optimize(
     Args:
         network: a plan, a spec, or the name of one.
         backend: as :func:`resnet_xf.get_backend` chooses it.
-        weights: arrays by name, as ``get_backend(…).dump(module)`` or :func:`resnet_xf.load_weights` gives them; if
-            None they are drawn from ``seed``.
+        weights: arrays by name, as ``get_backend(…).dump(module)`` gives them or, after its spec,
+            :func:`resnet_xf.load_weights`; if None they are drawn from ``seed``.
         seed: for that draw.
         precision: ``float32``, ``bfloat16`` or ``int8``; on a GPU also ``float16`` and ``tf32``.
         batch: how many images it is tuned for; others are cut into such batches, of which the last is filled up.

@@ -157,7 +157,16 @@ def plain(array: Array, dtype: DTypeLike = None) -> Array:
 
 
 def without_counters(weights: Mapping[str, Array]) -> Weights:
-    """Weights less the step counters of PyTorch's norms, which no other framework has and no forward pass reads."""
+    """Weights less the step counters of PyTorch's norms, which no other framework has and no forward pass reads.
+
+    Raises:
+        WeightsError: if that is no mapping.
+    """
+    if not isinstance(weights, Mapping):
+        raise WeightsError(
+            f"weights: expected a mapping of names to arrays, got {type(weights).__name__}; "
+            "`spec, weights = resnet_xf.load_weights(file)` reads one"
+        )
     return {name: array for name, array in weights.items() if not name.endswith(COUNTER)}
 
 

@@ -16,6 +16,7 @@ from resnet_xf.bench.harness import check_memory
 from resnet_xf.bench.machine import environment, variables
 from resnet_xf.bench.statistics import ratio, speed, steady, unpaired
 from resnet_xf.bench.worker import COMMAND
+from resnet_xf.cli import bench as bench_command
 from runs import TINY
 
 CASE = Case(spec=TINY, backend="torch", image_size=(12, 12), threads=1, batch=4, preset="eager")
@@ -153,8 +154,20 @@ def test_two_reports_side_by_side(report: BenchReport) -> None:
     assert len(found.only_before) == 4
     assert found.only_after == ("tiny, infer, 12×12, cpu, 1 thread: torch tuned float32, batch 4",)
     assert list(found.environment) == ["cpu"]
-    with pytest.raises(BenchError, match="no case was measured in both; the first has tiny, infer"):
+    with pytest.raises(BenchError, match="no case was measured in both: in one of them, nothing was"):
         compare(report, replace(report, rows=()))
+    larger = replace(report, rows=tuple(replace(row, case=replace(row.case, batch=9)) for row in report.rows))
+    with pytest.raises(BenchError, match="in both: batch is 4 in the first and 9 in the second; measure both with"):
+        compare(report, larger)
+
+
+def test_a_measurement_that_lacked_processors_is_told(report: BenchReport, capsys) -> None:
+    row = report.rows[0]
+    assert row.result is not None
+    for busy, told in ((0.69, True), (0.71, False)):
+        starved = replace(row, result=replace(row.result, busy_processors=busy))
+        bench_command._print(replace(report, rows=(starved,)))
+        assert ("these say little: torch eager float32, batch 4 (0.7 of 1)" in capsys.readouterr().out) is told
 
 
 def patched(monkeypatch, **patches: str) -> None:
@@ -403,10 +416,18 @@ def test_the_command(command, tmp_path) -> None:
         (("--plot", "plot.bmp"), "plot.bmp: a picture is one of .svg, .png, .pdf"),
         (("--csv", "--json"), "--csv and --json: choose one"),
         (("resnet19",), "resnet19"),
+        (("--out", "folder.json"), "folder.json: is a folder; name a file in it"),
         (("--compare", "none.json", "none.json"), "none.json: No such file"),
+        (
+            ("--compare", "none.json", "none.json", "--out", "new.json"),
+            "only prints, as a table or --json; leave out --out",
+        ),
+        (("resnet18", "--compare", "none.json", "none.json"), "leave out the networks"),
     ],
 )
-def test_bad_use_is_one_line(command, arguments, says: str) -> None:
+def test_bad_use_is_one_line(command, arguments, says: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.json").mkdir()
     code, said, complaint = command("bench", *arguments)
     assert (code, said) == (2, "")
     assert says in complaint

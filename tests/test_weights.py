@@ -15,7 +15,7 @@ from resnet_xf import (
     save_weights,
 )
 from resnet_xf.trace import count_parameters, trace
-from resnet_xf.weights import SPEC_KEY, all_weight_shapes, write_arrays
+from resnet_xf.weights import SPEC_KEY, all_weight_shapes, without_counters, write_arrays
 from strategies import specs
 
 SMALL = ResNetSpec(name="small", stem=Stem(width=8), stages=(Stage(depth=1, channels=8),), num_classes=3)
@@ -28,6 +28,14 @@ def test_names_and_shapes_are_torchvisions() -> None:
     wanted = {name: tuple(t.shape) for name, t in torchvision.models.resnet50().state_dict().items()}
     wanted = {name: shape for name, shape in wanted.items() if not name.endswith("num_batches_tracked")}
     assert all_weight_shapes("resnet50") == wanted
+
+
+def test_weights_that_are_no_mapping_are_told_where_to_come_from() -> None:
+    for wrong in ("mine.safetensors", (SMALL, draw_weights(SMALL))):
+        with pytest.raises(
+            WeightsError, match="weights: expected a mapping of names to arrays, got (str|tuple); `spec"
+        ):
+            without_counters(wrong)
 
 
 def test_a_draw_depends_on_the_seed_and_the_name_alone() -> None:

@@ -61,9 +61,10 @@ class TorchFast:
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise MemoryError(f"{one_line(error)}; choose a smaller batch") from error
+            instead = "" if task.precision == "int8" else ", or a preset that compiles nothing"
             raise BackendError(
                 f"torch cannot run the network in {task.precision}, preset {task.preset}: {one_line(error)}; choose "
-                "another precision, or a preset that compiles nothing"
+                f"another precision{instead}"
             ) from error
 
     def put(self, images: Array) -> torch.Tensor:

@@ -89,7 +89,8 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
         speed = row.result.speed
         axes.barh(place, speed.median, color=_colour(row.case), height=0.7)
         axes.plot([speed.low, speed.high], [place, place], color="#222222", linewidth=1.4)
-        axes.text(speed.high, place, f" {in_words(speed.median)}", va="center")
+        beside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(in_words(speed.median), (speed.high, place), **beside)
     axes.set_yticks(range(len(rows)), [str(row.case) for row in rows])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
@@ -99,11 +100,8 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
 
 def _errors(axes: Any, rows: Sequence[Row]) -> None:
     """Speed against error; up and to the left is better."""
-    seen = set()
     for row in rows:
         assert row.result is not None
-        label = row.case.precision if row.case.precision not in seen else None
-        seen.add(row.case.precision)
         size = 70 if row.case.preset == "best" else 30
         axes.scatter(
             max(row.result.error, 2e-8),
@@ -111,10 +109,12 @@ def _errors(axes: Any, rows: Sequence[Row]) -> None:
             s=size,
             color=_colour(row.case),
             marker=MARKERS.get(row.case.precision, "o"),
-            label=label,
             edgecolors="white",
             linewidths=0.6,
         )
-    axes.set(xscale="log", xlim=(1e-8, 1), ylim=(0, None), title="speed against its price")
-    axes.set(xlabel="error of the outputs against float64", ylabel="images a second")
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    for precision in dict.fromkeys(row.case.precision for row in rows):
+        axes.scatter([], [], color="#777777", marker=MARKERS.get(precision, "o"), label=precision)
+    top = 1.1 * max(row.result.speed.median for row in rows if row.result)
+    axes.set(xscale="log", xlim=(1e-8, 1), ylim=(0, top), title="speed against its price")
+    axes.set(xlabel="error of the outputs against float64; large: preset best", ylabel="images a second")
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))

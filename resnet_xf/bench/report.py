@@ -245,7 +245,7 @@ def compare(before: BenchReport, after: BenchReport) -> Comparison:
     one, two = ({row.case.key: row for row in report.rows if row.result} for report in (before, after))
     shared = [key for key in one if key in two]
     if not shared:
-        raise BenchError(f"no case was measured in both; the first has {_names(one)}, the second {_names(two)}")
+        raise BenchError(f"no case was measured in both: {_apart(one, two)}; measure both with the same options")
     changes = []
     for key in shared:
         first, second = one[key].result, two[key].result
@@ -267,5 +267,14 @@ def _title(case: Case) -> str:
     return f"{case.group_title}: {case}"
 
 
-def _names(rows: Mapping[tuple[object, ...], Row]) -> str:
-    return "; ".join(_title(row.case) for row in rows.values()) or "none at all"
+def _apart(*sides: Mapping[tuple[object, ...], Row]) -> str:
+    """Why two reports have nothing in common: the fields whose values none share."""
+    if not all(sides):
+        return "in one of them, nothing was"
+    found = []
+    for name in Case.__struct_fields__:
+        values = [{getattr(row.case, name) for row in side.values()} for side in sides]
+        if values[0].isdisjoint(values[1]):
+            first, second = (sorted(getattr(value, "name", str(value)) for value in one) for one in values)
+            found.append(f"{name} is {' or '.join(first)} in the first and {' or '.join(second)} in the second")
+    return ", ".join(found) or "what each has of backend, preset, precision and batch goes together otherwise"

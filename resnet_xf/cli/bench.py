@@ -35,17 +35,23 @@ from resnet_xf.workers import processors
 ALIKE = {"faster": "", "slower": "", "no difference shown": "≈ "}
 """What stands before a ratio, by its verdict."""
 
+STARVED = 0.7
+"""The share of its processors that a measurement keeps busy, if less is told; what is sound has 0.85 and more."""
+
 DEFAULT_NETWORK, DEFAULT_BATCH = "resnet18", 16
 
 
 @app.command("bench")
 def bench(
+    context: typer.Context,
     specs: Annotated[
         list[str] | None, typer.Argument(metavar="[SPEC]...", help=f"Networks (else {DEFAULT_NETWORK}).")
     ] = None,
     backend: Annotated[str | None, typer.Option(help="By comma: torch, mxnet (else all that are installed).")] = None,
     mode: Annotated[str, typer.Option(help="By comma: infer, train.")] = "infer",
-    precision: Annotated[str, typer.Option(help=f"By comma: {', '.join(PRECISIONS)}.")] = "float32",
+    precision: Annotated[
+        str, typer.Option(help=f"By comma: {', '.join(PRECISIONS)}; low ones in the last preset alone.")
+    ] = "float32",
     preset: Annotated[
         str, typer.Option(help="By comma: " + "; ".join(f"{name}: {what}" for name, what in PRESETS.items()) + ".")
     ] = "eager,best",
@@ -83,6 +89,7 @@ def bench(
     if as_csv and as_json:
         raise BenchError("--csv and --json: choose one of the two")
     if against is not None:
+        _check_alone(context, "against", "as_json")
         comparison = compare(*map(BenchReport.read, against))
         print_json(msgspec.to_builtins(comparison)) if as_json else _print_comparison(comparison)
         return
@@ -94,6 +101,8 @@ def bench(
     for file in filter(None, (out, plot_)):
         if not file.parent.is_dir():
             raise BenchError(f"{file}: there is no folder {file.parent}; make it first")
+        if file.is_dir():
+            raise BenchError(f"{file}: is a folder; name a file in it")
     if backend is None:
         get_backend()  # says how to get one where there is none
     images = _batch(batch)
@@ -131,6 +140,15 @@ def bench(
         _print(report)
     if report.failed:
         raise typer.Exit(1)
+
+
+def _check_alone(context: typer.Context, *allowed: str) -> None:
+    """Raises BenchError if anything else was asked for on the command line."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in allowed:
+            what = parameter.opts[0] if parameter.opts[0].startswith("-") else "the networks"
+            raise BenchError(f"--compare measures nothing and only prints, as a table or --json; leave out {what}")
 
 
 def _command(arguments: Sequence[str]) -> str:
@@ -197,6 +215,13 @@ def _print(report: BenchReport) -> None:
         typer.echo()
     if any(row.ratio and ALIKE[row.ratio.verdict] for row in report.rows):
         typer.echo("≈ no difference shown: the interval holds 1")
+    starved = [
+        f"{row.case} ({row.result.busy_processors:.1f} of {row.case.threads})"
+        for row in report.rows
+        if row.result and row.case.device == "cpu" and row.result.busy_processors < STARVED * row.case.threads
+    ]
+    if starved:
+        typer.echo(f"processors idle, or taken by something else, so that these say little: {', '.join(starved)}")
     if any(row.ratio and row.ratio.launches == 1 for row in report.rows):
         typer.echo(
             "intervals are of these processes; --launches 6 allows for the few per cent between one and the next"
