@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from rich.progress import Progress
-from throughput import DOCS, HERE, write_between
+from throughput import DOCS, HERE, check_measured, write_between
 
 from resnet_xf import ResNetSpec, Stage, Stem
 from resnet_xf.bench import Case, bench
@@ -155,12 +155,11 @@ def main() -> None:
             draw((*some, *some), rows, Path(folder) / "cost.svg")
         return
     results = HERE / "results" / "cost.json"
-    if asked.tables and not results.exists():
-        raise SystemExit(f"{results}: nothing was measured yet; leave out --tables")
     if not asked.tables:
         rows = measure(SWEEPS, asked.time)
         with atomic(results) as temporary:
             temporary.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=2) + "\n")
+    check_measured(results)
     rows = json.loads(results.read_text())["rows"]
     write_between(DOCS / "throughput.md", "cost", table(SWEEPS, rows))
     draw(SWEEPS, rows, DOCS / "cost.svg")

@@ -49,13 +49,13 @@ def main(name: str, question: str, networks: Sequence[str], options: Sequence[st
         with TemporaryDirectory() as folder:
             out = Path(folder) / "report.json"
             _bench([networks[0], *options, *SMOKE], out)
-            plot(BenchReport.read(out), Path(folder) / "plot.svg")
-            print(table(BenchReport.read(out)))
+            report = BenchReport.read(out)
+            plot(report, Path(folder) / "plot.svg")
+            print(table(report))
         return
-    if asked.tables and not results.exists():
-        sys.exit(f"{results}: nothing was measured yet; leave out --tables")
     if not asked.tables:
         _bench([*networks, *options, "--time", asked.time, "--launches", asked.launches], results)
+    check_measured(results)
     report = BenchReport.read(results)
     plot(report, DOCS / f"throughput_{name}.svg")
     write_between(DOCS / "throughput.md", name, table(report))
@@ -139,6 +139,12 @@ def _line(row: Row, *, first: bool) -> str:
         same = " ≈" if row.ratio.verdict == "no difference shown" else ""
         ratio = (f"{row.ratio.median:.2f}{same}", f"{low:.3f} to {high:.3f}")
     return f"| {who} | {rate} | {ratio[0]} | {ratio[1]} | {found.error:.1e} | {found.agreement:.0%} | {share} |"
+
+
+def check_measured(results: Path) -> None:
+    """End in a line if there is nothing yet of which to make a table."""
+    if not results.exists():
+        sys.exit(f"{results}: nothing was measured yet; leave out --tables")
 
 
 def write_between(path: Path, mark: str, text: str) -> None:

@@ -36,7 +36,7 @@ ALIKE = {"faster": "", "slower": "", "no difference shown": "≈ "}
 """What stands before a ratio, by its verdict."""
 
 STARVED = 0.7
-"""The share of its processors that a measurement keeps busy, if less is told; what is sound has 0.85 and more."""
+"""A measurement that kept less than this share of its processors busy is told; sound ones have 0.85 and more."""
 
 DEFAULT_NETWORK, DEFAULT_BATCH = "resnet18", 16
 
