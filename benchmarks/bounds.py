@@ -18,9 +18,9 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from rich.progress import track
 
-from resnet_xf.files import atomic
-from resnet_xf.measures import HEADROOM
-from resnet_xf.parity.report import environment
+from resnet_xf.architecture.measures import HEADROOM
+from resnet_xf.ladder.report.report import environment
+from resnet_xf.support.files import atomic
 
 HERE = Path(__file__).parent
 DEPTHS = {18: "resnet18", 34: "resnet34", 50: "resnet50", 101: "resnet101", 152: "resnet152"}

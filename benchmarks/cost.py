@@ -17,11 +17,12 @@ from rich.progress import Progress
 from throughput import DOCS, HERE, check_measured, write_between
 
 from resnet_xf import ResNetSpec, Stage, Stem
-from resnet_xf.bench import Case, bench
-from resnet_xf.bench.charts import COLOURS, figure
-from resnet_xf.bench.machine import environment
-from resnet_xf.files import atomic
-from resnet_xf.workers import processors
+from resnet_xf.backend.workers import processors
+from resnet_xf.speed.bench.case import Case
+from resnet_xf.speed.bench.charts import COLOURS, figure
+from resnet_xf.speed.bench.harness import bench
+from resnet_xf.speed.bench.machine import environment
+from resnet_xf.support.files import atomic
 
 BACKENDS = ("torch", "mxnet")
 MODES = ("infer", "train")

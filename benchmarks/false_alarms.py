@@ -19,12 +19,13 @@ from statistics import median
 from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 from rich.progress import track
 
-from resnet_xf import ResNetSpec, ShapeError, get_backend, trace
-from resnet_xf.files import atomic
-from resnet_xf.parity.inputs import subject_of
-from resnet_xf.parity.ladder import climb
-from resnet_xf.parity.live import Live
-from resnet_xf.parity.report import Report, environment
+from resnet_xf import ResNetSpec, ShapeError, get_backend
+from resnet_xf.architecture import trace
+from resnet_xf.ladder.climb import climb
+from resnet_xf.ladder.inputs import subject_of
+from resnet_xf.ladder.report.report import Report, environment
+from resnet_xf.ladder.sides.live import Live
+from resnet_xf.support.files import atomic
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from strategies import specs

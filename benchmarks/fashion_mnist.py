@@ -21,12 +21,13 @@ from typing import Any
 
 import msgspec
 
-from resnet_xf import get_backend, plan
-from resnet_xf.checkpoint import Checkpoint, EpochRecord, load_checkpoint
+from resnet_xf import get_backend
+from resnet_xf.architecture import plan
 from resnet_xf.cli.printing import new_table, print_table, read_size
-from resnet_xf.files import list_checkpoints
-from resnet_xf.parity.report import environment
-from resnet_xf.recipe import get_recipe
+from resnet_xf.ladder.report.report import environment
+from resnet_xf.support.files import list_checkpoints
+from resnet_xf.training.checkpoint import Checkpoint, EpochRecord, load_checkpoint
+from resnet_xf.training.recipe import get_recipe
 
 HERE = Path(__file__).parent
 PUBLISHED = {

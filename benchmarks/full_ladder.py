@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from rich.progress import track
 
-from resnet_xf.files import atomic
+from resnet_xf.support.files import atomic
 
 HERE = Path(__file__).parent
 SIZES = {

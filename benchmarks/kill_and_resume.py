@@ -23,11 +23,11 @@ from typing import Any
 import msgspec
 
 from resnet_xf import Recipe, ResNetSpec, ResNetXFError, Stage, Stem, get_backend
-from resnet_xf.checkpoint import EpochRecord, load_checkpoint
-from resnet_xf.files import list_checkpoints
-from resnet_xf.parity.report import environment
-from resnet_xf.recipe import Augmentation, Optimizer, Schedule
-from resnet_xf.weights import Weights
+from resnet_xf.architecture.weights import Weights
+from resnet_xf.ladder.report.report import environment
+from resnet_xf.support.files import list_checkpoints
+from resnet_xf.training.checkpoint import EpochRecord, load_checkpoint
+from resnet_xf.training.recipe import Augmentation, Optimizer, Schedule
 
 RESULTS = Path(__file__).parent / "results"
 SPEC = ResNetSpec(

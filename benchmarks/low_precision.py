@@ -19,12 +19,12 @@ from msgspec.structs import replace
 from throughput import DOCS, HERE, write_between
 
 from resnet_xf import get_recipe, get_spec, optimize, train
-from resnet_xf.bench.charts import COLOURS, figure
-from resnet_xf.bench.machine import environment
 from resnet_xf.data import Batches, Dataset, Transform, load_dataset
 from resnet_xf.data.statistics import pixel_statistics
-from resnet_xf.files import atomic
-from resnet_xf.training import default_recipe
+from resnet_xf.speed.bench.charts import COLOURS, figure
+from resnet_xf.speed.bench.machine import environment
+from resnet_xf.support.files import atomic
+from resnet_xf.training.runs import default_recipe
 
 WAYS = {"torch": (("float32", "eager"), ("bfloat16", "best")), "mxnet": (("float32", "eager"), ("bfloat16", "best"))}
 """In which each backend trains."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from resnet_xf.parity.report import environment
+from resnet_xf.ladder.report.report import environment
 
 RESULTS = Path(__file__).parent / "results"
 MODULE = Path(__file__).parent.parent / "backends" / "resnet_xf_mxnet" / "cuda.py"

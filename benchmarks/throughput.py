@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from resnet_xf.bench import BenchReport, Row
-from resnet_xf.bench.case import OURS
-from resnet_xf.bench.charts import plot
-from resnet_xf.bench.report import baseline
-from resnet_xf.bench.statistics import in_words
-from resnet_xf.files import atomic
+from resnet_xf.speed.bench.case import OURS
+from resnet_xf.speed.bench.charts import plot
+from resnet_xf.speed.bench.report import BenchReport, Row, baseline
+from resnet_xf.speed.bench.statistics import in_words
+from resnet_xf.support.files import atomic
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"

@@ -3,7 +3,12 @@
 Importing this package imports no framework; :func:`build` and :func:`parity` import those that they are asked for.
 """
 
-from resnet_xf.backend import build, features, get_backend, list_backends
+from resnet_xf.architecture.plan import Plan, plan, plan_block, plan_features
+from resnet_xf.architecture.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
+from resnet_xf.architecture.trace import Row, trace
+from resnet_xf.architecture.weights import draw_weights, load_weights, save_weights
+from resnet_xf.architecture.zoo import get_spec, list_models, with_output_stride
+from resnet_xf.backend.registry import build, features, get_backend, list_backends
 from resnet_xf.data import Dataset, load_dataset, photographs
 from resnet_xf.errors import (
     BackendError,
@@ -19,20 +24,19 @@ from resnet_xf.errors import (
     TrainingStopped,
     WeightsError,
 )
-from resnet_xf.formats import Conversion, convert, read_checkpoint, write_checkpoint
-from resnet_xf.inference import evaluate, predict
-from resnet_xf.loop import Progress, Run
-from resnet_xf.optimized import Optimized, optimize
-from resnet_xf.parity import Report, Trial, assert_parity, capture, parity, parity_against, suggest_names
-from resnet_xf.plan import Plan, plan, plan_block, plan_features
-from resnet_xf.recipe import Recipe, get_recipe
-from resnet_xf.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
-from resnet_xf.trace import Row, trace
-from resnet_xf.training import resume, train
-from resnet_xf.weights import draw_weights, load_weights, save_weights
-from resnet_xf.zoo import get_spec, list_models, with_output_stride
-
-__version__ = "0.1.0"
+from resnet_xf.formats.convert import Conversion, convert, write_checkpoint
+from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.ladder.capture.against import capture, parity_against
+from resnet_xf.ladder.climb import assert_parity, parity
+from resnet_xf.ladder.pair.pairs import suggest_names
+from resnet_xf.ladder.report.report import Report
+from resnet_xf.ladder.rungs.accuracy import Trial
+from resnet_xf.speed.optimize import Optimized, optimize
+from resnet_xf.support.version import __version__
+from resnet_xf.training.inference import evaluate, predict
+from resnet_xf.training.loop import Progress, Run
+from resnet_xf.training.recipe import Recipe, get_recipe
+from resnet_xf.training.runs import resume, train
 
 __all__ = [
     "BackendError",
@@ -61,6 +65,7 @@ __all__ = [
     "TrainingStopped",
     "Trial",
     "WeightsError",
+    "__version__",
     "assert_parity",
     "build",
     "capture",

@@ -113,7 +113,7 @@ class _Asserter:
 
 def _missing(backends: str | Sequence[Any] | None) -> list[str]:
     """A line on each backend that is not installed, and how to get it."""
-    from resnet_xf.backend import ALIASES, how_to_install, is_installed
+    from resnet_xf.backend.registry import ALIASES, how_to_install, is_installed
 
     named = ("torch", "mxnet") if backends is None else backends.split(",") if isinstance(backends, str) else backends
     texts = [one.strip().lower() for one in named if isinstance(one, str)]
@@ -137,8 +137,8 @@ def table(report: Report) -> str:
 
 def write(report: Report, folder: Path, nodeid: str, number: int) -> None:
     """Write a report in every form; the files bear the test's name, and a digest of it, since it is cut and cleaned."""
-    from resnet_xf.parity.html import write_html
-    from resnet_xf.parity.junit import write_junit
+    from resnet_xf.ladder.report.html import write_html
+    from resnet_xf.ladder.report.junit import write_junit
 
     digest = hashlib.sha256(f"{nodeid} {number}".encode()).hexdigest()[:8]
     stem = f"{re.sub(r'[^A-Za-z0-9_.]+', '-', nodeid).strip('-.')[-100:]}-{digest}"

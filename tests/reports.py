@@ -4,8 +4,8 @@ from math import inf, nan
 
 import msgspec
 
-from resnet_xf.parity.equivalence import Equivalence
-from resnet_xf.parity.report import Curves, LayerError, Report, RungResult
+from resnet_xf.ladder.accuracy.equivalence import Equivalence
+from resnet_xf.ladder.report.report import Curves, LayerError, Report, RungResult
 from runs import TINY
 
 NAMES = ("shapes", "weights", "determinism", "forward float64", "layers", "learning curves", "accuracy")

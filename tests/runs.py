@@ -6,7 +6,7 @@ import numpy as np
 
 from resnet_xf import ResNetSpec, Stage, Stem
 from resnet_xf.data import Dataset, load_dataset
-from resnet_xf.recipe import Augmentation, Optimizer, Recipe, Schedule
+from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe, Schedule
 
 TINY = ResNetSpec(
     name="tiny",

@@ -8,11 +8,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from resnet_xf import get_backend
-from resnet_xf.learner import Learner, Outcome, Task
-from resnet_xf.nodes import Gate, Node, Residual, Sequential, join
-from resnet_xf.parity.lessons import Lesson
-from resnet_xf.trace import Observed, ObservedTrace
-from resnet_xf.weights import Array, Weights
+from resnet_xf.architecture.nodes import Gate, Node, Residual, Sequential, join
+from resnet_xf.architecture.trace import Observed, ObservedTrace
+from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.backend.learner import Learner, Outcome, Task
+from resnet_xf.ladder.lessons import Lesson
 
 Change = Callable[[str, Node], Node]
 Alteration = Callable[..., Any]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from resnet_xf import ResNetSpec, capture, convert, draw_weights, parity, parity_against
+from resnet_xf.architecture.zoo import ZOO
 from resnet_xf.data import sample_images
 from resnet_xf.errors import EvidenceError, ResNetXFError, WeightsError
-from resnet_xf.parity.accuracy import Trial
-from resnet_xf.parity.evidence import read_manifest
-from resnet_xf.parity.sketch import CHUNKS, sketch
-from resnet_xf.zoo import ZOO
+from resnet_xf.ladder.capture.evidence import read_manifest
+from resnet_xf.ladder.capture.sketch import CHUNKS, sketch
+from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf_mxnet.loan import mx
 from runs import RECIPE, TINY
 from sabotage import Saboteur, only

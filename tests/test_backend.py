@@ -5,8 +5,9 @@ import textwrap
 import numpy as np
 import pytest
 
-from resnet_xf import BackendError, backend, build, get_backend, list_backends
-from resnet_xf.backend import how_to_install
+from resnet_xf import BackendError, build, get_backend, list_backends
+from resnet_xf.backend import registry as backend
+from resnet_xf.backend.registry import how_to_install
 
 
 def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -7,16 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from resnet_xf import BenchError, plan, trace
-from resnet_xf.bench import BenchReport, Case, bench, best_batch, cases, compare
-from resnet_xf.bench import child as child_module
-from resnet_xf.bench import harness as harness_module
-from resnet_xf.bench.engine import distinct, views
-from resnet_xf.bench.harness import check_memory
-from resnet_xf.bench.machine import environment, variables
-from resnet_xf.bench.statistics import ratio, speed, steady, unpaired
-from resnet_xf.bench.worker import COMMAND
+from resnet_xf import BenchError
+from resnet_xf.architecture import plan, trace
 from resnet_xf.cli import bench as bench_command
+from resnet_xf.speed.bench import child as child_module
+from resnet_xf.speed.bench import harness as harness_module
+from resnet_xf.speed.bench.case import Case, cases
+from resnet_xf.speed.bench.engine import distinct, views
+from resnet_xf.speed.bench.harness import bench, best_batch, check_memory
+from resnet_xf.speed.bench.machine import environment, variables
+from resnet_xf.speed.bench.report import BenchReport, compare
+from resnet_xf.speed.bench.statistics import ratio, speed, steady, unpaired
+from resnet_xf.speed.bench.worker import COMMAND
 from runs import TINY
 
 CASE = Case(spec=TINY, backend="torch", image_size=(12, 12), threads=1, batch=4, preset="eager")
@@ -179,7 +181,7 @@ def patched(monkeypatch, **patches: str) -> None:
 
 
 CRASH = "import os\nprint('the last words', file=sys.stderr, flush=True)\nos.abort()"
-WRONG = """import resnet_xf.bench.engine as engine
+WRONG = """import resnet_xf.speed.bench.engine as engine
 real = engine.native_of
 def broken(*given):
     network, steps = real(*given)

@@ -10,8 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from resnet_xf import convert, draw_weights, load_weights, plan, read_checkpoint, save_weights
-from resnet_xf.checkpoint import (
+from resnet_xf import convert, draw_weights, load_weights, read_checkpoint, save_weights
+from resnet_xf.architecture import plan
+from resnet_xf.architecture.weights import RUN_KEY, SPEC_KEY, VELOCITY, Weights, all_weight_shapes, write_arrays
+from resnet_xf.data import Dataset, load_dataset
+from resnet_xf.errors import CheckpointError, TrainingError
+from resnet_xf.support.files import FOLDER, list_checkpoints
+from resnet_xf.training.checkpoint import (
     Checkpoint,
     EpochRecord,
     Header,
@@ -21,13 +26,9 @@ from resnet_xf.checkpoint import (
     save_checkpoint,
     write_metrics,
 )
-from resnet_xf.data import Dataset, load_dataset
-from resnet_xf.errors import CheckpointError, TrainingError
-from resnet_xf.files import FOLDER, list_checkpoints
-from resnet_xf.loop import Run
-from resnet_xf.recipe import Augmentation, Optimizer, Recipe
-from resnet_xf.training import resume, train
-from resnet_xf.weights import RUN_KEY, SPEC_KEY, VELOCITY, Weights, all_weight_shapes, write_arrays
+from resnet_xf.training.loop import Run
+from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe
+from resnet_xf.training.runs import resume, train
 from runs import TINY
 
 SPEC = msgspec.structs.replace(TINY, image_size=(16, 16))

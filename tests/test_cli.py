@@ -84,8 +84,8 @@ def test_parity_as_json(command) -> None:
 
 
 def test_parity_that_fails_exits_with_one(command, monkeypatch) -> None:
-    from resnet_xf import backend
-    from resnet_xf.parity import ladder
+    from resnet_xf.backend import registry as backend
+    from resnet_xf.ladder import climb as ladder
     from sabotage import Saboteur, only
 
     broken = Saboteur("mxnet", node=only("layer2.0.bn1", eps=1e-3))
@@ -129,7 +129,7 @@ def test_doctor(command) -> None:
 
 
 def test_doctor_tells_what_is_missing_and_how_to_mend_it(command, monkeypatch) -> None:
-    from resnet_xf import doctor
+    from resnet_xf.backend import doctor
 
     monkeypatch.setattr(doctor, "is_installed", lambda name: name == "torch")
     code, out, _ = command("doctor")

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from resnet_xf import draw_weights, get_spec, save_weights
-from resnet_xf.checkpoint import EpochRecord, load_checkpoint
 from resnet_xf.data import load_dataset
-from resnet_xf.files import list_checkpoints
+from resnet_xf.support.files import list_checkpoints
+from resnet_xf.training.checkpoint import EpochRecord, load_checkpoint
 
 TINY = """
 name = "tiny"

@@ -126,7 +126,7 @@ print(json.dumps(told))
 
 @cpu_build
 def test_doctor_tells_why_gpus_are_not_used(driver: Path) -> None:
-    told = json.loads(python("from resnet_xf.doctor import here; print(here('mxnet'))", driver))
+    told = json.loads(python("from resnet_xf.backend.doctor import here; print(here('mxnet'))", driver))
     assert told["usable"]
     assert told["devices"] == [
         "cpu",

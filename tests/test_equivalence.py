@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from resnet_xf import BackendError, TrainingError
-from resnet_xf.parity import equivalence
-from resnet_xf.parity.equivalence import Equivalence, compare, seeds_needed, tost_power
+from resnet_xf.ladder.accuracy import equivalence
+from resnet_xf.ladder.accuracy.equivalence import Equivalence, compare, seeds_needed, tost_power
 
 ORDER = ("equivalent", "not enough seeds", "different")
 
@@ -254,5 +254,7 @@ def test_without_scipy_it_says_how_to_get_it(monkeypatch) -> None:
 
 
 def test_scipy_is_imported_when_it_is_needed() -> None:
-    code = "import sys, resnet_xf.parity.equivalence; assert not {'scipy', 'torch', 'mxnet'} & set(sys.modules)"
+    code = (
+        "import sys, resnet_xf.ladder.accuracy.equivalence; assert not {'scipy', 'torch', 'mxnet'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -24,15 +24,16 @@ from resnet_xf import (
     get_backend,
     get_spec,
     photographs,
-    plan,
     read_checkpoint,
     save_weights,
     write_checkpoint,
 )
-from resnet_xf.formats import identify, inspect
+from resnet_xf.architecture import plan
+from resnet_xf.architecture.measures import relative_error
 from resnet_xf.formats.gluon_params import read_params, write_params
+from resnet_xf.formats.identify import identify
+from resnet_xf.formats.inspect import inspect
 from resnet_xf.formats.layouts import LAYOUTS, places
-from resnet_xf.measures import relative_error
 from resnet_xf_mxnet.loan import mx
 
 SMALL = ResNetSpec(

@@ -15,8 +15,8 @@ from resnet_xf.errors import BackendError
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-from resnet_xf.parity.html import to_html, write_html
-from resnet_xf.parity.wording import number
+from resnet_xf.ladder.report.html import to_html, write_html
+from resnet_xf.ladder.report.wording import number
 
 SCREENSHOT = Path(__file__).parent.parent / "benchmarks" / "report_screenshot.py"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

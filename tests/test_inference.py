@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from resnet_xf import build, convert, draw_weights, save_weights
-from resnet_xf.checkpoint import load_checkpoint
 from resnet_xf.data import ArraySplit, Dataset, Transform, load_dataset
 from resnet_xf.errors import (
     BackendError,
@@ -19,11 +18,12 @@ from resnet_xf.errors import (
     SpecError,
     WeightsError,
 )
-from resnet_xf.files import list_checkpoints
-from resnet_xf.inference import evaluate, predict
-from resnet_xf.loop import Run
-from resnet_xf.recipe import Augmentation, Optimizer, Recipe
-from resnet_xf.training import train
+from resnet_xf.support.files import list_checkpoints
+from resnet_xf.training.checkpoint import load_checkpoint
+from resnet_xf.training.inference import evaluate, predict
+from resnet_xf.training.loop import Run
+from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe
+from resnet_xf.training.runs import train
 from runs import TINY
 
 SPEC = msgspec.structs.replace(TINY, image_size=(16, 16))

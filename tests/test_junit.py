@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from reports import HOSTILE, failing, holding, hostile
-from resnet_xf.parity.junit import to_junit, write_junit
+from resnet_xf.ladder.report.junit import to_junit, write_junit
 
 
 def test_every_rung_is_a_test(tmp_path) -> None:

@@ -6,10 +6,10 @@ import torch
 from msgspec.structs import replace
 
 from resnet_xf import BackendError, ShapeError, build, draw_weights, get_backend, optimize, train
+from resnet_xf.architecture.measures import relative_error
+from resnet_xf.backend.fast import PRECISIONS, FastTask
 from resnet_xf.data import Batches, Transform
-from resnet_xf.fast import PRECISIONS, FastTask
-from resnet_xf.measures import relative_error
-from resnet_xf.recipe import Augmentation
+from resnet_xf.training.recipe import Augmentation
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.loan import mx
 from runs import RECIPE, TINY, few_digits

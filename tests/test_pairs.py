@@ -7,8 +7,8 @@ import torchvision
 from torch import nn
 
 from resnet_xf import DataError, RecipeError, SpecError, WeightsError, assert_parity, parity, photographs, suggest_names
-from resnet_xf.parity import pairs
-from resnet_xf.parity.lessons import COURSE_RATE, RATE
+from resnet_xf.ladder.lessons import COURSE_RATE, RATE
+from resnet_xf.ladder.pair import pairs
 from resnet_xf_mxnet.arrays import ndarray, weights_of
 from resnet_xf_mxnet.loan import mx
 

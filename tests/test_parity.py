@@ -20,12 +20,12 @@ from resnet_xf import (
     list_models,
     parity,
     photographs,
-    trace,
 )
-from resnet_xf.measures import HEADROOM, relative_error, rounding_bound, roundings, same_bits
-from resnet_xf.parity.sides import loss_error
-from resnet_xf.spec import SqueezeExcitation
-from resnet_xf.zoo import REFERENCE
+from resnet_xf.architecture import trace
+from resnet_xf.architecture.measures import HEADROOM, relative_error, rounding_bound, roundings, same_bits
+from resnet_xf.architecture.spec import SqueezeExcitation
+from resnet_xf.architecture.zoo import REFERENCE
+from resnet_xf.ladder.sides.side import loss_error
 from sabotage import Saboteur, only
 from strategies import specs
 

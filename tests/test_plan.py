@@ -1,8 +1,9 @@
 import pytest
 from hypothesis import given
 
-from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, plan, plan_block, plan_features
-from resnet_xf.nodes import Conv, Norm, Residual, walk
+from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, plan_block, plan_features
+from resnet_xf.architecture import plan
+from resnet_xf.architecture.nodes import Conv, Norm, Residual, walk
 from strategies import specs
 
 

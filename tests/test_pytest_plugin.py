@@ -75,7 +75,7 @@ class TestNets:
     assert re.search(r"^4 +forward float64 +fail .* the whole network: other is not torch", said, re.M)
     assert "E       AssertionError: tiny: torch and other differ on rung 4" in said
     assert "E       resnet_xf.errors.SpecError: " in said
-    assert "parity/ladder.py" not in said
+    assert "ladder/climb.py" not in said
     assert "resnet_xf_pytest/__init__.py" not in said
     written = sorted((tmp_path / "out").iterdir())
     assert sorted(path.suffix for path in written) == [".html"] * 4 + [".json"] * 4 + [".xml"] * 4
@@ -85,16 +85,16 @@ class TestNets:
 
 def test_levels_and_skips(run) -> None:
     body = """
-import resnet_xf.backend
+import resnet_xf.backend.registry
 
 def test_level(assert_parity):
     assert assert_parity(SPEC).level == "quick"
 
 @pytest.fixture
 def no_mxnet(monkeypatch):
-    found = resnet_xf.backend.is_installed
-    monkeypatch.setattr(resnet_xf.backend, "is_installed", lambda name: name != "mxnet" and found(name))
-    resnet_xf.backend._load.cache_clear()
+    found = resnet_xf.backend.registry.is_installed
+    monkeypatch.setattr(resnet_xf.backend.registry, "is_installed", lambda name: name != "mxnet" and found(name))
+    resnet_xf.backend.registry._load.cache_clear()
 
 def test_left(no_mxnet, assert_parity):
     assert_parity(SPEC, "pytorch,gluon")

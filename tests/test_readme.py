@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from resnet_xf import ResNetSpec, cli, get_recipe, list_models
-from resnet_xf.parity.equivalence import Equivalence, compare
-from resnet_xf.plan import plan
+from resnet_xf.architecture.plan import plan
+from resnet_xf.ladder.accuracy.equivalence import Equivalence, compare
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()

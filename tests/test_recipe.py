@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 
 from resnet_xf import SqueezeExcitation, build, get_spec
 from resnet_xf.errors import RecipeError
-from resnet_xf.recipe import (
+from resnet_xf.training.recipe import (
     RECIPES,
     Augmentation,
     Optimizer,

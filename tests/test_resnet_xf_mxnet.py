@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from backend_contract import Contract, images
-from resnet_xf import ResNetSpec, build, draw_weights, get_backend, plan
+from resnet_xf import ResNetSpec, build, draw_weights, get_backend
+from resnet_xf.architecture import plan
 from resnet_xf_mxnet.loan import mx
 
 
@@ -108,8 +109,8 @@ def test_a_norm_without_scale_and_shift_holds_statistics_alone() -> None:
 STEP = """import sys
 import numpy as np
 from resnet_xf import draw_weights, get_backend, get_recipe, plan
-from resnet_xf.evaluation import task_of
-from resnet_xf.recipe import targets
+from resnet_xf.training.evaluation import task_of
+from resnet_xf.training.recipe import targets
 planned = plan("cifar_resnet20")
 learner = get_backend("mxnet").learner(task_of(planned, get_recipe("cifar"), "cpu", preset=sys.argv[1]))
 learner.load(draw_weights(planned), {})

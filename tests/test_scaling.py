@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_xf import plan
-from resnet_xf.evaluation import task_of
-from resnet_xf.weights import draw_weights
+from resnet_xf.architecture import plan
+from resnet_xf.architecture.weights import draw_weights
+from resnet_xf.training.evaluation import task_of
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.learner import MxnetLearner
 from resnet_xf_mxnet.loan import mx

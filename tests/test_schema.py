@@ -8,8 +8,8 @@ import pytest
 
 from reports import failing, holding, hostile
 from resnet_xf import get_backend, parity
-from resnet_xf.parity.report import Report
-from resnet_xf.parity.schema import PLACE, report_schema, write_schema
+from resnet_xf.ladder.report.report import Report
+from resnet_xf.ladder.report.schema import PLACE, report_schema, write_schema
 from runs import TINY
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -29,7 +29,9 @@ def strict(text: str) -> dict:
 def test_the_committed_schema_is_the_one_that_the_types_give(tmp_path) -> None:
     write_schema(tmp_path / "schema.json")
     committed = Path(__file__).parent.parent / PLACE
-    assert committed.read_text() == (tmp_path / "schema.json").read_text(), "run python -m resnet_xf.parity.schema"
+    assert committed.read_text() == (tmp_path / "schema.json").read_text(), (
+        "run python -m resnet_xf.ladder.report.schema"
+    )
     assert json.loads(committed.read_text()) == report_schema()
 
 

@@ -19,15 +19,15 @@ from resnet_xf import (
     TrainingError,
     TrainingStopped,
     load_dataset,
-    plan,
 )
-from resnet_xf.checkpoint import EpochRecord, load_checkpoint, save_checkpoint
+from resnet_xf.architecture import plan
 from resnet_xf.data.statistics import pixel_statistics
-from resnet_xf.files import list_checkpoints, locked
-from resnet_xf.parity import study
-from resnet_xf.parity.equivalence import compare
-from resnet_xf.parity.study import Study, images_for, train_seeds
-from resnet_xf.recipe import Schedule
+from resnet_xf.ladder.accuracy import study
+from resnet_xf.ladder.accuracy.equivalence import compare
+from resnet_xf.ladder.accuracy.study import Study, images_for, train_seeds
+from resnet_xf.support.files import list_checkpoints, locked
+from resnet_xf.training.checkpoint import EpochRecord, load_checkpoint, save_checkpoint
+from resnet_xf.training.recipe import Schedule
 from runs import RECIPE, TINY
 
 BACKENDS = ("torch", "mxnet")
@@ -240,8 +240,8 @@ def test_a_run_s_complaint_names_the_run(tmp_path) -> None:
 
 ACTING = """
 import os, sys, time
-from resnet_xf.loop import Progress
-from resnet_xf.parity import study
+from resnet_xf.training.loop import Progress
+from resnet_xf.ladder.accuracy import study
 
 def act(network, data, recipe, *, backend, out, callback, **settings):
     {}
@@ -377,7 +377,7 @@ def test_a_run_that_is_killed_is_named_and_goes_on(tmp_path) -> None:
 UNGUARDED = """
 import sys
 from resnet_xf import Recipe, ResNetSpec, TrainingStopped, plan
-from resnet_xf.parity.study import train_seeds
+from resnet_xf.ladder.accuracy.study import train_seeds
 
 folder = sys.argv[1]
 try:

@@ -9,11 +9,11 @@ import pytest
 
 from mxnet_law import MxnetLaw
 from resnet_xf import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped, draw_weights, get_spec
-from resnet_xf.checkpoint import Header, load_checkpoint
-from resnet_xf.files import list_checkpoints
-from resnet_xf.measures import same_bits
-from resnet_xf.recipe import Optimizer, Schedule
-from resnet_xf.training import resume, train
+from resnet_xf.architecture.measures import same_bits
+from resnet_xf.support.files import list_checkpoints
+from resnet_xf.training.checkpoint import Header, load_checkpoint
+from resnet_xf.training.recipe import Optimizer, Schedule
+from resnet_xf.training.runs import resume, train
 from runs import RECIPE, TINY, few_digits
 
 BACKENDS = ("torch", "mxnet")
@@ -111,7 +111,7 @@ def test_lock_step_notices_momentum_that_is_not_rescaled(first: str, second: str
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("lost", ["velocity", "sign", "position"])
 def test_lock_step_notices_what_a_checkpoint_loses(backend: str, lost: str, tmp_path, monkeypatch) -> None:
-    import resnet_xf.training
+    import resnet_xf.training.runs
 
     def lossy(path):
         found = load_checkpoint(path)
@@ -122,7 +122,7 @@ def test_lock_step_notices_what_a_checkpoint_loses(backend: str, lost: str, tmp_
         factor = 0 if lost == "velocity" else -1
         return dataclasses.replace(found, velocity={name: factor * array for name, array in found.velocity.items()})
 
-    monkeypatch.setattr(resnet_xf.training, "load_checkpoint", lossy)
+    monkeypatch.setattr(resnet_xf.training.runs, "load_checkpoint", lossy)
     whole, after = {}, {}
     recipe = replace(RECIPE, precision="float64")
     go(backend, recipe, callback=lambda at: whole.setdefault(at.step, at.loss))

@@ -10,12 +10,12 @@ from resnet_xf import (
     draw_weights,
     get_spec,
     load_weights,
-    plan,
     plan_block,
     save_weights,
 )
-from resnet_xf.trace import count_parameters, trace
-from resnet_xf.weights import SPEC_KEY, all_weight_shapes, without_counters, write_arrays
+from resnet_xf.architecture import plan
+from resnet_xf.architecture.trace import count_parameters, trace
+from resnet_xf.architecture.weights import SPEC_KEY, all_weight_shapes, without_counters, write_arrays
 from strategies import specs
 
 SMALL = ResNetSpec(name="small", stem=Stem(width=8), stages=(Stage(depth=1, channels=8),), num_classes=3)
@@ -93,8 +93,8 @@ def test_a_probe_leaves_nothing_at_zero_or_one() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "d2l_resnet18"])
 def test_hardly_any_channel_of_a_probe_is_silenced_by_its_relu(name: str) -> None:
     from resnet_xf import build, get_backend
+    from resnet_xf.architecture.nodes import Activation, walk
     from resnet_xf.data import sample_images
-    from resnet_xf.nodes import Activation, walk
 
     planned = plan(name)
     network = build(planned, "torch", weights=draw_weights(planned, scheme="probe"))

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from resnet_xf import get_backend, load_dataset
-from resnet_xf.checkpoint import load_checkpoint
-from resnet_xf.recipe import Schedule
-from resnet_xf.training import train
-from resnet_xf.workers import free_port
+from resnet_xf.backend.workers import free_port
+from resnet_xf.training.checkpoint import load_checkpoint
+from resnet_xf.training.recipe import Schedule
+from resnet_xf.training.runs import train
 from runs import RECIPE, TINY
 
 COMMAND = [sys.executable, "-m", "resnet_xf", "train"]

@@ -16,14 +16,14 @@ from resnet_xf import (
     get_spec,
     list_models,
     photographs,
-    plan,
-    trace,
 )
+from resnet_xf.architecture import plan, trace
+from resnet_xf.architecture.measures import relative_error
+from resnet_xf.architecture.trace import count_macs
+from resnet_xf.architecture.zoo import ALIASES, REFERENCE, ZOO, with_output_stride
 from resnet_xf.data import digits
-from resnet_xf.formats import identify, read_checkpoint
-from resnet_xf.measures import relative_error
-from resnet_xf.trace import count_macs
-from resnet_xf.zoo import ALIASES, REFERENCE, ZOO, with_output_stride
+from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.identify import identify
 from resnet_xf_mxnet.loan import mx
 
 BY_REFERENCE = {source: [n for n, s in REFERENCE.items() if s == source] for source in set(REFERENCE.values())}

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from resnet_xf.backend import Backend
+from resnet_xf.architecture.nodes import Node
+from resnet_xf.architecture.trace import Observed, ObservedTrace, Passed
+from resnet_xf.architecture.weights import Array, Weights, check_weights
+from resnet_xf.backend.contract import Backend
+from resnet_xf.backend.learner import Learner, Task
+from resnet_xf.backend.workers import Role
 from resnet_xf.errors import SpecError, WeightsError, one_line
-from resnet_xf.learner import Learner, Task
-from resnet_xf.nodes import Node
-from resnet_xf.trace import Observed, ObservedTrace, Passed
-from resnet_xf.weights import Array, Weights, check_weights
-from resnet_xf.workers import Role
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, own_weights, weights_of
 from resnet_xf_mxnet.bench import MxnetBench
@@ -27,7 +27,7 @@ __all__ = ["BACKEND"]
 
 
 class MxnetBackend:
-    """Networks are ``mxnet.gluon.HybridBlock``; see :class:`resnet_xf.backend.Backend`."""
+    """Networks are ``mxnet.gluon.HybridBlock``; see :class:`resnet_xf.backend.contract.Backend`."""
 
     name = "mxnet"
     unbiased_variance = False

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from resnet_xf.nodes import join
-from resnet_xf.weights import Array, plain
+from resnet_xf.architecture.nodes import join
+from resnet_xf.architecture.weights import Array, plain
 from resnet_xf_mxnet.loan import mx
 
 LAST_WORDS = {"gamma": "weight", "beta": "bias"}

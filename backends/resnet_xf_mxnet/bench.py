@@ -9,15 +9,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from resnet_xf.backend.fast import Fast, FastTask
 from resnet_xf.errors import BackendError
-from resnet_xf.fast import Fast, FastTask
 from resnet_xf_mxnet.fast import MxnetFast
 from resnet_xf_mxnet.learner import find_device
 from resnet_xf_mxnet.loan import mx
 
 
 class MxnetBench:
-    """See :class:`resnet_xf.fast.Bench`."""
+    """See :class:`resnet_xf.backend.fast.Bench`."""
 
     def fast(self, task: FastTask) -> Fast:
         """A network for inference alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resnet_xf.nodes import (
+from resnet_xf.architecture.nodes import (
     Activation,
     Add,
     Children,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from resnet_xf.architecture.weights import Array
+from resnet_xf.backend.fast import FastTask, no_gradients
 from resnet_xf.errors import BackendError, one_line
-from resnet_xf.fast import FastTask, no_gradients
-from resnet_xf.weights import Array
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.learner import STATIC, find_device, in_low
 from resnet_xf_mxnet.loan import mx
 
 
 class MxnetFast:
-    """See :class:`resnet_xf.fast.Fast`."""
+    """See :class:`resnet_xf.backend.fast.Fast`."""
 
     def __init__(self, task: FastTask) -> None:
         self._context = find_device(task.device)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.backend.learner import Outcome, Task, device_number
+from resnet_xf.backend.workers import Role, complain, free_port, threads_each
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
-from resnet_xf.learner import Outcome, Task, device_number
-from resnet_xf.weights import Array, Weights
-from resnet_xf.workers import Role, complain, free_port, threads_each
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, weights_of
 from resnet_xf_mxnet.cuda import gpus, how_to_install, no_code_for
@@ -36,7 +36,7 @@ STATIC = {"static_alloc": True, "static_shape": True}
 
 
 class MxnetLearner:
-    """See :class:`resnet_xf.learner.Learner`."""
+    """See :class:`resnet_xf.backend.learner.Learner`."""
 
     def __init__(self, task: Task) -> None:
         self._context = find_device(task.device)

@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from resnet_xf.architecture.weights import Array
 from resnet_xf.errors import WeightsError, one_line
-from resnet_xf.weights import Array
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.loan import mx
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from resnet_xf.backend import Backend
+from resnet_xf.architecture.nodes import Node
+from resnet_xf.architecture.trace import Observed, ObservedTrace, Passed
+from resnet_xf.architecture.weights import Array, Weights, check_weights, plain
+from resnet_xf.backend.contract import Backend
+from resnet_xf.backend.learner import Learner, Task
+from resnet_xf.backend.workers import Role
 from resnet_xf.errors import SpecError, one_line
-from resnet_xf.learner import Learner, Task
-from resnet_xf.nodes import Node
-from resnet_xf.trace import Observed, ObservedTrace, Passed
-from resnet_xf.weights import Array, Weights, check_weights, plain
-from resnet_xf.workers import Role
 from resnet_xf_torch import builder
 from resnet_xf_torch.arrays import weights_of
 from resnet_xf_torch.bench import TorchBench
@@ -28,7 +28,7 @@ __all__ = ["BACKEND"]
 
 
 class TorchBackend:
-    """Networks are ``torch.nn.Module``; see :class:`resnet_xf.backend.Backend`."""
+    """Networks are ``torch.nn.Module``; see :class:`resnet_xf.backend.contract.Backend`."""
 
     name = "torch"
     unbiased_variance = True

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from resnet_xf.weights import COUNTER, Weights
+from resnet_xf.architecture.weights import COUNTER, Weights
 
 
 def weights_of(network: nn.Module, *, recurse: bool = True) -> dict[str, torch.Tensor]:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from resnet_xf.backend.fast import Fast, FastTask
 from resnet_xf.errors import BackendError
-from resnet_xf.fast import Fast, FastTask
 from resnet_xf_torch.fast import LOW, TorchFast
 from resnet_xf_torch.learner import find_device, products_in_tf32
 
 
 class TorchBench:
-    """See :class:`resnet_xf.fast.Bench`."""
+    """See :class:`resnet_xf.backend.fast.Bench`."""
 
     def fast(self, task: FastTask) -> Fast:
         """A network for inference alone."""

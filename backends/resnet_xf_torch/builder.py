@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from resnet_xf.nodes import (
+from resnet_xf.architecture.nodes import (
     Activation,
     Add,
     Children,

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from resnet_xf.architecture.weights import Array, plain
+from resnet_xf.backend.fast import FastTask, no_gradients
 from resnet_xf.errors import BackendError, one_line
-from resnet_xf.fast import FastTask, no_gradients
-from resnet_xf.weights import Array, plain
 from resnet_xf_torch.learner import find_device, products_in_tf32
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -26,7 +26,7 @@ LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TorchFast:
-    """See :class:`resnet_xf.fast.Fast`."""
+    """See :class:`resnet_xf.backend.fast.Fast`."""
 
     def __init__(self, task: FastTask) -> None:
         place = find_device(task.device)

@@ -14,17 +14,17 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from resnet_xf.architecture.weights import Array, Weights, plain
+from resnet_xf.backend.learner import Outcome, Task, device_number
+from resnet_xf.backend.workers import Role, free_port, threads_each
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
-from resnet_xf.learner import Outcome, Task, device_number
-from resnet_xf.recipe import rounded
-from resnet_xf.weights import Array, Weights, plain
-from resnet_xf.workers import Role, free_port, threads_each
+from resnet_xf.training.recipe import rounded
 from resnet_xf_torch import builder
 from resnet_xf_torch.arrays import copied, weights_of
 
 
 class TorchLearner:
-    """See :class:`resnet_xf.learner.Learner`."""
+    """See :class:`resnet_xf.backend.learner.Learner`."""
 
     def __init__(self, task: Task) -> None:
         self.workers = int(os.environ.get("WORLD_SIZE", "1")) if task.together else 1

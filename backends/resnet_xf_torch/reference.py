@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from resnet_xf.weights import COUNTER, Array, plain
+from resnet_xf.architecture.weights import COUNTER, Array, plain
 
 
 def run_reference(

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.errors import WeightsError, one_line
-from resnet_xf.files import atomic
-from resnet_xf.weights import Array, Weights
+from resnet_xf.support.files import atomic
 
 MOST_WRAPPERS = 4
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import sys
 
-from resnet_xf.cli import bench, networks, parity, training  # noqa: F401 - their commands join the app
-from resnet_xf.cli.app import app
+from resnet_xf.backend.workers import complain, end_with_parent
+from resnet_xf.cli import bench, networks, parity, training  # noqa: F401  # each adds its commands to the app
+from resnet_xf.cli.application import app
 from resnet_xf.errors import ResNetXFError, TrainingStopped
-from resnet_xf.workers import complain, end_with_parent
 
 __all__ = ["main"]
 

@@ -15,22 +15,22 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from resnet_xf.backend import ALIASES, get_backend, is_installed, list_backends
-from resnet_xf.bench import MODES, PEERS, BenchReport, Comparison, Row, best_batch, cases, compare
-from resnet_xf.bench import bench as measure
-from resnet_xf.bench.charts import check_format, plot
-from resnet_xf.bench.harness import Callback
-from resnet_xf.bench.machine import gpus
-from resnet_xf.bench.report import baseline
-from resnet_xf.bench.statistics import in_words
-from resnet_xf.cli.app import app
+from resnet_xf.architecture.plan import plan
+from resnet_xf.backend.fast import PRECISIONS, PRESETS
+from resnet_xf.backend.registry import ALIASES, get_backend, is_installed, list_backends
+from resnet_xf.backend.workers import processors
+from resnet_xf.cli.application import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_size
 from resnet_xf.errors import BenchError
-from resnet_xf.fast import PRECISIONS, PRESETS
-from resnet_xf.files import atomic
-from resnet_xf.optional import optional
-from resnet_xf.plan import plan
-from resnet_xf.workers import processors
+from resnet_xf.speed.bench.case import MODES, PEERS, cases
+from resnet_xf.speed.bench.charts import check_format, plot
+from resnet_xf.speed.bench.harness import Callback, best_batch
+from resnet_xf.speed.bench.harness import bench as measure
+from resnet_xf.speed.bench.machine import gpus
+from resnet_xf.speed.bench.report import BenchReport, Comparison, Row, baseline, compare
+from resnet_xf.speed.bench.statistics import in_words
+from resnet_xf.support.files import atomic
+from resnet_xf.support.optional import optional
 
 ALIKE = {"faster": "", "slower": "", "no difference shown": "≈ "}
 """What stands before a ratio, by its verdict."""

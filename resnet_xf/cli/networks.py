@@ -10,18 +10,19 @@ import msgspec
 import typer
 from rich.console import Console
 
-from resnet_xf.backend import get_backend
-from resnet_xf.cli.app import app
+from resnet_xf.architecture.nodes import kind, walk
+from resnet_xf.architecture.plan import Plan, plan
+from resnet_xf.architecture.trace import Row, observed_rows, trace
+from resnet_xf.architecture.weights import require_memory
+from resnet_xf.architecture.zoo import REFERENCE, ZOO, list_models
+from resnet_xf.backend.doctor import diagnose
+from resnet_xf.backend.registry import get_backend
+from resnet_xf.cli.application import app
 from resnet_xf.cli.printing import AsJson, Spec, new_table, print_json, print_table
-from resnet_xf.doctor import diagnose
 from resnet_xf.errors import ResNetXFError, SpecError
-from resnet_xf.formats import convert, inspect
-from resnet_xf.nodes import kind, walk
-from resnet_xf.parity.report import environment
-from resnet_xf.plan import Plan, plan
-from resnet_xf.trace import Row, observed_rows, trace
-from resnet_xf.weights import require_memory
-from resnet_xf.zoo import REFERENCE, ZOO, list_models
+from resnet_xf.formats.convert import convert
+from resnet_xf.formats.inspect import inspect
+from resnet_xf.ladder.report.report import environment
 
 TopOnly = Annotated[bool, typer.Option("--top", help="Only the network's own layers and stages.")]
 InputShape = Annotated[

@@ -15,21 +15,22 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from resnet_xf.cli.app import app
+from resnet_xf.architecture.plan import Plan, plan
+from resnet_xf.cli.application import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_bytes, read_size
 from resnet_xf.cli.training import DEFAULT_DATASET, BackendName, DataDir, Device, RecipeName
 from resnet_xf.errors import EvidenceError, ResNetXFError, SpecError, WeightsError
-from resnet_xf.formats import identify, read_checkpoint
-from resnet_xf.optional import optional
-from resnet_xf.parity.accuracy import Trial
-from resnet_xf.parity.against import capture, parity_against
-from resnet_xf.parity.evidence import read_manifest
-from resnet_xf.parity.html import write_html
-from resnet_xf.parity.inputs import is_checkpoint
-from resnet_xf.parity.junit import write_junit
-from resnet_xf.parity.ladder import parity
-from resnet_xf.parity.report import LEVELS, Level, Report
-from resnet_xf.plan import Plan, plan
+from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.identify import identify
+from resnet_xf.ladder.capture.against import capture, parity_against
+from resnet_xf.ladder.capture.evidence import read_manifest
+from resnet_xf.ladder.climb import parity
+from resnet_xf.ladder.inputs import is_checkpoint
+from resnet_xf.ladder.report.html import write_html
+from resnet_xf.ladder.report.junit import write_junit
+from resnet_xf.ladder.report.report import LEVELS, Level, Report
+from resnet_xf.ladder.rungs.accuracy import Trial
+from resnet_xf.support.optional import optional
 
 Network = Annotated[
     str | None,

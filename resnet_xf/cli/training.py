@@ -13,25 +13,26 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnet_xf import training
-from resnet_xf.backend import get_backend
-from resnet_xf.checkpoint import EpochRecord
-from resnet_xf.cli.app import app
+from resnet_xf.architecture.plan import Plan, plan
+from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.weights import Weights, draw_weights
+from resnet_xf.backend.fast import PRESETS
+from resnet_xf.backend.learner import TIMEOUT
+from resnet_xf.backend.registry import get_backend
+from resnet_xf.backend.workers import run_together
+from resnet_xf.cli.application import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_size
 from resnet_xf.data import DATASETS
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError
-from resnet_xf.fast import PRESETS
-from resnet_xf.files import list_checkpoints
-from resnet_xf.formats import identify, read_checkpoint
-from resnet_xf.inference import evaluate, predict
-from resnet_xf.learner import TIMEOUT
-from resnet_xf.loop import Progress as Moment
-from resnet_xf.loop import Training
-from resnet_xf.plan import Plan, plan
-from resnet_xf.recipe import RECIPES, Recipe, check_recipe, get_recipe
-from resnet_xf.spec import ResNetSpec
-from resnet_xf.weights import Weights, draw_weights
-from resnet_xf.workers import run_together
+from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.identify import identify
+from resnet_xf.support.files import list_checkpoints
+from resnet_xf.training import runs as training
+from resnet_xf.training.checkpoint import EpochRecord
+from resnet_xf.training.inference import evaluate, predict
+from resnet_xf.training.loop import Progress as Moment
+from resnet_xf.training.loop import Training
+from resnet_xf.training.recipe import RECIPES, Recipe, check_recipe, get_recipe
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "d2l_resnet18", "digits"
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from resnet_xf.backend import get_backend, is_installed
+from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error
+from resnet_xf.architecture.nodes import Norm, walk
+from resnet_xf.architecture.plan import Plan
+from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.weights import COUNTER, Array, Weights, save_weights
+from resnet_xf.architecture.zoo import REFERENCE, ZOO
+from resnet_xf.backend.registry import get_backend, is_installed
 from resnet_xf.data import sample_images
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
 from resnet_xf.formats.identify import Identity, arithmetic, identify, twins
 from resnet_xf.formats.layouts import GLUON, LAYOUTS, Layout, places
-from resnet_xf.measures import FLOAT64_BOUND, relative_error
-from resnet_xf.nodes import Norm, walk
-from resnet_xf.plan import Plan
-from resnet_xf.spec import ResNetSpec
-from resnet_xf.weights import COUNTER, Array, Weights, save_weights
-from resnet_xf.zoo import REFERENCE, ZOO
 
 
 class Check(msgspec.Struct, frozen=True):

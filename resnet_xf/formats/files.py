@@ -8,13 +8,13 @@ from typing import Literal
 
 import msgspec
 
-from resnet_xf.backend import get_backend
+from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.weights import Weights, read_safetensors, without_counters
+from resnet_xf.backend.registry import get_backend
 from resnet_xf.errors import WeightsError
-from resnet_xf.files import list_checkpoints
 from resnet_xf.formats.gluon_params import MAGIC, read_params
 from resnet_xf.formats.gluon_symbol import NormAttributes, read_symbol, symbol_beside
-from resnet_xf.spec import ResNetSpec
-from resnet_xf.weights import Weights, read_safetensors, without_counters
+from resnet_xf.support.files import list_checkpoints
 
 Format = Literal["safetensors", "pth", "params"]
 

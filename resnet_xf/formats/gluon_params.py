@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_xf.architecture.weights import Array, Weights, widened
 from resnet_xf.errors import WeightsError
-from resnet_xf.files import atomic
-from resnet_xf.weights import Array, Weights, widened
+from resnet_xf.support.files import atomic
 
 MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA

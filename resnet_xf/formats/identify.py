@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import numpy as np
 
+from resnet_xf.architecture.plan import Plan, plan
+from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes
+from resnet_xf.architecture.zoo import ZOO
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.formats.files import CheckpointFile
 from resnet_xf.formats.gluon_symbol import NormAttributes
 from resnet_xf.formats.layouts import LAYOUTS, Layout, Place, places
-from resnet_xf.plan import Plan, plan
-from resnet_xf.spec import ResNetSpec
-from resnet_xf.weights import Array, Weights, all_weight_shapes
-from resnet_xf.zoo import ZOO
 
 FIRST = ("conv1.weight", "conv1.0.weight")
 """Our names for a network's first convolution."""

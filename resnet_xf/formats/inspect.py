@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
+from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.formats.files import TITLES, read_checkpoint
 from resnet_xf.formats.identify import identify, twins
-from resnet_xf.spec import ResNetSpec
 
 
 class TensorInfo(msgspec.Struct, frozen=True):

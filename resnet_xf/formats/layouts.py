@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from resnet_xf.measures import layer_of
-from resnet_xf.nodes import STATISTICS, Conv, Linear, Node, Norm, walk, weight_shapes
-from resnet_xf.plan import Plan
-from resnet_xf.weights import Array, Weights
+from resnet_xf.architecture.measures import layer_of
+from resnet_xf.architecture.nodes import STATISTICS, Conv, Linear, Node, Norm, walk, weight_shapes
+from resnet_xf.architecture.plan import Plan
+from resnet_xf.architecture.weights import Array, Weights
 
 Words = Literal["torch", "gluon"]
 
@@ -165,7 +165,7 @@ def places(planned: Plan, layout: Layout, *, counted: bool = False) -> list[Plac
 def renamed(layout: Layout, weights: Mapping[str, Array]) -> Weights:
     """The network's arrays by the family's structural names of layers, each with our own last word.
 
-    So :meth:`resnet_xf.backend.Backend.load` names those of a Gluon zoo's network.
+    So :meth:`resnet_xf.backend.contract.Backend.load` names those of a Gluon zoo's network.
     """
     return {f"{layout.structural(layer_of(name))}.{name.rpartition('.')[2]}": array for name, array in weights.items()}
 

@@ -10,9 +10,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from resnet_xf import train
-from resnet_xf.parity.accuracy import Trial, accuracy
-from resnet_xf.parity.subject import Finding
-from resnet_xf.recipe import Recipe
+from resnet_xf.ladder.rungs.accuracy import Trial, accuracy
+from resnet_xf.ladder.subject import Finding
+from resnet_xf.training.recipe import Recipe
 from runs import RECIPE, TINY, few_digits
 
 SEEDS = 3

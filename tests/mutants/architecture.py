@@ -7,7 +7,7 @@ from typing import Any
 
 from mutant import Mutant
 
-from resnet_xf.nodes import Node, Sequential
+from resnet_xf.architecture.nodes import Node, Sequential
 from sabotage import Change, only
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from mutant import Mutant
 
 from resnet_xf import draw_weights
-from resnet_xf.learner import Learner
-from resnet_xf.weights import Array, Weights
+from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.backend.learner import Learner
 from sabotage import only
 
 Load = Callable[[Weights], Weights]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from mutant import Mutant
 
-from resnet_xf.learner import Learner, Task
-from resnet_xf.nodes import STATISTICS
-from resnet_xf.parity.lessons import Lesson
-from resnet_xf.weights import Array
+from resnet_xf.architecture.nodes import STATISTICS
+from resnet_xf.architecture.weights import Array
+from resnet_xf.backend.learner import Learner, Task
+from resnet_xf.ladder.lessons import Lesson
 
 Shown = Callable[[Learner, Sequence[Lesson]], Lesson]
 

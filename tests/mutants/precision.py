@@ -12,7 +12,7 @@ from learning import on_rate
 from mutant import Mutant
 
 from resnet_xf import ResNetSpec, draw_weights, get_backend
-from resnet_xf.weights import Array, Weights
+from resnet_xf.architecture.weights import Array, Weights
 from sabotage import Alteration, only
 
 
@@ -45,7 +45,7 @@ def borrowed(real: Any) -> Callable[..., Array]:
     """The outputs of the other side."""
     from mutant import NETWORKS, SMALL
 
-    from resnet_xf import plan
+    from resnet_xf.architecture import plan
 
     other = get_backend("torch" if real.name == "mxnet" else "mxnet")
 

@@ -14,8 +14,8 @@ from learning import DATA, GRADIENTS, LOSS, OPTIMISER, SCHEDULE
 from mutant import Mutant
 from precision import COMPARATORS, PRECISION
 
-from resnet_xf.files import atomic
-from resnet_xf.parity.ladder import LADDER
+from resnet_xf.ladder.climb import LADDER
+from resnet_xf.support.files import atomic
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "mutants.md"
 

@@ -1,0 +1,282 @@
+"""Spec to plan: every decision about the architecture is taken here, once, and every layer named and sized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from resnet_xf.architecture.nodes import (
+    Activation,
+    Children,
+    Conv,
+    Flatten,
+    Gate,
+    GlobalPool,
+    Linear,
+    Node,
+    Norm,
+    Pad,
+    Pool,
+    Residual,
+    Sequential,
+    Taps,
+)
+from resnet_xf.architecture.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
+from resnet_xf.architecture.zoo import get_spec
+from resnet_xf.errors import SpecError
+
+RELU = Activation("relu")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A spec and the tree of nodes that it means; ``root`` is what the builders translate."""
+
+    spec: ResNetSpec
+    root: Sequential
+
+
+def plan(spec: ResNetSpec | str) -> Plan:
+    """Lower a spec, or the name of one in the zoo, or the path of its file, to its plan.
+
+    Raises:
+        SpecError: the message begins with the path of the field that is wrong, as ``$.stages[1].groups``.
+    """
+    if isinstance(spec, str):
+        named = get_spec(spec)
+        try:
+            return plan(named)
+        except SpecError as error:  # a file that reads well, whose fields contradict each other
+            raise SpecError(f"{spec}: {error}") from None
+    spec = _sound(spec)
+    layers = list(_stem(spec.stem, spec))
+    channels, dilation = spec.stem.width, 1
+    for index, stage in enumerate(spec.stages):
+        blocks: list[tuple[str, Node]] = []
+        for number in range(stage.depth):
+            first = number == 0
+            block = _block(
+                spec,
+                stage,
+                in_channels=channels,
+                stride=stage.stride if first else 1,
+                first_dilation=(stage.first_dilation or dilation) if first else stage.dilation,
+                where=f"$.stages[{index}]",
+            )
+            blocks.append((str(number), block))
+            channels = stage.channels
+        layers.append((f"layer{index + 1}", Sequential(tuple(blocks))))
+        dilation = stage.dilation
+    if spec.preactivation:
+        layers += [("norm", _norm(spec, channels)), ("act", RELU)]
+    head = Linear(channels, spec.num_classes)
+    layers += [("global_pool", GlobalPool()), ("flatten", Flatten()), ("fc", head)]
+    return Plan(spec, Sequential(tuple(layers)))
+
+
+def root_of(network: Plan | ResNetSpec | str | Node) -> Node:
+    """The node to build: a plan's or a spec's whole network, or the single node that was given."""
+    if isinstance(network, ResNetSpec | str):
+        network = plan(network)
+    network = network.root if isinstance(network, Plan) else network
+    if not isinstance(network, Node):
+        raise SpecError(f"expected a plan, a spec, the name of one or a node, got {network!r}")
+    return network
+
+
+def plan_features(spec: ResNetSpec | str, out: Sequence[str] | None = None) -> Taps:
+    """A network without its head, as a backbone: its output is the list of the named layers' feature maps.
+
+    Args:
+        spec: a spec, the name of one, or the path of its file.
+        out: names of the network's own layers and stages, as ``trace(spec, …, top=True)`` shows them; every stage
+            (``layer1``, ``layer2``, …) if None. The maps come in the network's order.
+
+    Raises:
+        SpecError: as :func:`plan`, and if there is no such layer.
+    """
+    layers = plan(spec).root.children
+    known = [name for name, _ in layers]
+    out = (out,) if isinstance(out, str) else out
+    chosen = tuple(out) if out is not None else tuple(name for name in known if name.startswith("layer"))
+    wrong = [name for name in chosen if name not in known]
+    if wrong or not chosen:
+        raise SpecError(f"out: no layer is called {', '.join(wrong) or '(none given)'}; choose of {', '.join(known)}")
+    if len(set(chosen)) < len(chosen):
+        raise SpecError(f"out: names a layer twice: {', '.join(chosen)}")
+    last = max(known.index(name) for name in chosen)
+    return Taps(layers[: last + 1], tuple(sorted(chosen, key=known.index)))
+
+
+def plan_block(spec: ResNetSpec | str, *, in_channels: int, channels: int, stride: int = 1, **fields: Any) -> Residual:
+    """One residual block alone, as ``spec`` has them: the first of a stage of the given fields.
+
+    ``plan_block("d2l_resnet18", in_channels=3, channels=6, stride=2)`` takes ``(N, 3, H, W)`` to
+    ``(N, 6, H/2, W/2)``; further fields are those of :class:`resnet_xf.architecture.spec.Stage`.
+
+    Raises:
+        SpecError: as :func:`plan`; the block is called ``$.stages[0]``.
+    """
+    spec = get_spec(spec) if isinstance(spec, str) else spec
+    if isinstance(in_channels, bool) or not isinstance(in_channels, int) or in_channels < 1:
+        raise SpecError(f"in_channels: expected a whole number of at least 1, got {in_channels!r}")
+    try:
+        stage = Stage(depth=1, channels=channels, stride=stride, **fields)
+    except TypeError as error:
+        raise SpecError(f"$.stages[0]: {error}") from None
+    spec = _sound(msgspec.structs.replace(spec, stages=(stage,)))
+    first_dilation = stage.first_dilation or stage.dilation
+    return _block(spec, stage, in_channels, stride, first_dilation, where="$.stages[0]")
+
+
+def _sound(spec: ResNetSpec) -> ResNetSpec:
+    """The spec, or a SpecError for a field that its own types cannot rule out."""
+    if not isinstance(spec, ResNetSpec):
+        raise SpecError(f"expected a spec or the name of one, got a {type(spec).__name__}")
+    spec = spec.checked()
+    bottleneck = spec.block == "bottleneck"
+    complaints = {
+        "$.stem.hidden: only a stem of kind 'deep' has hidden channels; leave it out": (
+            spec.stem.hidden is not None and spec.stem.kind != "deep"
+        ),
+        "$.stride_on: only a bottleneck has a 1x1 to put the stride on; leave it out or set block = "
+        "'bottleneck'": spec.stride_on == "1x1" and not bottleneck,
+        "$.shortcut_from: only a pre-activation network can choose; leave it out or set preactivation = true": (
+            spec.shortcut_from != "preactivation" and not spec.preactivation
+        ),
+        "$.conv_bias: a basic block has no 1x1 convolution; leave '1x1' out": (
+            "1x1" in spec.conv_bias and not bottleneck
+        ),
+        "$.conv_bias: names a convolution twice; name each once": (len(set(spec.conv_bias)) < len(spec.conv_bias)),
+    }
+    for complaint, holds in complaints.items():
+        if holds:
+            raise SpecError(complaint)
+    return spec
+
+
+def _norm(spec: ResNetSpec, channels: int, *, affine: bool = True, zero_init: bool = False) -> Norm:
+    return Norm(channels, spec.norm_eps, spec.norm_momentum, affine, zero_init)
+
+
+def _stem(stem: Stem, spec: ResNetSpec) -> Children:
+    """The layers before the first stage."""
+    bias = "stem" in spec.conv_bias
+    layers: list[tuple[str, Node]] = []
+    if stem.input_norm:
+        layers.append(("input_norm", _norm(spec, spec.in_channels, affine=False)))
+    if stem.kind == "deep":
+        first, second = stem.hidden or (max(1, stem.width // 2),) * 2
+        widths = (spec.in_channels, first, second, stem.width)
+        convs: list[Node] = []
+        for index in range(3):
+            stride = stem.stride if index == 0 else 1
+            convs.append(Conv(widths[index], widths[index + 1], 3, stride, 1, bias=bias))
+            if index < 2:
+                convs += [_norm(spec, widths[index + 1]), RELU]
+        layers.append(("conv1", Sequential(tuple((str(n), node) for n, node in enumerate(convs)))))
+    else:
+        kernel = 7 if stem.kind == "conv7" else 3
+        conv = Conv(spec.in_channels, stem.width, kernel, stem.stride, kernel // 2, bias=bias)
+        layers.append(("conv1", conv))
+    if stem.norm:
+        layers.append(("bn1", _norm(spec, stem.width)))
+    if stem.activation:
+        layers.append(("act1", RELU))
+    if stem.pool:
+        layers.append(("maxpool", Pool("max", kernel=3, stride=2, padding=1)))
+    return tuple(layers)
+
+
+def _block(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int, first_dilation: int, where: str) -> Residual:
+    """One residual block; ``where`` is the path of its stage in the spec."""
+    convs = _convolutions(spec, stage, in_channels, stride, first_dilation, where)
+    # Each convolution's norm and ReLU stand after it in v1 and before it in v2. In v1 the last ReLU is `post`;
+    # in v2 the first norm and ReLU are `pre`.
+    units: list[list[tuple[str, Node]]] = []
+    for number, conv in enumerate(convs, start=1):
+        last = number == len(convs)
+        width = conv.in_channels if spec.preactivation else conv.out_channels
+        norm = _norm(spec, width, zero_init=spec.zero_init_last and last)
+        rest: list[tuple[str, Node]] = [(f"bn{number}", norm), (f"act{number}", RELU)]
+        named: tuple[str, Node] = (f"conv{number}", conv)
+        units.append([*rest, named] if spec.preactivation else [named, *rest])
+    body = [layer for unit in units for layer in unit]
+    pre, post = [], []
+    if spec.preactivation:
+        pre, body = body[:2], body[2:]
+    else:
+        body, post = body[:-1], body[-1:]
+    if spec.se:
+        body.append(("se", _gate(spec.se, stage.channels)))
+    projects = stride != 1 or in_channels != stage.channels
+    return Residual(
+        pre=tuple(pre),
+        body=tuple(body),
+        shortcut=_shortcut(spec, stage, in_channels, stride) if projects else None,
+        shortcut_from=spec.shortcut_from if spec.preactivation else "input",
+        post=tuple(post),
+    )
+
+
+def _convolutions(
+    spec: ResNetSpec, stage: Stage, in_channels: int, stride: int, first_dilation: int, where: str
+) -> tuple[Conv, ...]:
+    """The block's two or three convolutions."""
+    out, groups, biased = stage.channels, stage.groups, spec.conv_bias
+
+    def conv3x3(channels: int, width: int, stride: int, dilation: int) -> Conv:
+        for side, count in (("input", channels), ("output", width)):
+            if count % groups:
+                raise SpecError(f"{where}.groups: {groups} does not divide the {count} {side} channels of a 3x3")
+        return Conv(channels, width, 3, stride, dilation, dilation, groups, bias="3x3" in biased)
+
+    if spec.block == "basic":
+        mid = stage.mid_channels or out
+        return conv3x3(in_channels, mid, stride, first_dilation), conv3x3(mid, out, 1, stage.dilation)
+    if stage.mid_channels is None and out % 4:
+        raise SpecError(f"{where}.channels: a bottleneck's {out} is not a multiple of 4; set mid_channels as well")
+    mid = stage.mid_channels or out // 4
+    on_1x1, on_3x3 = (stride, 1) if spec.stride_on == "1x1" else (1, stride)
+    return (
+        Conv(in_channels, mid, 1, on_1x1, bias="1x1" in biased),
+        conv3x3(mid, mid, on_3x3, first_dilation),
+        Conv(mid, out, 1, bias="1x1" in biased),
+    )
+
+
+def _shortcut(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int) -> Sequential:
+    """A projecting shortcut; its children are numbered as timm's, which keeps 0 for the pool of ``avg_conv``.
+
+    Where dilation stands for the stride, timm pools windows of 2 at every pixel, padded with zeros at the end.
+    """
+    channels = stage.channels
+    layers: dict[str, Node] = {}
+    at = 0
+    if spec.shortcut == "avg_conv":
+        if stride != 1:
+            layers["0"] = Pool("avg", kernel=stride, stride=stride, ceil=True)
+        elif stage.dilation > 1:
+            layers |= {"pad": Pad(1), "0": Pool("avg", kernel=2, stride=1)}
+        at, stride = 1, 1
+    layers[f"{at}"] = Conv(in_channels, channels, 1, stride, bias="shortcut" in spec.conv_bias)
+    if spec.shortcut_norm if spec.shortcut_norm is not None else not spec.preactivation:
+        layers[f"{at + 1}"] = _norm(spec, channels)
+    return Sequential(tuple(layers.items()))
+
+
+def _gate(se: SqueezeExcitation, channels: int) -> Gate:
+    """Squeeze-excitation; its hidden width is rounded as timm's ``make_divisible`` does."""
+    width = max(se.divisor, int(channels * se.ratio + se.divisor / 2) // se.divisor * se.divisor)
+    return Gate(
+        (
+            ("pool", GlobalPool()),
+            ("fc1", Conv(channels, width, 1, bias=se.bias)),
+            ("act", RELU),
+            ("fc2", Conv(width, channels, 1, bias=se.bias)),
+            ("gate", Activation("sigmoid")),
+        )
+    )

@@ -1,0 +1,126 @@
+"""What a person writes: a residual network as frozen data, read from and written to TOML and JSON.
+
+The vocabulary is timm's and torchvision's. What types cannot say (groups divide channels, say) is checked by
+:func:`resnet_xf.architecture.plan.plan`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from resnet_xf.support.documents import Document, Struct
+
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Depth = Annotated[int, Meta(ge=1, le=10_000)]
+Name = Annotated[str, Meta(min_length=1, pattern=r"^[\w.\-]+$")]
+Stride = Annotated[int, Meta(ge=1, le=8)]
+
+
+class Stem(Struct, frozen=True, kw_only=True):
+    """The layers before the first stage.
+
+    Attributes:
+        kind: ``conv7`` (one 7×7, He et al. 2015), ``conv3`` (one 3×3, for CIFAR) or ``deep`` (three 3×3,
+            the ResNet-C stem of He et al. 2019).
+        width: channels that leave the stem.
+        hidden: channels of the first two convolutions of a ``deep`` stem; half of ``width`` each if None.
+        stride: of the first convolution.
+        input_norm: a norm without scale and shift on the images, as Gluon's v2 networks open with.
+        norm: a norm after the last convolution.
+        activation: a ReLU after that.
+        pool: a 3×3 max-pool of stride 2 at the end.
+    """
+
+    kind: Literal["conv7", "conv3", "deep"] = "conv7"
+    width: Count = 64
+    hidden: tuple[Count, Count] | None = None
+    stride: Stride = 2
+    input_norm: bool = False
+    norm: bool = True
+    activation: bool = True
+    pool: bool = True
+
+
+class Stage(Struct, frozen=True, kw_only=True):
+    """A run of residual blocks of one width.
+
+    Attributes:
+        depth: number of blocks.
+        channels: channels that leave each block.
+        stride: of the first block; the others have 1.
+        mid_channels: channels inside each block; if None ``channels``, or a quarter of it in a bottleneck.
+        groups: of every 3×3 convolution.
+        dilation: of every 3×3 convolution but the first block's first.
+        first_dilation: of that one; the dilation of the stage before if None, as timm and torchvision have it.
+    """
+
+    depth: Depth
+    channels: Count
+    stride: Stride = 1
+    mid_channels: Count | None = None
+    groups: Count = 1
+    dilation: Stride = 1
+    first_dilation: Stride | None = None
+
+
+class SqueezeExcitation(Struct, frozen=True, kw_only=True):
+    """A gate on the channels of each block's output, before the sum (Hu et al. 2018; timm's ``se``).
+
+    Attributes:
+        ratio: width of the gate's hidden layer as a share of the block's channels.
+        divisor: that width is rounded to a multiple of this, and is at least this.
+        bias: whether its two 1×1 convolutions carry one.
+    """
+
+    ratio: Annotated[float, Meta(gt=0, le=1)] = 1 / 16
+    divisor: Count = 8
+    bias: bool = True
+
+
+class ResNetSpec(Document, frozen=True, kw_only=True):
+    """A residual network.
+
+    Attributes:
+        name: what to call it.
+        in_channels: channels of an image.
+        num_classes: width of the last layer.
+        image_size: height and width, in pixels, that the network is meant for; it shapes no layer.
+        stem: the layers before the first stage.
+        stages: the stages, in order.
+        block: ``basic`` (two 3×3) or ``bottleneck`` (1×1, 3×3, 1×1).
+        preactivation: norm and ReLU before each convolution ("v2", He et al. 2016) and not after ("v1").
+        stride_on: which convolution of a strided bottleneck strides: ``1x1`` the first (v1), or ``3x3`` (v1.5).
+        shortcut: a projecting shortcut is a strided 1×1 convolution, or ``avg_conv``: average-pool, then 1×1
+            (ResNet-D; as timm's, also in a dilated stage). A block projects if its stride or its channels change
+            the shape, else passes through.
+        shortcut_norm: a norm after that convolution; if None, there is one unless the network is pre-activation.
+        shortcut_from: what a projecting shortcut of a pre-activation block reads: the ``preactivation``
+            (Gluon's zoo, timm) or the raw ``input`` (GluonCV's CIFAR networks).
+        conv_bias: which convolutions carry a bias.
+        se: squeeze-excitation in every block, or None.
+        norm_eps: added to the variance.
+        norm_momentum: share of the new value in the running statistics (PyTorch's sense; Gluon's is 1 minus it).
+        zero_init_last: the last norm of each block begins at gamma 0 (Goyal et al. 2017).
+    """
+
+    title = "a spec"
+
+    name: Name
+    in_channels: Count = 3
+    num_classes: Count = 1000
+    image_size: tuple[Count, Count] = (224, 224)
+    stem: Stem = Stem()
+    stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=100)]
+    block: Literal["basic", "bottleneck"] = "basic"
+    preactivation: bool = False
+    stride_on: Literal["1x1", "3x3"] = "3x3"
+    shortcut: Literal["conv", "avg_conv"] = "conv"
+    shortcut_norm: bool | None = None
+    shortcut_from: Literal["preactivation", "input"] = "preactivation"
+    conv_bias: tuple[Literal["stem", "1x1", "3x3", "shortcut"], ...] = ()
+    se: SqueezeExcitation | None = None
+    norm_eps: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
+    norm_momentum: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    zero_init_last: bool = False

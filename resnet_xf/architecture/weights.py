@@ -1,0 +1,306 @@
+"""Weights as named NumPy arrays: what a network needs, drawing them from a seed, checking, safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from math import prod, sqrt
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from safetensors import SafetensorError, deserialize, safe_open
+from safetensors.numpy import save_file
+
+from resnet_xf.architecture.nodes import Node, Norm, Residual, join, walk, weight_shapes
+from resnet_xf.architecture.plan import Plan, root_of
+from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.errors import SpecError, WeightsError
+from resnet_xf.support.files import atomic
+
+Array: TypeAlias = NDArray[Any]
+Weights: TypeAlias = dict[str, Array]
+Scheme: TypeAlias = Literal["he", "xavier", "probe"]
+
+SAFETENSORS_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+"""What NumPy reads; bfloat16 as its 16 bits."""
+
+COUNTER = "num_batches_tracked"
+
+SPEC_KEY, RUN_KEY, DIGEST_KEY = "resnet_xf.spec", "resnet_xf.run", "resnet_xf.blake2b"
+"""Where in a safetensors file's metadata the spec and a training run stand, as JSON, and the digest of the whole."""
+
+VELOCITY = "momentum/"
+"""What stands before the names of the optimiser's arrays in a run's checkpoint."""
+
+
+def all_weight_shapes(network: Plan | ResNetSpec | str | Node) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a network, running statistics included, by dotted name."""
+    return {
+        join(name, suffix): shape
+        for name, node in walk(root_of(network))
+        for suffix, shape in weight_shapes(node).items()
+    }
+
+
+def draw_weights(
+    network: Plan | ResNetSpec | str | Node,
+    seed: int = 0,
+    scheme: Scheme = "he",
+    dtype: DTypeLike = "float32",
+) -> Weights:
+    """Draw every array from a seed and its own name, so that no draw depends on the other layers.
+
+    Args:
+        network: a plan, a spec, the name of one, or a single node.
+        seed: any non-negative integer.
+        scheme: ``he``: normal with variance 2 / fan-out in convolutions (He et al. 2015b; torchvision's), uniform
+            within 1/√fan-in in the linear layer; ``xavier``: uniform within √(6 / (fan-in + fan-out)) in both
+            (Glorot and Bengio 2010; the book's). In both, biases and shifts are 0, scales 1, running means 0 and
+            variances 1. ``probe``: for comparing implementations, a network in which every number matters:
+            nothing is left at 0 or 1, and kernels of mean 0 and shifts about 0.5 keep all but a few channels
+            from being silenced by their ReLU.
+        dtype: of the arrays. All are drawn in float32, so that float64 arrays hold the same numbers.
+
+    Raises:
+        WeightsError: for an unknown scheme or a negative seed.
+        MemoryError: if the weights alone are more than this machine's memory.
+    """
+    if scheme not in get_args(Scheme):
+        raise WeightsError(f"no scheme is called {scheme!r}; choose one of {', '.join(get_args(Scheme))}")
+    if seed < 0:
+        raise WeightsError(f"a seed is 0 or more, got {seed}")
+    root = root_of(network)
+    require_memory(root)
+    damped = _last_norms(root) if scheme == "probe" else {}
+    drawn: Weights = {}
+    for name, node in walk(root):
+        for suffix, shape in weight_shapes(node).items():
+            full = join(name, suffix)
+            array = _draw(node, suffix, shape, _generator(seed, full), scheme)
+            if suffix in ("weight", "bias") and name in damped:
+                array *= np.float32(damped[name])
+            drawn[full] = array.astype(dtype, copy=False)
+    return drawn
+
+
+def require_memory(network: Plan | ResNetSpec | str | Node) -> None:
+    """Refuse a network whose weights alone are more than this machine's memory.
+
+    Raises:
+        MemoryError: saying how much is needed and how much there is.
+    """
+    needed = 4 * sum(prod(shape) for shape in all_weight_shapes(network).values())
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not told on this system
+        return
+    if needed > there:
+        raise MemoryError(f"the weights need {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}")
+
+
+def _last_norms(root: Node) -> dict[str, float]:
+    """The last norm of each block's body, by name, and 1/√blocks.
+
+    So damped, the blocks' contributions add up to the size of one, and rounding errors are carried through hundreds of
+    blocks without growing.
+    """
+    lasts = []
+    for name, node in walk(root):
+        if isinstance(node, Residual) and (norms := [child for child, n in node.body if isinstance(n, Norm)]):
+            lasts.append(join(name, norms[-1]))
+    return dict.fromkeys(lasts, 1 / sqrt(max(1, len(lasts))))
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def _draw(
+    node: Node, suffix: str, shape: tuple[int, ...], generator: np.random.Generator, scheme: Scheme
+) -> NDArray[np.float32]:
+    def uniform(low: float, high: float) -> NDArray[np.float32]:
+        return generator.random(shape, np.float32) * np.float32(high - low) + np.float32(low)
+
+    def normal(deviation: float) -> NDArray[np.float32]:
+        return generator.standard_normal(shape, np.float32) * np.float32(deviation)
+
+    if suffix == "weight" and len(shape) > 1:
+        window = prod(shape[2:])
+        fan_in, fan_out = shape[1] * window, shape[0] * window
+        if scheme == "xavier":
+            bound = sqrt(6 / (fan_in + fan_out))
+            return uniform(-bound, bound)
+        if len(shape) == 2:
+            return uniform(-1 / sqrt(fan_in), 1 / sqrt(fan_in))
+        if scheme == "he":
+            return normal(sqrt(2 / fan_out))
+        # A probe's variance is half of that: through hundreds of blocks, its random scales would overflow float32.
+        kernel = normal(sqrt(1 / fan_out))
+        return kernel - kernel.mean(axis=(1, 2, 3), keepdims=True) if fan_in >= 8 else kernel
+    if scheme == "probe":
+        if suffix in ("weight", "running_var"):
+            return uniform(0.5, 1.5)
+        return normal(0.1) + np.float32(0.5 if suffix == "bias" and isinstance(node, Norm) else 0)
+    ones = suffix == "running_var" or (suffix == "weight" and not (isinstance(node, Norm) and node.zero_init))
+    return np.ones(shape, np.float32) if ones else np.zeros(shape, np.float32)
+
+
+def plain(array: Array, dtype: DTypeLike = None) -> Array:
+    """The array in rows without gaps and this machine's byte order: what every framework takes."""
+    return np.ascontiguousarray(array, np.dtype(dtype or array.dtype).newbyteorder("="))
+
+
+def without_counters(weights: Mapping[str, Array]) -> Weights:
+    """Weights less the step counters of PyTorch's norms, which no other framework has and no forward pass reads.
+
+    Raises:
+        WeightsError: if that is no mapping.
+    """
+    if not isinstance(weights, Mapping):
+        raise WeightsError(
+            f"weights: expected a mapping of names to arrays, got {type(weights).__name__}; "
+            "`spec, weights = resnet_xf.load_weights(file)` reads one"
+        )
+    return {name: array for name, array in weights.items() if not name.endswith(COUNTER)}
+
+
+def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike) -> None:
+    """Hold arrays against the names and shapes that a network has, and its dtype.
+
+    Raises:
+        WeightsError: if any is missing, left over, of another shape, or would lose digits in ``dtype``.
+    """
+    for name, array in weights.items():
+        if not isinstance(array, np.ndarray):
+            raise WeightsError(f"{name} is a {type(array).__name__}; expected a NumPy array, as tensor.numpy() gives")
+    wrong = {
+        "missing": [name for name in shapes if name not in weights],
+        "left over": [name for name in weights if name not in shapes],
+        "of the wrong shape": [
+            f"{name} (expected {shapes[name]}, got {weights[name].shape})"
+            for name in weights
+            if name in shapes and tuple(weights[name].shape) != tuple(shapes[name])
+        ],
+        f"not exact in {np.dtype(dtype)} (cast them, or build in their dtype)": [
+            f"{name} ({array.dtype})" for name, array in weights.items() if not np.can_cast(array.dtype, dtype)
+        ],
+    }
+    complaints = [f"{what}: {_some(names)}" for what, names in wrong.items() if names]
+    if complaints:
+        raise WeightsError(f"weights do not fit the network; {'; '.join(complaints)}")
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    """The first few names and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def save_weights(path: str | Path, weights: Mapping[str, Array], spec: ResNetSpec) -> None:
+    """Write weights as safetensors, the spec in its metadata; atomically.
+
+    Raises:
+        WeightsError: if the weights do not fit the spec, or the file cannot be written.
+    """
+    dtype = np.result_type(*weights.values()) if weights else np.dtype("float32")
+    check_weights(weights, all_weight_shapes(spec), dtype)
+    try:
+        write_arrays(path, weights, {SPEC_KEY: spec.to_json()})
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be written: {error}") from None
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Array], texts: Mapping[str, str]) -> None:
+    """Write arrays as safetensors, texts and a digest of all in its metadata; atomically.
+
+    Raises:
+        OSError, SafetensorError: if the file cannot be written; a file that stood there is left as it was.
+    """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with atomic(path) as temporary:
+        save_file(contiguous, temporary, metadata={**texts, DIGEST_KEY: _digest(texts, contiguous)})
+
+
+def _digest(texts: Mapping[str, str], arrays: Mapping[str, Array]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for key in sorted(texts):
+        digest.update(texts[key].encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
+    """Read a file that :func:`save_weights` wrote: the spec, and the weights that fit it.
+
+    Raises:
+        WeightsError: if the file cannot be read, holds no spec, or its weights do not fit the spec.
+    """
+    weights, spec = read_safetensors(path)
+    if spec is None:
+        raise WeightsError(f"{path}: holds no spec in its metadata; `resnet-xf convert` writes a file that does")
+    try:
+        shapes = all_weight_shapes(spec)
+        check_weights(weights, shapes, np.result_type(*weights.values()) if weights else "float32")
+    except (SpecError, WeightsError) as error:
+        raise WeightsError(f"{path}: {error}") from None
+    return spec, {name: weights[name] for name in shapes}
+
+
+def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None]:
+    """Every weight of a safetensors file (bfloat16 as float32), and the spec in its metadata if there is one.
+
+    What a training run's checkpoint holds besides weights is left out.
+
+    Raises:
+        WeightsError: if the file cannot be read, the spec is malformed, or we wrote it and it was changed since.
+    """
+    arrays, texts = read_arrays(path)
+    weights = {name: array for name, array in arrays.items() if not name.startswith(VELOCITY)}
+    try:
+        return weights, ResNetSpec.from_json(texts[SPEC_KEY]) if texts else None
+    except SpecError as error:
+        raise WeightsError(f"{path}: the spec in its metadata is malformed: {error}") from None
+
+
+def read_arrays(path: str | Path) -> tuple[Weights, dict[str, str]]:
+    """Every array of a safetensors file (bfloat16 as float32), and the texts that we wrote into its metadata.
+
+    Raises:
+        WeightsError: if the file cannot be read, or we wrote it and it was changed since.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+        entries = deserialize(Path(path).read_bytes())  # type: ignore[no-untyped-call]
+        arrays = {name: _array(name, **entry) for name, entry in entries}
+    except (OSError, SafetensorError) as error:
+        hint = "; `resnet-xf convert` makes one of a .pth or .params file"
+        raise WeightsError(f"{path}: not readable as safetensors: {error}{hint}") from None
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    texts = {key: metadata[key] for key in (SPEC_KEY, RUN_KEY) if key in metadata}
+    digest = metadata.get(DIGEST_KEY)
+    if (texts or digest is not None) and (SPEC_KEY not in texts or digest != _digest(texts, arrays)):
+        raise WeightsError(f"{path}: its digest does not agree with what it holds; the file is damaged or was changed")
+    return arrays, texts
+
+
+def _array(name: str, dtype: str, shape: list[int], data: bytes) -> Array:
+    if dtype not in SAFETENSORS_DTYPES:
+        raise WeightsError(f"{name} has the dtype {dtype}; expected one of {', '.join(SAFETENSORS_DTYPES)}")
+    array = np.frombuffer(data, SAFETENSORS_DTYPES[dtype]).reshape(shape).copy()
+    return widened(array) if dtype == "BF16" else array
+
+
+def widened(bfloat16: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The float32 numbers of bfloat16 ones given as their 16 bits; exact."""
+    return (bfloat16.astype("<u4") << 16).view("<f4")

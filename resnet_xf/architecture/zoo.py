@@ -1,0 +1,204 @@
+"""The named specs, as data. Each stands for one published network, and a test holds it equal to that one."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from resnet_xf.architecture.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
+from resnet_xf.errors import SpecError
+
+Block = Literal["basic", "bottleneck"]
+
+IMAGENET_BLOCKS = {
+    10: (1, 1, 1, 1), 14: (1, 1, 1, 1), 18: (2, 2, 2, 2), 26: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3),
+}  # fmt: skip
+"""Blocks in each stage, by the network's depth (He et al. 2015, table 1; timm for 10, 14, 26 and 200)."""
+
+BASIC_DEPTHS = (10, 18, 34)
+
+
+def _imagenet(name: str, depth: int, *, groups: int = 1, base_width: int = 64, **fields: Any) -> ResNetSpec:
+    """Four stages of 64, 128, 256 and 512 channels, times four in bottlenecks; all but the first stride.
+
+    ``groups`` and ``base_width`` are torchvision's and timm's: a bottleneck has ``base_width`` · ``groups`` channels
+    inside where the stage is 64 wide, and in proportion elsewhere.
+    """
+    block: Block = "basic" if depth in BASIC_DEPTHS else "bottleneck"
+    plain = (groups, base_width) == (1, 64)
+    stages = tuple(
+        Stage(
+            depth=blocks,
+            channels=64 * 2**index * (1 if block == "basic" else 4),
+            stride=1 if index == 0 else 2,
+            mid_channels=None if plain else base_width * 2**index * groups,
+            groups=groups,
+        )
+        for index, blocks in enumerate(IMAGENET_BLOCKS[depth])
+    )
+    return ResNetSpec(name=name, stages=stages, block=block, **fields)
+
+
+def _cifar(name: str, depth: int, *, widen: int = 1, **fields: Any) -> ResNetSpec:
+    """Three stages of 16, 32 and 64 channels, times ``widen``, for 32×32 images (He et al. 2015, section 4.2)."""
+    blocks = (depth - (2 if widen == 1 else 4)) // 6
+    channels = [16 * widen, 32 * widen, 64 * widen]
+    stages = tuple(Stage(depth=blocks, channels=c, stride=1 if i == 0 else 2) for i, c in enumerate(channels))
+    return ResNetSpec(name=name, num_classes=10, image_size=(32, 32), stages=stages, **fields)
+
+
+def _stem(**fields: Any) -> Stem:
+    """A CIFAR network's one 3×3 convolution of 16 channels, as GluonCV has it: without a ReLU."""
+    return Stem(kind="conv3", width=16, stride=1, pool=False, activation=False, **fields)
+
+
+DEEP = Stem(kind="deep")
+WIDER = Stem(kind="deep", width=128)
+TIERED = Stem(kind="deep", hidden=(24, 32))
+GLUON_V2: dict[str, Any] = {"preactivation": True, "stem": Stem(input_norm=True)}
+BOOK: dict[str, Any] = {"in_channels": 1, "num_classes": 10, "image_size": (96, 96)}
+
+
+def _gluon_v1(depth: int) -> ResNetSpec:
+    """In bottlenecks the stride sits on the first 1×1, and both 1×1 convolutions carry a bias."""
+    fields: dict[str, Any] = {} if depth in BASIC_DEPTHS else {"stride_on": "1x1", "conv_bias": ("1x1",)}
+    return _imagenet(f"resnet{depth}_v1", depth, **fields)
+
+
+def _book_resnext() -> ResNetSpec:
+    """The book's ResNeXt block (groups of 16 channels, bottleneck as wide as the block) in its ResNet-18's place."""
+    widths = (64, 128, 256, 512)
+    stages = tuple(
+        Stage(depth=2, channels=c, mid_channels=c, groups=c // 16, stride=1 if i == 0 else 2)
+        for i, c in enumerate(widths)
+    )
+    return ResNetSpec(
+        name="d2l_resnext",
+        stages=stages,
+        block="bottleneck",
+        conv_bias=("stem", "1x1", "3x3", "shortcut"),
+        **BOOK,
+    )
+
+
+def with_output_stride(spec: ResNetSpec, output_stride: int) -> ResNetSpec:
+    """The spec with later stages dilated instead of strided, so that its last map is 1/``output_stride`` of the image.
+
+    As timm's ``output_stride`` and torchvision's ``replace_stride_with_dilation``: the weights are the same.
+
+    Raises:
+        SpecError: if strides alone do not reach ``output_stride``.
+    """
+    stride = spec.stem.stride * (2 if spec.stem.pool else 1)
+    dilation = 1
+    stages = []
+    for stage in spec.stages:
+        kept = stage.stride if stride * stage.stride <= output_stride else 1
+        dilation *= stage.stride // kept
+        stride *= kept
+        stages.append(msgspec.structs.replace(stage, stride=kept, dilation=stage.dilation * dilation))
+    if stride != output_stride:
+        raise SpecError(f"$.stages: {spec.name} cannot have an output stride of {output_stride}; it comes to {stride}")
+    return msgspec.structs.replace(spec, name=f"{spec.name}_os{output_stride}", stages=tuple(stages))
+
+
+_TORCHVISION = (
+    *(_imagenet(f"resnet{depth}", depth) for depth in (18, 34, 50, 101, 152)),
+    _imagenet("resnext50_32x4d", 50, groups=32, base_width=4),
+    _imagenet("resnext101_32x8d", 101, groups=32, base_width=8),
+    _imagenet("resnext101_64x4d", 101, groups=64, base_width=4),
+    _imagenet("wide_resnet50_2", 50, base_width=128),
+    _imagenet("wide_resnet101_2", 101, base_width=128),
+)
+_TIMM = (
+    _imagenet("resnet50c", 50, stem=DEEP),
+    _imagenet("resnet50d", 50, stem=DEEP, shortcut="avg_conv"),
+    _imagenet("resnet101d", 101, stem=DEEP, shortcut="avg_conv"),
+    _imagenet("resnet50s", 50, stem=WIDER),
+    _imagenet("resnet26d", 26, stem=DEEP, shortcut="avg_conv"),
+    _imagenet("resnet200", 200),
+    _imagenet("seresnet50", 50, se=SqueezeExcitation()),
+    _imagenet("seresnext50_32x4d", 50, groups=32, base_width=4, se=SqueezeExcitation()),
+    _imagenet("resnet10t", 10, stem=TIERED, shortcut="avg_conv"),
+    _imagenet("resnet14t", 14, stem=TIERED, shortcut="avg_conv"),
+    with_output_stride(_imagenet("resnet50", 50), 16),
+    with_output_stride(_imagenet("resnet50", 50), 8),
+)
+_GLUON = (
+    *(_gluon_v1(depth) for depth in (18, 34, 50, 101, 152)),
+    *(_imagenet(f"resnet{depth}_v2", depth, **GLUON_V2) for depth in (18, 34, 50, 101, 152)),
+)
+_GLUONCV = (
+    *(_cifar(f"cifar_resnet{depth}_v1", depth, stem=_stem()) for depth in (20, 32, 44, 56, 110)),
+    *(
+        _cifar(
+            f"cifar_resnet{depth}_v2",
+            depth,
+            stem=_stem(input_norm=True, norm=False),
+            preactivation=True,
+            shortcut_from="input",
+        )
+        for depth in (20, 32, 44, 56, 110)
+    ),
+    *(
+        _cifar(
+            f"cifar_wideresnet{depth}_{widen}",
+            depth,
+            widen=widen,
+            stem=_stem(input_norm=True),
+            preactivation=True,
+        )
+        for depth, widen in ((16, 10), (28, 10), (40, 8))
+    ),
+    _imagenet("resnet50_v1b", 50),
+    _imagenet("resnet50_v1c", 50, stem=DEEP),
+    _imagenet("resnet50_v1d", 50, stem=DEEP, shortcut="avg_conv"),
+    _imagenet("resnet50_v1s", 50, stem=WIDER),
+)
+_D2L = (
+    _imagenet("d2l_resnet18", 18, shortcut_norm=False, conv_bias=("stem", "3x3", "shortcut"), **BOOK),
+    _book_resnext(),
+)
+
+_BY_REFERENCE = {
+    "torchvision": _TORCHVISION,
+    "timm": _TIMM,
+    "gluon": _GLUON,
+    "gluoncv": _GLUONCV,
+    "d2l": _D2L,
+}
+
+ZOO: dict[str, ResNetSpec] = {spec.name: spec for specs in _BY_REFERENCE.values() for spec in specs}
+"""Every named spec, by name."""
+
+REFERENCE: dict[str, str] = {spec.name: source for source, specs in _BY_REFERENCE.items() for spec in specs}
+"""Whose network each is: ``torchvision``, ``timm``, ``gluon`` (MXNet's model zoo), ``gluoncv`` or ``d2l``."""
+
+ALIASES = {f"cifar_resnet{depth}": f"cifar_resnet{depth}_v1" for depth in (20, 32, 44, 56, 110)}
+"""Other names that are understood."""
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of the zoo's specs that match a shell-style pattern, as ``cifar*``."""
+    return fnmatch.filter(ZOO, pattern)
+
+
+def get_spec(name_or_path: str | Path) -> ResNetSpec:
+    """A spec of the zoo by name, or one read from a ``.toml`` or ``.json`` file.
+
+    Raises:
+        SpecError: if there is no such name, or the file cannot be read or is malformed.
+    """
+    name = str(name_or_path)
+    if name in ZOO or name in ALIASES:
+        return ZOO[ALIASES.get(name, name)]
+    if Path(name).suffix.lower() in (".toml", ".json") or Path(name).exists():
+        return ResNetSpec.read(name)
+    near = difflib.get_close_matches(name, ZOO, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`resnet-xf list` shows them all."
+    raise SpecError(f"no spec is called {name!r}: {hint} A .toml or .json file serves as well.")

@@ -1,0 +1,207 @@
+"""Which backends there are, which one is chosen, and how to install one that is missing."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from resnet_xf.architecture.nodes import Node
+from resnet_xf.architecture.plan import Plan, plan_features, root_of
+from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.weights import (
+    Array,
+    all_weight_shapes,
+    draw_weights,
+    require_memory,
+    without_counters,
+)
+from resnet_xf.backend.contract import DTYPES, Backend
+from resnet_xf.errors import BackendError
+
+GROUP = "resnet_xf.backends"
+VARIABLE = "RESNET_XF_BACKEND"
+ALIASES = {"pytorch": "torch", "gluon": "mxnet"}
+
+
+@dataclass(frozen=True, slots=True)
+class _BuiltIn:
+    """A backend that ships with this project: where it is, and the framework module that it needs.
+
+    ``variables`` make it fast, and are read as it is imported.
+    """
+
+    target: str
+    framework: str
+    title: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+BUILT_IN = {
+    "torch": _BuiltIn(
+        "resnet_xf_torch:BACKEND",
+        "torch",
+        "PyTorch",
+        # What is freed stays with the process, which else asks the system for the same pages at every step.
+        dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"), str(2**30)),
+    ),
+    "mxnet": _BuiltIn(
+        "resnet_xf_mxnet:BACKEND",
+        "mxnet",
+        "Apache MXNet Gluon",
+        {"MXNET_CUDNN_AUTOTUNE_DEFAULT": "2", "MXNET_ENABLE_CUDA_GRAPHS": "1", "MXNET_EXEC_ENABLE_ADDTO": "1"},
+    ),
+}
+
+
+def list_backends() -> list[str]:
+    """The names of all backends, installed or not: those that ship here, then other packages'."""
+    return [*BUILT_IN, *_third_party()]
+
+
+def is_installed(name: str) -> bool:
+    """Whether a backend's framework can be found; nothing is imported."""
+    if name not in BUILT_IN:
+        return True
+    found = importlib.util.find_spec(BUILT_IN[name].framework)
+    return found is not None and found.origin is not None  # a folder that merely bears the name has no origin
+
+
+def get_backend(name: str | None = None) -> Backend:
+    """The backend of that name; else the one that ``RESNET_XF_BACKEND`` names now; else the default.
+
+    The default is ``torch`` if it is installed, else the only backend that is. ``pytorch`` and ``gluon`` are
+    understood as ``torch`` and ``mxnet``.
+
+    Raises:
+        BackendError: if there is no such backend, or it is not installed, or importing it fails (the cause is
+            chained).
+    """
+    origin = ""
+    if name is None:
+        if name := os.environ.get(VARIABLE):
+            origin = f"{VARIABLE}: "
+        else:
+            name = _default()
+    name = ALIASES.get(name.lower(), name.lower())
+    if name not in list_backends():
+        raise BackendError(f"{origin}no backend is called {name!r}; choose one of {', '.join(list_backends())}")
+    return _load(name)
+
+
+def build(
+    network: Plan | ResNetSpec | str | Node,
+    backend: str | None = None,
+    *,
+    weights: Mapping[str, Array] | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> Any:
+    """Build a native network: a ``torch.nn.Module`` or a ``mxnet.gluon.HybridBlock``.
+
+    Args:
+        network: a plan, a spec, the name of one, or a single node such as a residual block.
+        backend: as :func:`get_backend` chooses it.
+        weights: arrays by name; if None they are drawn from ``seed`` (:func:`resnet_xf.draw_weights`), so
+            that every backend begins with the same numbers.
+        seed: for that draw.
+        dtype: ``float32`` or ``float64``.
+
+    Raises:
+        BackendError, SpecError, WeightsError: see :func:`get_backend`, :func:`resnet_xf.architecture.plan.plan` and
+            :func:`resnet_xf.architecture.weights.check_weights`.
+    """
+    chosen = get_backend(backend)
+    if dtype not in DTYPES:
+        raise BackendError(f"no network is built in {dtype!r}; choose {' or '.join(DTYPES)}, and cast it natively")
+    node = root_of(network)
+    require_memory(node)
+    native = chosen.build(node, dtype)
+    chosen.load(native, draw_weights(node, seed) if weights is None else without_counters(weights))
+    return native
+
+
+def features(
+    spec: ResNetSpec | str,
+    backend: str | None = None,
+    *,
+    out: Sequence[str] | None = None,
+    weights: Mapping[str, Array] | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> Any:
+    """Build a native backbone: its output is the list of the feature maps of the layers named in ``out``.
+
+    Args:
+        spec: a spec, the name of one, or the path of its file.
+        backend: as :func:`get_backend` chooses it.
+        out: names of layers and stages, as :func:`resnet_xf.plan_features` takes them; every stage if None.
+        weights: those of the whole network; what stands after the last map is left out.
+        seed: for drawing weights, as in :func:`build`.
+        dtype: ``float32`` or ``float64``.
+    """
+    node = plan_features(spec, out)
+    if weights is not None:
+        behind = set(all_weight_shapes(spec)) - set(all_weight_shapes(node))
+        weights = {name: array for name, array in weights.items() if name not in behind}
+    return build(node, backend, weights=weights, seed=seed, dtype=dtype)
+
+
+def how_to_install(name: str) -> str:
+    """The exact line that installs a built-in backend's framework on this machine, or why there is none."""
+    if name != "mxnet":
+        return f"pip install 'resnet-xf[{name}]'"
+    machine = platform.machine()
+    if sys.platform not in ("linux", "darwin") or (sys.platform == "darwin" and machine != "x86_64"):
+        return f"MXNet 1.9.1 has no wheel for {platform.system()} on {machine}; use Linux, or a container of it"
+    if sys.version_info >= (3, 13):
+        return "pip install --no-deps mxnet==1.9.1 && pip install 'resnet-xf[mxnet]'"
+    return "pip install 'resnet-xf[mxnet]'"
+
+
+def _default() -> str:
+    if is_installed("torch"):
+        return "torch"
+    installed = [name for name in list_backends() if is_installed(name)]
+    if len(installed) == 1:
+        return installed[0]
+    if installed:
+        raise BackendError(f"several backends are installed; name one of {', '.join(installed)} or set {VARIABLE}")
+    lines = " or ".join(how_to_install(name) for name in BUILT_IN)
+    raise BackendError(f"no backend is installed; run {lines}")
+
+
+@functools.cache
+def _third_party() -> dict[str, EntryPoint]:
+    """Other packages' backends, found once; the built-in ones need no search."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    return {name: point for name, point in found.items() if name not in BUILT_IN}
+
+
+@functools.cache
+def _load(name: str) -> Backend:
+    """Import a backend; one that ships with this project is found without asking the entry points."""
+    if name in BUILT_IN:
+        known = BUILT_IN[name]
+        if not is_installed(name):
+            raise BackendError(
+                f"backend {name!r} builds in {known.title}, and the package {known.framework!r} is not installed",
+                how_to_install(name),
+            )
+        point = EntryPoint(name, known.target, GROUP)
+    else:
+        point = _third_party()[name]
+    try:
+        loaded: Backend = point.load()
+    except BackendError:
+        raise
+    except Exception as error:
+        raise BackendError(f"backend {name!r} is installed but does not import: {error}") from error
+    return loaded

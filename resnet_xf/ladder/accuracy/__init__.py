@@ -1,0 +1,1 @@
+"""The accuracy study: paired training runs and the equivalence test."""

@@ -1,0 +1,1 @@
+"""Evidence saved to a folder on one machine and compared on another."""

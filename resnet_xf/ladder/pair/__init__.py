@@ -1,0 +1,1 @@
+"""Pairs of networks that the user built, in place of networks from a spec."""

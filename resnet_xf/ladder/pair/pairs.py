@@ -1,0 +1,301 @@
+"""A person's own pair of networks, made into what the ladder compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan, prod, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_xf.architecture.measures import layer_of
+from resnet_xf.architecture.trace import Observed, ObservedTrace, Row, observed_rows
+from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.backend.contract import Backend
+from resnet_xf.backend.observe import running_order, trace_network
+from resnet_xf.backend.registry import BUILT_IN, get_backend
+from resnet_xf.errors import DataError, ResNetXFError, SpecError, WeightsError, one_line
+from resnet_xf.ladder.inputs import float32_of, memory, pixels_of
+from resnet_xf.ladder.lessons import BATCH, COURSE_RATE, RATE, STEPS, Lessons
+from resnet_xf.ladder.pair.foreign import Given
+from resnet_xf.ladder.pair.names import Layers, partners, proposed, tensor_partners
+from resnet_xf.ladder.perturb import noise
+from resnet_xf.ladder.subject import Outline, Subject
+
+COURSE = (40, 32, COURSE_RATE)
+"""Steps, batch size and highest learning rate of the course, as for networks of ours."""
+
+STEADY = 1e-9
+"""How far apart, relatively, the loss of one float64 step taken twice may be if nothing is drawn at random: far beyond
+any rounding of it, which is below 1e-11, and far below what one dropped number changes."""
+
+Pair = tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Own:
+    """One of the two: its backend, a copy of it whose weights are all there, those weights, and its layers."""
+
+    backend: Backend
+    network: Any
+    arrays: Weights
+    layers: Layers
+    classes: int
+
+
+def suggest_names(first: Any, second: Any, images: Array) -> dict[str, str]:
+    """A proposal for the ``names`` of :func:`resnet_xf.parity`: by order of running, where kinds and shapes agree.
+
+    Look it over: layers of one shape that run in another order are matched wrongly.
+
+    Args:
+        first: a ``torch.nn.Module`` or ``mxnet.gluon.HybridBlock``; it is not touched.
+        second: another.
+        images: ``(N, C, H, W)``.
+
+    Returns:
+        For the second's layers with weights, the first's; those of equal name are left out.
+
+    Raises:
+        SpecError, WeightsError, DataError: if a network is none, or does not run on the images.
+    """
+    ours, theirs = _both((first, second), images)
+    found = proposed(ours.layers, theirs.layers)
+    return {name: partner for name, partner in found.items() if name != partner}
+
+
+def pair_of(
+    pair: Pair,
+    names: Mapping[str, str],
+    images: Array | str | Path | None,
+    weights: object,
+    seed: int,
+    level: str,
+    max_memory: int | None,
+) -> tuple[Subject, list[Backend], str, str]:
+    """The subject of a run and its two backends, and a word each on where weights and images came from.
+
+    Raises:
+        SpecError, WeightsError, DataError: for networks that cannot be compared.
+    """
+    if weights is not None:
+        raise WeightsError("weights: a pair of your own networks brings its own; load them before")
+    first, second = _both(pair, images)
+    layers = partners(first.layers, second.layers, names)
+    tensors = tensor_partners(first.layers, second.layers, layers)
+    order = _order(first.layers, list(layers.values()))
+    owns = {partner: name for name, partner in layers.items()}
+    ours = Given(first.backend, first.layers.side, first.network, {n: n for n in order}, *_named(first, layers))
+    order_there = {name: owns[name] for name in order}
+    named_there = _named(second, layers, tensors)
+    theirs = Given(second.backend, second.layers.side, second.network, order_there, *named_there)
+    pixels = pixels_of(np.asarray(images))
+    brought = {given.name: given.dump(given.network) for given in (ours, theirs)}
+    arrays, rounded = float32_of(brought[ours.name])
+    outline = _outline(pair, ours, pixels)
+    lessons, course = (
+        _lessons(outline.rows, arrays, pixels.shape, first.classes, seed, *how)
+        for how in ((STEPS, BATCH, RATE), COURSE)
+    )
+    if level != "quick":
+        for own, given in ((first, ours), (second, theirs)):
+            _refuse_chance(own, given, lessons)
+    subject = Subject(
+        outline=outline,
+        weights=arrays,
+        images=pixels,
+        probe=probe_weights(arrays, seed),
+        lessons=lessons,
+        start=arrays,
+        course=course,
+        max_memory=memory(max_memory),
+        brought=brought,
+    )
+    idle = sorted({layer_of(name) for own in (first, second) for name in own.arrays} - set(layers) - set(owns))
+    origin = f"{ours.name}'s own{rounded}"
+    if idle:
+        origin += f"; not compared, since they never run: {', '.join(idle)}"
+    return subject, [ours, theirs], origin, "images given as an array"
+
+
+def _both(pair: Pair, images: object) -> tuple[_Own, _Own]:
+    """Both networks, looked at."""
+    if not isinstance(images, np.ndarray) or images.ndim != 4:
+        got = f"an array of shape {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise DataError(f"images: a pair needs an array (N, C, H, W), as resnet_xf.photographs() gives, got {got}")
+    if len(pair) != 2:
+        raise SpecError(f"a pair is two networks, got {len(pair)}")
+    backends = [backend_of(network) for network in pair]
+    names = [backend.name for backend in backends]
+    if names[0] == names[1]:
+        names = [f"{place} {name}" for place, name in zip(("first", "second"), names, strict=True)]
+    first, second = (_look(*three, images) for three in zip(backends, names, pair, strict=True))
+    return first, second
+
+
+def backend_of(network: object) -> Backend:
+    """The backend to whose framework a native network belongs, by the modules of its classes.
+
+    Raises:
+        SpecError: if it is of none.
+        BackendError: if that backend cannot be used.
+    """
+    modules = {base.__module__.partition(".")[0] for base in type(network).__mro__}
+    for name, known in BUILT_IN.items():
+        if known.framework in modules:
+            return get_backend(name)
+    raise SpecError(f"a network is a torch.nn.Module or a mxnet.gluon.HybridBlock, got {type(network).__name__}")
+
+
+def _look(backend: Backend, side: str, network: Any, images: Array) -> _Own:
+    """A copy of a network, and what it shows."""
+    copied = backend.copy(network)
+    shown = images[:1]
+    try:
+        try:
+            arrays = backend.dump(copied)
+        except Exception:  # Gluon's weights wait for a first run, whose shapes they take
+            backend.forward(copied, shown)
+            arrays = backend.dump(copied)
+        single = backend.copy(copied, "float32")
+        output = backend.forward(single, shown)
+        seen, runs = trace_network(backend, single, shown), running_order(backend, single, shown)
+    except (MemoryError, ResNetXFError):
+        raise
+    except Exception as error:
+        raise SpecError(
+            f"{side}: {type(network).__name__} does not make one array of images {images.shape}: {one_line(error)}"
+        ) from error
+    if output.ndim != 2:
+        raise SpecError(f"{side}: {type(network).__name__} gives {output.shape}; expected (N, classes)")
+    shapes = {name: array.shape for name, array in arrays.items()}
+    return _Own(backend, copied, arrays, Layers(side, shapes, seen.layers, runs), output.shape[1])
+
+
+def _named(
+    own: _Own, layers: Mapping[str, str], tensors: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], frozenset[str]]:
+    """For every array that is compared, its own name; and those of layers that never run."""
+    if tensors is None:
+        compared = set(layers.values())
+        tensors = {name: name for name in own.arrays if layer_of(name) in compared}
+    idle = frozenset(name for o, name in tensors.items() if layer_of(o) not in own.layers.seen)
+    return {name: o for o, name in tensors.items()}, idle
+
+
+def _order(first: Layers, names: Sequence[str]) -> list[str]:
+    """The layers in the order in which they run, each before those that it holds."""
+    places = {name: place for place, name in enumerate(first.order)}
+
+    def begins(name: str) -> int:
+        inside = [place for other, place in places.items() if other == name or other.startswith(f"{name}.") or not name]
+        return min(inside, default=len(places))
+
+    return sorted(names, key=lambda name: (begins(name), name.count(".") + bool(name)))
+
+
+def _outline(pair: Pair, first: Given, pixels: Array) -> Outline:
+    """The first network's layers, by which the second's are measured."""
+    seen = first.trace(first.build(None), pixels[:1])  # type: ignore[arg-type]
+    names = list(dict.fromkeys(type(network).__name__ for network in pair))
+    kinds = {name: _kind(layer) if name else "network" for name, layer in seen.layers.items()}
+    rows = tuple(observed_rows(seen, kinds))
+    if len(rows) < 2:
+        raise SpecError(f"{first.name}: {names[0]} has no layers in it; give it some, so that they can be compared")
+    return Outline(" and ".join(names), None, None, rows, _settings(seen), first.name)
+
+
+def _settings(seen: ObservedTrace) -> dict[str, dict[str, float]]:
+    """Of the norms that keep statistics."""
+    return {
+        name: dict(layer.settings)
+        for name, layer in seen.layers.items()
+        if "momentum" in layer.settings and "running_mean" in layer.weight_shapes
+    }
+
+
+def _kind(layer: Observed) -> str:
+    """A layer's kind in a word, by its arrays; and what makes one pixel of many, for its long sums."""
+    shapes = layer.weight_shapes
+    if "running_mean" in shapes:
+        return "norm"
+    if (axes := len(shapes.get("weight", ()))) in (2, 4):
+        return {2: "linear", 4: "conv"}[axes]
+    if not shapes and len(layer.input_shapes) == 1:
+        given, made = layer.input_shapes[0], layer.output_shape
+        if given[:2] == made[:2] and prod(given[2:]) > prod(made[2:]) == 1:
+            return "globalpool"
+    return "layer"
+
+
+def _lessons(
+    rows: Sequence[Row],
+    arrays: Weights,
+    shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+) -> Lessons:
+    """Lessons in images of their own size, which may be the only one that the networks take."""
+    return Lessons(
+        network=None,
+        weights=tuple(arrays),
+        channels=shape[1],
+        classes=classes,
+        size=(shape[2], shape[3]),
+        opens_with_norm=True,
+        rows=rows,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+
+
+def _refuse_chance(own: _Own, given: Given, lessons: Lessons) -> None:
+    """Complain if a network in training draws at random, as no two frameworks do alike, or has a law of its own."""
+    mend = "set its rate to 0 in both networks, or choose level='quick'"
+    for name, layer in own.layers.seen.items():
+        if isnan(layer.settings.get("momentum", 0.0)):
+            raise SpecError(
+                f"{given.name}: {name} keeps a plain mean (momentum=None), which only one framework knows; give it a "
+                "momentum in both networks, or choose level='quick'"
+            )
+        if rate := layer.settings.get("rate"):
+            raise SpecError(f"{given.name}: {name} drops out at random in training, with rate {rate:g}; {mend}")
+    losses = []
+    for _ in range(2):
+        learner = given.learner(lessons.task("float64", "cpu"))
+        lesson = next(iter(lessons))
+        try:
+            losses.append(learner.step(lesson.images, lesson.targets, 0.0)()[0])
+        except ResNetXFError:  # a network that does not train is a finding, of rung 7
+            return
+        finally:
+            learner.close()
+    if abs(losses[0] - losses[1]) > STEADY * abs(losses[0]):
+        says = " and ".join(f"{loss:.6g}" for loss in losses)
+        raise SpecError(f"{given.name}: one training step, taken twice, gives {says}; if it drops out, {mend}")
+
+
+def probe_weights(arrays: Weights, seed: int) -> Weights:
+    """Weights of those shapes under which every number matters, as :func:`resnet_xf.draw_weights` draws ``probe``."""
+    norms = {layer_of(name) for name, array in arrays.items() if name.endswith("weight") and array.ndim == 1}
+    return {name: _probe(name, array, layer_of(name) in norms, seed) for name, array in arrays.items()}
+
+
+def _probe(name: str, array: Array, of_norm: bool, seed: int) -> Array:
+    word, normal = name.rpartition(".")[2], noise(f"{seed}/{name}", array.shape)
+    if array.ndim > 1:
+        drawn = normal / sqrt(array.size / min(array.shape[:2]))
+        if array.ndim == 4 and array[0].size >= 8:
+            drawn -= drawn.mean(axis=(1, 2, 3), keepdims=True)
+    elif word in ("weight", "running_var"):
+        drawn = 1 + np.tanh(normal) / 2
+    else:
+        drawn = 0.1 * normal + (0.5 if word == "bias" and of_norm else 0)
+    return drawn.astype(np.float32)

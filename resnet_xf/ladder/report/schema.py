@@ -1,0 +1,78 @@
+"""The JSON schema of a parity report; ``python -m resnet_xf.ladder.report.schema`` writes it to ``docs/``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from resnet_xf.ladder.report.report import Report
+from resnet_xf.support.files import atomic
+
+PLACE = Path("docs") / "parity.schema.json"
+
+MEASURED = ("LayerError", "Curves")
+"""Whose every number may be infinite or none at all, which JSON can only say by ``null``.
+
+Those of :class:`RungResult` may be None anyway, and those of :class:`Equivalence` are always finite."""
+
+WRITTEN_WHOLE = ("Report", "RungResult", "LayerError", "Curves", "Equivalence")
+"""What is written with all its fields; a spec leaves out those at their defaults."""
+
+
+def report_schema() -> dict[str, Any]:
+    """What :meth:`resnet_xf.ladder.report.report.Report.to_json` gives, as a JSON schema (2020-12).
+
+    Fields that it does not know are refused: a report that has more of them has another ``version``.
+    """
+    schema = msgspec.json.schema(Report)
+    definitions: dict[str, Any] = schema["$defs"]
+    for name, one in definitions.items():
+        one["description"] = inspect.cleandoc(one.get("description", ""))
+        one["additionalProperties"] = False
+        if name in WRITTEN_WHOLE:
+            one["required"] = list(one["properties"])
+        if name in MEASURED:
+            one["properties"] = _nullable(one["properties"])
+    report: dict[str, Any] = definitions.pop("Report")
+    beside = {
+        "holds": {"type": "boolean", "description": "Whether every rung passed."},
+        "verdict": {
+            "type": "string",
+            "description": "One line: that the networks are the same, or the rung and layer at which they part.",
+        },
+    }
+    report["title"] = "resnet_xf parity report"
+    report["properties"] = beside | report["properties"]
+    report["required"] = [*beside, *report["required"]]
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dialect | report | {"$defs": definitions}))
+    return plain
+
+
+def _nullable(schema: Any) -> Any:
+    """A schema in which every number may be null."""
+    if isinstance(schema, list):
+        return [_nullable(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {key: _nullable(one) for key, one in schema.items()}
+    return inner | {"type": ["number", "null"]} if schema.get("type") == "number" else inner
+
+
+def write_schema(path: str | Path = PLACE) -> None:
+    """Write the schema, indented.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(report_schema(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_schema(*sys.argv[1:2])

@@ -1,0 +1,1 @@
+"""The two sides of a comparison: a backend that runs now, or a capture."""

@@ -1,0 +1,1 @@
+"""Throughput: what is measured, how, and what the figures mean."""

@@ -1,0 +1,1 @@
+"""Training as data and one loop: recipes, runs on disk, evaluation and prediction."""

@@ -1,0 +1,274 @@
+"""What a training run is, as frozen data: optimiser, schedule, augmentation, epochs, batch size, seed, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from resnet_xf.architecture.nodes import STATISTICS
+from resnet_xf.architecture.plan import Plan
+from resnet_xf.architecture.spec import Name, ResNetSpec
+from resnet_xf.architecture.weights import all_weight_shapes
+from resnet_xf.data import IMAGENET_MEAN, IMAGENET_STD
+from resnet_xf.errors import RecipeError
+from resnet_xf.support.documents import Document, Struct
+
+Share = Annotated[float, Meta(ge=0, lt=1)]
+Positive = Annotated[float, Meta(gt=0)]
+Epochs = Annotated[float, Meta(ge=0)]
+Side = Annotated[int, Meta(ge=1, le=8192)]
+Channel = Annotated[tuple[float, ...], Meta(min_length=1)]
+
+Precision = Literal["float32", "float64", "bfloat16", "float16"]
+
+
+class Optimizer(Struct, frozen=True, kw_only=True):
+    """Stochastic gradient descent, by PyTorch's law on every backend.
+
+    With g the gradient of the mean loss, plus ``weight_decay`` · w where w decays: v ← ``momentum`` · v + g, then
+    w ← w − rate · v, or w ← w − rate · (g + ``momentum`` · v) with Nesterov's momentum.
+
+    Attributes:
+        learning_rate: the schedule's peak.
+        momentum: the share of v that is kept.
+        nesterov: look ahead by one step of momentum.
+        weight_decay: added to the gradient, as a multiple of the weight.
+        decay: which arrays decay: ``all``, or ``weights``: the kernels of convolutions and linear layers, and neither
+            biases nor norms.
+    """
+
+    learning_rate: Annotated[float, Meta(ge=1e-30, le=1e30)]
+    momentum: Share = 0.0
+    nesterov: bool = False
+    weight_decay: Annotated[float, Meta(ge=0, le=1e30)] = 0.0
+    decay: Literal["all", "weights"] = "all"
+
+
+class Schedule(Struct, frozen=True, kw_only=True):
+    """The learning rate of every step, as multiples of the peak.
+
+    Attributes:
+        kind: ``constant``; ``step``: times ``gamma`` at each milestone; ``cosine``: half a cosine from the peak, at the
+            end of the warm-up, to 0, at the end of the run.
+        milestones: of ``step``, in epochs; those beyond the run's end are never reached.
+        gamma: of ``step``.
+        warmup_epochs: for so long the rate climbs linearly, from ``warmup_start`` of the peak.
+        warmup_start: that share.
+    """
+
+    kind: Literal["constant", "step", "cosine"] = "constant"
+    milestones: tuple[Positive, ...] = ()
+    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    warmup_epochs: Epochs = 0.0
+    warmup_start: Annotated[float, Meta(ge=0, le=1)] = 0.01
+
+
+class Augmentation(Struct, frozen=True, kw_only=True):
+    """How an image becomes numbers.
+
+    Attributes:
+        crop: ``resize``: the whole image; ``centre``: its centre, after a resize to 8/7 of the size; ``padded``: in
+            training a random crop of the image with ``padding`` zeros around (He et al. 2016, CIFAR), else the whole;
+            ``random_resized``: in training a random part (Szegedy et al. 2015), else the centre.
+        padding: of ``padded``, in pixels on each side.
+        flip: in training, half of the images are mirrored left to right.
+        mean: taken off each channel of values in 0…1; one for each channel or one for all; if None, the mean of the
+            data set's training images.
+        std: by which it is then divided; if None, their standard deviation.
+    """
+
+    crop: Literal["resize", "centre", "padded", "random_resized"] = "resize"
+    padding: Annotated[int, Meta(ge=0, le=512)] = 4
+    flip: bool = False
+    mean: Channel | None = None
+    std: Channel | None = None
+
+
+class Recipe(Document, frozen=True, kw_only=True):
+    """A training run.
+
+    Attributes:
+        name: what to call it.
+        epochs: passes over the training images.
+        batch_size: images a step, of all workers together.
+        optimizer: see :class:`Optimizer`.
+        schedule: see :class:`Schedule`.
+        augmentation: see :class:`Augmentation`.
+        label_smoothing: the share of each target that is spread over all classes (Szegedy et al. 2016).
+        image_size: height and width that images are brought to; if None, the spec's.
+        init: how weights are drawn: ``he`` or ``xavier`` (:func:`resnet_xf.architecture.weights.draw_weights`).
+        seed: of weights, order and augmentation.
+        precision: ``float32``, ``float64``, or mixed: float32 weights, and convolutions in ``bfloat16`` or ``float16``.
+        drop_last: leave out an epoch's last batch where it is smaller than the others.
+        freeze_statistics: norms use their running statistics and leave them as they are.
+    """
+
+    title = "a recipe"
+    error = RecipeError
+
+    name: Name
+    epochs: Annotated[int, Meta(ge=1, le=100_000)]
+    batch_size: Annotated[int, Meta(ge=1, le=1_000_000)]
+    optimizer: Optimizer
+    schedule: Schedule = Schedule()
+    augmentation: Augmentation = Augmentation()
+    label_smoothing: Share = 0.0
+    image_size: tuple[Side, Side] | None = None
+    init: Literal["he", "xavier"] = "he"
+    seed: Annotated[int, Meta(ge=0)] = 0
+    precision: Precision = "float32"
+    drop_last: bool = False
+    freeze_statistics: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights: ``float64`` in that precision, else ``float32``."""
+        return "float64" if self.precision == "float64" else "float32"
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="digits",
+            epochs=8,
+            batch_size=64,
+            optimizer=Optimizer(learning_rate=0.05, momentum=0.9, weight_decay=5e-4),
+            schedule=Schedule(kind="cosine", warmup_epochs=0.5),
+            augmentation=Augmentation(mean=(0.0,), std=(1.0,)),
+            image_size=(32, 32),
+        ),
+        Recipe(
+            name="d2l",
+            epochs=10,
+            batch_size=256,
+            optimizer=Optimizer(learning_rate=0.05),
+            augmentation=Augmentation(mean=(0.0,), std=(1.0,)),
+            image_size=(96, 96),
+            init="xavier",
+        ),
+        Recipe(
+            name="cifar",
+            epochs=164,
+            batch_size=128,
+            optimizer=Optimizer(learning_rate=0.1, momentum=0.9, weight_decay=1e-4),
+            schedule=Schedule(kind="step", milestones=(82.0, 123.0)),
+            augmentation=Augmentation(crop="padded", flip=True),
+        ),
+        Recipe(
+            name="imagenet",
+            epochs=90,
+            batch_size=256,
+            optimizer=Optimizer(learning_rate=0.1, momentum=0.9, weight_decay=1e-4),
+            schedule=Schedule(kind="step", milestones=(30.0, 60.0)),
+            augmentation=Augmentation(crop="random_resized", flip=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        ),
+    )
+}
+"""The named recipes. ``digits``: ours, for scikit-learn's digits. ``d2l``: the book's two notebooks. ``cifar``: He et
+al. 2016, section 4.2: 64,000 steps of 128 images are 164 epochs of 50,000, and its rate drops at 32,000 and 48,000
+are at 82 and 123. ``imagenet``: torchvision's reference script, its 8 processes of 32 images as one batch."""
+
+
+def get_recipe(name_or_path: Recipe | str | Path) -> Recipe:
+    """A recipe by name, read from a ``.toml`` or ``.json`` file, or as it is; and checked.
+
+    Raises:
+        RecipeError: if there is no such name, or the file cannot be read or is malformed.
+    """
+    if isinstance(name_or_path, Recipe):
+        return check_recipe(name_or_path)
+    name = str(name_or_path)
+    if name in RECIPES:
+        return RECIPES[name]
+    if Path(name).suffix.lower() in (".toml", ".json") or Path(name).exists():
+        recipe = Recipe.read(name)
+        try:
+            return check_recipe(recipe)
+        except RecipeError as error:
+            raise RecipeError(f"{name}: {error}") from None
+    raise RecipeError(f"no recipe is called {name!r}; choose one of {', '.join(RECIPES)}, or a .toml or .json file")
+
+
+def check_recipe(recipe: Recipe) -> Recipe:
+    """The same recipe, with all checked: types, ranges, and what belongs together.
+
+    Raises:
+        RecipeError: with the path of the field that is wrong.
+    """
+    recipe = recipe.checked()
+    milestones, augmentation = recipe.schedule.milestones, recipe.augmentation
+    wrong = {
+        "$.optimizer.nesterov: needs a momentum above 0": recipe.optimizer.nesterov and not recipe.optimizer.momentum,
+        "$.schedule.milestones: belong to the kind 'step', and it needs at least one": (
+            bool(milestones) != (recipe.schedule.kind == "step")
+        ),
+        "$.schedule.milestones: must increase": list(milestones) != sorted(set(milestones)),
+        f"$.schedule.warmup_epochs: must be less than epochs, which is {recipe.epochs}": (
+            recipe.schedule.warmup_epochs >= recipe.epochs
+        ),
+        "$.augmentation.mean: give mean and std both or neither": (
+            (augmentation.mean is None) != (augmentation.std is None)
+        ),
+        "$.augmentation.std: must be above 0": min(augmentation.std or (1.0,)) <= 0,
+        **{
+            f"{path}: every number must be finite": not np.isfinite(numbers).all()
+            for path, numbers in {
+                "$.schedule.milestones": milestones,
+                "$.augmentation.mean": augmentation.mean or (),
+                "$.augmentation.std": augmentation.std or (),
+            }.items()
+        },
+    }
+    for complaint, holds in wrong.items():
+        if holds:
+            raise RecipeError(complaint)
+    return recipe
+
+
+def rounded(number: float) -> float:
+    """The float32 nearest to a number: MXNet holds rates, momentum and decay as such, so PyTorch is given the same."""
+    return float(np.float32(number))
+
+
+def learning_rates(recipe: Recipe, steps_per_epoch: int) -> NDArray[np.float32]:
+    """The learning rate of every step of a run, ``(epochs · steps_per_epoch,)``; the first step's is the first."""
+    schedule, steps = recipe.schedule, recipe.epochs * steps_per_epoch
+    step = np.arange(steps, dtype=np.float64)
+    warm = round(schedule.warmup_epochs * steps_per_epoch)
+    factor = np.ones(steps)
+    if schedule.kind == "step":
+        drops = np.array([round(epoch * steps_per_epoch) for epoch in schedule.milestones])
+        factor = schedule.gamma ** np.searchsorted(drops, step, side="right")
+    elif schedule.kind == "cosine":
+        factor = (1 + np.cos(np.pi * np.maximum(step - warm, 0) / max(1, steps - warm))) / 2
+    climb = schedule.warmup_start + (1 - schedule.warmup_start) * step / max(1, warm)
+    rates: NDArray[np.float64] = recipe.optimizer.learning_rate * factor * np.where(step < warm, climb, 1)
+    return rates.astype(np.float32)
+
+
+def decaying(network: Plan | ResNetSpec | str, recipe: Recipe) -> frozenset[str]:
+    """The names of the arrays that decay."""
+    return frozenset(
+        name
+        for name, shape in all_weight_shapes(network).items()
+        if name.rpartition(".")[2] not in STATISTICS and (recipe.optimizer.decay == "all" or len(shape) > 1)
+    )
+
+
+def targets(
+    labels: Sequence[int] | NDArray[np.int64], num_classes: int, smoothing: float, size: int
+) -> NDArray[np.float64]:
+    """What the outputs are held against, ``(N, num_classes)``: the loss is −Σ log-softmax(outputs) · targets.
+
+    Each row is a label's one-hot, of which ``smoothing`` is spread evenly over all classes, divided by ``size``: the
+    images of the whole batch. So the loss of a batch is the mean cross entropy, and those of its parts add up to it.
+    """
+    even = np.full((len(labels), num_classes), smoothing / num_classes)
+    even[np.arange(len(labels)), np.asarray(labels)] += 1 - smoothing
+    return even / size
