@@ -1,36 +1,34 @@
-"""The errors that a person can cause and mend; every message is one line that says how."""
+"""The errors that a user can cause and mend. Every message is one line that says how."""
 
-
-def one_line(error: Exception) -> str:
-    """What an error says, in one line; of MXNet's, which begin with a traceback, the last line."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if lines[0].startswith("Traceback") else 0].strip()
+from collections.abc import Mapping
 
 
 class ResNetXFError(Exception):
-    """Base of all errors below; the command line prints it as one line and exits with 2."""
+    """Base of all errors below. The command line prints one as a line and exits with 2."""
 
 
 class SpecError(ResNetXFError, ValueError):
-    """A spec is malformed; the message begins with the path of the field, as ``$.stages[1].groups``."""
+    """A spec is malformed. The message begins with the path of the field, as ``$.stages[1].groups``."""
 
 
 class ShapeError(ResNetXFError, ValueError):
-    """An input does not fit a network; the message begins with the name of the layer."""
+    """An input does not fit a network. The message begins with the name of the layer."""
 
 
 class WeightsError(ResNetXFError, ValueError):
-    """Named arrays do not fit a network, or their file cannot be read; the message names the tensors."""
+    """Weights do not fit a network, or their file cannot be read. The message names the tensors."""
 
 
 class DataError(ResNetXFError, ValueError):
-    """Images cannot be read; the message names the file or folder."""
+    """Images cannot be read. The message names the file or folder."""
 
 
 class BackendError(ResNetXFError, RuntimeError):
-    """A backend is unknown, not installed or broken; the message says how to get or mend it.
+    """A backend is unknown, not installed or broken.
 
-    ``mend`` is the line to run, where one helps.
+    Attributes:
+        problem: the message without the mend.
+        mend: the command to run, or None where no command helps.
     """
 
     def __init__(self, message: str, mend: str | None = None) -> None:
@@ -38,29 +36,49 @@ class BackendError(ResNetXFError, RuntimeError):
         self.problem, self.mend = message, mend
 
 
+class MissingExtraError(BackendError, ImportError):
+    """A framework or an optional library is not installed. ``mend`` is the line of pip that installs it."""
+
+
 class RecipeError(ResNetXFError, ValueError):
-    """A recipe is malformed or does not fit; the message begins with the path of the field."""
+    """A recipe is malformed or does not fit. The message begins with the path of the field."""
 
 
 class CheckpointError(ResNetXFError, ValueError):
-    """A run's checkpoint cannot be read, written or used; the message names its file."""
+    """A checkpoint of a training run cannot be read, written or used. The message names its file."""
 
 
 class EvidenceError(ResNetXFError, ValueError):
-    """A capture cannot be read, written or compared; the message names its file or field."""
+    """A capture cannot be read, written or compared. The message names its file or field."""
 
 
 class BenchError(ResNetXFError, ValueError):
-    """A measurement is malformed or does not fit; the message names the option, or the file and its field."""
+    """A measurement is malformed or does not fit. The message names the option, or the file and its field."""
 
 
 class TrainingError(ResNetXFError, RuntimeError):
-    """A run cannot go on; the message names the step and the last good checkpoint."""
+    """A training run cannot go on. The message names the step and the last good checkpoint."""
 
 
-class TrainingStopped(ResNetXFError):  # noqa: N818 - it was asked for, so it is no error
-    """A run was asked to stop by a signal, and has written its checkpoint; ``signal`` is the number."""
+class TrainingStopped(ResNetXFError):  # noqa: N818 - the user asked for it, so it is no error
+    """A signal stopped a training run, which has written its checkpoint first. ``signal`` is its number."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+def refuse(error: type[ResNetXFError], complaints: Mapping[str, bool]) -> None:
+    """Raise ``error`` with the first complaint whose value is true; do nothing if none is.
+
+    ``refuse(DataError, {f"size {size} is not positive": size < 1, f"size {size} is odd": size % 2 == 1})``
+    """
+    for complaint, is_wrong in complaints.items():
+        if is_wrong:
+            raise error(complaint)
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message in one line. MXNet's begin with a traceback: of these, return the last line."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if lines[0].startswith("Traceback") else 0].strip()

@@ -76,9 +76,21 @@ def test_an_unknown_backend_lists_the_choices(monkeypatch) -> None:
 @pytest.mark.parametrize(
     "blocked, code, says",
     [
-        (["mxnet"], "get_backend('mxnet')", "the package 'mxnet' is not installed; run: pip install"),
-        (["torch"], "get_backend('torch')", "is not installed; run: pip install 'resnet-xf[torch]'"),
-        (["torch", "mxnet"], "get_backend()", "no backend is installed; run pip install 'resnet-xf[torch]' or pip"),
+        (
+            ["mxnet"],
+            "get_backend('mxnet')",
+            "MissingExtraError: backend 'mxnet' builds in Apache MXNet Gluon, and the package 'mxnet' is not installed; run: pip install",
+        ),
+        (
+            ["torch"],
+            "get_backend('torch')",
+            "MissingExtraError: backend 'torch' builds in PyTorch, and the package 'torch' is not installed; run: pip install 'resnet-xf[torch]'",
+        ),
+        (
+            ["torch", "mxnet"],
+            "get_backend()",
+            "MissingExtraError: no backend is installed; run pip install 'resnet-xf[torch]' or pip",
+        ),
     ],
 )
 def test_a_missing_backend_says_how_to_get_it(blocked: list[str], code: str, says: str) -> None:

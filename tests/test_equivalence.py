@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from resnet_xf import BackendError, TrainingError
+from resnet_xf.errors import MissingExtraError, TrainingError
 from resnet_xf.ladder.accuracy import equivalence
 from resnet_xf.ladder.accuracy.equivalence import Equivalence, compare, seeds_needed, tost_power
 
@@ -249,7 +249,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line() -> None:
 
 def test_without_scipy_it_says_how_to_get_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.special", None)
-    with pytest.raises(BackendError, match=r"run: pip install 'resnet-xf\[report\]'$"):
+    with pytest.raises(MissingExtraError, match=r"run: pip install 'resnet-xf\[report\]'$"):
         differing((0.1, 0.2))
 
 

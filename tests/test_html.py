@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reports import failing, holding, hostile, rung
-from resnet_xf.errors import BackendError
+from resnet_xf.errors import MissingExtraError
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
@@ -186,7 +186,7 @@ def test_any_number_of_layers_is_drawn(many) -> None:
 def test_without_a_library_it_says_how_to_get_it(module, library, monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(
-        BackendError, match=rf"{library}, which is not installed; run: pip install 'resnet-xf\[report\]'"
+        MissingExtraError, match=rf"{library}, which is not installed; run: pip install 'resnet-xf\[report\]'"
     ):
         write_html(holding(), tmp_path / "report.html")
     assert not list(tmp_path.iterdir())

@@ -5,10 +5,11 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from resnet_xf import BackendError, ShapeError, build, draw_weights, get_backend, optimize, train
+from resnet_xf import ShapeError, build, draw_weights, get_backend, optimize, train
 from resnet_xf.architecture.measures import relative_error
 from resnet_xf.backend.fast import PRECISIONS, FastTask
 from resnet_xf.data import Batches, Transform
+from resnet_xf.errors import BackendError, MissingExtraError
 from resnet_xf.training.recipe import Augmentation
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.loan import mx
@@ -163,7 +164,9 @@ def test_zeros_are_no_int8(monkeypatch, backend: str) -> None:
 
 def test_a_quantiser_that_is_missing_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torchao.quantization.pt2e.quantize_pt2e", None)
-    with pytest.raises(BackendError, match=r"torchao, which is not installed; run: pip install 'resnet-xf\[int8\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"torchao, which is not installed; run: pip install 'resnet-xf\[int8\]'"
+    ):
         optimize(TINY, "torch", precision="int8", image_size=SIZE)
 
 

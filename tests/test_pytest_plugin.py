@@ -105,7 +105,7 @@ def test_left(no_mxnet, assert_parity):
     assert re.search(r"SKIPPED .* backend 'mxnet' is not installed; run: pip install", said)
     code, said = run(body, "-k", "left", "--parity-strict")
     assert code == 1
-    assert "BackendError: backend 'mxnet' builds in Apache MXNet Gluon" in said
+    assert "MissingExtraError: backend 'mxnet' builds in Apache MXNet Gluon" in said
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from resnet_xf.backend.fast import Fast, FastTask
 from resnet_xf.errors import BackendError
+from resnet_xf.support.optional import optional
 from resnet_xf_torch.fast import LOW, TorchFast
 from resnet_xf_torch.learner import find_device, products_in_tf32
 
@@ -23,10 +23,8 @@ class TorchBench:
 
     def peer(self, library: str, model: str, num_classes: int, in_channels: int) -> nn.Module:
         """A network of torchvision or timm."""
-        try:
-            module = importlib.import_module("torchvision.models" if library == "torchvision" else library)
-        except ImportError:
-            raise BackendError(f"{library} is not installed", f"pip install {library}") from None
+        name = "torchvision.models" if library == "torchvision" else library
+        module = optional(name, f"{model} is built by {library}", f"pip install {library}")
         if model not in module.list_models():
             raise BackendError(f"{library} has no {model}")
         network: nn.Module

@@ -14,6 +14,7 @@ from torch import nn
 from resnet_xf.architecture.weights import Array, plain
 from resnet_xf.backend.fast import FastTask, no_gradients
 from resnet_xf.errors import BackendError, one_line
+from resnet_xf.support.optional import optional
 from resnet_xf_torch.learner import find_device, products_in_tf32
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -108,13 +109,9 @@ def _compiling() -> Iterator[None]:
 
 def _in_int8(network: nn.Module, task: FastTask) -> nn.Module:
     """Convolutions and products in int8, their ranges set by the images, as the compiler's x86 kernels take them."""
-    try:
-        pt2e = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
-        x86 = importlib.import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
-    except ImportError:
-        raise BackendError(
-            "torch's quantiser is torchao, which is not installed", "pip install 'resnet-xf[int8]'"
-        ) from None
+    purpose, mend = "torch's quantiser is torchao", "pip install 'resnet-xf[int8]'"
+    pt2e = optional("torchao.quantization.pt2e.quantize_pt2e", purpose, mend)
+    x86 = optional("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer", purpose, mend)
     images = torch.from_numpy(task.calibration).to(memory_format=torch.channels_last)
     parts = [images[start : start + task.shape[0]] for start in range(0, len(images), task.shape[0])]
     exported = torch.export.export(network, (parts[0],)).module()

@@ -24,7 +24,7 @@ from resnet_xf.architecture.weights import (
     without_counters,
 )
 from resnet_xf.backend.contract import DTYPES, Backend
-from resnet_xf.errors import BackendError
+from resnet_xf.errors import BackendError, MissingExtraError
 
 GROUP = "resnet_xf.backends"
 VARIABLE = "RESNET_XF_BACKEND"
@@ -175,7 +175,7 @@ def _default() -> str:
     if installed:
         raise BackendError(f"several backends are installed; name one of {', '.join(installed)} or set {VARIABLE}")
     lines = " or ".join(how_to_install(name) for name in BUILT_IN)
-    raise BackendError(f"no backend is installed; run {lines}")
+    raise MissingExtraError(f"no backend is installed; run {lines}")
 
 
 @functools.cache
@@ -191,7 +191,7 @@ def _load(name: str) -> Backend:
     if name in BUILT_IN:
         known = BUILT_IN[name]
         if not is_installed(name):
-            raise BackendError(
+            raise MissingExtraError(
                 f"backend {name!r} builds in {known.title}, and the package {known.framework!r} is not installed",
                 how_to_install(name),
             )

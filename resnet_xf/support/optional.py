@@ -1,26 +1,25 @@
-"""Libraries of the extra ``report``, imported when they are needed."""
+"""Libraries that the base install leaves out, imported when they are needed."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-from resnet_xf.errors import BackendError
-
-MEND = "pip install 'resnet-xf[report]'"
+from resnet_xf.errors import MissingExtraError
 
 
-def optional(module: str, purpose: str) -> Any:
-    """A module that need not be installed.
+def optional(module: str, purpose: str, mend: str = "pip install 'resnet-xf[report]'") -> Any:
+    """Import a module and return it.
 
     Args:
         module: its name.
-        purpose: what it does here, up to its own name: ``accuracies are compared by SciPy``.
+        purpose: what it does here, ending in its own name: ``accuracies are compared by SciPy``.
+        mend: the command that installs it.
 
     Raises:
-        BackendError: if it is not installed.
+        MissingExtraError: if it is not installed.
     """
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise BackendError(f"{purpose}, which is not installed", MEND) from None
+        raise MissingExtraError(f"{purpose}, which is not installed", mend) from None
