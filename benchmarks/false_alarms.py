@@ -19,8 +19,7 @@ from statistics import median
 from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 from rich.progress import track
 
-from resnet_xf import ResNetSpec, ShapeError, get_backend
-from resnet_xf.architecture import trace
+from resnet_xf import ResNetSpec, ShapeError, get_backend, trace
 from resnet_xf.ladder.climb import climb
 from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.report.report import Report, environment
@@ -28,7 +27,7 @@ from resnet_xf.ladder.sides.live import Live
 from resnet_xf.support.files import atomic
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from strategies import specs
+from helpers.strategies import specs
 
 RESULTS = Path(__file__).parent / "results" / "false_alarms.json"
 BACKENDS = ("torch", "mxnet")

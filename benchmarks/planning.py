@@ -16,8 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from resnet_xf import ResNetSpec, Stage, Stem, get_backend, get_spec, parity
-from resnet_xf.architecture import plan, trace
+from resnet_xf import ResNetSpec, Stage, Stem, get_backend, get_spec, parity, plan, trace
 from resnet_xf.ladder.report.report import environment
 
 RESULTS = Path(__file__).parent / "results" / "planning.json"

@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from resnet_xf import ResNetSpec, Stage, Stem, cli
 
-pytest.register_assert_rewrite("backend_contract")
+pytest.register_assert_rewrite("helpers.backend_contract")
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
 

@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from helpers.runs import RECIPE, TINY
+from helpers.sabotage import Saboteur, only
 from resnet_xf import ResNetSpec, capture, convert, draw_weights, parity, parity_against
 from resnet_xf.architecture.zoo import ZOO
 from resnet_xf.data import sample_images
@@ -17,8 +19,6 @@ from resnet_xf.ladder.capture.evidence import read_manifest
 from resnet_xf.ladder.capture.sketch import CHUNKS, sketch
 from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf_mxnet.loan import mx
-from runs import RECIPE, TINY
-from sabotage import Saboteur, only
 
 SMALL = {"image_size": (16, 16)}
 TRIAL = Trial(recipe=msgspec.structs.replace(RECIPE, epochs=1, batch_size=128), seeds=2, margin=60.0)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from resnet_xf import BenchError
-from resnet_xf.architecture import plan, trace
+from helpers.runs import TINY
+from resnet_xf import BenchError, plan, trace
 from resnet_xf.cli import bench as bench_command
 from resnet_xf.speed.bench import child as child_module
 from resnet_xf.speed.bench import harness as harness_module
@@ -19,7 +19,6 @@ from resnet_xf.speed.bench.machine import environment, variables
 from resnet_xf.speed.bench.report import BenchReport, compare
 from resnet_xf.speed.bench.statistics import ratio, speed, steady, unpaired
 from resnet_xf.speed.bench.worker import COMMAND
-from runs import TINY
 
 CASE = Case(spec=TINY, backend="torch", image_size=(12, 12), threads=1, batch=4, preset="eager")
 SECONDS = 0.05

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from resnet_xf import convert, draw_weights, load_weights, read_checkpoint, save_weights
-from resnet_xf.architecture import plan
+from helpers.runs import TINY
+from resnet_xf import convert, draw_weights, load_weights, plan, read_checkpoint, save_weights
 from resnet_xf.architecture.weights import RUN_KEY, SPEC_KEY, VELOCITY, Weights, all_weight_shapes, write_arrays
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.errors import CheckpointError, TrainingError
@@ -29,7 +29,6 @@ from resnet_xf.training.checkpoint import (
 from resnet_xf.training.loop import Run
 from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe
 from resnet_xf.training.runs import resume, train
-from runs import TINY
 
 SPEC = msgspec.structs.replace(TINY, image_size=(16, 16))
 RECIPE = Recipe(

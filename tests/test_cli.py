@@ -84,9 +84,9 @@ def test_parity_as_json(command) -> None:
 
 
 def test_parity_that_fails_exits_with_one(command, monkeypatch) -> None:
+    from helpers.sabotage import Saboteur, only
     from resnet_xf.backend import registry as backend
     from resnet_xf.ladder import climb as ladder
-    from sabotage import Saboteur, only
 
     broken = Saboteur("mxnet", node=only("layer2.0.bn1", eps=1e-3))
     monkeypatch.setattr(ladder, "get_backend", lambda name: broken if name == "mxnet" else backend.get_backend(name))

@@ -24,11 +24,11 @@ from resnet_xf import (
     get_backend,
     get_spec,
     photographs,
+    plan,
     read_checkpoint,
     save_weights,
     write_checkpoint,
 )
-from resnet_xf.architecture import plan
 from resnet_xf.architecture.measures import relative_error
 from resnet_xf.formats.gluon_params import read_params, write_params
 from resnet_xf.formats.identify import identify

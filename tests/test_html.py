@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reports import failing, holding, hostile, rung
+from helpers.reports import failing, holding, hostile, rung
 from resnet_xf.errors import MissingExtraError
 
 pytest.importorskip("jinja2")

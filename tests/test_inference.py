@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.runs import TINY
 from resnet_xf import build, convert, draw_weights, save_weights
 from resnet_xf.data import ArraySplit, Dataset, Transform, load_dataset
 from resnet_xf.errors import (
@@ -24,7 +25,6 @@ from resnet_xf.training.inference import evaluate, predict
 from resnet_xf.training.loop import Run
 from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe
 from resnet_xf.training.runs import train
-from runs import TINY
 
 SPEC = msgspec.structs.replace(TINY, image_size=(16, 16))
 RECIPE = Recipe(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from reports import HOSTILE, failing, holding, hostile
+from helpers.reports import HOSTILE, failing, holding, hostile
 from resnet_xf.ladder.report.junit import to_junit, write_junit
 
 

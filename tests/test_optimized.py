@@ -5,6 +5,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from helpers.runs import RECIPE, TINY, few_digits
 from resnet_xf import ShapeError, build, draw_weights, get_backend, optimize, train
 from resnet_xf.architecture.measures import relative_error
 from resnet_xf.backend.fast import PRECISIONS, FastTask
@@ -13,7 +14,6 @@ from resnet_xf.errors import BackendError, MissingExtraError
 from resnet_xf.training.recipe import Augmentation
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.loan import mx
-from runs import RECIPE, TINY, few_digits
 
 WEIGHTS = draw_weights(TINY, 1)
 SIZE = (32, 32)

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import replace
 
+from helpers.sabotage import Saboteur, only
+from helpers.strategies import specs
 from resnet_xf import (
     BackendError,
     DataError,
@@ -20,14 +22,12 @@ from resnet_xf import (
     list_models,
     parity,
     photographs,
+    trace,
 )
-from resnet_xf.architecture import trace
 from resnet_xf.architecture.measures import HEADROOM, relative_error, rounding_bound, roundings, same_bits
 from resnet_xf.architecture.spec import SqueezeExcitation
 from resnet_xf.architecture.zoo import REFERENCE
 from resnet_xf.ladder.sides.side import loss_error
-from sabotage import Saboteur, only
-from strategies import specs
 
 FIRST = ("resnet18", "resnet34", "resnet50", "resnet50_v1", "d2l_resnet18")
 SIZES = [(name, (224, 224)) for name in ("resnet18", "resnet50", "d2l_resnet18")]

@@ -1,10 +1,9 @@
 import pytest
 from hypothesis import given
 
-from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, plan_block, plan_features
-from resnet_xf.architecture import plan
+from helpers.strategies import specs
+from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, plan, plan_block, plan_features
 from resnet_xf.architecture.nodes import Conv, Norm, Residual, walk
-from strategies import specs
 
 
 def names(spec: ResNetSpec | str) -> list[str]:

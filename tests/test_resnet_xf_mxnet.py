@@ -8,9 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from backend_contract import Contract, images
-from resnet_xf import ResNetSpec, build, draw_weights, get_backend
-from resnet_xf.architecture import plan
+from helpers.backend_contract import Contract, images
+from resnet_xf import ResNetSpec, build, draw_weights, get_backend, plan
 from resnet_xf_mxnet.loan import mx
 
 

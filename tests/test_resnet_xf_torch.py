@@ -8,14 +8,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from backend_contract import Contract, images
-from resnet_xf import BackendError, ResNetSpec, build, draw_weights, get_backend, plan_block
-from resnet_xf.architecture import plan
+from helpers.backend_contract import Contract, images
+from helpers.runs import RECIPE, TINY
+from resnet_xf import BackendError, ResNetSpec, build, draw_weights, get_backend, plan, plan_block
 from resnet_xf.architecture.nodes import Activation
 from resnet_xf.training.checkpoint import Header
 from resnet_xf.training.evaluation import task_of
 from resnet_xf.training.recipe import targets
-from runs import RECIPE, TINY
 
 
 class TestTorch(Contract):

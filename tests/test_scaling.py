@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_xf.architecture import plan
+from helpers.runs import RECIPE, TINY
+from resnet_xf import plan
 from resnet_xf.architecture.weights import draw_weights
 from resnet_xf.training.evaluation import task_of
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.learner import MxnetLearner
 from resnet_xf_mxnet.loan import mx
 from resnet_xf_mxnet.scaling import LossScaling
-from runs import RECIPE, TINY
 
 PLAN = plan(TINY)
 IMAGES = np.random.default_rng(0).standard_normal((4, 1, 12, 12)).astype(np.float32)

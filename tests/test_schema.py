@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from reports import failing, holding, hostile
+from helpers.reports import failing, holding, hostile
+from helpers.runs import TINY
 from resnet_xf import get_backend, parity
 from resnet_xf.ladder.report.report import Report
 from resnet_xf.ladder.report.schema import PLACE, report_schema, write_schema
-from runs import TINY
 
 jsonschema = pytest.importorskip("jsonschema")
 

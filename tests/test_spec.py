@@ -1,9 +1,8 @@
 import pytest
 from hypothesis import given
 
-from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, list_models
-from resnet_xf.architecture import plan
-from strategies import specs
+from helpers.strategies import specs
+from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, list_models, plan
 
 GOOD = {"name": "x", "stages": [{"depth": 1, "channels": 8}, {"depth": 2, "channels": 16, "stride": 2}]}
 

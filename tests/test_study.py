@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from helpers.runs import RECIPE, TINY
 from resnet_xf import (
     BackendError,
     CheckpointError,
@@ -19,8 +20,8 @@ from resnet_xf import (
     TrainingError,
     TrainingStopped,
     load_dataset,
+    plan,
 )
-from resnet_xf.architecture import plan
 from resnet_xf.data.statistics import pixel_statistics
 from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.accuracy.equivalence import compare
@@ -28,7 +29,6 @@ from resnet_xf.ladder.accuracy.study import Study, images_for, train_seeds
 from resnet_xf.support.files import list_checkpoints, locked
 from resnet_xf.training.checkpoint import EpochRecord, load_checkpoint, save_checkpoint
 from resnet_xf.training.recipe import Schedule
-from runs import RECIPE, TINY
 
 BACKENDS = ("torch", "mxnet")
 SEEDS = (3, 11)

@@ -1,7 +1,6 @@
 import pytest
 
-from resnet_xf import ShapeError, plan_block
-from resnet_xf.architecture import plan, trace
+from resnet_xf import ShapeError, plan, plan_block, trace
 from resnet_xf.architecture.nodes import Conv, Flatten, Linear, Pool, Sequential
 
 # Published counts, ImageNet: parameters and GMACs at 224×224; the book's with its own parameters.

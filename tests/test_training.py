@@ -7,14 +7,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from mxnet_law import MxnetLaw
+from helpers.mxnet_law import MxnetLaw
+from helpers.runs import RECIPE, TINY, few_digits
 from resnet_xf import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped, draw_weights, get_spec
 from resnet_xf.architecture.measures import same_bits
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import Header, load_checkpoint
 from resnet_xf.training.recipe import Optimizer, Schedule
 from resnet_xf.training.runs import resume, train
-from runs import RECIPE, TINY, few_digits
 
 BACKENDS = ("torch", "mxnet")
 STEPS = 18

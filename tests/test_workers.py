@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from helpers.runs import RECIPE, TINY
 from resnet_xf import get_backend, load_dataset
 from resnet_xf.backend.workers import free_port
 from resnet_xf.training.checkpoint import load_checkpoint
 from resnet_xf.training.recipe import Schedule
 from resnet_xf.training.runs import train
-from runs import RECIPE, TINY
 
 COMMAND = [sys.executable, "-m", "resnet_xf", "train"]
 TORCHRUN = [

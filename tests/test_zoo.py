@@ -16,8 +16,9 @@ from resnet_xf import (
     get_spec,
     list_models,
     photographs,
+    plan,
+    trace,
 )
-from resnet_xf.architecture import plan, trace
 from resnet_xf.architecture.measures import relative_error
 from resnet_xf.architecture.trace import count_macs
 from resnet_xf.architecture.zoo import ALIASES, REFERENCE, ZOO, with_output_stride

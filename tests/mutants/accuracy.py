@@ -9,11 +9,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from helpers.runs import RECIPE, TINY, few_digits
 from resnet_xf import train
 from resnet_xf.ladder.rungs.accuracy import Trial, accuracy
 from resnet_xf.ladder.subject import Finding
 from resnet_xf.training.recipe import Recipe
-from runs import RECIPE, TINY, few_digits
 
 SEEDS = 3
 MARGIN = 10.0

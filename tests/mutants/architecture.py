@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mutant import Mutant
-
+from helpers.sabotage import Change, only
+from mutants.mutant import Mutant
 from resnet_xf.architecture.nodes import Node, Sequential
-from sabotage import Change, only
 
 
 def both(first: Change, second: Change) -> Change:

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mutant import Mutant
 
+from helpers.sabotage import only
+from mutants.mutant import Mutant
 from resnet_xf import draw_weights
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.learner import Learner
-from sabotage import only
 
 Load = Callable[[Weights], Weights]
 

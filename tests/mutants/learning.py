@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mutant import Mutant
 
+from mutants.mutant import Mutant
 from resnet_xf.architecture.nodes import STATISTICS
 from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.learner import Learner, Task

@@ -9,13 +9,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from helpers.sabotage import Saboteur
 from resnet_xf import Report, ResNetSpec, SqueezeExcitation, get_backend, get_spec
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.ladder.climb import climb
 from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.report.report import Level
 from resnet_xf.ladder.sides.live import Live
-from sabotage import Saboteur
 
 BOTH = ("torch", "mxnet")
 

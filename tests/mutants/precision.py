@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from arrays import in_half_precision
-from learning import on_rate
-from mutant import Mutant
 
+from helpers.sabotage import Alteration, only
+from mutants.arrays import in_half_precision
+from mutants.learning import on_rate
+from mutants.mutant import Mutant
 from resnet_xf import ResNetSpec, draw_weights, get_backend
 from resnet_xf.architecture.weights import Array, Weights
-from sabotage import Alteration, only
 
 
 def rounded_to(bits: int) -> Alteration:
@@ -43,9 +43,8 @@ def silent(real: Any) -> Callable[..., Array]:
 
 def borrowed(real: Any) -> Callable[..., Array]:
     """The outputs of the other side."""
-    from mutant import NETWORKS, SMALL
-
-    from resnet_xf.architecture import plan
+    from mutants.mutant import NETWORKS, SMALL
+    from resnet_xf import plan
 
     other = get_backend("torch" if real.name == "mxnet" else "mxnet")
 

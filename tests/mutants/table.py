@@ -7,13 +7,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest does by itself
 
-from accuracy import ACCURACY, Slip
-from architecture import ARCHITECTURE
-from arrays import NORMS, WEIGHTS
-from learning import DATA, GRADIENTS, LOSS, OPTIMISER, SCHEDULE
-from mutant import Mutant
-from precision import COMPARATORS, PRECISION
-
+from mutants.accuracy import ACCURACY, Slip
+from mutants.architecture import ARCHITECTURE
+from mutants.arrays import NORMS, WEIGHTS
+from mutants.learning import DATA, GRADIENTS, LOSS, OPTIMISER, SCHEDULE
+from mutants.mutant import Mutant
+from mutants.precision import COMPARATORS, PRECISION
 from resnet_xf.ladder.climb import LADDER
 from resnet_xf.support.files import atomic
 

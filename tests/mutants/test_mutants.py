@@ -1,12 +1,12 @@
 """Every planted defect is found by the rung and at the place that the table says."""
 
 import pytest
-from accuracy import ACCURACY, Slip, judged
-from mutant import BOTH, NETWORKS, Mutant, climbed
-from table import DOCUMENT, MUTANTS, NUMBERS, document, rows
 
+from helpers.sabotage import Saboteur
+from mutants.accuracy import ACCURACY, Slip, judged
+from mutants.mutant import BOTH, NETWORKS, Mutant, climbed
+from mutants.table import DOCUMENT, MUTANTS, NUMBERS, document, rows
 from resnet_xf import assert_parity
-from sabotage import Saboteur
 
 PLANTED = [(mutant, side) for mutants in MUTANTS.values() for mutant in mutants for side in mutant.sides or ("both",)]
 

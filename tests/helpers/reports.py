@@ -4,9 +4,9 @@ from math import inf, nan
 
 import msgspec
 
+from helpers.runs import TINY
 from resnet_xf.ladder.accuracy.equivalence import Equivalence
 from resnet_xf.ladder.report.report import Curves, LayerError, Report, RungResult
-from runs import TINY
 
 NAMES = ("shapes", "weights", "determinism", "forward float64", "layers", "learning curves", "accuracy")
 HOSTILE = "<script>alert('$x')</script> & \"]]>\" \x00\x1b[31m \ud800 \uffff 層 url(http://evil.example/x)"

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet_xf import BackendError, ResNetSpec, WeightsError, draw_weights, features, plan_block, plan_features
-from resnet_xf.architecture import plan, trace
+from resnet_xf import (
+    BackendError,
+    ResNetSpec,
+    WeightsError,
+    draw_weights,
+    features,
+    plan,
+    plan_block,
+    plan_features,
+    trace,
+)
 from resnet_xf.architecture.nodes import kind, walk
 from resnet_xf.architecture.trace import observed_rows
 from resnet_xf.architecture.weights import all_weight_shapes
