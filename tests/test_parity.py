@@ -18,6 +18,7 @@ from resnet_xf import (
     WeightsError,
     assert_parity,
     draw_weights,
+    get_backend,
     get_spec,
     list_models,
     parity,
@@ -27,6 +28,7 @@ from resnet_xf import (
 from resnet_xf.architecture.measures import HEADROOM, relative_error, rounding_bound, roundings, same_bits
 from resnet_xf.architecture.spec import SqueezeExcitation
 from resnet_xf.architecture.zoo import REFERENCE
+from resnet_xf.backend.contract import CAPABILITIES
 from resnet_xf.ladder.sides.side import loss_error
 
 FIRST = ("resnet18", "resnet34", "resnet50", "resnet50_v1", "d2l_resnet18")
@@ -260,3 +262,31 @@ def test_a_gate_whose_one_hidden_number_cancels_out_raises_no_false_alarm() -> N
         zero_init_last=True,
     )
     assert_parity(spec, level="standard")
+
+
+class Bare:
+    """A backend with the required members alone: PyTorch's."""
+
+    def __init__(self, name: str = "bare") -> None:
+        self.name = name
+
+    def __getattr__(self, member: str) -> object:
+        if any(member in members for members in CAPABILITIES.values()):
+            raise AttributeError(member)
+        return getattr(get_backend("torch"), member)
+
+
+def test_rungs_that_a_backend_cannot_climb_are_skipped_and_nothing_more_is_claimed() -> None:
+    report = assert_parity(small(), ["mxnet", Bare()])
+    assert [rung.status for rung in report.rungs] == ["pass"] * 5 + ["skip"] * 3
+    assert [rung.detail for rung in report.rungs[5:]] == ["bare cannot run layers alone"] + ["bare cannot train"] * 2
+    assert report.verdict() == (
+        "small: mxnet and bare are the same network in inference (5 rungs hold; "
+        "6 skipped: bare cannot run layers alone; 7 to 8 skipped: bare cannot train)"
+    )
+    with pytest.raises(BackendError, match="bare cannot train"):
+        parity(small(), [Bare(), Bare("bald")], precisions=["bfloat16"])
+    report = parity(small(), ["torch", Bare()], level="quick", precisions=["bfloat16"])
+    assert "bare has no bfloat16" in report.rungs[5].detail
+    report = parity(small(), [Saboteur("mxnet", node=only("bn1", eps=1e-3), tells=False), Bare()])
+    assert (report.failure.number, report.failure.where) == (4, "bn1")

@@ -19,7 +19,7 @@ from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.cli.application import app
 from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_bytes, read_size
 from resnet_xf.cli.training import DEFAULT_DATASET, BackendName, DataDir, Device, RecipeName
-from resnet_xf.errors import EvidenceError, ResNetXFError, SpecError, WeightsError
+from resnet_xf.errors import EvidenceError, SpecError, WeightsError
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf.ladder.capture.against import capture, parity_against
@@ -28,7 +28,7 @@ from resnet_xf.ladder.climb import parity
 from resnet_xf.ladder.inputs import is_checkpoint
 from resnet_xf.ladder.report.html import write_html
 from resnet_xf.ladder.report.junit import write_junit
-from resnet_xf.ladder.report.report import LEVELS, Level, Report
+from resnet_xf.ladder.report.report import Report, check_level
 from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf.support.optional import optional
 
@@ -136,7 +136,7 @@ def parity_(
                 backends,
                 spec=wanted,
                 weights=file,
-                level=_level(level) if level else None,
+                level=check_level(level) if level else None,
                 on_rung=lambda number, name, share: show(f"rung {number}: {name}", share),
                 **shared,
             )
@@ -145,7 +145,7 @@ def parity_(
             report = parity(
                 spec,
                 backends or "torch,mxnet",
-                level=_level(level or "standard"),
+                level=check_level(level or "standard"),
                 image_size=read_size(image_size) if image_size else None,
                 images=images,
                 weights=weights,
@@ -199,7 +199,7 @@ def capture_(
             spec,
             out,
             backend,
-            level=_level(level or "standard"),
+            level=check_level(level or "standard"),
             image_size=read_size(image_size) if image_size else None,
             images=images,
             weights=weights,
@@ -236,14 +236,6 @@ def _asked(spec: str | None, weights: Path | None) -> tuple[Plan | None, Path | 
         raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
     found = identify(read_checkpoint(spec))
     return None if found.guessed else found.plan, Path(spec)
-
-
-def _level(name: str) -> Level:
-    """A level by name."""
-    for level in LEVELS:
-        if name == level:
-            return level
-    raise ResNetXFError(f"no level is called {name!r}; choose one of {', '.join(LEVELS)}")
 
 
 def _names(text: str) -> tuple[str, ...]:

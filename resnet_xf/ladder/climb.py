@@ -26,10 +26,11 @@ from resnet_xf.errors import (
 )
 from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.pair.pairs import Pair, pair_of
-from resnet_xf.ladder.report.report import LEVELS, Level, Report, RungResult, environment
+from resnet_xf.ladder.report.report import LEVELS, Level, Report, RungResult, check_level, environment
 from resnet_xf.ladder.rungs.accuracy import Trial, accuracy
 from resnet_xf.ladder.rungs.curves import learning_curves
-from resnet_xf.ladder.rungs.forward import determinism, forward, forward_float64
+from resnet_xf.ladder.rungs.determinism import determinism
+from resnet_xf.ladder.rungs.forward import forward, forward_float64
 from resnet_xf.ladder.rungs.gradients import gradients
 from resnet_xf.ladder.rungs.layers import layer_by_layer
 from resnet_xf.ladder.rungs.lockstep import lockstep
@@ -52,6 +53,8 @@ class Rung:
         metric: what its value measures.
         climb: makes the comparison.
         level: the lowest that climbs it.
+        needs: the capabilities of a backend that it takes, as :data:`resnet_xf.backend.contract.CAPABILITIES` names
+            them. Where a side lacks one, the rung is skipped.
     """
 
     number: int
@@ -59,6 +62,7 @@ class Rung:
     metric: str
     climb: Callable[[Subject, Sequence[Side]], Finding]
     level: Level
+    needs: tuple[str, ...] = ()
 
 
 LADDER = (
@@ -67,10 +71,10 @@ LADDER = (
     Rung(3, "determinism", "backends that vary", determinism, "quick"),
     Rung(4, "forward float64", "relative error", forward_float64, "quick"),
     Rung(5, "forward float32", "relative error", partial(forward, "float32"), "quick"),
-    Rung(6, "layers", "relative error", layer_by_layer, "standard"),
-    Rung(7, "gradients", "relative error", gradients, "standard"),
-    Rung(8, "lock-step", "relative error", lockstep, "standard"),
-    Rung(9, "learning curves", "distance in nudges", learning_curves, "full"),
+    Rung(6, "layers", "relative error", layer_by_layer, "standard", ("run layers alone",)),
+    Rung(7, "gradients", "relative error", gradients, "standard", ("train", "run layers alone")),
+    Rung(8, "lock-step", "relative error", lockstep, "standard", ("train",)),
+    Rung(9, "learning curves", "distance in nudges", learning_curves, "full", ("train",)),
 )
 
 PRECISIONS = ("bfloat16", "float16", "tf32")
@@ -188,8 +192,10 @@ def climb(
     chosen = rungs(level, precisions, trial, on_rung)
     check(subject, sides, precisions, trial)
     for rung in chosen:
-        result = RungResult(number=rung.number, name=rung.name, metric=rung.metric, status="skip")
-        if all(finding.holds for finding in findings.values()):
+        lacking = (lack for need in rung.needs for side in sides if (lack := side.cannot(need)))
+        lack = next(lacking, "")
+        result = RungResult(number=rung.number, name=rung.name, metric=rung.metric, status="skip", detail=lack)
+        if not lack and all(finding.holds for finding in findings.values()):
             findings[rung.name], seconds = _climb(rung, subject, sides, on_rung)
             result = _result(result, findings[rung.name], seconds)
             if rung.level != "quick":
@@ -238,15 +244,14 @@ def check(subject: Subject, sides: Sequence[Side], precisions: Sequence[str], tr
 
 def rungs(level: Level, precisions: Sequence[str], trial: Trial | None, on_rung: Tell) -> list[Rung]:
     """The rungs of a level, with those for more precisions and for accuracies."""
-    if level not in LEVELS:
-        raise ResNetXFError(f"no level is called {level!r}; choose one of {', '.join(LEVELS)}")
+    check_level(level)
     chosen = [rung for rung in LADDER if LEVELS.index(rung.level) <= LEVELS.index(level)]
     more = [Rung(5, f"forward {p}", "relative error", partial(forward, p), "quick") for p in precisions]
     chosen[5:5] = more
     if trial is not None:
         name = "accuracy"
         compare = partial(accuracy, trial, lambda done, total, text: on_rung(ACCURACY, f"{name}, {text}", done / total))
-        chosen.append(Rung(ACCURACY, name, "points", compare, "full"))
+        chosen.append(Rung(ACCURACY, name, "points", compare, "full", ("train",)))
     return chosen
 
 

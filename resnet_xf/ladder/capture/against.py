@@ -16,7 +16,7 @@ from resnet_xf.ladder.capture.evidence import Manifest
 from resnet_xf.ladder.capture.recorded import Recorded, record
 from resnet_xf.ladder.climb import Tell, check, climb, places
 from resnet_xf.ladder.inputs import memory, subject_of, weights_of
-from resnet_xf.ladder.report.report import LEVELS, Level, Report
+from resnet_xf.ladder.report.report import LEVELS, Level, Report, check_level
 from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf.ladder.sides.live import Live
 from resnet_xf.ladder.sides.side import Side, fingerprint
@@ -59,8 +59,7 @@ def capture(
     Raises:
         ResNetXFError: of the kind of what is wrong; EvidenceError if the folder cannot be written.
     """
-    if level not in LEVELS:
-        raise EvidenceError(f"no level is called {level!r}; choose one of {', '.join(LEVELS)}")
+    check_level(level)
     chosen = get_backend(backend) if backend is None or isinstance(backend, str) else backend
     subject, origin, shown = subject_of(spec, image_size, images, weights, seed, max_memory)
     side = Live(subject, chosen, device)

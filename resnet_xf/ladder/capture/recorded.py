@@ -235,6 +235,10 @@ class Recorded:
                     return name.replace("weights/", "the weights' ")
         return None
 
+    def cannot(self, capability: str) -> str | None:
+        """None: what was captured is there."""
+        return None
+
     def let_go(self) -> None:
         """Nothing is held."""
 

@@ -57,7 +57,7 @@ def _case(suite: ET.Element, suite_name: str, rung: RungResult) -> None:
     case = _element(suite, "testcase", {"classname": suite_name, "name": name, "time": _seconds(rung.seconds)})
     measured = f"{rung.metric} {number(rung.value)}, bound {number(rung.bound)}"
     if rung.status == "skip":
-        _element(case, "skipped", {"message": "a rung below it failed"})
+        _element(case, "skipped", {"message": rung.detail or "a rung below it failed"})
         return
     if rung.status == "fail":
         message = f"{rung.where}: {rung.detail}" if rung.where else rung.detail

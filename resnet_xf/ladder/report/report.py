@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Literal, get_args
 
 import msgspec
 import numpy as np
 
 from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.errors import ResNetXFError
 from resnet_xf.ladder.accuracy.equivalence import Equivalence
 
 Level = Literal["quick", "standard", "full"]
 """How far up the ladder: inference; training step by step too; learning curves and accuracies as well."""
 
 LEVELS: tuple[Level, ...] = get_args(Level)
+
+TRAINING = (7, 8)
+"""The numbers of the rungs that prove two networks the same in training."""
+
+
+def check_level(name: str) -> Level:
+    """Return the level of that name; raise ResNetXFError if there is none."""
+    for level in LEVELS:
+        if name == level:
+            return level
+    raise ResNetXFError(f"no level is called {name!r}; choose one of {', '.join(LEVELS)}")
 
 
 class RungResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,13 +37,13 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         number: its place, from 1.
         name: what it compares, in a word or two.
-        status: ``pass``, ``fail``, or ``skip`` if a rung below it failed.
+        status: ``pass``, ``fail``, or ``skip`` if a rung below it failed or a backend cannot do what it takes.
         metric: what ``value`` and ``bound`` measure.
         value: the worst that was found; None in a rung that was skipped, infinite (``null`` in JSON) where shapes
             differ, something is not finite or a network does not run.
         bound: the largest value that passes.
         where: the first layer or tensor that diverges, if any does.
-        detail: one line on what was found.
+        detail: one line on what was found, or on what a backend cannot do.
         seconds: how long it took.
     """
 
@@ -117,8 +131,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Whether every rung passed."""
-        return all(rung.status == "pass" for rung in self.rungs)
+        """Whether no rung failed. Rungs that were skipped, since a backend cannot do what they take, prove nothing."""
+        return self.failure is None
 
     @property
     def failure(self) -> RungResult | None:
@@ -129,8 +143,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """One line: that the networks are the same, or the rung and layer at which they part."""
         names = " and ".join(self.backends)
         if self.failure is None:
-            kinds = "in inference" if self.level == "quick" else "in inference and in training"
-            return f"{self.network}: {names} are the same network {kinds} ({len(self.rungs)} rungs hold)"
+            skipped = [(reason, list(rungs)) for reason, rungs in groupby(self.rungs, _skipped) if reason]
+            trained = self.level != "quick" and all(r.status == "pass" for r in self.rungs if r.number in TRAINING)
+            kinds = "in inference and in training" if trained else "in inference"
+            count = sum(rung.status == "pass" for rung in self.rungs)
+            holding = [f"{count} rungs hold", *(f"{_range(rungs)} skipped: {why}" for why, rungs in skipped)]
+            return f"{self.network}: {names} are the same network {kinds} ({'; '.join(holding)})"
         where = f" at {self.failure.where}" if self.failure.where else ""
         open_ = self.accuracy is not None and self.failure.name == "accuracy" and self.accuracy.verdict != "different"
         what = "are not shown to be the same" if open_ else "differ"
@@ -143,6 +161,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """The report as indented JSON, with ``holds`` and ``verdict`` beside the fields."""
         data = {"holds": self.holds, "verdict": self.verdict()} | msgspec.to_builtins(self)
         return msgspec.json.format(msgspec.json.encode(data), indent=2).decode()
+
+
+def _skipped(rung: RungResult) -> str:
+    """Why a rung was skipped; empty if it was not."""
+    return rung.detail if rung.status == "skip" else ""
+
+
+def _range(rungs: Sequence[RungResult]) -> str:
+    """The numbers of consecutive rungs: ``6 to 8``."""
+    first, last = rungs[0].number, rungs[-1].number
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def environment() -> dict[str, str]:

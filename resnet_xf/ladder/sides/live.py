@@ -14,7 +14,7 @@ import numpy as np
 from resnet_xf.architecture.measures import EPSILON, layer_errors, layer_of, relative_error, rounding_bound, roundings
 from resnet_xf.architecture.trace import ObservedTrace, Passed
 from resnet_xf.architecture.weights import VELOCITY, Array, Weights
-from resnet_xf.backend.contract import Backend
+from resnet_xf.backend.contract import Backend, cannot
 from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.backend.observe import capture_layers, trace_network
 from resnet_xf.errors import BackendError
@@ -58,11 +58,15 @@ class Live:
     def __init__(self, subject: Subject, backend: Backend, device: str = "cpu") -> None:
         self.subject, self.backend, self.device = subject, backend, device
         self.name, self.version = backend.name, backend.version()
-        self.unbiased_variance = backend.unbiased_variance
+        self.unbiased_variance = getattr(backend, "unbiased_variance", False)  # asked for where it trains
         self.tell: Callable[[float], object] = lambda share: None
         self._network: dict[tuple[str, bool], Any] = {}
         self._outputs: dict[tuple[str, bool], Array] = {}
         self._steps: dict[str, Step] = {}
+
+    def cannot(self, capability: str) -> str | None:
+        """As :func:`resnet_xf.backend.contract.cannot`."""
+        return cannot(self.backend, capability)
 
     def let_go(self) -> None:
         """Forget the network and the gradients at hand: large ones would fill the memory."""
@@ -128,6 +132,8 @@ class Live:
     def _output(self, precision: str, probe: bool) -> Array:
         if precision in ("float32", "float64"):
             return self.backend.forward(self.network(precision, probe=probe), self.subject.images)
+        if lack := self.cannot("train"):
+            raise BackendError(lack)
         with self._learner(self.subject.lessons.task(precision, self.device)) as learner:
             learner.load(self.subject.weights, {})
             return learner.outputs(self.subject.images)
@@ -144,6 +150,8 @@ class Live:
 
     def lacks(self, precision: str) -> str | None:
         """Why the backend has no such precision on this device; None if it has it."""
+        if lack := self.cannot("train"):
+            return lack
         try:
             with self._learner(self.subject.lessons.task(precision, self.device)):
                 return None

@@ -70,6 +70,10 @@ class Side(Protocol):
     tell: Callable[[float], object]
     """Told how much of a rung that takes long is done, 0…1."""
 
+    def cannot(self, capability: str) -> str | None:
+        """Why the side lacks a capability, as ``numpy cannot train``; None if it has it."""
+        ...
+
     def let_go(self) -> None:
         """Forget what takes much memory and can be had again."""
         ...
