@@ -30,6 +30,7 @@ from resnet_xf import (
     write_checkpoint,
 )
 from resnet_xf.architecture.measures import relative_error
+from resnet_xf.architecture.plan import plan
 from resnet_xf.formats.gluon_params import read_params, write_params
 from resnet_xf.formats.identify import identify
 from resnet_xf.formats.inspect import inspect
@@ -121,7 +122,7 @@ class Block:
 sys.meta_path.insert(0, Block())
 import numpy as np
 from resnet_xf import read_checkpoint
-from resnet_xf.formats import identify
+from resnet_xf.formats.identify import identify
 found = identify(read_checkpoint(sys.argv[1]))
 np.savez(sys.argv[2], **found.weights)
 print(found.plan.spec.name)

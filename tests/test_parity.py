@@ -27,6 +27,7 @@ from resnet_xf import (
 )
 from resnet_xf.architecture.measures import HEADROOM, relative_error, rounding_bound, roundings, same_bits
 from resnet_xf.architecture.spec import SqueezeExcitation
+from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.zoo import REFERENCE
 from resnet_xf.backend.contract import CAPABILITIES
 from resnet_xf.ladder.sides.side import loss_error

@@ -132,7 +132,12 @@ Node: TypeAlias = Leaf | Sequential | Taps | Residual | Gate
 Children: TypeAlias = tuple[tuple[str, Node], ...]
 
 STATISTICS = ("running_mean", "running_var")
-"""The norm's weights that a forward pass moves and no gradient does."""
+"""The arrays of a batch norm that a forward pass in training updates; no gradient does."""
+
+
+def is_statistic(name: str) -> bool:
+    """Whether an array is a running statistic: ``bn1.running_mean``, say, or ``running_var`` alone."""
+    return name.rpartition(".")[2] in STATISTICS
 
 
 def kind(node: Node) -> str:

@@ -39,12 +39,16 @@ class Plan:
     root: Sequential
 
 
-def plan(spec: ResNetSpec | str) -> Plan:
-    """Lower a spec, or the name of one in the zoo, or the path of its file, to its plan.
+def plan(spec: Plan | ResNetSpec | str) -> Plan:
+    """The plan of a network: of a spec, of the name of one in the zoo, or of the path of its file.
+
+    A plan is returned as it is, so that every function that takes a network can call this.
 
     Raises:
         SpecError: the message begins with the path of the field that is wrong, as ``$.stages[1].groups``.
     """
+    if isinstance(spec, Plan):
+        return spec
     if isinstance(spec, str):
         named = get_spec(spec)
         try:
@@ -79,9 +83,8 @@ def plan(spec: ResNetSpec | str) -> Plan:
 
 def root_of(network: Plan | ResNetSpec | str | Node) -> Node:
     """The node to build: a plan's or a spec's whole network, or the single node that was given."""
-    if isinstance(network, ResNetSpec | str):
-        network = plan(network)
-    network = network.root if isinstance(network, Plan) else network
+    if isinstance(network, Plan | ResNetSpec | str):
+        return plan(network).root
     if not isinstance(network, Node):
         raise SpecError(f"expected a plan, a spec, the name of one or a node, got {network!r}")
     return network

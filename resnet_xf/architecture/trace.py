@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_xf.architecture.nodes import (
-    STATISTICS,
     Activation,
     Add,
     Conv,
@@ -27,6 +26,7 @@ from resnet_xf.architecture.nodes import (
     Residual,
     Sequential,
     Taps,
+    is_statistic,
     join,
     kind,
     weight_shapes,
@@ -99,7 +99,7 @@ class ObservedTrace:
 
 def count_parameters(shapes: Mapping[str, Shape]) -> int:
     """Trainable numbers among one layer's arrays, given by name."""
-    return sum(prod(shape) for name, shape in shapes.items() if name not in STATISTICS)
+    return sum(prod(shape) for name, shape in shapes.items() if not is_statistic(name))
 
 
 def count_macs(shapes: Mapping[str, Shape], output_shape: Shape) -> int:

@@ -19,6 +19,7 @@ from resnet_xf.architecture.plan import Plan, root_of
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.support.files import atomic
+from resnet_xf.support.seeding import generator
 
 Array: TypeAlias = NDArray[Any]
 Weights: TypeAlias = dict[str, Array]
@@ -81,7 +82,7 @@ def draw_weights(
     for name, node in walk(root):
         for suffix, shape in weight_shapes(node).items():
             full = join(name, suffix)
-            array = _draw(node, suffix, shape, _generator(seed, full), scheme)
+            array = _draw(node, suffix, shape, generator(f"{seed}/{full}"), scheme)
             if suffix in ("weight", "bias") and name in damped:
                 array *= np.float32(damped[name])
             drawn[full] = array.astype(dtype, copy=False)
@@ -114,11 +115,6 @@ def _last_norms(root: Node) -> dict[str, float]:
         if isinstance(node, Residual) and (norms := [child for child, n in node.body if isinstance(n, Norm)]):
             lasts.append(join(name, norms[-1]))
     return dict.fromkeys(lasts, 1 / sqrt(max(1, len(lasts))))
-
-
-def _generator(seed: int, name: str) -> np.random.Generator:
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 def _draw(

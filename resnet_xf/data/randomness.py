@@ -6,11 +6,12 @@ NumPy's, whose other methods may change from version to version.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from resnet_xf.support.seeding import philox
 
 DRAWS = 24
 """How many numbers each sample has; a multiple of the 4 words that one tick of the counter gives."""
@@ -18,7 +19,7 @@ DRAWS = 24
 
 def permutation(what: str, count: int) -> NDArray[np.int64]:
     """The numbers 0…count - 1 in an order that depends on ``what`` and ``count`` alone."""
-    words = _philox(what).random_raw(count)
+    words = philox(what).random_raw(count)
     return np.argsort(words, kind="stable").astype(np.int64, copy=False)
 
 
@@ -33,15 +34,10 @@ def draws(seed: int, epoch: int, start: int, count: int) -> NDArray[np.float64]:
     A sample's numbers depend on the seed, the epoch and its place in the order, and so on no batch size and on no
     number of workers; only those asked for are made.
     """
-    words = _philox(f"{seed}/draws/{epoch}", start * DRAWS // 4).random_raw(count * DRAWS)
+    words = philox(f"{seed}/draws/{epoch}", start * DRAWS // 4).random_raw(count * DRAWS)
     return (words >> np.uint64(11)).astype(np.float64).reshape(count, DRAWS) * 2.0**-53
 
 
 def share(batch: NDArray[Any], rank: int, workers: int) -> NDArray[Any]:
     """One worker's part of what stands in a batch: every ``workers``-th row from ``rank`` on; a view."""
     return batch[rank::workers]
-
-
-def _philox(what: str, counter: int = 0) -> np.random.Philox:
-    digest = hashlib.blake2b(what.encode(), digest_size=16).digest()
-    return np.random.Philox(key=int.from_bytes(digest, "little"), counter=counter)

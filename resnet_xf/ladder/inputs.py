@@ -48,7 +48,7 @@ def subject_of(
             raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
         planned, arrays, origin = _read(spec, None)
     else:
-        planned = spec if isinstance(spec, Plan) else plan(spec)
+        planned = plan(spec)
         require_memory(planned)
         planned, arrays, origin = weights_of(planned, weights, seed)
     pixels, shown = _images(planned, images, image_size)

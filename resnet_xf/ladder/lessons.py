@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from resnet_xf.architecture.measures import roundings
-from resnet_xf.architecture.nodes import STATISTICS, Norm, children, walk
+from resnet_xf.architecture.nodes import Norm, children, is_statistic, walk
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.trace import Row, trace
 from resnet_xf.architecture.weights import Array, all_weight_shapes
@@ -126,7 +126,7 @@ class Lessons:
             momentum=rounded(optimizer.momentum),
             nesterov=optimizer.nesterov,
             weight_decay=rounded(optimizer.weight_decay),
-            decaying=frozenset(name for name in self.weights if name.rpartition(".")[2] not in STATISTICS),
+            decaying=frozenset(name for name in self.weights if not is_statistic(name)),
             precision=precision,
             preset="tuned",
             freeze_statistics=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from resnet_xf.architecture.measures import layer_of
 from resnet_xf.architecture.trace import Passed
 from resnet_xf.architecture.weights import Array
+from resnet_xf.support.seeding import seed_of
 
 NUDGE = 2.0**-42
 """How far numbers are moved, relatively, to see how much a rounding of float64 is magnified: a thousand roundings, so
@@ -21,8 +21,7 @@ PIXEL_NUDGE = 1e-6
 
 def noise(key: str, shape: tuple[int, ...]) -> Array:
     """Normal random numbers, the same for the same key."""
-    seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-    return np.random.default_rng(seed).standard_normal(shape)
+    return np.random.default_rng(seed_of(key, 8)).standard_normal(shape)
 
 
 def nudge(array: Array, by: float, key: str) -> Array:

@@ -117,7 +117,7 @@ def optimize(
     if batch < 1:
         raise ShapeError(f"batch: at least one image must be shown at a time, got {batch}")
     chosen = get_backend(backend) if backend is None or isinstance(backend, str) else backend
-    planned = network if isinstance(network, Plan) else plan(network)
+    planned = plan(network)
     require_memory(planned)
     size = image_size or planned.spec.image_size
     images = (

@@ -14,7 +14,7 @@ from signal import SIGTERM
 import msgspec
 import numpy as np
 
-from resnet_xf.architecture.nodes import STATISTICS
+from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.trace import trace
@@ -306,7 +306,7 @@ class Training:
         if self.learner.workers == 1:
             return
         weights, _ = self.learner.dump()
-        names = [name for name in weights if name.rpartition(".")[2] in STATISTICS]
+        names = [name for name in weights if is_statistic(name)]
         if not names:
             return
         mine = np.concatenate([weights[name].ravel() for name in names]).astype(np.float64)

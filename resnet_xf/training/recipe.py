@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from resnet_xf.architecture.nodes import STATISTICS
+from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import Name, ResNetSpec
 from resnet_xf.architecture.weights import all_weight_shapes
@@ -257,7 +257,7 @@ def decaying(network: Plan | ResNetSpec | str, recipe: Recipe) -> frozenset[str]
     return frozenset(
         name
         for name, shape in all_weight_shapes(network).items()
-        if name.rpartition(".")[2] not in STATISTICS and (recipe.optimizer.decay == "all" or len(shape) > 1)
+        if not is_statistic(name) and (recipe.optimizer.decay == "all" or len(shape) > 1)
     )
 
 

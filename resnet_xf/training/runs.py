@@ -92,7 +92,7 @@ def begin(
 ) -> Training:
     """What :func:`train` runs, with all checked that can be before the first step."""
     backend = get_backend(backend).name  # first: in a parameter server's process it does not return
-    planned = _planned(network)
+    planned = plan(network)
     data = load_dataset(dataset, data_dir) if isinstance(dataset, str) else dataset
     recipe = get_recipe(default_recipe(data.name) if recipe is None else recipe)
     mean, std = recipe.augmentation.mean, recipe.augmentation.std
@@ -174,7 +174,7 @@ def begin_again(
     start = load_checkpoint(run)
     header = start.header
     backend = get_backend(backend or header.backend).name
-    if network is not None and (asked := _planned(network).spec) != start.spec:
+    if network is not None and (asked := plan(network).spec) != start.spec:
         fields = [field for field in asked.__struct_fields__ if getattr(asked, field) != getattr(start.spec, field)]
         raise CheckpointError(
             f"{run}: is a run of {start.spec.name}, and {asked.name} was asked for; they differ in {', '.join(fields)}"
@@ -188,10 +188,6 @@ def begin_again(
     moved = {"dataset": data.name} | ({"data_dir": str(Path(data_dir).resolve())} if data_dir is not None else {})
     start = dataclasses.replace(start, header=msgspec.structs.replace(header, **moved))
     return Training(plan(start.spec), data, start, backend=backend, out=run, **settings)
-
-
-def _planned(network: Plan | ResNetSpec | str) -> Plan:
-    return network if isinstance(network, Plan) else plan(network)
 
 
 def dataset_of(header: Header, dataset: Dataset | str | None, data_dir: str | Path | None) -> Dataset:

@@ -144,7 +144,7 @@ def _check(
 ) -> None:
     """Refuse a capture of another network or of other weights than those asked for."""
     there = first.manifest.spec
-    asked = plan(there) if spec is None else spec if isinstance(spec, Plan) else plan(spec)
+    asked = plan(there if spec is None else spec)
     arrays: Weights = {}
     if weights is not None:
         asked, arrays, _ = weights_of(asked, weights, first.manifest.seed)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
 
-from resnet_xf.architecture.nodes import STATISTICS
+from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.weights import Array
 from resnet_xf.ladder.sides.side import State
+from resnet_xf.support.seeding import philox
 
 CHUNKS = 64
 """How many numbers stand for a large array of which only a sketch is kept."""
@@ -26,8 +26,7 @@ def sketch(name: str, array: Array) -> Array:
     width = -(-array.size // CHUNKS)
     padded = np.zeros(CHUNKS * width)
     padded[: array.size] = array.ravel()
-    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "little")
-    words = np.random.Philox(key=seed).random_raw(width)
+    words = philox(name).random_raw(width)
     factors = (0.5 + (words >> 11) * 2.0**-53) * np.where(words & 1, 1.0, -1.0)
     summed: Array = padded.reshape(CHUNKS, width) @ factors / np.sqrt(width)
     return summed
@@ -35,8 +34,5 @@ def sketch(name: str, array: Array) -> Array:
 
 def sketched(state: State) -> State:
     """A state of whose large arrays only sketches are left; statistics stay whole, for their exact law."""
-    arrays = {
-        name: array if name.rpartition(".")[2] in STATISTICS else sketch(name, array)
-        for name, array in state.arrays.items()
-    }
+    arrays = {name: array if is_statistic(name) else sketch(name, array) for name, array in state.arrays.items()}
     return replace(state, arrays=arrays, sketched=True)

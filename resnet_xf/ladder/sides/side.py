@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from resnet_xf.architecture.measures import relative_error
-from resnet_xf.architecture.nodes import STATISTICS
+from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.trace import ObservedTrace, Passed
 from resnet_xf.architecture.weights import Array, Weights
 
@@ -150,12 +150,12 @@ def fingerprint(array: Array) -> str:
 
 def trained(arrays: Weights) -> Weights:
     """What an optimiser moves, less what norms keep."""
-    return {name: array for name, array in arrays.items() if name.rpartition(".")[2] not in STATISTICS}
+    return {name: array for name, array in arrays.items() if not is_statistic(name)}
 
 
 def statistics_of(arrays: Weights) -> Weights:
     """What norms keep."""
-    return {name: array for name, array in arrays.items() if name.rpartition(".")[2] in STATISTICS}
+    return {name: array for name, array in arrays.items() if is_statistic(name)}
 
 
 def statistic_errors(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> dict[str, float]:
