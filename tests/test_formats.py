@@ -30,7 +30,6 @@ from resnet_xf import (
     write_checkpoint,
 )
 from resnet_xf.architecture.measures import relative_error
-from resnet_xf.architecture.plan import plan
 from resnet_xf.formats.gluon_params import read_params, write_params
 from resnet_xf.formats.identify import identify
 from resnet_xf.formats.inspect import inspect

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from msgspec.structs import replace
 
 from helpers.sabotage import Saboteur, only
-from helpers.strategies import specs
+from helpers.strategies import fits, specs
 from resnet_xf import (
     BackendError,
     DataError,
@@ -27,7 +27,6 @@ from resnet_xf import (
 )
 from resnet_xf.architecture.measures import HEADROOM, relative_error, rounding_bound, roundings, same_bits
 from resnet_xf.architecture.spec import SqueezeExcitation
-from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.zoo import REFERENCE
 from resnet_xf.backend.contract import CAPABILITIES
 from resnet_xf.ladder.sides.side import loss_error
@@ -101,15 +100,6 @@ def test_a_network_that_no_zoo_has(odd_spec: ResNetSpec, tmp_path) -> None:
     path.write_text(odd_spec.to_toml())
     report = assert_parity(get_spec(path), level="standard")
     assert report.input_shape == (2, 3, 67, 61)
-
-
-def fits(spec: ResNetSpec) -> bool:
-    """Whether its images are not pooled to less than a window of the next pool."""
-    try:
-        trace(spec, (1, spec.in_channels, *spec.image_size))
-    except ShapeError:
-        return False
-    return True
 
 
 @settings(max_examples=60)

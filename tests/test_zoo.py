@@ -20,8 +20,7 @@ from resnet_xf import (
     trace,
 )
 from resnet_xf.architecture.measures import relative_error
-from resnet_xf.architecture.plan import plan
-from resnet_xf.architecture.trace import count_macs, trace
+from resnet_xf.architecture.trace import count_macs
 from resnet_xf.architecture.zoo import ALIASES, REFERENCE, ZOO, with_output_stride
 from resnet_xf.data import digits
 from resnet_xf.formats.files import read_checkpoint

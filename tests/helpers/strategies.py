@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from resnet_xf import ResNetSpec, SqueezeExcitation, Stage, Stem
+from resnet_xf import ResNetSpec, ShapeError, SqueezeExcitation, Stage, Stem, trace
 
 
 @st.composite
@@ -63,3 +63,12 @@ def specs(draw: st.DrawFn) -> ResNetSpec:
         norm_momentum=draw(st.sampled_from([0.1, 0.01, 1.0])),
         zero_init_last=draw(st.booleans()),
     )
+
+
+def fits(spec: ResNetSpec) -> bool:
+    """Whether its images are not pooled to less than a window of the next pool."""
+    try:
+        trace(spec, (1, spec.in_channels, *spec.image_size))
+    except ShapeError:
+        return False
+    return True
