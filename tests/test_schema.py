@@ -91,7 +91,7 @@ def changed(path: tuple[str | int, ...], value: object) -> dict:
 @pytest.mark.parametrize(
     "path, value, complaint",
     [
-        (("version",), 2, "$.version"),
+        (("version",), 3, "$.version"),
         (("rungs", 0, "status"), "passed", "$.rungs[0].status"),
         (("rungs", 0, "seconds"), None, "$.rungs[0].seconds"),
         (("layers", 1, "float32", "torch"), "1e-7", "$.layers[1].float32.torch"),

@@ -221,17 +221,18 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Array], texts: Mapping[s
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with atomic(path) as temporary:
-        save_file(contiguous, temporary, metadata={**texts, DIGEST_KEY: _digest(texts, contiguous)})
+        save_file(contiguous, temporary, metadata={**texts, DIGEST_KEY: digest(contiguous, texts)})
 
 
-def _digest(texts: Mapping[str, str], arrays: Mapping[str, Array]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def digest(arrays: Mapping[str, Array], texts: Mapping[str, str] = {}) -> str:
+    """Return one digest of every array's name, dtype, shape and bytes, and of the texts; the order is no matter."""
+    hasher = hashlib.blake2b(digest_size=16)
     for key in sorted(texts):
-        digest.update(texts[key].encode())
+        hasher.update(texts[key].encode())
     for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return digest.hexdigest()
+        hasher.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        hasher.update(np.ascontiguousarray(arrays[name]).data)
+    return hasher.hexdigest()
 
 
 def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
@@ -284,8 +285,8 @@ def read_arrays(path: str | Path) -> tuple[Weights, dict[str, str]]:
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     texts = {key: metadata[key] for key in (SPEC_KEY, RUN_KEY) if key in metadata}
-    digest = metadata.get(DIGEST_KEY)
-    if (texts or digest is not None) and (SPEC_KEY not in texts or digest != _digest(texts, arrays)):
+    written = metadata.get(DIGEST_KEY)
+    if (texts or written is not None) and (SPEC_KEY not in texts or written != digest(arrays, texts)):
         raise WeightsError(f"{path}: its digest does not agree with what it holds; the file is damaged or was changed")
     return arrays, texts
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import ResNetSpec
-from resnet_xf.architecture.weights import Array
+from resnet_xf.architecture.weights import Array, digest
 from resnet_xf.backend.contract import Backend
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.errors import (
@@ -185,6 +186,7 @@ def climb(
     on_rung: Tell = lambda number, name, share: None,
 ) -> Report:
     """Climb a level's rungs with those sides until one fails; the rest are skipped, since they could only repeat it."""
+    created = datetime.now(UTC).replace(microsecond=0)
     findings: dict[str, Finding] = {}
     results: list[RungResult] = []
     if level == "full" and trial is None and subject.outline.spec is not None:
@@ -217,6 +219,8 @@ def climb(
         images=images,
         input_shape=subject.images.shape,
         weights=weights,
+        weights_digest=digest(subject.weights),
+        created=created,
         environment=environment(),
         rungs=tuple(results),
         **{name: getattr(finding, name) for name, finding in told.items()},

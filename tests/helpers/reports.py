@@ -1,5 +1,6 @@
 """Parity reports by hand, for the tests on what is made of them: one that holds, one that fails, one that is hostile."""
 
+from datetime import UTC, datetime
 from math import inf, nan
 
 import msgspec
@@ -65,7 +66,9 @@ def holding(number: int = 30, **changes: object) -> Report:
         images="scikit-learn's digits",
         input_shape=(4, 1, 12, 12),
         weights="drawn as probe from seed 0",
-        environment={"python": "3.11.7", "machine": "x86_64"},
+        weights_digest="0123456789abcdef0123456789abcdef",
+        created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        environment={"resnet_xf": "0.1.0", "python": "3.11.7", "machine": "x86_64"},
         devices={"torch": "cuda", "mxnet": "cpu"},
         rungs=tuple(rung(n, name, *((0, 0) if n <= 3 else ())) for n, name in enumerate(NAMES, start=1)),
         layers=layers(number),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Literal, get_args
 
@@ -13,9 +14,10 @@ import numpy as np
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import ResNetXFError
 from resnet_xf.ladder.accuracy.equivalence import Equivalence
+from resnet_xf.support.version import __version__
 
 Level = Literal["quick", "standard", "full"]
-"""How far up the ladder: inference; training step by step too; learning curves and accuracies as well."""
+"""How many rungs: inference; layer by layer and training step by step too; learning curves and accuracies as well."""
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 
@@ -32,18 +34,18 @@ def check_level(name: str) -> Level:
 
 
 class RungResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One rung of the ladder.
+    """The result of one rung of the ladder.
 
     Attributes:
-        number: its place, from 1.
+        number: its place in the ladder, from 1.
         name: what it compares, in a word or two.
         status: ``pass``, ``fail``, or ``skip`` if a rung below it failed or a backend cannot do what it takes.
         metric: what ``value`` and ``bound`` measure.
-        value: the worst that was found; None in a rung that was skipped, infinite (``null`` in JSON) where shapes
-            differ, something is not finite or a network does not run.
-        bound: the largest value that passes.
-        where: the first layer or tensor that diverges, if any does.
-        detail: one line on what was found, or on what a backend cannot do.
+        value: the largest difference. None if the rung was skipped; infinite (``null`` in JSON) if shapes differ, a
+            value is not finite, or a network does not run.
+        bound: the largest ``value`` that passes.
+        where: the first layer or tensor that differs, if any does.
+        detail: one line on what was compared, on what is wrong, or on what a backend cannot do.
         seconds: how long it took.
     """
 
@@ -59,16 +61,16 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerError(msgspec.Struct, frozen=True, kw_only=True):
-    """One layer on rung 6; all errors are relative.
+    """The relative errors of one layer, from rung 6.
 
     Attributes:
         name, kind: of the layer.
-        inherited: of its float64 output in the whole network, against the first side's.
-        inherited_bound: for that.
-        own: of its float64 output for the other side's input; None where neither side can be run.
-        own_bound: for that.
-        float32: each side's own float32 output against its own float64 one, for the same input.
-        float32_bound: for that.
+        inherited: error of its float64 output in the whole network, against the first side's.
+        inherited_bound: the largest ``inherited`` that passes.
+        own: error of its float64 output for the other side's input; None if neither side can run the layer alone.
+        own_bound: the largest ``own`` that passes.
+        float32: by side, the error of its float32 output against the same side's float64 output for the same input.
+        float32_bound: the largest of ``float32`` that passes.
     """
 
     name: str
@@ -82,11 +84,11 @@ class LayerError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Curves(msgspec.Struct, frozen=True, kw_only=True):
-    """The losses of rung 9, step by step, in float32.
+    """The float32 training losses of rung 9, step by step.
 
     Attributes:
         losses: of each side.
-        nudged: of each side's runs with every weight moved to a float32 number next to it.
+        nudged: of each side's runs in which every initial weight is replaced by a float32 value next to it.
     """
 
     losses: dict[str, tuple[float, ...]]
@@ -98,30 +100,35 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         network: its name.
-        spec: it as data; None if it is somebody's own pair of networks.
+        spec: the network as data; None for a pair of the user's own networks.
         level: ``quick``, ``standard`` or ``full``.
-        command: that made this report; empty if it was made in Python.
-        backends: the versions that were compared, by backend.
-        images: what was shown to the networks.
-        input_shape: ``(N, C, H, W)``.
+        command: the command that made this report; empty if Python code made it.
+        created: when the run began, in UTC.
+        backends: by backend, the version that was compared.
+        images: the images that the networks were given.
+        input_shape: their shape ``(N, C, H, W)``.
         weights: where the weights came from.
-        environment: the machine's software.
-        devices: on which each side ran.
+        weights_digest: BLAKE2b (16 bytes, in hex) over the names, dtypes, shapes and bytes of all weights.
+        environment: the versions of this package, Python and NumPy, and the machine.
+        devices: by backend, the device on which it ran.
         rungs: the ladder, cheapest first.
-        layers: of rung 6, in the order in which they run.
-        curves: of rung 9.
-        accuracy: of rung 10.
+        layers: the errors of rung 6, in the order in which layers run.
+        curves: the losses of rung 9.
+        accuracy: the accuracies of rung 10.
+        version: of this format.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     network: str
     spec: ResNetSpec | None = None
     level: Level = "standard"
     command: str = ""
+    created: datetime | None = None
     backends: dict[str, str]
     images: str
     input_shape: tuple[int, ...]
     weights: str
+    weights_digest: str = ""
     environment: dict[str, str]
     devices: dict[str, str] = {}
     rungs: tuple[RungResult, ...]
@@ -131,16 +138,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Whether no rung failed. Rungs that were skipped, since a backend cannot do what they take, prove nothing."""
+        """Whether no rung failed. A rung that was skipped because a backend cannot do it proves nothing."""
         return self.failure is None
 
     @property
     def failure(self) -> RungResult | None:
-        """The first rung that failed, if any did."""
+        """The first rung that failed, or None."""
         return next((rung for rung in self.rungs if rung.status == "fail"), None)
 
     def verdict(self) -> str:
-        """One line: that the networks are the same, or the rung and layer at which they part."""
+        """One line: that the networks are the same, or the rung and layer at which they differ."""
         names = " and ".join(self.backends)
         if self.failure is None:
             skipped = [(reason, list(rungs)) for reason, rungs in groupby(self.rungs, _skipped) if reason]
@@ -150,8 +157,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             holding = [f"{count} rungs hold", *(f"{_range(rungs)} skipped: {why}" for why, rungs in skipped)]
             return f"{self.network}: {names} are the same network {kinds} ({'; '.join(holding)})"
         where = f" at {self.failure.where}" if self.failure.where else ""
-        open_ = self.accuracy is not None and self.failure.name == "accuracy" and self.accuracy.verdict != "different"
-        what = "are not shown to be the same" if open_ else "differ"
+        undecided = (
+            self.accuracy is not None and self.failure.name == "accuracy" and self.accuracy.verdict != "different"
+        )
+        what = "are not shown to be the same" if undecided else "differ"
         return (
             f"{self.network}: {names} {what} on rung {self.failure.number} ({self.failure.name}){where}: "
             f"{self.failure.detail} ({self.failure.metric} {self.failure.value:.3g}, bound {self.failure.bound:.3g})"
@@ -175,8 +184,9 @@ def _range(rungs: Sequence[RungResult]) -> str:
 
 
 def environment() -> dict[str, str]:
-    """The software that a result depends on, besides the backends."""
+    """The versions and the machine that a result depends on, besides the backends."""
     return {
+        "resnet_xf": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "platform": platform.platform(),

@@ -43,7 +43,7 @@ def report_schema() -> dict[str, Any]:
         "holds": {"type": "boolean", "description": "Whether every rung passed."},
         "verdict": {
             "type": "string",
-            "description": "One line: that the networks are the same, or the rung and layer at which they part.",
+            "description": "One line: that the networks are the same, or the rung and layer at which they differ.",
         },
     }
     report["title"] = "resnet_xf parity report"
