@@ -19,7 +19,8 @@ from statistics import median
 from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 from rich.progress import track
 
-from resnet_xf import ResNetSpec, ShapeError, get_backend, trace
+from resnet_xf import ResNetSpec, get_backend, trace
+from resnet_xf.errors import ShapeError
 from resnet_xf.ladder.climb import climb
 from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.report.report import Report, environment

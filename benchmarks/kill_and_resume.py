@@ -22,8 +22,9 @@ from typing import Any
 
 import msgspec
 
-from resnet_xf import Recipe, ResNetSpec, ResNetXFError, Stage, Stem, get_backend
+from resnet_xf import Recipe, ResNetSpec, Stage, Stem, get_backend
 from resnet_xf.architecture.weights import Weights
+from resnet_xf.errors import ResNetXFError
 from resnet_xf.ladder.report.report import environment
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import EpochRecord, load_checkpoint

@@ -1,7 +1,15 @@
 """One description of a residual network, built in PyTorch and in MXNet Gluon, and proven to be the same network.
 
-The public names are listed in ``__init__.pyi``. A name's module is imported when the name is first used, so
-``import resnet_xf`` is fast. No framework is imported until :func:`build` or :func:`parity` needs it.
+>>> import resnet_xf
+>>> spec = resnet_xf.get_spec("resnet18")
+>>> network = resnet_xf.build(spec, "torch")  # a torch.nn.Module; "mxnet" gives a HybridBlock
+>>> report = resnet_xf.parity(spec, level="quick")  # builds it in both frameworks and compares them
+>>> report.holds
+True
+
+``__init__.pyi`` lists the public names; :mod:`resnet_xf.errors` holds the errors. A name's module is imported when the
+name is first used, so ``import resnet_xf`` is fast. No framework is imported before :func:`build` or :func:`parity` is
+called.
 """
 
 import lazy_loader

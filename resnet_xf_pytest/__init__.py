@@ -88,7 +88,8 @@ class _Asserter:
     def __call__(self, spec: Any, backends: str | Sequence[Any] | None = None, **options: Any) -> Report:
         """Compare, and tell pytest what came of it."""
         __tracebackhide__ = True
-        from resnet_xf import ResNetXFError, parity
+        from resnet_xf import parity
+        from resnet_xf.errors import ResNetXFError
 
         given = self.defaults | options | ({} if backends is None else {"backends": backends})
         if missing := [] if self.strict or isinstance(spec, tuple) else _missing(given.get("backends")):

@@ -5,9 +5,10 @@ import textwrap
 import numpy as np
 import pytest
 
-from resnet_xf import BackendError, build, get_backend, list_backends
+from resnet_xf import build, get_backend, list_backends
 from resnet_xf.backend import registry as backend
 from resnet_xf.backend.registry import how_to_install
+from resnet_xf.errors import BackendError
 
 
 def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resnet_xf import DataError
 from resnet_xf.data import DRAWS, ArraySplit, Batches, FileSplit, Transform, draws, order, share
 from resnet_xf.data.transform import FLIP, PLACE, random_box, shifted
+from resnet_xf.errors import DataError
 
 small = st.integers(0, 40)
 seeds = st.integers(-(2**70), 2**70)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from helpers.runs import TINY
-from resnet_xf import BenchError, plan, trace
+from resnet_xf import plan, trace
 from resnet_xf.cli import bench as bench_command
+from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench import child as child_module
 from resnet_xf.speed.bench import harness as harness_module
 from resnet_xf.speed.bench.case import Case, cases

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_xf import BackendError
+from resnet_xf.errors import BackendError
 from resnet_xf_mxnet.cuda import LIBRARIES, Gpu, how_to_install, load_libraries, no_code_for
 from resnet_xf_mxnet.loan import mx
 
@@ -111,7 +111,7 @@ told = {}
 for name in ("cpu", "auto", "cuda", "cuda:1", "cuda:2"):
     try:
         told[name] = str(find_device(name))
-    except resnet_xf.BackendError as error:
+    except resnet_xf.errors.BackendError as error:
         told[name] = str(error)
 print(json.dumps(told))
 """

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_xf import DataError, photographs
-from resnet_xf.data import digits, sample_images
+from resnet_xf.data import digits, photographs, sample_images
+from resnet_xf.errors import DataError
 
 
 def test_photographs_are_normalised_colour_images() -> None:

@@ -15,8 +15,8 @@ import pooch
 import pytest
 from PIL import Image
 
-from resnet_xf import DataError
 from resnet_xf.data import DATASETS, Batches, Dataset, FileSplit, Transform, load_dataset, published
+from resnet_xf.errors import DataError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

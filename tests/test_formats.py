@@ -17,19 +17,19 @@ from resnet_xf import (
     ResNetSpec,
     Stage,
     Stem,
-    WeightsError,
     build,
     convert,
     draw_weights,
     get_backend,
     get_spec,
-    photographs,
     plan,
     read_checkpoint,
     save_weights,
     write_checkpoint,
 )
 from resnet_xf.architecture.measures import relative_error
+from resnet_xf.data import photographs
+from resnet_xf.errors import WeightsError
 from resnet_xf.formats.gluon_params import read_params, write_params
 from resnet_xf.formats.identify import identify
 from resnet_xf.formats.inspect import inspect

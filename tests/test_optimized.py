@@ -6,11 +6,11 @@ import torch
 from msgspec.structs import replace
 
 from helpers.runs import RECIPE, TINY, few_digits
-from resnet_xf import ShapeError, build, draw_weights, get_backend, optimize, train
+from resnet_xf import build, draw_weights, get_backend, optimize, train
 from resnet_xf.architecture.measures import relative_error
 from resnet_xf.backend.fast import PRECISIONS, FastTask
 from resnet_xf.data import Batches, Transform
-from resnet_xf.errors import BackendError, MissingExtraError
+from resnet_xf.errors import BackendError, MissingExtraError, ShapeError
 from resnet_xf.training.recipe import Augmentation
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.loan import mx

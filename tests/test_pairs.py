@@ -6,7 +6,9 @@ import torch
 import torchvision
 from torch import nn
 
-from resnet_xf import DataError, RecipeError, SpecError, WeightsError, assert_parity, parity, photographs, suggest_names
+from resnet_xf import assert_parity, parity, suggest_names
+from resnet_xf.data import photographs
+from resnet_xf.errors import DataError, RecipeError, SpecError, WeightsError
 from resnet_xf.ladder.lessons import COURSE_RATE, RATE
 from resnet_xf.ladder.pair import pairs
 from resnet_xf_mxnet.arrays import ndarray, weights_of

@@ -9,26 +9,23 @@ from msgspec.structs import replace
 from helpers.sabotage import Saboteur, only
 from helpers.strategies import fits, specs
 from resnet_xf import (
-    BackendError,
-    DataError,
     ResNetSpec,
-    ShapeError,
     Stage,
     Stem,
-    WeightsError,
     assert_parity,
     draw_weights,
     get_backend,
     get_spec,
     list_models,
     parity,
-    photographs,
     trace,
 )
 from resnet_xf.architecture.measures import HEADROOM, relative_error, rounding_bound, roundings, same_bits
 from resnet_xf.architecture.spec import SqueezeExcitation
 from resnet_xf.architecture.zoo import REFERENCE
 from resnet_xf.backend.contract import CAPABILITIES
+from resnet_xf.data import photographs
+from resnet_xf.errors import BackendError, DataError, ShapeError, WeightsError
 from resnet_xf.ladder.sides.side import loss_error
 
 FIRST = ("resnet18", "resnet34", "resnet50", "resnet50_v1", "d2l_resnet18")

@@ -2,8 +2,10 @@ import pytest
 from hypothesis import given
 
 from helpers.strategies import specs
-from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, plan, plan_block, plan_features
+from resnet_xf import ResNetSpec, Stage, get_spec, plan
 from resnet_xf.architecture.nodes import Conv, Norm, Residual, walk
+from resnet_xf.architecture.plan import plan_block, plan_features
+from resnet_xf.errors import SpecError
 
 
 def names(spec: ResNetSpec | str) -> list[str]:

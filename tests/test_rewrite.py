@@ -3,21 +3,14 @@ import pytest
 from hypothesis import assume, given, settings
 
 from helpers.strategies import specs
-from resnet_xf import (
-    ResNetSpec,
-    ShapeError,
-    WeightsError,
-    draw_weights,
-    get_backend,
-    photographs,
-    plan,
-    plan_features,
-    trace,
-)
+from resnet_xf import ResNetSpec, draw_weights, get_backend, plan, trace
 from resnet_xf.architecture.measures import relative_error, rounding_bound, roundings
 from resnet_xf.architecture.nodes import Conv, Norm, walk
+from resnet_xf.architecture.plan import plan_features
 from resnet_xf.architecture.rewrite import fold_norms
 from resnet_xf.architecture.weights import all_weight_shapes
+from resnet_xf.data import photographs
+from resnet_xf.errors import ShapeError, WeightsError
 from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.sides.live import Live
 

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 
 from helpers.strategies import specs
-from resnet_xf import ResNetSpec, SpecError, Stage, get_spec, list_models, plan
+from resnet_xf import ResNetSpec, Stage, get_spec, list_models, plan
+from resnet_xf.errors import SpecError
 
 GOOD = {"name": "x", "stages": [{"depth": 1, "channels": 8}, {"depth": 2, "channels": 16, "stride": 2}]}
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from helpers.runs import RECIPE, TINY
-from resnet_xf import (
+from resnet_xf import load_dataset, plan
+from resnet_xf.data.statistics import pixel_statistics
+from resnet_xf.errors import (
     BackendError,
     CheckpointError,
     DataError,
@@ -19,10 +21,7 @@ from resnet_xf import (
     SpecError,
     TrainingError,
     TrainingStopped,
-    load_dataset,
-    plan,
 )
-from resnet_xf.data.statistics import pixel_statistics
 from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.accuracy.equivalence import compare
 from resnet_xf.ladder.accuracy.study import Study, images_for, train_seeds

@@ -1,7 +1,9 @@
 import pytest
 
-from resnet_xf import ShapeError, plan, plan_block, trace
+from resnet_xf import plan, trace
 from resnet_xf.architecture.nodes import Conv, Flatten, Linear, Pool, Sequential
+from resnet_xf.architecture.plan import plan_block
+from resnet_xf.errors import ShapeError
 
 # Published counts, ImageNet: parameters and GMACs at 224×224; the book's with its own parameters.
 PUBLISHED = {

@@ -9,8 +9,9 @@ import pytest
 
 from helpers.mxnet_law import MxnetLaw
 from helpers.runs import RECIPE, TINY, few_digits
-from resnet_xf import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped, draw_weights, get_spec
+from resnet_xf import draw_weights, get_spec
 from resnet_xf.architecture.measures import same_bits
+from resnet_xf.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import Header, load_checkpoint
 from resnet_xf.training.recipe import Optimizer, Schedule

@@ -3,20 +3,11 @@ import pytest
 from hypothesis import given
 
 from helpers.strategies import fits, specs
-from resnet_xf import (
-    ResNetSpec,
-    Stage,
-    Stem,
-    WeightsError,
-    draw_weights,
-    get_spec,
-    load_weights,
-    plan,
-    plan_block,
-    save_weights,
-)
+from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_spec, load_weights, plan, save_weights
+from resnet_xf.architecture.plan import plan_block
 from resnet_xf.architecture.trace import count_parameters, trace
 from resnet_xf.architecture.weights import SPEC_KEY, all_weight_shapes, without_counters, write_arrays
+from resnet_xf.errors import WeightsError
 
 SMALL = ResNetSpec(name="small", stem=Stem(width=8), stages=(Stage(depth=1, channels=8),), num_classes=3)
 GOLDEN = {"fc.weight": "56b5981e", "bn1.bias": "d1367874"}

@@ -6,23 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from resnet_xf import (
-    SpecError,
-    assert_parity,
-    build,
-    draw_weights,
-    features,
-    get_backend,
-    get_spec,
-    list_models,
-    photographs,
-    plan,
-    trace,
-)
+from resnet_xf import assert_parity, build, draw_weights, features, get_backend, get_spec, list_models, plan, trace
 from resnet_xf.architecture.measures import relative_error
 from resnet_xf.architecture.trace import count_macs
 from resnet_xf.architecture.zoo import ALIASES, REFERENCE, ZOO, with_output_stride
-from resnet_xf.data import digits
+from resnet_xf.data import digits, photographs
+from resnet_xf.errors import SpecError
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf_mxnet.loan import mx

@@ -142,7 +142,7 @@ def features(
     Args:
         spec: a spec, the name of one, or the path of its file.
         backend: as :func:`get_backend` chooses it.
-        out: names of layers and stages, as :func:`resnet_xf.plan_features` takes them; every stage if None.
+        out: names of layers and stages, as in :func:`resnet_xf.architecture.plan.plan_features`; every stage if None.
         weights: those of the whole network; what stands after the last map is left out.
         seed: for drawing weights, as in :func:`build`.
         dtype: ``float32`` or ``float64``.

@@ -4,21 +4,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet_xf import (
-    BackendError,
-    ResNetSpec,
-    WeightsError,
-    draw_weights,
-    features,
-    plan,
-    plan_block,
-    plan_features,
-    trace,
-)
+from resnet_xf import ResNetSpec, draw_weights, features, plan, trace
 from resnet_xf.architecture.nodes import kind, walk
+from resnet_xf.architecture.plan import plan_block, plan_features
 from resnet_xf.architecture.trace import observed_rows
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.backend.contract import Backend
+from resnet_xf.errors import BackendError, WeightsError
 
 
 def images(*shape: int) -> NDArray[np.float32]:

@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from resnet_xf import ResNetSpec, ShapeError, SqueezeExcitation, Stage, Stem, trace
+from resnet_xf import ResNetSpec, SqueezeExcitation, Stage, Stem, trace
+from resnet_xf.errors import ShapeError
 
 
 @st.composite

@@ -124,7 +124,7 @@ def _both(pair: Pair, images: object) -> tuple[_Own, _Own]:
     """Both networks, looked at."""
     if not isinstance(images, np.ndarray) or images.ndim != 4:
         got = f"an array of shape {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-        raise DataError(f"images: a pair needs an array (N, C, H, W), as resnet_xf.photographs() gives, got {got}")
+        raise DataError(f"images: a pair needs an array (N, C, H, W), as resnet_xf.data.photographs() gives, got {got}")
     if len(pair) != 2:
         raise SpecError(f"a pair is two networks, got {len(pair)}")
     backends = [backend_of(network) for network in pair]
