@@ -22,7 +22,8 @@ from typing import Any
 import msgspec
 
 from resnet_xf import get_backend, plan
-from resnet_xf.cli.printing import new_table, print_table, read_size
+from resnet_xf.cli.options import read_size
+from resnet_xf.cli.printing import new_table, print_table
 from resnet_xf.ladder.report.report import environment
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import Checkpoint, EpochRecord, load_checkpoint

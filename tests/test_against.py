@@ -256,13 +256,16 @@ def test_commands(command, captures, tmp_path) -> None:
     assert code == 0
     assert json.loads(told)["level"] == "standard"
     for arguments, says in (
-        (["--against", out, "--image-size", 32], "are the capture's; leave the options out"),
+        (
+            ["--against", out, "--image-size", 32],
+            "a capture brings its images, their size and precisions; leave out those options",
+        ),
         (["resnet18", "--against", out], "is of tiny, and resnet18 was asked for"),
         ([], "name a network"),
         ([spec, "--level", "high"], "no level is called 'high'; choose one of quick, standard, full"),
         ([spec, "--device", "cuda"], "have no cuda on this machine; choose --device cpu"),
         ([spec, "--precision", "tf32"], "tf32 on a GPU alone"),
-        ([spec, "--html", tmp_path / "no" / "r.html"], "its folder is not there"),
+        ([spec, "--html", tmp_path / "no" / "r.html"], "there is no folder"),
     ):
         code, told, wrong = command("parity", *arguments)
         assert (code, told) == (2, "")

@@ -389,7 +389,7 @@ def test_the_command(command, tmp_path) -> None:
     assert said.startswith("tiny, infer, 12×12, cpu, 1 thread\n")
     assert "torch eager float32" in said
     assert "mxnet eager float32" in said
-    assert "ceiling, a large product of matrices: " in said
+    assert "ceiling, a large matrix product: " in said
     assert picture.read_text().startswith("<?xml")
     found = BenchReport.read(out)
     assert found.command.startswith("resnet-xf bench")

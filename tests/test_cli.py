@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import re
@@ -6,7 +7,9 @@ import sys
 
 import pytest
 
+from helpers.sabotage import Saboteur, only
 from resnet_xf import draw_weights, get_spec, list_models, save_weights
+from resnet_xf.cli.application import COMMANDS
 
 
 def test_list(command) -> None:
@@ -42,7 +45,7 @@ def test_list_works_where_no_framework_is_installed(tmp_path) -> None:
 
 
 def test_show(command) -> None:
-    code, out, _ = command("show", "d2l_resnet18", "--top", "--input", "1,1,224,224")
+    code, out, _ = command("show", "d2l_resnet18", "--top", "--image-size", "224")
     assert code == 0
     lines = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
     assert lines[1] == ["conv1", "conv", "1×64×112×112", "3,200", "39,337,984"]
@@ -62,8 +65,10 @@ def test_show_as_toml_is_the_spec(command, tmp_path) -> None:
 
 @pytest.mark.parametrize("backend", ["none", "torch", "mxnet", "gluon"])
 def test_trace_is_the_same_by_arithmetic_and_by_running(command, backend: str) -> None:
-    wanted = command("trace", "d2l_resnet18", "--input", "1,1,224,224", "--json")[1]
-    code, out, _ = command("trace", "d2l_resnet18", "--input", "1,1,224,224", "--backend", backend, "--json")
+    wanted = command("trace", "d2l_resnet18", "--image-size", "224", "--batch", "2", "--backend", "none", "--json")[1]
+    code, out, _ = command(
+        "trace", "d2l_resnet18", "--image-size", "224", "--batch", "2", "--backend", backend, "--json"
+    )
     assert code == 0
     assert json.loads(out) == json.loads(wanted)
     top = command("trace", "d2l_resnet18", "--backend", backend, "--top", "--json")[1]
@@ -151,7 +156,6 @@ def test_version(command) -> None:
     [
         (("show", "resnet19"), "no spec is called 'resnet19': did you mean"),
         (("show", "none.toml"), "none.toml: No such file"),
-        (("show", "resnet18", "--input", "1,1,224,224"), "conv1: expected 3 channels, got 1"),
         (("trace", "resnet18", "--backend", "tensorflow"), "no backend is called 'tensorflow'; choose one of torch"),
         (("parity", "resnet18", "--backends", "torch"), "two or more different backends"),
         (("parity", "resnet18", "--images", "none"), "none: no such folder"),
@@ -173,7 +177,7 @@ def test_bad_use_is_one_line_and_exit_code_two(command, tmp_path, monkeypatch, a
     [
         ("frobnicate",),
         ("show",),
-        ("show", "resnet18", "--input", "one,two"),
+        ("show", "resnet18", "--image-size", "one,two"),
         ("parity", "resnet18", "--image-size", "0"),
         ("parity", "resnet18", "--image-size", "1x2x3"),
         ("parity", "resnet18", "--seed", "-1"),
@@ -201,7 +205,7 @@ def test_a_network_too_large_for_memory_is_one_line(command, tmp_path) -> None:
     code, _, err = command("parity", path, "--image-size", "8")
     assert code == 2
     assert re.fullmatch(r"resnet-xf: not enough memory: the weights need [\d,]+ GiB, and this machine has \d+\n", err)
-    assert command("trace", path, "--input", "1,3,8,8", "--backend", "torch")[0] == 2
+    assert command("trace", path, "--image-size", "8", "--backend", "torch")[0] == 2
 
 
 def test_fields_that_contradict_each_other_are_told_with_their_file(command, tmp_path) -> None:
@@ -224,3 +228,58 @@ def test_a_terminal_without_the_times_sign_is_no_error() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     done = subprocess.run([sys.executable, "-m", "resnet_xf", "list"], capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def test_summaries_fit_in_eighty_columns_and_open_the_docstrings(monkeypatch) -> None:
+    environment = os.environ | {"COLUMNS": "80"}
+    shown = subprocess.run([sys.executable, "-m", "resnet_xf", "-h"], capture_output=True, text=True, env=environment)
+    assert shown.returncode == 0
+    lines = shown.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    for entry in COMMANDS:
+        assert f"  {entry.name:8}  {entry.summary}" in lines
+        module = importlib.import_module(f"resnet_xf.cli.{entry.module}")
+        functions = {info.name or info.callback.__name__: info.callback for info in module.app.registered_commands}
+        assert functions[entry.name].__doc__.splitlines()[0] == entry.summary
+
+
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
+def test_every_command_has_short_and_long_help(command, entry) -> None:
+    code, out, _ = command(entry.name, "-h")
+    assert code == 0
+    assert entry.summary in out
+    assert (code, out) == command(entry.name, "--help")[:2]
+
+
+def test_the_shell_completes_commands_options_and_networks() -> None:
+    def completions(words: str) -> list[str]:
+        environment = os.environ | {"_RESNET_XF_COMPLETE": "complete_bash", "COMP_WORDS": words}
+        environment["COMP_CWORD"] = str(len(words.split(" ")) - 1)
+        program = "import sys; from resnet_xf.cli import main; sys.argv = ['resnet-xf']; main()"
+        shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+        assert shown.stderr == ""
+        return shown.stdout.split()
+
+    assert completions("resnet-xf p") == ["parity", "predict"]
+    assert completions("resnet-xf bench --ima") == ["--image-size"]
+    assert completions("resnet-xf show resnet50") == [name for name in list_models() if name.startswith("resnet50")]
+
+
+def test_trace_says_whether_the_native_network_is_as_the_spec_says(command, monkeypatch) -> None:
+    code, out, _ = command("trace", "d2l_resnet18", "--image-size", "64", "--backend", "mxnet")
+    assert code == 0
+    assert out.splitlines()[-1] == "d2l_resnet18 on mxnet 1.9.1: every layer is as the spec says"
+    broken = Saboteur("torch", node=only("conv1", bias=True))
+    monkeypatch.setattr(importlib.import_module("resnet_xf.cli.backends"), "get_backend", lambda name: broken)
+    code, out, _ = command("trace", "cifar_resnet20")
+    assert code == 1
+    assert out.splitlines()[-1].endswith(": differs from the spec in conv1, the whole network")
+    assert command("trace", "cifar_resnet20", "--top", "--json")[0] == 1
+
+
+@pytest.mark.parametrize("name", ["show", "trace"])
+def test_the_old_option_for_the_size_names_the_new_ones(command, name: str) -> None:
+    code, _, err = command(name, "resnet18", "--input", "1,3,224,224")
+    assert code == 2
+    assert "was replaced by --image-size HxW and --batch N" in err
+    assert "--input" not in command(name, "--help")[1]

@@ -244,7 +244,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(command, run) -> None:
 )
 def test_a_run_goes_on_as_it_began(command, run, options) -> None:
     says = one_line(*command("train", "--resume", run, "--device", "cpu", *options))
-    assert "run: a run goes on as it began; with --resume give only --backend" in says
+    assert "run: a run resumes with its own settings; with --resume give only --backend" in says
 
 
 def test_another_network_is_refused_naming_both(command, run) -> None:
@@ -447,7 +447,7 @@ def test_bfloat16_trains_on_the_cpu(command, backend: str) -> None:
 
 def test_a_run_s_folder_is_read_as_a_checkpoint_and_its_head_drawn_anew(command, run, pictures) -> None:
     assert command("convert", run, "out.pth")[0] == 0
-    assert "whole: yes" in command("inspect", run)[1]
+    assert "complete: yes" in command("inspect", run)[1]
     options = ("--weights", run, "--in-channels", "1", "--num-classes", "12", "--out", "mine", *FAST)
     assert "of the wrong shape: fc.weight" in one_line(*command("train", "tiny.toml", *options))
     assert command("train", "tiny.toml", *options, "--new-head")[0] == 0

@@ -628,10 +628,10 @@ def test_inspect_at_the_command_line(good, command, tmp_path) -> None:
     code, out, _ = command("inspect", good / "a.params", "--tensors")
     assert code == 0
     assert "network: d2l_resnext, 10 classes" in out
-    assert "whole: yes" in out
+    assert "complete: yes" in out
     assert "layer1.0.bn1.gamma" in out
     write_params(tmp_path / "part.params", {"fc.weight": np.zeros((10, 512), np.float32)})
     code, out, _ = command("inspect", tmp_path / "part.params")
     assert code == 1
-    assert "whole: no: " in out
+    assert "complete: no: " in out
     assert command("inspect", tmp_path / "none.pth")[0] == 2

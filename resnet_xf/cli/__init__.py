@@ -10,7 +10,6 @@ import io
 import sys
 
 from resnet_xf.backend.workers import complain, end_with_parent
-from resnet_xf.cli import bench, networks, parity, training  # noqa: F401  # each adds its commands to the app
 from resnet_xf.cli.application import app
 from resnet_xf.errors import ResNetXFError, TrainingStopped
 

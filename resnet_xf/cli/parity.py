@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from resnet_xf.architecture.plan import Plan, plan
-from resnet_xf.cli.application import app
-from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_bytes, read_size
-from resnet_xf.cli.training import DEFAULT_DATASET, BackendName, DataDir, Device, RecipeName
+from resnet_xf.cli.application import new_app
+from resnet_xf.cli.options import (
+    AsJson,
+    BackendName,
+    DataDir,
+    Device,
+    ImageSize,
+    RecipeName,
+    check_outputs,
+    read_bytes,
+    read_size,
+)
+from resnet_xf.cli.printing import by_sign, new_table, print_json, print_table
+from resnet_xf.cli.progress import ProgressBar
 from resnet_xf.errors import EvidenceError, SpecError, WeightsError
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
@@ -32,56 +39,67 @@ from resnet_xf.ladder.report.report import Report, check_level
 from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf.support.optional import optional
 
-Network = Annotated[
-    str | None,
-    typer.Argument(metavar="SPEC", help="A spec, as `show` takes it, or a checkpoint, as `inspect` does."),
-]
+app = new_app()
+
+NETWORK = "A name from `resnet-xf list`, a .toml or .json file, or a checkpoint that `inspect` recognises."
 LevelName = Annotated[
     str | None,
     typer.Option(
         "--level",
-        help="quick: inference, seconds; standard: gradients and training in lock-step too, half a minute for resnet18 "
-        "on 2 cores; full: learning curves and accuracies too, minutes.",
+        help="quick: inference, seconds; standard: also gradients and training steps, half a minute for resnet18 "
+        "on 2 cores; full: also learning curves and accuracies, minutes.",
         show_default="standard",
     ),
 ]
-ImageSize = Annotated[str | None, typer.Option(metavar="S or HxW", help="The images' size (else the spec's).")]
 Images = Annotated[
     Path | None,
-    typer.Option(help="A folder of images (else scikit-learn's photographs, or its digits for one channel)."),
+    typer.Option(help="Folder of images.", show_default="scikit-learn's photographs; its digits for one channel"),
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="A checkpoint of this spec, as `convert` reads it (else drawn from the seed).")
+    Path | None,
+    typer.Option(help="A checkpoint of this network, in any format `convert` reads.", show_default="random"),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="For drawing weights, and for what is trained on.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the random weights and of the training batches.")]
 Precisions = Annotated[
-    str, typer.Option("--precision", help="More to run forwards, by comma: bfloat16, float16, tf32 (on a GPU).")
+    str,
+    typer.Option(
+        "--precision", help="Further precisions of the forward pass, by comma: bfloat16, float16, tf32 (on a GPU)."
+    ),
 ]
 MaxMemory = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="What captured layers may take at a time, as 500M or 2G (else 1G)."),
+    typer.Option(metavar="SIZE", help="Memory for the layers' tensors, as 500M or 2G.", show_default="1G"),
 ]
-Accuracy = Annotated[bool, typer.Option("--accuracy", help="Compare accuracies too (level full does so on digits).")]
-DataSet = Annotated[str | None, typer.Option("--dataset", help="For accuracies, as `train` takes it.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="For accuracies, in place of the recipe's.")]
-Seeds = Annotated[int | None, typer.Option(min=2, help="For accuracies: how many pairs of runs.", show_default="5")]
+Accuracy = Annotated[bool, typer.Option("--accuracy", help="Also train, and compare accuracies, as level full does.")]
+DataSet = Annotated[
+    str | None, typer.Option("--dataset", help="Data set for the accuracies, as in `train`.", show_default="digits")
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs for the accuracies.", show_default="the recipe's")]
+Seeds = Annotated[int | None, typer.Option(min=2, help="Number of pairs of runs for the accuracies.", show_default="5")]
 Margin = Annotated[
     float | None,
-    typer.Option(help="For accuracies: from how many points on they are not the same.", show_default="2.0"),
+    typer.Option(help="Largest difference of accuracies that is no failure, in percentage points.", show_default="2.0"),
 ]
-Jobs = Annotated[int | None, typer.Option(min=1, help="For accuracies: runs at a time (else one for each core).")]
+Runs = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the accuracies' runs; unfinished runs resume.", show_default="one under runs/"),
+]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Runs at a time for the accuracies.", show_default="one for each core")
+]
 
 
 @app.command("parity")
 def parity_(
-    spec: Network = None,
+    spec: Annotated[str | None, typer.Argument(metavar="SPEC", help=NETWORK, show_default=False)] = None,
     backends: Annotated[
-        str | None, typer.Option(help="The backends to compare, by name and comma.", show_default="torch,mxnet")
+        str | None,
+        typer.Option(help="Backends to compare, by comma; the first is the reference.", show_default="torch,mxnet"),
     ] = None,
     level: LevelName = None,
     against: Annotated[
         list[Path] | None,
-        typer.Option(metavar="CAPTURE", help="A folder that `capture` wrote, in place of a backend; may be repeated."),
+        typer.Option(metavar="CAPTURE", help="A folder from `capture`, in place of a backend; may be repeated."),
     ] = None,
     image_size: ImageSize = None,
     images: Images = None,
@@ -96,62 +114,58 @@ def parity_(
     epochs: Epochs = None,
     seeds: Seeds = None,
     margin: Margin = None,
-    runs: Annotated[
-        Path | None,
-        typer.Option(help="The folder of the accuracies' runs (else one under runs/, where it goes on)."),
-    ] = None,
+    runs: Runs = None,
     data_dir: DataDir = None,
     jobs: Jobs = None,
-    html: Annotated[Path | None, typer.Option(help="Write the report as one HTML file.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write the report as JUnit XML, each rung a test.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the report as one HTML file.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write the report as JUnit XML, one test a rung.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that backends build the same network from a spec, or say where they part (exit code 1)."""
-    for path in (html, junit):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise EvidenceError(
-                f"{path}: {'is a folder' if path.is_dir() else 'its folder is not there'}; write elsewhere"
-            )
+    """Prove that backends build the same network from a spec.
+
+    The networks are compared rung by rung, up to the first rung that fails; its layer is named. Exit code 1 if a rung
+    fails.
+    """
+    check_outputs(html, junit)
     if html is not None:
         for library in ("jinja2", "matplotlib"):
             optional(library, "an HTML report is made by jinja2 and matplotlib")
-    asked = accuracy or any(x is not None for x in (dataset, recipe, epochs, seeds, margin, runs, jobs))
     if spec is None and not against:
-        raise SpecError("name a network, as `resnet-xf list` shows them, or a capture by --against")
-    trial = None
+        raise SpecError("name a network from `resnet-xf list`, or a capture by --against")
+    settings = {"dataset": dataset, "recipe": recipe, "seeds": seeds, "margin": margin, "out": runs, "jobs": jobs}
+    wants_accuracy = accuracy or level == "full" or epochs is not None or any(x is not None for x in settings.values())
     captured = read_manifest(against[0]) if against else None
-    if asked or level == "full" or (captured and captured.trial and level is None):
-        name = captured.spec.name if captured else _name(spec or "")
-        if captured and captured.trial:
-            dataset = dataset or captured.trial.dataset
-        trial = _trial(name, dataset, recipe, epochs, seeds, margin, runs, data_dir, jobs)
-    shared: dict[str, Any] = {"device": device, "max_memory": read_bytes(max_memory), "trial": trial}
-    with _bar() as show:
+    if captured and captured.trial:
+        settings["dataset"] = dataset or captured.trial.dataset
+        wants_accuracy |= level is None
+    trial = None
+    if wants_accuracy:
+        name = captured.spec.name if captured else _network_name(spec or "")
+        trial = _trial(name, epochs, settings | {"data_dir": data_dir})
+    with ProgressBar() as bar:
+        shared: dict[str, Any] = {
+            "device": device,
+            "max_memory": read_bytes(max_memory),
+            "trial": trial,
+            "on_rung": lambda number, name, share: bar.update(share or 0.0, 1.0, f"rung {number}: {name}"),
+        }
         if against:
             if images or image_size or precision:
-                raise EvidenceError("images, their size and precisions are the capture's; leave the options out")
-            wanted, file = _asked(spec, weights)
+                raise EvidenceError("a capture brings its images, their size and precisions; leave out those options")
+            network, file = _expected(spec, weights)
             report = parity_against(
-                against,
-                backends,
-                spec=wanted,
-                weights=file,
-                level=check_level(level) if level else None,
-                on_rung=lambda number, name, share: show(f"rung {number}: {name}", share),
-                **shared,
+                against, backends, spec=network, weights=file, level=check_level(level) if level else None, **shared
             )
         else:
-            assert spec is not None
             report = parity(
-                spec,
+                spec or "",
                 backends or "torch,mxnet",
                 level=check_level(level or "standard"),
-                image_size=read_size(image_size) if image_size else None,
+                image_size=read_size(image_size),
                 images=images,
                 weights=weights,
                 seed=seed,
                 precisions=_names(precision),
-                on_rung=lambda number, name, share: show(f"rung {number}: {name}", share),
                 **shared,
             )
     report = msgspec.structs.replace(report, command=shlex.join(["resnet-xf", *sys.argv[1:]]))
@@ -168,8 +182,8 @@ def parity_(
 
 @app.command("capture")
 def capture_(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A spec or a checkpoint, as `parity` takes it.")],
-    out: Annotated[Path, typer.Option(help="The folder to write, which must not be there yet.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help=NETWORK)],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must be new or empty.")],
     backend: BackendName = None,
     level: LevelName = None,
     image_size: ImageSize = None,
@@ -184,23 +198,26 @@ def capture_(
     recipe: RecipeName = None,
     epochs: Epochs = None,
     seeds: Seeds = None,
-    runs: Annotated[Path | None, typer.Option(help="The folder of the accuracies' runs.")] = None,
+    runs: Runs = None,
     data_dir: DataDir = None,
     jobs: Jobs = None,
     as_json: AsJson = False,
 ) -> None:
-    """Record all that `parity --against` needs of one backend, for another machine or environment."""
-    asked = accuracy or any(x is not None for x in (dataset, recipe, epochs, seeds, runs, jobs))
+    """Record one backend's results for `parity --against`.
+
+    The comparison can then run on another machine or in another environment.
+    """
+    settings = {"dataset": dataset, "recipe": recipe, "seeds": seeds, "out": runs, "jobs": jobs}
     trial = None
-    if asked or level == "full":
-        trial = _trial(_name(spec), dataset, recipe, epochs, seeds, None, runs, data_dir, jobs)
-    with _bar() as show:
+    if accuracy or level == "full" or epochs is not None or any(value is not None for value in settings.values()):
+        trial = _trial(_network_name(spec), epochs, settings | {"data_dir": data_dir})
+    with ProgressBar() as bar:
         manifest = capture(
             spec,
             out,
             backend,
             level=check_level(level or "standard"),
-            image_size=read_size(image_size) if image_size else None,
+            image_size=read_size(image_size),
             images=images,
             weights=weights,
             seed=seed,
@@ -208,88 +225,59 @@ def capture_(
             precisions=_names(precision),
             trial=trial,
             max_memory=read_bytes(max_memory),
-            tell=show,
+            tell=lambda text, share: bar.update(share or 0.0, 1.0, text),
         )
     size = sum(path.stat().st_size for path in out.iterdir())
     if as_json:
-        told = {"capture": str(out), "bytes": size, "network": manifest.spec.name, "level": manifest.level}
-        print_json(told | {"backend": manifest.backend, "version": manifest.backend_version})
+        network = {"capture": str(out), "bytes": size, "network": manifest.spec.name, "level": manifest.level}
+        print_json(network | {"backend": manifest.backend, "version": manifest.backend_version})
         return
     typer.echo(
         f"{manifest.spec.name} on {manifest.backend} {manifest.backend_version}, level {manifest.level}: "
         f"{size / 2**20:,.0f} MiB in {out}"
     )
-    typer.echo(f"compare it anywhere by: resnet-xf parity --against {shlex.quote(str(out))}")
+    typer.echo(f"compare it on any machine: resnet-xf parity --against {shlex.quote(str(out))}")
 
 
-def _name(spec: str) -> str:
-    """The network's name, of a spec or a checkpoint."""
-    found = identify(read_checkpoint(spec)).plan if is_checkpoint(spec) else plan(spec)
-    return found.spec.name
+def _network_name(spec: str) -> str:
+    """Return the name of the network that a spec or a checkpoint holds."""
+    network = identify(read_checkpoint(spec)).plan if is_checkpoint(spec) else plan(spec)
+    return network.spec.name
 
 
-def _asked(spec: str | None, weights: Path | None) -> tuple[Plan | None, Path | None]:
-    """What a capture must be of: a network, none where a checkpoint's is but guessed, and the file of its weights."""
+def _expected(spec: str | None, weights: Path | None) -> tuple[Plan | None, Path | None]:
+    """Return the network and the weights that a capture must have; None for what may be anything.
+
+    A checkpoint's network counts only if it is known for sure, and not guessed from names and shapes.
+    """
     if spec is None or not is_checkpoint(spec):
         return plan(spec) if spec else None, weights
     if weights is not None:
-        raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
-    found = identify(read_checkpoint(spec))
-    return None if found.guessed else found.plan, Path(spec)
+        raise WeightsError(f"{spec}: is a checkpoint; leave out --weights, or name a spec in its place")
+    identity = identify(read_checkpoint(spec))
+    return None if identity.guessed else identity.plan, Path(spec)
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _trial(
-    network: str,
-    dataset: str | None,
-    recipe: str | None,
-    epochs: int | None,
-    seeds: int | None,
-    margin: float | None,
-    runs: Path | None,
-    data_dir: Path | None,
-    jobs: int | None,
-) -> Trial:
-    """What is trained to compare accuracies."""
-    dataset = dataset or DEFAULT_DATASET
-    given = {"seeds": seeds, "margin": margin}
-    trial = Trial(
-        dataset=dataset,
-        recipe=recipe,
-        out=runs or Path("runs") / f"parity-{network}-{dataset.partition(':')[0]}",
-        data_dir=data_dir,
-        jobs=jobs,
-        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
-    )
+def _trial(network: str, epochs: int | None, settings: dict[str, Any]) -> Trial:
+    """Return the training runs that compare accuracies; a setting of None leaves the trial's default."""
+    trial = Trial(**{name: value for name, value in settings.items() if value is not None})
+    if trial.out is None:
+        trial = replace(trial, out=Path("runs") / f"parity-{network}-{trial.dataset.partition(':')[0]}")
     if epochs is not None:
-        trial = dataclasses.replace(trial, recipe=msgspec.structs.replace(trial.resolved(), epochs=epochs))
+        trial = replace(trial, recipe=msgspec.structs.replace(trial.resolved(), epochs=epochs))
     return trial
 
 
-@contextmanager
-def _bar() -> Iterator[Callable[[str, float], object]]:
-    """A progress bar on standard error, where that is a terminal; gives what to tell of it."""
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("starting", total=1.0)
-        yield lambda what, share: progress.update(task, description=what, completed=share or 0.0)
-
-
 def print_report(report: Report) -> None:
-    """The ladder as a table, and the verdict."""
+    """Print the rungs as a table, and the verdict."""
     versions = ", ".join(f"{name} {version}" for name, version in report.backends.items())
-    shape = "×".join(map(str, report.input_shape))
-    typer.echo(f"{report.network}: {versions}; {report.images}, {shape}; weights {report.weights}")
+    typer.echo(
+        f"{report.network}: {versions}; {report.images}, {by_sign(report.input_shape)}; weights {report.weights}"
+    )
     table = new_table("rung>", "compares", "result", "found>", "bound>", "seconds>", "what")
     for rung in report.rungs:
         numbers = ["" if number is None else f"{number:.3g}" for number in (rung.value, rung.bound)]

@@ -1,45 +1,21 @@
-"""What the commands share: options, tables, JSON, sizes."""
+"""How the commands print: tables, layers and JSON on stdout."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
-"""Of bytes."""
-
-Spec = Annotated[
-    str, typer.Argument(metavar="SPEC", help="A name that `resnet-xf list` shows, or a .toml or .json file.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-
-def read_size(text: str) -> tuple[int, int]:
-    """``224`` or ``67x61`` as height and width."""
-    numbers = text.lower().replace("×", "x").split("x")
-    if not all(number.isdecimal() and 0 < int(number) <= 8192 for number in numbers) or len(numbers) > 2:
-        raise typer.BadParameter(
-            f"{text!r} is not a size of at most 8192; write 224, or 67x61 for height 67", param_hint="--image-size"
-        )
-    return int(numbers[0]), int(numbers[-1])
-
-
-def read_bytes(text: str | None) -> int | None:
-    """``500M`` or ``2G`` as bytes; None for None."""
-    if text is None:
-        return None
-    number, unit = text[:-1], text[-1:].upper()
-    if unit not in UNITS or not number.isdecimal() or not int(number):
-        raise typer.BadParameter(f"{text!r} is not a size; write 500M or 2G", param_hint="--max-memory")
-    return int(number) * UNITS[unit]
+from resnet_xf.architecture.trace import Row
 
 
 def new_table(*columns: str) -> Table:
-    """An empty table; a heading that ends in ``>`` makes a column of numbers."""
+    """Return an empty table; a heading that ends in ``>`` is of a column aligned to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
@@ -47,7 +23,7 @@ def new_table(*columns: str) -> Table:
 
 
 def print_table(table: Table) -> None:
-    """Print at the terminal's width, and unshortened where there is no terminal."""
+    """Print at the terminal's width; where there is no terminal, at the table's full width."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(120, console.width))
@@ -59,3 +35,20 @@ def print_table(table: Table) -> None:
 def print_json(data: Any) -> None:
     """Print data as JSON."""
     typer.echo(json.dumps(data, indent=2))
+
+
+def by_sign(sizes: Iterable[int]) -> str:
+    """Return sizes joined by the sign of multiplication: ``1×3×224×224``."""
+    return "×".join(map(str, sizes))
+
+
+def print_rows(rows: list[Row], *, as_json: bool) -> None:
+    """Print a network's layers; as a table, the whole network comes last."""
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    table = new_table("name", "kind", "output shape", "parameters>", "MACs>")
+    for row in [*rows[1:], rows[0]]:
+        name = "  " * (row.depth - 1) + row.name if row.name else "total"
+        table.add_row(name, row.kind, by_sign(row.output_shape), f"{row.parameters:,}", f"{row.macs:,}")
+    print_table(table)

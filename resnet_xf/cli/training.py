@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import ResNetSpec
@@ -20,80 +18,107 @@ from resnet_xf.backend.fast import PRESETS
 from resnet_xf.backend.learner import TIMEOUT
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.backend.workers import run_together
-from resnet_xf.cli.application import app
-from resnet_xf.cli.printing import AsJson, new_table, print_json, print_table, read_size
+from resnet_xf.cli.application import new_app
+from resnet_xf.cli.options import (
+    AsJson,
+    BackendName,
+    DataDir,
+    Device,
+    RecipeName,
+    arguments_without,
+    read_size,
+)
+from resnet_xf.cli.printing import by_sign, new_table, print_json, print_table
+from resnet_xf.cli.progress import ProgressBar
 from resnet_xf.data import DATASETS
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf.support.files import list_checkpoints
-from resnet_xf.training import runs as training
+from resnet_xf.training import runs
 from resnet_xf.training.checkpoint import EpochRecord
 from resnet_xf.training.inference import evaluate, predict
-from resnet_xf.training.loop import Progress as Moment
-from resnet_xf.training.loop import Training
-from resnet_xf.training.recipe import RECIPES, Recipe, check_recipe, get_recipe
+from resnet_xf.training.loop import Progress, Training
+from resnet_xf.training.recipe import Recipe, check_recipe, get_recipe
+
+app = new_app()
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "d2l_resnet18", "digits"
 
-DataSet = Annotated[str | None, typer.Option("--dataset", help=f"One of {', '.join(DATASETS)}.")]
-DataDir = Annotated[Path | None, typer.Option(help="The folder of the data set's files (else they are fetched).")]
-RecipeName = Annotated[
+DataSet = Annotated[
+    str | None, typer.Option("--dataset", help=f"One of {', '.join(DATASETS)}.", show_default="the run's")
+]
+Network = Annotated[
     str | None,
-    typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}, or a .toml or .json file (else the data set's)."),
+    typer.Option(
+        "--spec", help="The network of a checkpoint that is no run's.", show_default="identified by names and shapes"
+    ),
 ]
-BackendName = Annotated[str | None, typer.Option("--backend", help="`torch` or `mxnet` (else RESNET_XF_BACKEND).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Network = Annotated[str | None, typer.Option("--spec", help="The network of a checkpoint that is no run's.")]
-Source = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run's folder, or a checkpoint in any format that `convert` reads.")
-]
+SOURCE = "A run's folder, or a checkpoint in any format that `convert` reads."
 
 
 @app.command("train")
 def train_(
-    spec: Annotated[str | None, typer.Argument(metavar="[SPEC]", help=f"The network (else {DEFAULT_NETWORK}).")] = None,
-    dataset: DataSet = None,
+    spec: Annotated[
+        str | None,
+        typer.Argument(metavar="[SPEC]", help="The network, as `show` takes it.", show_default=DEFAULT_NETWORK),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(DATASETS)}.", show_default=DEFAULT_DATASET)
+    ] = None,
     recipe: RecipeName = None,
     backend: BackendName = None,
     device: Device = "auto",
-    preset: Annotated[str, typer.Option(help=f"How much is done for speed: {', '.join(PRESETS)}.")] = "tuned",
+    preset: Annotated[str, typer.Option(help=f"Optimisation for speed: {', '.join(PRESETS)}.")] = "tuned",
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder (else a new one under runs/).", show_default=False)
+        Path | None, typer.Option(help="The run's folder; it must hold no run.", show_default="a new one under runs/")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a run, on any backend.", show_default=False)
+        Path | None, typer.Option(metavar="RUN", help="Resume the run in this folder, on any backend.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint to begin from, as `convert` reads it.", show_default=False)
+        Path | None,
+        typer.Option(help="Initial weights: a checkpoint in any format `convert` reads.", show_default="random"),
     ] = None,
     data_dir: DataDir = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine that train together.")] = 1,
-    keep: Annotated[int, typer.Option(min=1, help="Checkpoints that are kept.")] = 3,
+    keep: Annotated[int, typer.Option(min=1, help="Number of checkpoints to keep.")] = 3,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for other workers.")] = TIMEOUT,
-    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.", show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="In place of the recipe's.", show_default=False)] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate in place of the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.", show_default=False)] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, float64, bfloat16 or float16.")] = None,
-    image_size: Annotated[str | None, typer.Option(metavar="SIZE", help="As 32 or 96x64 (else the recipe's).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", show_default="the recipe's")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per step, of all workers together.", show_default="the recipe's")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="the recipe's")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of weights, order and augmentation.", show_default="the recipe's")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, float64, bfloat16 or float16.", show_default="the recipe's")
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(metavar="S or HxW", help="Image size in pixels, as 32 or 96x64.", show_default="the recipe's"),
+    ] = None,
     new_head: Annotated[
-        bool, typer.Option("--new-head", help="Draw the last layer anew, for other classes than those of --weights.")
+        bool, typer.Option("--new-head", help="With --weights: draw the last layer anew, for other classes.")
     ] = False,
-    in_channels: Annotated[int | None, typer.Option(help="In place of the spec's.", show_default=False)] = None,
-    num_classes: Annotated[int | None, typer.Option(help="In place of the spec's.", show_default=False)] = None,
+    in_channels: Annotated[
+        int | None, typer.Option(help="Channels of the images, 1 or 3.", show_default="the spec's")
+    ] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Number of classes.", show_default="the spec's")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a network, or go on with a run. `resnet-xf train` alone trains the book's ResNet-18 on digits.
+    """Train a network, or resume a run.
 
-    The run's folder holds its checkpoints and metrics.jsonl. Ctrl-C writes a checkpoint and stops.
+    `resnet-xf train` alone trains the ResNet-18 of the book "Dive into Deep Learning" on scikit-learn's digits. The
+    run's folder holds checkpoints and metrics.jsonl. Ctrl-C writes a checkpoint and stops.
     """
     changes = {
         "epochs": epochs,
         "batch_size": batch_size,
         "seed": seed,
         "precision": precision,
-        "image_size": read_size(image_size) if image_size else None,
+        "image_size": read_size(image_size),
         "learning_rate": lr,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -104,74 +129,71 @@ def train_(
     if workers > 1 and ("DMLC_ROLE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ):
         raise TrainingError("--workers starts processes itself; leave it out under torchrun or DMLC_ variables")
     if resume is not None:
-        if changes or any(
-            given is not None for given in (recipe, out, weights, in_channels, num_classes, new_head or None)
-        ):
+        fixed = (recipe, out, weights, in_channels, num_classes, new_head or None)
+        if changes or any(value is not None for value in fixed):
             raise CheckpointError(
-                f"{resume}: a run goes on as it began; with --resume give only --backend, --device, --preset, "
-                "--workers, --keep, --timeout, --data-dir and where a folder: --dataset has moved to"
+                f"{resume}: a run resumes with its own settings; with --resume give only --backend, --device, "
+                "--preset, --workers, --keep, --timeout, --data-dir, and --dataset if a folder: has moved"
             )
         out = resume
-        begun = training.begin_again(resume, spec, backend=backend, dataset=dataset, **settings)
+        training = runs.prepare_resume(resume, spec, backend=backend, dataset=dataset, **settings)
     else:
-        backend = get_backend(backend).name  # first: a parameter server's process goes no further
+        backend = get_backend(backend).name  # first: in a parameter server's process it does not return
         dataset = dataset or DEFAULT_DATASET
-        planned = plan(_changed(plan(spec or DEFAULT_NETWORK).spec, in_channels, num_classes))
-        chosen = _recipe(recipe or training.default_recipe(dataset), changes)
-        out = out or _fresh(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
-        first = _first_weights(weights, planned, chosen, new_head=new_head) if weights else None
-        begun = training.begin(planned, dataset, chosen, backend=backend, out=out, weights=first, **settings)
-    begun.check_shares(workers)
+        planned = plan(_with_sizes(plan(spec or DEFAULT_NETWORK).spec, in_channels, num_classes))
+        changed = _changed_recipe(recipe or runs.default_recipe(dataset), changes)
+        out = out or _new_folder(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
+        initial = _initial_weights(weights, planned, changed, new_head=new_head) if weights else None
+        training = runs.prepare(planned, dataset, changed, backend=backend, out=out, weights=initial, **settings)
+    training.check_shares(workers)
     if workers > 1:
-        _run_together(begun, workers, out, fresh=resume is None)
+        _run_together(training, workers, out, new=resume is None)
         return
-    display.opening = _opening(begun)
-    try:
-        run = begun.run()
-    finally:
-        display.bar.stop()
+    display.opening = _opening(training)
+    with display.bar:
+        run = training.run()
     if not as_json and run.first:
         last = run.history[-1]
         typer.echo(f"done: test accuracy {last.test_accuracy:.2%} after epoch {last.epoch}; the run is {run.path}")
 
 
-def _first_weights(path: Path, planned: Plan, recipe: Recipe, *, new_head: bool) -> Weights:
-    """A checkpoint's weights, the last layer's drawn anew if wished."""
-    found = identify(read_checkpoint(path), planned.spec).weights
+def _initial_weights(path: Path, planned: Plan, recipe: Recipe, *, new_head: bool) -> Weights:
+    """Return a checkpoint's weights; with ``new_head``, those of the last layer are random."""
+    weights = identify(read_checkpoint(path), planned.spec).weights
     if new_head:
         drawn = draw_weights(planned, recipe.seed, recipe.init)
-        found |= {name: drawn[name] for name in drawn if name.startswith("fc.")}
-    return found
+        weights |= {name: drawn[name] for name in drawn if name.startswith("fc.")}
+    return weights
 
 
-def _run_together(begun: Training, workers: int, out: Path, *, fresh: bool) -> None:
-    """Start the same command in several processes, now that what can be checked in one has been."""
-    command, *options = _without("--workers", "--out")
-    arguments = [command, *(["--out", str(out)] if fresh else []), *options]
-    wrong = run_together(get_backend(begun.header.backend).roles(workers), arguments)
-    if wrong:
+def _run_together(training: Training, workers: int, out: Path, *, new: bool) -> None:
+    """Run this command in several processes, after this process has checked all it can."""
+    command, *options = arguments_without("--workers", "--out")
+    arguments = [command, *(["--out", str(out)] if new else []), *options]
+    failure = run_together(get_backend(training.header.backend).roles(workers), arguments)
+    if failure:
         again = f"resnet-xf train --resume {shlex.quote(str(out))} --workers {workers}"
         hint = f"; `{again}` goes on from the last checkpoint" if list_checkpoints(out) else ""
-        raise TrainingError(f"{wrong}{hint}")
+        raise TrainingError(f"{failure}{hint}")
 
 
 @app.command("evaluate")
 def evaluate_(
-    source: Source,
+    source: Annotated[Path, typer.Argument(metavar="RUN", help=SOURCE)],
     dataset: DataSet = None,
     recipe: RecipeName = None,
     spec: Network = None,
     backend: BackendName = None,
     device: Device = "auto",
     data_dir: DataDir = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time (else the recipe's).")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per batch.", show_default="the recipe's")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell a network's loss and accuracy on a data set's test images."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("test images", total=None)
-        found = evaluate(
+    """Measure loss and accuracy on a data set's test images."""
+    with ProgressBar() as bar:
+        result = evaluate(
             source,
             dataset,
             recipe=recipe,
@@ -180,53 +202,50 @@ def evaluate_(
             device=device,
             data_dir=data_dir,
             batch_size=batch_size,
-            callback=lambda done, total: bar.update(task, completed=done, total=total),
+            callback=lambda done, total: bar.update(done, total, "test images"),
         )
     if as_json:
-        print_json(msgspec.to_builtins(found))
+        print_json(msgspec.to_builtins(result))
         return
-    size = "×".join(map(str, found.image_size))
     typer.echo(
-        f"{found.network} on {found.dataset}, {found.images:,} test images of {size} pixels, "
-        f"{found.backend} on {found.device}"
+        f"{result.network} on {result.dataset}, {result.images:,} test images of {by_sign(result.image_size)} pixels, "
+        f"{result.backend} on {result.device}"
     )
-    typer.echo(f"accuracy {found.accuracy:.2%}, loss {found.loss:.4f}, {found.images_per_second:,.0f} images/s")
+    typer.echo(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f}, {result.images_per_second:,.0f} images/s")
 
 
 @app.command("predict")
 def predict_(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.")],
-    run: Annotated[
-        Path, typer.Option("--run", help="A run's folder, or a checkpoint in any format that `convert` reads.")
-    ],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to tell.")] = 5,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    run: Annotated[Path, typer.Option("--run", metavar="RUN", help=SOURCE)],
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show.")] = 5,
     recipe: RecipeName = None,
     spec: Network = None,
     backend: BackendName = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Tell the likeliest classes of images."""
-    found = predict(run, images, top=top, recipe=recipe, network=spec, backend=backend, device=device)
+    """Show the most likely classes of images."""
+    guesses = predict(run, images, top=top, recipe=recipe, network=spec, backend=backend, device=device)
+    answers = list(zip(images, guesses, strict=True))
     if as_json:
-        print_json(
-            [{"image": str(path), "top": msgspec.to_builtins(best)} for path, best in zip(images, found, strict=True)]
-        )
+        print_json([{"image": str(path), "top": msgspec.to_builtins(best)} for path, best in answers])
         return
     table = new_table("image", "class", "probability>")
-    for path, best in zip(images, found, strict=True):
+    for path, best in answers:
         for number, guess in enumerate(best):
             table.add_row("" if number else str(path), guess.name, f"{guess.probability:.2%}")
     print_table(table)
 
 
-def _changed(spec: ResNetSpec, in_channels: int | None, num_classes: int | None) -> ResNetSpec:
-    changes = {"in_channels": in_channels, "num_classes": num_classes}
-    return msgspec.structs.replace(spec, **{name: value for name, value in changes.items() if value is not None})
+def _with_sizes(spec: ResNetSpec, in_channels: int | None, num_classes: int | None) -> ResNetSpec:
+    """Return the spec with these sizes; None leaves the spec's own."""
+    sizes = {"in_channels": in_channels, "num_classes": num_classes}
+    return msgspec.structs.replace(spec, **{name: value for name, value in sizes.items() if value is not None})
 
 
-def _recipe(name: str, changes: dict[str, Any]) -> Recipe:
-    """A recipe with the changes that options ask for."""
+def _changed_recipe(name: str, changes: dict[str, Any]) -> Recipe:
+    """Return a recipe with the changes that options ask for."""
     recipe = get_recipe(name)
     if "learning_rate" in changes:
         rate = changes.pop("learning_rate")
@@ -237,68 +256,45 @@ def _recipe(name: str, changes: dict[str, Any]) -> Recipe:
         raise RecipeError(f"recipe {recipe.name} as changed by the options: {error}") from None
 
 
-def _fresh(name: str) -> Path:
-    """A folder under runs/ that is not there yet."""
-    paths = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 100_000))
+def _new_folder(name: str) -> Path:
+    """Return the path of a folder under runs/ that does not exist yet."""
+    paths = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
     return next(path for path in paths if not path.exists())
 
 
-def _without(*options: str) -> list[str]:
-    """The arguments of this command less some options and their values."""
-    kept, skip = [], False
-    for argument in sys.argv[1:]:
-        if not skip and argument.partition("=")[0] in options:
-            skip = "=" not in argument
-            continue
-        if not skip:
-            kept.append(argument)
-        skip = False
-    return kept
-
-
 class _Display:
-    """What shows a run: its first line, a bar where stderr is a terminal, and a line an epoch on stdout."""
+    """Shows a run's progress: a first line, a line per epoch on stdout, and a bar on stderr if it is a terminal."""
 
     def __init__(self, *, as_json: bool) -> None:
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[now]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task("starting", total=None, now="")
+        self.bar = ProgressBar()
         self.as_json = as_json
         self.opening = ""
 
-    def __call__(self, at: Moment) -> None:
-        """Show a step or an epoch; of several workers, the first alone is told of any."""
+    def __call__(self, progress: Progress) -> None:
+        """Show a step or an epoch. Only the first of several workers is called."""
         if self.opening and not self.as_json:
             typer.echo(self.opening)
         self.opening = ""
-        now = f"loss {at.loss:.4f}  accuracy {at.accuracy:.2%}  {at.images_per_second:,.0f} images/s"
-        self.bar.start()
-        self.bar.update(
-            self.task, description=f"epoch {at.epoch}/{at.epochs}", completed=at.step, total=at.steps, now=now
+        text = (
+            f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  loss {progress.loss:.4f}"
+            f"  accuracy {progress.accuracy:.2%}  {progress.images_per_second:,.0f} images/s"
         )
-        if at.record is not None:
+        self.bar.update(progress.step, progress.steps, text)
+        record = progress.record
+        if record is not None:
             self.bar.stop()  # so that the line is not written into it
-            typer.echo(msgspec.json.encode(at.record).decode() if self.as_json else _line(at.record, at.epochs))
+            typer.echo(msgspec.json.encode(record).decode() if self.as_json else _line(record, progress.epochs))
 
 
-def _opening(begun: Training) -> str:
-    """What is about to be trained."""
-    header, spec, data = begun.header, begun.planned.spec, begun.data
-    on = f"on {header.step} of {begun.steps} steps, " if header.step else ""
+def _opening(training: Training) -> str:
+    """Return the line that tells what is about to be trained."""
+    header, spec, data = training.header, training.planned.spec, training.data
+    done = f"on {header.step} of {training.steps} steps, " if header.step else ""
     unused = f" for a network of {spec.num_classes}" if spec.num_classes > len(data.classes) else ""
     return (
         f"{spec.name} on {data.name}: {header.train_images:,} training images of {len(data.classes)} classes{unused}, "
-        f"{'×'.join(map(str, begun.transform.size))} pixels; {header.backend}; recipe {header.recipe.name}, "
-        f"{on}{header.recipe.epochs} epochs of {header.steps_per_epoch} steps; the run is {begun.out}"
+        f"{by_sign(training.transform.size)} pixels; {header.backend}; recipe {header.recipe.name}, "
+        f"{done}{header.recipe.epochs} epochs of {header.steps_per_epoch} steps; the run is {training.out}"
     )
 
 

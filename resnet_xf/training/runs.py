@@ -75,11 +75,11 @@ def train(
         "timeout": timeout,
         "callback": callback,
     }
-    start = begin(network, dataset, recipe, backend=backend, out=out, weights=weights, data_dir=data_dir, **settings)
+    start = prepare(network, dataset, recipe, backend=backend, out=out, weights=weights, data_dir=data_dir, **settings)
     return start.run()
 
 
-def begin(
+def prepare(
     network: Plan | ResNetSpec | str,
     dataset: Dataset | str,
     recipe: Recipe | str | Path | None,
@@ -156,10 +156,10 @@ def resume(
         "timeout": timeout,
         "callback": callback,
     }
-    return begin_again(run, network, backend=backend, dataset=dataset, data_dir=data_dir, **settings).run()
+    return prepare_resume(run, network, backend=backend, dataset=dataset, data_dir=data_dir, **settings).run()
 
 
-def begin_again(
+def prepare_resume(
     run: str | Path,
     network: Plan | ResNetSpec | str | None,
     *,

@@ -43,7 +43,7 @@ from resnet_xf.support.signals import asked_to_stop
 from resnet_xf.training.checkpoint import EpochRecord, Header, load_checkpoint
 from resnet_xf.training.loop import Progress
 from resnet_xf.training.recipe import Recipe, check_recipe
-from resnet_xf.training.runs import begin, resume, train
+from resnet_xf.training.runs import prepare, resume, train
 
 Callback = Callable[[int, int, str], object]
 
@@ -169,7 +169,9 @@ def _prepare(
     """The runs by backend and seed, those of one seed together; with all checked that can be before the first step."""
     data = images_for(planned.spec, load_dataset(dataset, data_dir))
     settings: dict[str, Any] = {"device": device, "preset": "tuned", "keep": 1, "timeout": TIMEOUT, "callback": None}
-    begun = begin(planned, data, recipes[0], backend=backends[0], out=None, weights=None, data_dir=data_dir, **settings)
+    begun = prepare(
+        planned, data, recipes[0], backend=backends[0], out=None, weights=None, data_dir=data_dir, **settings
+    )
     begun.check_shares(1)
     try:
         out.mkdir(parents=True, exist_ok=True)

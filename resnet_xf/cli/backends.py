@@ -1,0 +1,84 @@
+"""The commands on the installed backends: trace, doctor."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import typer
+
+from resnet_xf.architecture.nodes import kind, walk
+from resnet_xf.architecture.plan import plan
+from resnet_xf.architecture.trace import observed_rows, trace
+from resnet_xf.architecture.weights import require_memory
+from resnet_xf.backend.doctor import diagnose
+from resnet_xf.backend.registry import get_backend
+from resnet_xf.cli.application import new_app
+from resnet_xf.cli.options import AsJson, Batch, ImageSize, InputShape, SpecArgument, TopOnly, input_shape
+from resnet_xf.cli.printing import by_sign, print_json, print_rows
+from resnet_xf.errors import ResNetXFError
+from resnet_xf.ladder.report.report import environment
+
+app = new_app()
+
+
+@app.command("trace")
+def trace_(
+    spec: SpecArgument,
+    image_size: ImageSize = None,
+    batch: Batch = 1,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            help="`torch` or `mxnet`; `none`: by arithmetic, as `show`.",
+            show_default="RESNET_XF_BACKEND, else an installed one",
+        ),
+    ] = None,
+    top: TopOnly = False,
+    as_json: AsJson = False,
+    old_input: InputShape = None,
+) -> None:
+    """Run a network on a backend and show the shapes of its layers.
+
+    The input is all zeros. Exit code 1 if the native network's layers differ from what `show` computes from the spec.
+    """
+    planned = plan(spec)
+    shape = input_shape(planned.spec, image_size, batch)
+    rows = expected = trace(planned, shape)
+    if backend != "none":
+        chosen = get_backend(backend)
+        require_memory(planned)
+        observed = chosen.trace(chosen.build(planned.root), np.zeros(shape, np.float32))
+        if observed.error:
+            raise ResNetXFError(f"{chosen.name} cannot run {planned.spec.name} on {by_sign(shape)}: {observed.error}")
+        rows = observed_rows(observed, {name: kind(node) for name, node in walk(planned.root)})
+    print_rows([row for row in rows if row.depth <= 1] if top else rows, as_json=as_json)
+    if backend == "none":
+        return
+    wrong = sorted({row.name or "the whole network" for row in {*rows} ^ {*expected}})
+    if not as_json:
+        verdict = f"differs from the spec in {', '.join(wrong)}" if wrong else "every layer is as the spec says"
+        typer.echo(f"{planned.spec.name} on {chosen.name} {chosen.version()}: {verdict}")
+    raise typer.Exit(1 if wrong else 0)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check which backends work, and say how to repair the others.
+
+    Exit code 1 if none works.
+    """
+    diagnoses = diagnose()
+    if as_json:
+        print_json({"environment": environment(), "backends": msgspec.to_builtins(diagnoses)})
+    else:
+        for key, value in environment().items():
+            typer.echo(f"{key}: {value}")
+        for one in diagnoses:
+            state = f"usable, version {one.version}, devices {', '.join(one.devices)}" if one.usable else one.problem
+            typer.echo(f"{one.name} ({one.framework}): {state}")
+            if one.mend:
+                typer.echo(f"  mend: {one.mend}")
+    raise typer.Exit(0 if any(one.usable for one in diagnoses) else 1)
