@@ -1,39 +1,44 @@
-"""Cost against depth, width, image size and batch: seconds a step, and the exponents that fit.
+"""How the time of a step grows with depth, width, image size and batch size, and the exponents that fit.
 
-``python benchmarks/cost.py`` writes ``results/cost.json``, ``docs/cost.svg`` and the table in ``docs/throughput.md``.
+``python benchmarks/cost.py`` writes ``results/cost.json``, ``docs/cost.png`` and the table in ``docs/throughput.md``.
+With ``--tables`` it measures nothing, and writes picture and table from the results that are there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from common import DOCS, RESULTS, picture, read_results, write_between, write_results
 from rich.progress import Progress
-from throughput import DOCS, HERE, check_measured, write_between
 
 from resnet_xf import ResNetSpec, Stage, Stem
 from resnet_xf.backend.workers import processors
 from resnet_xf.speed.bench.case import Case
-from resnet_xf.speed.bench.charts import COLOURS, figure
+from resnet_xf.speed.bench.charts import COLOURS
 from resnet_xf.speed.bench.harness import bench
 from resnet_xf.speed.bench.machine import environment
-from resnet_xf.support.files import atomic
 
 BACKENDS = ("torch", "mxnet")
 MODES = ("infer", "train")
 CHANNELS, DEPTH, SIDE, BATCH = 32, 8, 64, 16
-"""Of the network from which one thing at a time is changed; its stage keeps its resolution, so that each block costs
-the same."""
+"""The network that every sweep starts from. Its stage keeps its resolution, so each block costs the same."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One thing that is changed: its values, and the exponent of the arithmetic in it."""
+    """One setting to change.
+
+    Attributes:
+        name: of the setting.
+        label: of the picture's axis.
+        values: to measure.
+        expected: the exponent with which the number of multiplications grows.
+    """
 
     name: str
     label: str
@@ -41,18 +46,18 @@ class Sweep:
     expected: float
 
     def case(self, value: int, backend: str, mode: str) -> Case:
-        """The measurement with that value, everything else as it was."""
-        given = {"depth": DEPTH, "width": CHANNELS, "side": SIDE, "batch": BATCH} | {self.name: value}
-        stages = (Stage(depth=given["depth"], channels=given["width"]),)
-        stem = Stem(kind="conv3", width=given["width"], stride=1, pool=False)
-        size = given["side"], given["side"]
+        """The case with this value, and all other settings unchanged."""
+        settings = {"depth": DEPTH, "width": CHANNELS, "side": SIDE, "batch": BATCH} | {self.name: value}
+        stages = (Stage(depth=settings["depth"], channels=settings["width"]),)
+        stem = Stem(kind="conv3", width=settings["width"], stride=1, pool=False)
+        size = settings["side"], settings["side"]
         spec = ResNetSpec(name=f"{self.name}_{value}", stem=stem, stages=stages, num_classes=10, image_size=size)
         return Case(
             spec=spec,
             backend=backend,
             mode=mode,
             preset="best",
-            batch=given["batch"],
+            batch=settings["batch"],
             image_size=size,
             threads=processors(),
         )
@@ -67,7 +72,7 @@ SWEEPS = (
 
 
 def measure(sweeps: tuple[Sweep, ...], seconds: float) -> list[dict[str, object]]:
-    """A row for every value, backend and mode: milliseconds a step."""
+    """Measure every value on every backend in every mode; a row for each, in milliseconds a step."""
     points = [
         (sweep, value, backend, mode)
         for sweep in sweeps
@@ -75,7 +80,7 @@ def measure(sweeps: tuple[Sweep, ...], seconds: float) -> list[dict[str, object]
         for mode in MODES
         for value in sweep.values
     ]
-    Random(0).shuffle(points)  # so that a machine which gets slower meanwhile does not look like an exponent
+    Random(0).shuffle(points)  # a machine that gets slower with time must not look like an exponent
     rows: list[dict[str, object]] = []
     with Progress() as progress:
         for sweep, value, backend, mode in progress.track(points, description="cost"):
@@ -83,21 +88,21 @@ def measure(sweeps: tuple[Sweep, ...], seconds: float) -> list[dict[str, object]
             if row.result is None:
                 raise SystemExit(f"{row.case}: {row.reason}")
             milliseconds = 1e3 * row.case.batch / row.result.speed.median
-            told = {"what": sweep.name, "value": value, "backend": backend, "mode": mode}
-            rows.append(told | {"milliseconds": milliseconds, "share": row.result.share})
+            point = {"what": sweep.name, "value": value, "backend": backend, "mode": mode}
+            rows.append(point | {"milliseconds": milliseconds, "share": row.result.share})
     return sorted(rows, key=lambda row: [str(row["what"]), row["value"], str(row["backend"]), str(row["mode"])])
 
 
 def exponent(values: list[float], times: list[float]) -> float:
-    """The slope of log time against log value, by least squares."""
+    """The exponent of a power law fitted by least squares to the logarithms."""
     return float(np.polyfit(np.log(values), np.log(times), 1)[0])
 
 
 def series(rows: list[dict[str, object]], sweep: Sweep, backend: str, mode: str) -> tuple[list[float], list[float]]:
-    """The values and times of one line of the plot."""
+    """The values and times of one line of the picture."""
     key = {"what": sweep.name, "backend": backend, "mode": mode}
-    found = [row for row in rows if key.items() <= row.items()]
-    return [float(row["value"]) for row in found], [float(row["milliseconds"]) for row in found]  # type: ignore[arg-type]
+    points = [row for row in rows if key.items() <= row.items()]
+    return [float(row["value"]) for row in points], [float(row["milliseconds"]) for row in points]  # type: ignore[arg-type]
 
 
 def table(sweeps: tuple[Sweep, ...], rows: list[dict[str, object]]) -> str:
@@ -114,9 +119,8 @@ def table(sweeps: tuple[Sweep, ...], rows: list[dict[str, object]]) -> str:
 
 
 def draw(sweeps: tuple[Sweep, ...], rows: list[dict[str, object]], path: Path) -> None:
-    """Time against each thing, on logarithmic axes, beside the line of the arithmetic's exponent."""
-    with figure() as new:
-        drawn = new(figsize=(11, 3.2), layout="constrained")
+    """Draw the time against each setting on logarithmic axes, and a line of the expected exponent."""
+    with picture(path, 11, 3.2) as drawn:
         for axes, sweep in zip(drawn.subplots(1, len(sweeps)), sweeps, strict=True):
             for backend, colour in ((name, COLOURS[name]) for name in BACKENDS):
                 for mode, look in zip(MODES, ("o-", "s--"), strict=True):
@@ -137,33 +141,28 @@ def draw(sweeps: tuple[Sweep, ...], rows: list[dict[str, object]], path: Path) -
             axes.minorticks_off()
             axes.legend(fontsize=7, frameon=False)
         drawn.axes[0].set_ylabel("milliseconds a step")
-        with atomic(path) as temporary:
-            drawn.savefig(temporary, format="svg", metadata={"Date": None})
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--time", type=float, default=2.0, help="seconds that each point runs")
-    parser.add_argument("--smoke", action="store_true", help="two points for a moment, and nothing is kept")
-    parser.add_argument("--tables", action="store_true", help="only write table and plot anew")
-    asked = parser.parse_args()
-    if asked.smoke:
+    parser.add_argument("--time", type=float, default=2.0, help="seconds that each point is measured")
+    parser.add_argument("--smoke", action="store_true", help="measure two points for a moment, and keep nothing")
+    parser.add_argument("--tables", action="store_true", help="write table and picture from earlier results")
+    options = parser.parse_args()
+    if options.smoke:
         some = (Sweep("batch", "images of a batch", (1, 2), 1),)
         rows = measure(some, 0.1)
         print(table(some, rows))
         with TemporaryDirectory() as folder:
-            draw((*some, *some), rows, Path(folder) / "cost.svg")
+            draw((*some, *some), rows, Path(folder) / "cost.png")
         return
-    results = HERE / "results" / "cost.json"
-    if not asked.tables:
-        rows = measure(SWEEPS, asked.time)
-        with atomic(results) as temporary:
-            temporary.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=2) + "\n")
-    check_measured(results)
-    rows = json.loads(results.read_text())["rows"]
+    results = RESULTS / "cost.json"
+    if not options.tables:
+        write_results(results, {"environment": environment(), "rows": measure(SWEEPS, options.time)})
+    rows = read_results(results)["rows"]
     write_between(DOCS / "throughput.md", "cost", table(SWEEPS, rows))
-    draw(SWEEPS, rows, DOCS / "cost.svg")
+    draw(SWEEPS, rows, DOCS / "cost.png")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How often the parity ladder cries wolf: random sound networks, each climbed to the end of the level ``standard``.
+"""How often a rung of the parity ladder fails although both networks are right.
 
-``python benchmarks/false_alarms.py`` draws networks from the whole field space of a spec, builds each in PyTorch and in
-MXNet Gluon from weights of its own, prints how near the measured errors came to their bounds, and writes
-``benchmarks/results/false_alarms.json``. Its exit code is 1 if a rung failed.
+``python benchmarks/false_alarms.py`` draws random specs from all values that a spec's fields may have. It builds each
+network in PyTorch and in MXNet Gluon and runs the ladder at level ``standard``. It prints how near the measured errors
+came to their bounds and writes ``benchmarks/results/false_alarms.json``. The exit code is 1 if a rung failed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
+from common import RESULTS, write_results
 from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 from rich.progress import track
 
@@ -25,18 +26,16 @@ from resnet_xf.ladder.climb import climb
 from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.report.report import Report, environment
 from resnet_xf.ladder.sides.live import Live
-from resnet_xf.support.files import atomic
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from helpers.strategies import specs
 
-RESULTS = Path(__file__).parent / "results" / "false_alarms.json"
 BACKENDS = ("torch", "mxnet")
 
 
 def drawn(count: int, start: int) -> list[ResNetSpec]:
-    """So many sound specs, the same for the same start."""
-    found: list[ResNetSpec] = []
+    """Draw ``count`` specs whose shapes fit; the same seed gives the same specs."""
+    sound: list[ResNetSpec] = []
 
     @seed(start)
     @settings(
@@ -52,22 +51,22 @@ def drawn(count: int, start: int) -> list[ResNetSpec]:
         try:
             trace(spec, (1, spec.in_channels, *spec.image_size))
         except ShapeError:
-            reject()  # a small image, pooled to less than a window of the next pool
-        found.append(spec)
+            reject()  # the image is too small for one of the pools
+        sound.append(spec)
 
     collect()
-    return found
+    return sound
 
 
 def climbed(spec: ResNetSpec, number: int) -> tuple[Report, list[Live]]:
-    """The ladder on one network, with weights and images' order drawn from its number."""
+    """Run the ladder on one network; its number is the seed of weights and images."""
     subject, origin, shown = subject_of(spec, None, None, None, number, None)
     sides = [Live(subject, get_backend(name)) for name in BACKENDS]
     return climb(subject, sides, origin, shown, level="standard"), sides
 
 
 def shares(report: Report, sides: list[Live]) -> Iterator[tuple[str, float]]:
-    """What was compared, and the share of its bound that was measured, of everything that has a bound."""
+    """For each comparison that has a bound: its name, and the error as a share of the bound."""
     for rung in report.rungs:
         if rung.status == "pass" and rung.value is not None and rung.bound:
             yield f"{rung.number} {rung.name}", rung.value / rung.bound
@@ -80,15 +79,15 @@ def shares(report: Report, sides: list[Live]) -> Iterator[tuple[str, float]]:
 
 
 def main() -> None:
-    """Draw, climb, print and write."""
+    """Draw networks, run the ladder, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200, help="networks to draw")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    given = parser.parse_args()
+    parser.add_argument("--seed", type=int, default=0, help="of the random specs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "false_alarms.json")
+    options = parser.parse_args()
 
     begun = time.perf_counter()
-    networks = drawn(given.count, given.seed)
+    networks = drawn(options.count, options.seed)
     measured: defaultdict[str, list[float]] = defaultdict(list)
     alarms = []
     for number, spec in enumerate(track(networks, "networks")):
@@ -111,16 +110,14 @@ def main() -> None:
     print(f"{len(alarms)} false alarms on {len(networks)} networks")
     result = {
         "networks": len(networks),
-        "seed": given.seed,
+        "seed": options.seed,
         "false_alarms": alarms,
         "share_of_bound": headroom,
         "seconds": round(time.perf_counter() - begun),
         "backends": {name: get_backend(name).version() for name in BACKENDS},
         "environment": environment(),
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(given.out) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_results(options.out, result)
     sys.exit(1 if alarms else 0)
 
 

@@ -1,7 +1,8 @@
-"""The whole ladder, accuracies on digits included, on networks of every kind; how long each rung takes.
+"""Run the whole ladder, with accuracies on digits, on networks of every kind, and measure the time of each rung.
 
-``python benchmarks/full_ladder.py`` runs what ``results/full_ladder.json`` does not hold yet and writes it, and the
-table of ``docs/ladder.md``. Each network is one command, ``resnet-xf parity NAME --level full --image-size SIZE``.
+``python benchmarks/full_ladder.py`` runs the networks that ``results/full_ladder.json`` does not hold yet. It writes
+that file and the table in ``docs/ladder.md``. The command for each is ``resnet-xf parity NAME --level full
+--image-size SIZE``.
 """
 
 from __future__ import annotations
@@ -9,17 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from common import DOCS, RESULTS, read_results, write_between, write_results
 from rich.progress import track
 
-from resnet_xf.support.files import atomic
-
-HERE = Path(__file__).parent
 SIZES = {
     "d2l_resnet18": 96,
     "resnet18": 224,
@@ -30,16 +28,14 @@ SIZES = {
     "seresnet50": 64,
     "resnext50_32x4d": 64,
 }
-MORE = {"resnet50_v1": ["--seeds", "10"], "cifar_resnet20": ["--recipe", "digits"]}
-"""Options of networks for which five pairs of short runs were ``not enough seeds``: more of them, or longer runs at a
-higher rate, since CIFAR's small network had learnt but three of four digits."""
-
-MARK = re.compile(r"(<!-- full ladder -->\n).*?(<!-- end -->)", re.DOTALL)
+OPTIONS = {"resnet50_v1": ["--seeds", "10"], "cifar_resnet20": ["--recipe", "digits"]}
+"""Options of the networks for which five pairs of short runs gave ``not enough seeds``. One needs more pairs. CIFAR's
+small network needs longer runs at a higher rate: after the short ones it was right on three of four digits."""
 
 
 def run(name: str, size: int, runs: Path | None) -> dict[str, object]:
-    """One network's report, less what is long; its training runs are kept in a folder if one is given."""
-    command = ["parity", name, "--level", "full", "--image-size", str(size), *MORE.get(name, []), "--json"]
+    """Run one network; its report without the long parts. ``runs`` is the folder that keeps its training runs."""
+    command = ["parity", name, "--level", "full", "--image-size", str(size), *OPTIONS.get(name, []), "--json"]
     with TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", "resnet_xf", *command, "--runs", str(runs / name if runs else folder)],
@@ -56,7 +52,7 @@ def run(name: str, size: int, runs: Path | None) -> dict[str, object]:
 
 
 def table(results: dict[str, dict]) -> str:
-    """Markdown: seconds up to the end of each level, and the verdict of the last rung."""
+    """Markdown: seconds to the end of each level, the rungs that hold, and the accuracies."""
     lines = [
         "| network | image | quick, s | standard, s | full, s | holds | accuracies: mean difference, 90% interval |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -64,10 +60,10 @@ def table(results: dict[str, dict]) -> str:
     for name, report in results.items():
         seconds = {rung["number"]: rung["seconds"] for rung in report["rungs"]}
         upto = [f"{sum(s for n, s in seconds.items() if n <= last):.0f}" for last in (5, 8, 10)]
-        told = report["accuracy"]
-        points = (
-            f"{told['mean_difference']:+.2f}, {told['interval'][0]:+.2f} to {told['interval'][1]:+.2f}" if told else ""
-        )
+        points = ""
+        if accuracy := report["accuracy"]:
+            low, high = accuracy["interval"]
+            points = f"{accuracy['mean_difference']:+.2f}, {low:+.2f} to {high:+.2f}"
         size = report["input_shape"][-1]
         held = sum(rung["status"] == "pass" for rung in report["rungs"])
         lines.append(f"| `{name}` | {size}×{size} | {' | '.join(upto)} | {held} of {len(seconds)} rungs | {points} |")
@@ -75,28 +71,22 @@ def table(results: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    """Run what is missing."""
+    """Run the networks that have no results yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", default=list(SIZES), metavar="NETWORK")
-    parser.add_argument("--again", action="store_true", help="run also what is there")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "full_ladder.json")
-    parser.add_argument("--docs", type=Path, default=HERE.parent / "docs" / "ladder.md")
-    parser.add_argument("--runs", type=Path, help="keep the runs' folders there, and go on with those that are")
+    parser.add_argument("--again", action="store_true", help="run also the networks that have results")
+    parser.add_argument("--out", type=Path, default=RESULTS / "full_ladder.json")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the training runs; those that are there continue")
     options = parser.parse_args()
-    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    results = read_results(options.out) if options.out.exists() else {}
     missing = [name for name in options.networks if options.again or name not in results]
     for name in track(missing, "networks"):
         results[name] = run(name, SIZES[name], options.runs)
         print(results[name]["verdict"], flush=True)
-        ordered = {name: results[name] for name in SIZES if name in results}
-        with atomic(options.out) as temporary:
-            temporary.write_text(json.dumps(ordered, indent=1) + "\n")
+        write_results(options.out, {name: results[name] for name in SIZES if name in results})
     ordered = {name: results[name] for name in SIZES if name in results}
     print(table(ordered))
-    if options.docs.exists():
-        text = MARK.sub(lambda found: found[1] + table(ordered) + found[2], options.docs.read_text())
-        with atomic(options.docs) as temporary:
-            temporary.write_text(text)
+    write_between(DOCS / "ladder.md", "full ladder", table(ordered))
     sys.exit(0 if all(report["holds"] for report in results.values()) else 1)
 
 

@@ -1,14 +1,13 @@
-"""Whether a killed run loses anything: runs killed at random moments and resumed, to the bit against one left alone.
+"""Whether a run that is killed and resumed ends with the same bits as a run that is never stopped.
 
-``python benchmarks/kill_and_resume.py`` trains a tiny network by the command line, sends SIGKILL ten times to each
-backend's run, prints what was found and writes ``benchmarks/results/kill_and_resume.json``. The exit code is 1 if
-anything is lost.
+``python benchmarks/kill_and_resume.py`` trains a tiny network by the command line and sends SIGKILL to each backend's
+run ten times, at random moments. It prints the comparison and writes ``benchmarks/results/kill_and_resume.json``. The
+exit code is 1 if anything differs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shlex
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from common import RESULTS, write_results
 
 from resnet_xf import Recipe, ResNetSpec, Stage, Stem, get_backend
 from resnet_xf.architecture.weights import Weights
@@ -30,7 +30,6 @@ from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import EpochRecord, load_checkpoint
 from resnet_xf.training.recipe import Augmentation, Optimizer, Schedule
 
-RESULTS = Path(__file__).parent / "results"
 SPEC = ResNetSpec(
     name="tiny",
     in_channels=1,
@@ -40,15 +39,15 @@ SPEC = ResNetSpec(
     stages=(Stage(depth=1, channels=8), Stage(depth=1, channels=16, stride=2)),
 )
 EARLY = 0.3
-"""The share of the kills that fall before the first checkpoint. Every other one of the rest is aimed at a write."""
+"""Share of the kills before the first checkpoint. Of the rest, every second one hits while a checkpoint is written."""
 
 
 class LostError(Exception):
-    """What was not as it should be after a kill."""
+    """A kill has damaged or lost something."""
 
 
 def recipe(epochs: int) -> Recipe:
-    """Momentum, decay, a drop of the rate and augmentation: all that a resumed run must find again."""
+    """A recipe with all that a resumed run must restore: momentum, a learning rate that drops, augmentation."""
     return Recipe(
         name="killed",
         epochs=epochs,
@@ -61,7 +60,7 @@ def recipe(epochs: int) -> Recipe:
 
 
 def start(run: Path, backend: str, resume: bool) -> subprocess.Popen[str]:
-    """Begin a run or go on with it, in a process of its own."""
+    """Start or resume a run in a process of its own."""
     begin = ["spec.toml", "--dataset", "digits", "--recipe", "recipe.toml", "--out", run.name]
     arguments = ["--resume", run.name] if resume else begin
     return subprocess.Popen(
@@ -74,14 +73,14 @@ def start(run: Path, backend: str, resume: bool) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    """Let a run come to its end."""
+    """Wait until a run has ended; raises LostError if its exit code is not 0."""
     _, said = process.communicate()
     if process.returncode:
         raise LostError(f"the run ended with code {process.returncode}: {said.strip()}")
 
 
 def records(run: Path) -> list[EpochRecord]:
-    """A run's finished epochs, by its metrics.jsonl."""
+    """The finished epochs in a run's ``metrics.jsonl``."""
     path = run / "metrics.jsonl"
     try:
         return msgspec.json.Decoder(EpochRecord).decode_lines(path.read_bytes()) if path.exists() else []
@@ -90,13 +89,13 @@ def records(run: Path) -> list[EpochRecord]:
 
 
 def written(run: Path) -> int:
-    """When a run's metrics.jsonl was last written: by each process as it opens the run, and after each epoch."""
+    """When ``metrics.jsonl`` was last written: when a process opened the run, or after an epoch."""
     path = run / "metrics.jsonl"
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def left_alone(run: Path, backend: str) -> tuple[float, float]:
-    """A whole run; the seconds until it begins to train, and those until it has ended."""
+    """Train without a stop; the seconds until training starts, and the seconds until it has ended."""
     begun = time.perf_counter()
     process = start(run, backend, resume=False)
     while not written(run) and process.poll() is None:
@@ -107,11 +106,15 @@ def left_alone(run: Path, backend: str) -> tuple[float, float]:
 
 
 def kill(run: Path, backend: str, moment: float, aimed: bool, opening: float, epoch: float) -> dict[str, Any]:
-    """Start or resume a run and kill it; what is found then.
+    """Start or resume a run, kill it, and check what it leaves.
 
-    ``moment`` is in epochs of the whole run, however often it has been resumed; from -1 to 0 is the process's start-up.
-    An ``aimed`` kill waits from there for a checkpoint that is being written. ``opening`` and ``epoch`` are about how
-    many seconds the start-up and an epoch take.
+    Args:
+        run: the run's folder.
+        backend: to train with.
+        moment: when to kill, in epochs of the whole run; from -1 to 0 is the first process's start-up.
+        aimed: whether to wait after that moment until a checkpoint is being written.
+        opening: about how many seconds the start-up takes.
+        epoch: about how many seconds an epoch takes.
     """
     before, begun = written(run), time.perf_counter()
     process = start(run, backend, resume=bool(list_checkpoints(run)))
@@ -138,12 +141,12 @@ def kill(run: Path, backend: str, moment: float, aimed: bool, opening: float, ep
 
 
 def half_written(run: Path) -> bool:
-    """Whether a checkpoint is being written, or was when the process was killed."""
+    """Whether a checkpoint is being written, or was written when the process died."""
     return any((run / "checkpoints").glob(".step-*"))
 
 
 def left_behind(run: Path, backend: str) -> dict[str, Any]:
-    """What a killed run leaves: whole checkpoints, or none, and then there must be nothing to resume."""
+    """Check that a killed run's checkpoints are whole; without one, that resuming is refused."""
     checkpoints = list_checkpoints(run)
     try:
         positions = [load_checkpoint(path).header.position for path in checkpoints]
@@ -163,19 +166,19 @@ def left_behind(run: Path, backend: str) -> dict[str, Any]:
 
 
 def same(ours: Weights, theirs: Weights) -> bool:
-    """Whether two sets of arrays are the same to the bit."""
+    """Whether two sets of arrays have the same bits."""
     return ours.keys() == theirs.keys() and all(
         ours[name].dtype == theirs[name].dtype and ours[name].tobytes() == theirs[name].tobytes() for name in ours
     )
 
 
 def untimed(run: Path) -> list[EpochRecord]:
-    """A run's records but for how long they took."""
+    """A run's records with their times set to 0."""
     return [msgspec.structs.replace(record, seconds=0.0, images_per_second=0.0) for record in records(run)]
 
 
 def measure(backend: str, folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
-    """One run left alone, one killed again and again, and whether they are the same."""
+    """Train one run without a stop and one with kills, and compare them."""
     whole, broken = folder / f"{backend}-whole", folder / f"{backend}-killed"
     draw, early = random.Random(seed), int(kills * EARLY)
     result: dict[str, Any] = {"holds": False, "kills": []}
@@ -205,16 +208,16 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--backends", default="torch,mxnet")
-    parser.add_argument("--kills", type=int, default=10, help="of each backend's run")
+    parser.add_argument("--kills", type=int, default=10, help="how often to kill each backend's run")
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the results")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     threads = os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for every run
     names = options.backends.split(",")
-    asked = [f"--{name}={getattr(options, name)}" for name in ("backends", "kills", "epochs", "seed")]
+    arguments = [f"--{name}={getattr(options, name)}" for name in ("backends", "kills", "epochs", "seed")]
     result: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/kill_and_resume.py", *asked]),
+        "command": shlex.join(["python", "benchmarks/kill_and_resume.py", *arguments]),
         "environment": environment()
         | {name: get_backend(name).version() for name in names}
         | {"cores": len(os.sched_getaffinity(0)), "OMP_NUM_THREADS": threads},
@@ -231,8 +234,7 @@ def main() -> None:
             for key, value in found.items():
                 for line in value if isinstance(value, list) else [f"{key}: {value}"]:
                     print(f"  {line}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "kill_and_resume.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_results(options.out / "kill_and_resume.json", result)
     sys.exit(not all(found["holds"] for found in result["backends"].values()))
 
 

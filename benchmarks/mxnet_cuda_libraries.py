@@ -1,16 +1,15 @@
-"""Whether MXNet's CUDA wheel finds all that it is linked with in NVIDIA's wheels, so that no toolkit is needed.
+"""Whether NVIDIA's wheels hold every library and symbol that MXNet's CUDA wheel needs, so that no toolkit is needed.
 
-After ``pip install 'resnet-xf[mxnet-cu117]'``, on any Linux machine of x86-64, with a GPU or without one,
-``python benchmarks/mxnet_cuda_libraries.py`` asks ``ldd -r`` for every library and symbol that ``libmxnet.so`` needs,
-and for those of NVIDIA's libraries that are loaded later on. It prints what is missing and writes
-``benchmarks/results/mxnet_cuda_libraries.json``. The exit code is 1 if anything is, but for what the NVIDIA driver
-brings: ``libcuda.so.1``. With ``--cuobjdump`` it also counts the GPUs' machine codes in ``libmxnet.so``.
+Run ``pip install 'resnet-xf[mxnet-cu117]'`` first, on any x86-64 Linux machine, with or without a GPU. Then
+``python benchmarks/mxnet_cuda_libraries.py`` asks ``ldd -r`` for the needs of ``libmxnet.so`` and of NVIDIA's libraries
+that are loaded later. It prints what is missing and writes ``benchmarks/results/mxnet_cuda_libraries.json``. The exit
+code is 1 if anything is missing except ``libcuda.so.1``, which comes with the driver. With ``--cuobjdump`` it also
+counts the machine code in ``libmxnet.so`` for each GPU architecture.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -23,18 +22,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from common import RESULTS, write_results
+
 from resnet_xf.ladder.report.report import environment
 
-RESULTS = Path(__file__).parent / "results"
 MODULE = Path(__file__).parent.parent / "backends" / "resnet_xf_mxnet" / "cuda.py"
 MXNET = Path("mxnet", "libmxnet.so")
 EXTRA = "mxnet-cu117"
 DRIVERS_SYMBOL = re.compile(r"cu[A-Z]\w*")
-"""As the driver's are called; the runtime's and the other libraries' begin with ``cuda``, ``cublas``, ``cudnn``."""
+"""Names of the driver's symbols. Those of the other libraries begin with ``cuda``, ``cublas``, ``cudnn``."""
 
 
 def cuda() -> ModuleType:
-    """The module that loads the libraries, without its package, which would import MXNet."""
+    """Import the module that loads the libraries without its package, which imports MXNet."""
     spec = spec_from_file_location("cuda", MODULE)
     assert spec is not None
     assert spec.loader is not None
@@ -44,14 +44,14 @@ def cuda() -> ModuleType:
 
 
 def versions() -> dict[str, str]:
-    """The versions of MXNet and of NVIDIA's wheels that the extra asks for."""
+    """The versions of MXNet's and NVIDIA's wheels in the extra."""
     wanted = [line for line in requires("resnet-xf") or () if re.search(f"extra == ['\"]{EXTRA}['\"]", line)]
     names = [re.split(r"[^\w.-]", line)[0] for line in wanted]
     return {name: version(name) for name in sorted(names) if name.startswith(("mxnet", "nvidia"))}
 
 
 def linked(file: Path, folders: list[Path]) -> tuple[dict[str, str], set[str]]:
-    """What ``ldd -r`` says of a shared library: its libraries and where they are, and the symbols that are nowhere."""
+    """Run ``ldd -r`` on a shared library: the path of each library that it needs, and the symbols that none defines."""
     done = subprocess.run(
         ["ldd", "-r", file],
         env=os.environ | {"LD_LIBRARY_PATH": ":".join(map(str, folders))},
@@ -71,7 +71,7 @@ def linked(file: Path, folders: list[Path]) -> tuple[dict[str, str], set[str]]:
 
 
 def machine_codes(tool: str, file: Path) -> dict[str, int]:
-    """How many pieces of machine code there are of each GPU architecture, and how many of PTX."""
+    """Count the pieces of machine code for each GPU architecture, and those of PTX."""
     found = {}
     for kind in ("elf", "ptx"):
         done = subprocess.run([tool, f"--list-{kind}", file], capture_output=True, text=True)
@@ -83,7 +83,7 @@ def machine_codes(tool: str, file: Path) -> dict[str, int]:
 
 
 def measure(site: Path, module: ModuleType) -> dict[str, Any]:
-    """What is found and what is missing, by the folder that MXNet was installed into."""
+    """List the libraries that are found below the folder ``site``, and those that are missing."""
     loaded = [site / "nvidia" / library for library in module.LIBRARIES]
     folders = sorted({path.parent for path in loaded})
     libraries, absent = linked(site / MXNET, folders)
@@ -110,8 +110,8 @@ def measure(site: Path, module: ModuleType) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cuobjdump", help="the tool of that name, of CUDA 12 or later")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the results")
+    parser.add_argument("--cuobjdump", help="path of cuobjdump, of CUDA 12 or later")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     site = Path(str(distribution(EXTRA).locate_file("")))
     command = [
@@ -125,8 +125,7 @@ def main() -> None:
         result["machine code"] = machine_codes(options.cuobjdump, site / MXNET)
     for key, value in result.items():
         print(f"{key}: {value}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "mxnet_cuda_libraries.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_results(options.out / "mxnet_cuda_libraries.json", result)
     sys.exit(not result["holds"])
 
 

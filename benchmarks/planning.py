@@ -1,25 +1,24 @@
-"""What a network costs around its arithmetic: importing, planning, tracing, building and proving it.
+"""The time that a network takes besides running: to import, plan, trace, build and prove it.
 
-``python benchmarks/planning.py`` prints the tables and writes ``benchmarks/results/planning.json``. Every time is the
-median of several, in milliseconds.
+``python benchmarks/planning.py`` prints the tables and writes ``benchmarks/results/planning.json``. Every time is a
+median in milliseconds.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
+
+from common import RESULTS, write_results
 
 from resnet_xf import ResNetSpec, Stage, Stem, get_backend, get_spec, parity, plan, trace
 from resnet_xf.ladder.report.report import environment
 
-RESULTS = Path(__file__).parent / "results" / "planning.json"
 MODELS = ("resnet18", "resnet50", "resnet152", "cifar_resnet110_v1")
 PROVEN = ("resnet18", "resnet50")
 LEVELS = (("quick", 3), ("standard", 1))
@@ -37,7 +36,7 @@ def milliseconds(work: Callable[[], object], times: int = 7) -> float:
 
 
 def importing() -> float:
-    """How long ``import resnet_xf`` takes beyond NumPy, by ``-X importtime``."""
+    """The time of ``import resnet_xf`` without that of NumPy, by ``-X importtime``."""
     taken = []
     for _ in range(5):
         command = [sys.executable, "-X", "importtime", "-c", "import resnet_xf"]
@@ -48,7 +47,7 @@ def importing() -> float:
 
 
 def proving(name: str) -> dict[str, float]:
-    """Milliseconds of a parity run, once the frameworks are there."""
+    """The time of a parity run of each level, with the frameworks imported before."""
     return {
         f"parity {level}": milliseconds(lambda level=level: parity(name, level=level), times=times)
         for level, times in LEVELS
@@ -61,7 +60,7 @@ def deep(blocks: int) -> ResNetSpec:
 
 
 def exponent(sizes: tuple[int, ...], times: list[float]) -> float:
-    """The slope of log time against log size, by least squares: 1 is linear."""
+    """The exponent of a power law fitted by least squares to the logarithms; 1 is linear."""
     x, y = [math.log(size) for size in sizes], [math.log(one) for one in times]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
@@ -97,8 +96,7 @@ def main() -> None:
         "by blocks, ms": scaling,
         "exponent of time against blocks": {key: exponent(BLOCKS, times) for key, times in scaling.items()},
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(RESULTS / "planning.json", result)
     for key, value in result.items():
         print(f"{key}: {value}" if not isinstance(value, dict) else f"{key}:")
         for name, one in value.items() if isinstance(value, dict) else ():

@@ -1,156 +1,210 @@
-"""What the throughput scripts share: one ``resnet-xf bench``, whose report becomes a table and a plot."""
+"""How fast networks are, ours against others' or one backend against the other: studies of ``resnet-xf bench``.
+
+``python benchmarks/throughput.py NAME`` measures a study of ``STUDIES``. It writes ``results/throughput_NAME.json``,
+the picture ``docs/throughput_NAME.png`` and the tables in ``docs/throughput.md`` and ``README.md``. With ``--tables``
+it measures nothing, and writes the picture and the tables from the results that are there.
+"""
 
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from common import DOCS, README, RESULTS, read_results, reduce_colours, write_between, write_results
 
 from resnet_xf.speed.bench.case import OURS
 from resnet_xf.speed.bench.charts import plot
 from resnet_xf.speed.bench.report import BenchReport, Row, baseline
 from resnet_xf.speed.bench.statistics import in_words
-from resnet_xf.support.files import atomic
-
-HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs"
-SMOKE = (
-    *("--image-size", "32", "--batch", "2", "--time", "0.1"),
-    *("--mode", "infer", "--precision", "float32"),
-)
-"""In place of some options, and with the first network alone, to see that a script runs."""
 
 
-SUMMARIES = {
-    "torch_against_mxnet": "PyTorch against MXNet",
-    "against_torchvision_and_timm": "Against torchvision and timm",
-    "against_gluon_zoo": "Against the Gluon model zoo",
+@dataclass(frozen=True)
+class Study:
+    """Networks and the options of ``resnet-xf bench`` that answer a question.
+
+    Attributes:
+        question: what is compared.
+        networks: names of the zoo.
+        options: of ``resnet-xf bench``.
+        title: above the study's summary in the README; an empty one has none.
+    """
+
+    question: str
+    networks: tuple[str, ...]
+    options: str
+    title: str = ""
+
+
+STUDIES = {
+    "torch_against_mxnet": Study(
+        "PyTorch against MXNet Gluon: the same network with the same weights.",
+        ("resnet18", "resnet50", "cifar_resnet20"),
+        "--backend torch,mxnet --mode infer,train --device cpu --preset eager,tuned,best "
+        "--precision float32,bfloat16,int8",
+        "PyTorch against MXNet",
+    ),
+    "against_torchvision_and_timm": Study(
+        "Our PyTorch networks against those of torchvision and timm, and the fastest way of each.",
+        ("resnet18", "resnet50"),
+        "--backend torch --peers torchvision,timm --mode infer,train --device cpu --preset eager,best "
+        "--precision float32,bfloat16,int8",
+        "Against torchvision and timm",
+    ),
+    "against_gluon_zoo": Study(
+        "Our Gluon networks against those of the Gluon model zoo, and the fastest way of each.",
+        ("resnet18_v1", "resnet50_v1"),
+        "--backend mxnet --peers gluon --mode infer,train --device cpu --preset tuned,best "
+        "--precision float32,bfloat16,int8",
+        "Against the Gluon model zoo",
+    ),
+    "plain_against_torchvision": Study(
+        "Our PyTorch networks against those of torchvision, with PyTorch's defaults, in many launches.",
+        ("resnet18", "resnet50"),
+        "--backend torch --peers torchvision --mode infer,train --device cpu --preset eager --precision float32",
+    ),
+    "on_a_gpu": Study(
+        "Ours against torchvision and timm on a GPU, in every precision; MXNet's row gives a reason if it cannot run.",
+        ("resnet18", "resnet50", "d2l_resnet18"),
+        "--backend torch,mxnet --peers torchvision,timm --mode infer,train --device cuda --preset eager,best "
+        "--precision tf32,float32,bfloat16,float16 --batch 256",
+    ),
 }
-"""The reports that the README sums up."""
+"""By name, in the order of the README's summary."""
+
+SMOKE = "--image-size 32 --batch 2 --time 0.1 --mode infer --precision float32"
+"""Replaces some options to try a study on its first network in a few seconds."""
 
 
-def main(name: str, question: str, networks: Sequence[str], options: Sequence[str]) -> None:
-    """Measure what answers a question; write ``results/throughput_NAME.json``, its table and its plot."""
-    parser = argparse.ArgumentParser(description=question)
-    parser.add_argument("--time", default="4", help="seconds that each process runs")
-    parser.add_argument("--launches", default="6", help="processes of each case")
-    parser.add_argument("--smoke", action="store_true", help="a small network for a moment, and nothing is kept")
-    parser.add_argument(
-        "--tables", action="store_true", help="only write table and plot anew from the results that are there"
+def main() -> None:
+    """Measure studies and write their results, tables and pictures."""
+    listing = "\n".join(f"  {name:30}{study.question}" for name, study in STUDIES.items())
+    parser = argparse.ArgumentParser(
+        description=f"{(__doc__ or '').partition(chr(10))[0]}\n\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    asked = parser.parse_args()
-    results = HERE / "results" / f"throughput_{name}.json"
-    if asked.smoke:
-        with TemporaryDirectory() as folder:
-            out = Path(folder) / "report.json"
-            _bench([networks[0], *options, *SMOKE], out)
-            report = BenchReport.read(out)
-            plot(report, Path(folder) / "plot.svg")
-            print(table(report))
-        return
-    if not asked.tables:
-        _bench([*networks, *options, "--time", asked.time, "--launches", asked.launches], results)
-    check_measured(results)
-    report = BenchReport.read(results)
-    plot(report, DOCS / f"throughput_{name}.svg")
-    write_between(DOCS / "throughput.md", name, table(report))
-    write_between(HERE.parent / "README.md", "throughput", summary())
+    parser.add_argument("studies", nargs="+", choices=STUDIES, metavar="NAME", help="studies, as listed above")
+    parser.add_argument("--time", default="4", help="seconds that each process measures")
+    parser.add_argument("--launches", default="6", help="processes of each case")
+    parser.add_argument("--smoke", action="store_true", help="try one small network, and keep nothing")
+    parser.add_argument("--tables", action="store_true", help="write tables and pictures from earlier results")
+    options = parser.parse_args()
+    for name in options.studies:
+        study = STUDIES[name]
+        if options.smoke:
+            smoke(study)
+            continue
+        results = RESULTS / f"throughput_{name}.json"
+        if not options.tables:
+            words = [*study.networks, *study.options.split(), "--time", options.time, "--launches", options.launches]
+            run_bench(words, results)
+        write_results(results, read_results(results))
+        report = BenchReport.read(results)
+        draw(report, DOCS / f"throughput_{name}.png")
+        write_between(DOCS / "throughput.md", name, table(report))
+        write_between(README, "throughput", summary())
 
 
-def _bench(arguments: Sequence[str], out: Path) -> None:
-    command = [sys.executable, "-m", "resnet_xf", "bench", *arguments, "--out", str(out)]
-    code = subprocess.run(command, check=False).returncode
+def smoke(study: Study) -> None:
+    """Measure one case of a study for a moment, draw it and print its table."""
+    with TemporaryDirectory() as folder:
+        results = Path(folder) / "report.json"
+        run_bench([study.networks[0], *study.options.split(), *SMOKE.split()], results)
+        report = BenchReport.read(results)
+        draw(report, Path(folder) / "picture.png")
+        print(table(report))
+
+
+def run_bench(words: Sequence[str], results: Path) -> None:
+    """Run ``resnet-xf bench``; ends the program with its exit code if that is not 0."""
+    code = subprocess.run([sys.executable, "-m", "resnet_xf", "bench", *words, "--out", str(results)]).returncode
     if code:
         sys.exit(code)
 
 
+def draw(report: BenchReport, path: Path) -> None:
+    """Draw the report as ``resnet-xf bench --plot`` does, in few colours."""
+    plot(report, path)
+    reduce_colours(path)
+
+
 def table(report: BenchReport) -> str:
-    """The report as Markdown: the machine, and a table for each group."""
+    """Markdown: a line on the machine, then a table for each group of cases."""
     rounds = sorted({(len(row.result.rates), row.result.speed.rounds) for row in report.rows if row.result})
     (launches, fewest), (_, most) = rounds[0], rounds[-1]
     many = f"Launches: {launches}, turns in all: {fewest}" + (f" to {most}" if most > fewest else "")
-    parts = [f"{_machine(report)}. Ceiling: {report.ceilings_in_words()}. {many}: `{report.command}`\n"]
+    parts = [f"{machine(report)}. Ceiling: {report.ceilings_in_words()}. {many}: `{report.command}`\n"]
     for rows in report.groups():
         parts.append(f"{rows[0].case.group_title}, batch {rows[0].case.batch}:\n")
         parts.append(
             "| | images/s | × the first | 95 % interval | error | top-1 | of the ceiling |\n" + "| --- " * 7 + "|"
         )
         first = baseline(rows)
-        parts += [_line(row, first=row is first) for row in rows]
+        parts += [table_line(row, first=row is first) for row in rows]
         parts.append("")
     return "\n".join(parts)
 
 
-def _machine(report: BenchReport) -> str:
-    """What was measured on, and with what."""
-    found = report.environment
+def table_line(row: Row, *, first: bool) -> str:
+    """A case's line: its speed, its ratio to the first case's, its error and its share of the ceiling."""
+    result = row.result
+    name = row.case.way if row.case.library != OURS else f"**{row.case.way}**"
+    if result is None:
+        return f"| {name} | {row.reason} | | | | | |"
+    share = "" if result.share is None else f"{result.share:.0%}"
+    ratio, interval = "1" if first else "–", ""
+    if row.ratio:
+        low, high = row.ratio.interval
+        same = " ≈" if row.ratio.verdict == "no difference shown" else ""
+        ratio, interval = f"{row.ratio.median:.2f}{same}", f"{low:.3f} to {high:.3f}"
+    speed = in_words(result.speed.median)
+    return f"| {name} | {speed} | {ratio} | {interval} | {result.error:.1e} | {result.agreement:.0%} | {share} |"
+
+
+def machine(report: BenchReport) -> str:
+    """The processor or the GPUs, and the frameworks' versions."""
+    versions = report.environment
     if all(row.case.device == "cpu" for row in report.rows):
-        where = [f"{found['cpu']}, {found['processors']} processors"]
+        where = [f"{versions['cpu']}, {versions['processors']} processors"]
     else:
-        where = [text for name, text in found.items() if name.startswith("gpu ")]
-    return f"{'; '.join(where)}, PyTorch {found.get('torch', 'none')}, MXNet {found.get('mxnet', 'none')}"
+        where = [text for name, text in versions.items() if name.startswith("gpu ")]
+    return f"{'; '.join(where)}, PyTorch {versions.get('torch', 'none')}, MXNet {versions.get('mxnet', 'none')}"
 
 
 def summary() -> str:
-    """Markdown, a table for each report: images a second, and how many times those of the first row."""
+    """Markdown, a table for each study with a title: images a second, and their ratio to the first row's."""
     lines: list[str] = []
-    for name, title in SUMMARIES.items():
-        path = HERE / "results" / f"throughput_{name}.json"
-        if not path.exists():
+    for name, study in STUDIES.items():
+        path = RESULTS / f"throughput_{name}.json"
+        if not study.title or not path.exists():
             continue
         report = BenchReport.read(path)
         groups = list(report.groups())
-        lines += [f"{title}: {_machine(report)}.", ""]
+        lines += [f"{study.title}: {machine(report)}.", ""]
         titles = [f"{rows[0].case.spec.name}, {rows[0].case.mode}" for rows in groups]
         lines += [f"| images/s | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
         for way in dict.fromkeys(row.case.way for rows in groups for row in rows):
-            found = [next((row for row in rows if row.case.way == way), None) for rows in groups]
-            if any(row and row.result for row in found):
-                ours = any(row and row.case.library == OURS for row in found)
-                lines.append(f"| {f'**{way}**' if ours else way} | {' | '.join(map(_cell, found))} |")
+            line = [next((row for row in rows if row.case.way == way), None) for rows in groups]
+            if any(row and row.result for row in line):
+                ours = any(row and row.case.library == OURS for row in line)
+                lines.append(f"| {f'**{way}**' if ours else way} | {' | '.join(map(summary_cell, line))} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _cell(row: Row | None) -> str:
+def summary_cell(row: Row | None) -> str:
+    """Images a second, and in brackets their ratio to the first row's."""
     if row is None or row.result is None:
         return "–"
-    shown = in_words(row.result.speed.median)
+    speed = in_words(row.result.speed.median)
     if row.ratio is None:
-        return shown
-    return f"{shown} ({'≈' if row.ratio.verdict == 'no difference shown' else ''}{row.ratio.median:.2f}×)"
+        return speed
+    return f"{speed} ({'≈' if row.ratio.verdict == 'no difference shown' else ''}{row.ratio.median:.2f}×)"
 
 
-def _line(row: Row, *, first: bool) -> str:
-    found = row.result
-    who = row.case.way if row.case.library != OURS else f"**{row.case.way}**"
-    if found is None:
-        return f"| {who} | {row.reason} | | | | | |"
-    rate = in_words(found.speed.median)
-    share = "" if found.share is None else f"{found.share:.0%}"
-    ratio = ("1" if first else "–", "")
-    if row.ratio:
-        low, high = row.ratio.interval
-        same = " ≈" if row.ratio.verdict == "no difference shown" else ""
-        ratio = (f"{row.ratio.median:.2f}{same}", f"{low:.3f} to {high:.3f}")
-    return f"| {who} | {rate} | {ratio[0]} | {ratio[1]} | {found.error:.1e} | {found.agreement:.0%} | {share} |"
-
-
-def check_measured(results: Path) -> None:
-    """End in a line if there is nothing yet of which to make a table."""
-    if not results.exists():
-        sys.exit(f"{results}: nothing was measured yet; leave out --tables")
-
-
-def write_between(path: Path, mark: str, text: str) -> None:
-    """Put a text between ``<!-- MARK -->`` and the next ``<!-- end -->`` of a file."""
-    whole = path.read_text(encoding="utf-8")
-    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not pattern.search(whole):
-        sys.exit(f"{path}: has no <!-- {mark} -->")
-    with atomic(path) as temporary:
-        temporary.write_text(pattern.sub(lambda found: f"{found[1]}{text}{found[2]}", whole), encoding="utf-8")
+if __name__ == "__main__":
+    main()

@@ -48,7 +48,7 @@ def test_fashion_mnist_trains_once_and_draws_the_same_again(tmp_path) -> None:
     assert result["recipe"]["batch_size"] == 64
     assert [record["epoch"] for record in run["records"]] == [1]
     assert run["wall seconds"] > run["records"][0]["seconds"]
-    drawing = tmp_path / "out" / "fashion_mnist.svg"
+    drawing = tmp_path / "out" / "fashion_mnist.png"
     first = drawing.read_bytes()
     drawing.unlink()
     assert bench("fashion_mnist.py", *arguments, "--plot-only").splitlines()[-2:] == shown.splitlines()[-2:]

@@ -1,0 +1,81 @@
+"""What the benchmarks share: where results go, how they are written, the pictures and the tables in the docs."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from resnet_xf.speed.bench.charts import figure
+from resnet_xf.support.files import atomic
+
+BENCHMARKS = Path(__file__).parent
+RESULTS = BENCHMARKS / "results"
+DOCS = BENCHMARKS.parent / "docs"
+README = BENCHMARKS.parent / "README.md"
+
+COLOURS = 64
+"""Colours of a picture: enough for charts and smooth text, and a quarter of the bytes."""
+
+
+def write_results(path: Path, results: object) -> None:
+    """Write results as JSON: each field on a line, and each item of a list or dict in a field on a line of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        temporary.write_text(to_json(results) + "\n", encoding="utf-8")
+
+
+def to_json(value: Any, levels: int = 2, indent: str = "") -> str:
+    """JSON with line breaks in the outer ``levels`` alone."""
+    if levels == 0 or not value or not isinstance(value, (dict, list, tuple)):
+        return json.dumps(value, ensure_ascii=False)
+    inner = indent + " "
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(key)}: {to_json(item, levels - 1, inner)}" for key, item in value.items()]
+        first, last = "{", "}"
+    else:
+        lines = [to_json(item, levels - 1, inner) for item in value]
+        first, last = "[", "]"
+    return f"{first}\n{inner}" + f",\n{inner}".join(lines) + f"\n{indent}{last}"
+
+
+def read_results(path: Path) -> Any:
+    """Results that were written before; ends the program in one line if there are none."""
+    if not path.exists():
+        sys.exit(f"{path}: nothing was measured yet; run this without --tables or --plot-only first")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[Any]:
+    """A Matplotlib figure to draw on, in inches; it is written as a PNG file when the block ends."""
+    with figure() as new:
+        drawn = new(figsize=(width, height), layout="constrained")
+        yield drawn
+        with atomic(path) as temporary:
+            drawn.savefig(temporary, format="png")
+    reduce_colours(path)
+
+
+def reduce_colours(path: Path) -> None:
+    """Write a PNG file again with ``COLOURS`` colours; the same pixels give the same bytes."""
+    with Image.open(path) as image:
+        reduced = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    with atomic(path) as temporary:
+        reduced.save(temporary, format="png", optimize=True)
+
+
+def write_between(path: Path, mark: str, text: str) -> None:
+    """Replace what stands between ``<!-- MARK -->`` and the next ``<!-- end -->`` of a file."""
+    page = path.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not pattern.search(page):
+        sys.exit(f"{path}: has no <!-- {mark} -->")
+    with atomic(path) as temporary:
+        temporary.write_text(pattern.sub(lambda match: f"{match[1]}{text}{match[2]}", page), encoding="utf-8")
