@@ -7,10 +7,11 @@ from typing import Any
 
 from resnet_xf.architecture.nodes import join
 from resnet_xf.architecture.weights import Array, plain
+from resnet_xf.formats.layouts import GLUON_WORDS
 from resnet_xf_mxnet.loan import mx
 
-LAST_WORDS = {"gamma": "weight", "beta": "bias"}
-"""What Gluon's norms call their scale and shift, and what everyone else does."""
+NEUTRAL_WORDS = {theirs: ours for words in GLUON_WORDS.values() for ours, theirs in words.items()}
+"""Our names of the arrays that Gluon names otherwise: ``gamma`` is ``weight``."""
 
 
 def named_blocks(block: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -24,7 +25,7 @@ def own_weights(block: Any) -> dict[str, Any]:
     """One block's own parameters by neutral name, without those that a norm holds but does not use."""
     unused = ("gamma", "beta") if isinstance(block, mx.gluon.nn.BatchNorm) and block._kwargs["fix_gamma"] else ()
     params = block._reg_params.items()
-    return {LAST_WORDS.get(name, name): param for name, param in params if name not in unused}
+    return {NEUTRAL_WORDS.get(name, name): param for name, param in params if name not in unused}
 
 
 def weights_of(network: Any) -> dict[str, Any]:

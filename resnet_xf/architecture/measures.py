@@ -12,6 +12,7 @@ from math import isfinite, prod, sqrt
 
 import numpy as np
 
+from resnet_xf.architecture.nodes import WEIGHTED
 from resnet_xf.architecture.trace import Row
 from resnet_xf.architecture.weights import Array
 
@@ -92,7 +93,7 @@ def roundings(rows: Sequence[Row]) -> float:
     One for each layer with weights. A mean over n pixels, summed one by one as MXNet does, adds n/12: the running sum's
     error grows with it.
     """
-    layers = sum(1 for row in rows if row.kind in ("conv", "norm", "linear"))
+    layers = sum(1 for row in rows if row.kind in WEIGHTED)
     pixels = [prod(before.output_shape[2:]) for before, row in pairwise(rows) if row.kind == "globalpool"]
     return max(1, layers) + max(pixels, default=0) / 12
 

@@ -1,135 +1,23 @@
-"""What the builders read: thirteen kinds of frozen node, each with every argument that a framework's layer needs.
+"""The nodes of a plan: one frozen dataclass for each kind of layer and each kind of container.
 
-A tree of nodes is a network, or a part of one: any node can be built alone. Containers name their children;
-the names joined by dots are torchvision's and timm's, the same for modules, trace rows and weights.
-All tensors are ``(N, C, H, W)``, and ``(N, C)`` after a :class:`Flatten`.
+A node says all that is particular to its kind: the arguments of a framework's layer, its arrays with their first
+values, and the shape of its output. To add a kind, add a class here and one ``case`` to each backend's builder.
+
+A tree of nodes is a network or a part of one, and any node can be built alone. A node's dotted name, as
+``layer1.0.conv1``, is torchvision's and timm's; modules, trace rows and arrays have the same name. Tensors are
+``(N, C, H, W)``, and ``(N, C)`` after a :class:`Flatten`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Literal, NamedTuple, TypeAlias
 
+from resnet_xf.errors import ShapeError
 
-@dataclass(frozen=True, slots=True)
-class Conv:
-    """A square two-dimensional convolution, padded alike on all sides with zeros."""
-
-    in_channels: int
-    out_channels: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
-    groups: int = 1
-    bias: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """Batch normalisation; ``momentum`` is the share of the new value, ``affine`` a learned scale and shift.
-
-    ``zero_init`` says that the scale is drawn as 0 at the start; it changes no arithmetic.
-    """
-
-    channels: int
-    eps: float
-    momentum: float
-    affine: bool = True
-    zero_init: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """An elementwise function."""
-
-    function: Literal["relu", "sigmoid"]
-
-
-@dataclass(frozen=True, slots=True)
-class Pad:
-    """Zeros below and to the right: ``(N, C, H, W)`` to ``(N, C, H + after, W + after)``."""
-
-    after: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Pooling over square windows; padding never enters a mean; ``ceil`` rounds the output's size up."""
-
-    operation: Literal["max", "avg"]
-    kernel: int
-    stride: int
-    padding: int = 0
-    ceil: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class GlobalPool:
-    """The mean over height and width: ``(N, C, H, W)`` to ``(N, C, 1, 1)``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Flatten:
-    """``(N, C, H, W)`` to ``(N, C·H·W)``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """A fully connected layer on ``(N, in_features)``."""
-
-    in_features: int
-    out_features: int
-    bias: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Add:
-    """The sum of a residual block's body and shortcut; a layer of its own, so that it is traced and compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sequential:
-    """Named children, one after another."""
-
-    children: Children
-
-
-@dataclass(frozen=True, slots=True)
-class Taps:
-    """Named children, one after another; the output is the list of those outputs that ``names`` names, in order."""
-
-    children: Children
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Residual:
-    """``post(add(body(pre(x)), shortcut))``; the one block behind v1 and pre-activation v2 alike.
-
-    ``shortcut`` is a projection named ``downsample``, which reads the raw input ``x`` or what ``pre`` made of
-    it; where it is None the raw input itself is added. The children of ``pre``, ``body`` and ``post`` are
-    named directly in the block, as in torchvision; the sum is named ``add``.
-    """
-
-    pre: Children
-    body: Children
-    shortcut: Sequential | None
-    shortcut_from: Literal["input", "preactivation"]
-    post: Children
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """``x * body(x)``, the body's output ``(N, C, 1, 1)`` spread over height and width."""
-
-    body: Children
-
-
-Leaf: TypeAlias = Conv | Norm | Activation | Pad | Pool | GlobalPool | Flatten | Linear | Add
-Node: TypeAlias = Leaf | Sequential | Taps | Residual | Gate
-Children: TypeAlias = tuple[tuple[str, Node], ...]
+Shape: TypeAlias = tuple[int, ...]
 
 STATISTICS = ("running_mean", "running_var")
 """The arrays of a batch norm that a forward pass in training updates; no gradient does."""
@@ -140,27 +28,335 @@ def is_statistic(name: str) -> bool:
     return name.rpartition(".")[2] in STATISTICS
 
 
-def kind(node: Node) -> str:
-    """The node's kind in a word: ``conv``, ``norm``, ``relu``, ``maxpool``, ``residual`` and so on."""
-    match node:
-        case Activation(function=function):
-            return function
-        case Pool(operation=operation):
-            return f"{operation}pool"
-        case _:
-            return type(node).__name__.lower()
+Distribution: TypeAlias = tuple[Literal["uniform", "normal"], float, float]
+"""Uniform from a low to a high value, or normal with a mean and a standard deviation."""
+
+NEAR_0: Distribution = ("normal", 0.0, 0.1)
+NEAR_1: Distribution = ("uniform", 0.5, 1.5)
 
 
-def children(node: Node) -> Children:
-    """The node's named children in the order in which they are registered, run and listed."""
-    match node:
-        case Sequential(children=inner) | Taps(children=inner) | Gate(body=inner):
-            return inner
-        case Residual():
-            shortcut = (("downsample", node.shortcut),) if node.shortcut else ()
-            return (*node.pre, *node.body, *shortcut, ("add", Add()), *node.post)
-        case _:
-            return ()
+class ArraySpec(NamedTuple):
+    """One array of a layer.
+
+    Attributes:
+        shape: its shape.
+        start: its value under the schemes ``he`` and ``xavier``; None for a kernel, which is drawn by its fans.
+        probe: its distribution under the scheme ``probe``; a kernel is drawn by its fans there too.
+    """
+
+    shape: Shape
+    start: float | None = 0.0
+    probe: Distribution = NEAR_0
+
+
+Arrays: TypeAlias = dict[str, ArraySpec]
+"""The arrays of one layer by their last word: ``weight``, ``bias`` and the running statistics."""
+
+
+WEIGHTED = ("conv", "norm", "linear")
+"""The kinds of layers with arrays of their own."""
+
+
+class Node:
+    """A layer or a container. A layer overrides :meth:`output_shape`, and :meth:`arrays` if it has weights."""
+
+    __slots__ = ()
+
+    @property
+    def kind(self) -> str:
+        """The kind in one word: ``conv``, ``norm``, ``relu``, ``maxpool``, ``residual`` and so on."""
+        return type(self).__name__.lower()
+
+    def arrays(self) -> Arrays:
+        """The arrays that the layer itself has."""
+        return {}
+
+    def output_shape(self, shape: Shape, /) -> Shape:
+        """The shape of a layer's output, from its input's.
+
+        Raises:
+            ShapeError: if the input does not fit; the message does not name the layer.
+        """
+        return shape
+
+    def named_children(self) -> Children:
+        """The named children, in the order in which they are registered, run and listed."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Conv(Node):
+    """A square two-dimensional convolution, padded with ``padding`` zeros on every side."""
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+    bias: bool = False
+
+    def arrays(self) -> Arrays:
+        """A kernel ``(out_channels, in_channels / groups, kernel, kernel)``, and a bias if there is one."""
+        return _kernel(self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel, bias=self.bias)
+
+    def output_shape(self, shape: Shape, /) -> Shape:
+        """``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
+        _expect(shape, 4, self.in_channels)
+        window = self.dilation * (self.kernel - 1) + 1
+        return (shape[0], self.out_channels, *(_windows(n, window, self.stride, self.padding) for n in shape[2:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Norm(Node):
+    """Batch normalisation over ``(N, H, W)``.
+
+    Attributes:
+        channels: of its input.
+        eps: added to the variance.
+        momentum: the share of the new value in the running statistics, as in PyTorch.
+        affine: whether it has a learned scale and shift.
+        zero_init: whether the scale starts at 0; this changes no arithmetic.
+    """
+
+    channels: int
+    eps: float
+    momentum: float
+    affine: bool = True
+    zero_init: bool = False
+
+    def arrays(self) -> Arrays:
+        """Scale and shift if ``affine``, and the running statistics; each ``(channels,)``."""
+        shape = (self.channels,)
+        arrays = {
+            "weight": ArraySpec(shape, 0.0 if self.zero_init else 1.0, NEAR_1),
+            "bias": ArraySpec(shape, 0.0, ("normal", 0.5, 0.1)),
+            "running_mean": ArraySpec(shape),
+            "running_var": ArraySpec(shape, 1.0, NEAR_1),
+        }
+        return arrays if self.affine else {name: arrays[name] for name in STATISTICS}
+
+    def output_shape(self, shape: Shape, /) -> Shape:
+        """``(N, channels, H, W)`` to the same."""
+        _expect(shape, 4, self.channels)
+        return shape
+
+
+@dataclass(frozen=True, slots=True)
+class Activation(Node):
+    """An elementwise function."""
+
+    function: Literal["relu", "sigmoid"]
+
+    @property
+    def kind(self) -> str:
+        """The function."""
+        return self.function
+
+
+@dataclass(frozen=True, slots=True)
+class Pad(Node):
+    """``after`` zeros below and to the right."""
+
+    after: int
+
+    def output_shape(self, shape: Shape, /) -> Shape:
+        """``(N, C, H, W)`` to ``(N, C, H + after, W + after)``."""
+        _expect(shape, 4)
+        return (*shape[:2], *(size + self.after for size in shape[2:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Pool(Node):
+    """Pooling over square windows. A mean leaves the padding out; ``ceil`` rounds the output's size up."""
+
+    operation: Literal["max", "avg"]
+    kernel: int
+    stride: int
+    padding: int = 0
+    ceil: bool = False
+
+    @property
+    def kind(self) -> str:
+        """``maxpool`` or ``avgpool``."""
+        return f"{self.operation}pool"
+
+    def output_shape(self, shape: Shape, /) -> Shape:
+        """``(N, C, H, W)`` to ``(N, C, H', W')``."""
+        _expect(shape, 4)
+        return (*shape[:2], *(_windows(n, self.kernel, self.stride, self.padding, self.ceil) for n in shape[2:]))
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPool(Node):
+    """The mean over height and width."""
+
+    def output_shape(self, shape: Shape, /) -> Shape:
+        """``(N, C, H, W)`` to ``(N, C, 1, 1)``."""
+        _expect(shape, 4)
+        return (*shape[:2], 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten(Node):
+    """All axes but the first become one."""
+
+    def output_shape(self, shape: Shape, /) -> Shape:
+        """``(N, C, H, W)`` to ``(N, C·H·W)``."""
+        return (shape[0], prod(shape[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Linear(Node):
+    """A fully connected layer."""
+
+    in_features: int
+    out_features: int
+    bias: bool = True
+
+    def arrays(self) -> Arrays:
+        """A matrix ``(out_features, in_features)``, and a bias if there is one."""
+        return _kernel(self.out_features, self.in_features, bias=self.bias)
+
+    def output_shape(self, shape: Shape, /) -> Shape:
+        """``(N, in_features)`` to ``(N, out_features)``."""
+        _expect(shape, 2, self.in_features)
+        return (shape[0], self.out_features)
+
+
+@dataclass(frozen=True, slots=True)
+class Add(Node):
+    """The sum of a residual block's body and shortcut; a layer of its own, so that it is traced and compared."""
+
+
+Children: TypeAlias = tuple[tuple[str, Node], ...]
+Run: TypeAlias = Callable[[Children, Shape], Shape]
+"""Traces children one after another: from the input's shape to the output's."""
+Change: TypeAlias = Callable[..., Children]
+"""Returns new children for a sequence of children. ``shown`` names those whose outputs others read too."""
+
+
+class Container(Node):
+    """A node with named children, which run one after another unless :meth:`flow` says otherwise."""
+
+    __slots__ = ()
+
+    def flow(self, name: str, shape: Shape, run: Run) -> Shape:
+        """The shape of the output, from the input's.
+
+        Args:
+            name: the container's dotted name, for messages.
+            shape: of the input.
+            run: traces a sequence of children.
+
+        Raises:
+            ShapeError: if the children's shapes do not fit together; the message begins with a layer's name.
+        """
+        return run(self.named_children(), shape)
+
+    def changed(self, change: Change) -> Container:
+        """The container with every sequence of children given to ``change`` and replaced by what it returns."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Sequential(Container):
+    """Named children, one after another."""
+
+    children: Children
+
+    def named_children(self) -> Children:
+        """The children."""
+        return self.children
+
+    def changed(self, change: Change) -> Container:
+        """The children are one sequence."""
+        return Sequential(change(self.children))
+
+
+@dataclass(frozen=True, slots=True)
+class Taps(Container):
+    """Named children, one after another. The output is the list of the outputs of ``names``, in order."""
+
+    children: Children
+    names: tuple[str, ...]
+
+    def named_children(self) -> Children:
+        """The children."""
+        return self.children
+
+    def changed(self, change: Change) -> Container:
+        """The children are one sequence; others read the outputs of ``names``."""
+        return replace(self, children=change(self.children, shown=self.names))
+
+
+@dataclass(frozen=True, slots=True)
+class Residual(Container):
+    """``post(add(body(pre(x)), shortcut))``: the one block of v1 networks and of pre-activation v2 networks.
+
+    The children of ``pre``, ``body`` and ``post`` are named directly in the block, as in torchvision.
+
+    Attributes:
+        pre: layers before the body and, perhaps, the shortcut.
+        body: the convolutions with their norms and activations.
+        shortcut: a projection named ``downsample``; if None, ``x`` itself is added.
+        shortcut_from: what the projection reads: ``x`` or ``pre(x)``.
+        post: layers after the sum, which is named ``add``.
+    """
+
+    pre: Children
+    body: Children
+    shortcut: Node | None
+    shortcut_from: Literal["input", "preactivation"]
+    post: Children
+
+    @property
+    def downsample(self) -> Children:
+        """The shortcut as children: one, or none."""
+        return (("downsample", self.shortcut),) if self.shortcut else ()
+
+    def named_children(self) -> Children:
+        """Before the sum, the sum, and after it."""
+        return (*self.pre, *self.body, *self.downsample, ("add", Add()), *self.post)
+
+    def flow(self, name: str, shape: Shape, run: Run) -> Shape:
+        """Body and shortcut must give the same shape."""
+        before = run(self.pre, shape)
+        body = run(self.body, before)
+        read = before if self.shortcut and self.shortcut_from == "preactivation" else shape
+        shortcut = run(self.downsample, read)
+        if body != shortcut:
+            where = join(name, "add")
+            raise ShapeError(f"{where}: the body gives {body}, the shortcut {shortcut}; they cannot be added")
+        return run((("add", Add()), *self.post), body)
+
+    def changed(self, change: Change) -> Container:
+        """Each part is a sequence; the shortcut is one of a single child."""
+        shortcut = dict(change(self.downsample)).get("downsample")
+        return Residual(change(self.pre), change(self.body), shortcut, self.shortcut_from, change(self.post))
+
+
+@dataclass(frozen=True, slots=True)
+class Gate(Container):
+    """``x * body(x)``; the body's output ``(N, C, 1, 1)`` is repeated over height and width."""
+
+    body: Children
+
+    def named_children(self) -> Children:
+        """The body."""
+        return self.body
+
+    def flow(self, name: str, shape: Shape, run: Run) -> Shape:
+        """The shape of ``x``."""
+        gate = run(self.body, shape)
+        if gate != (*shape[:2], 1, 1):
+            raise ShapeError(f"{name or self.kind}: a gate on {shape} must be {(*shape[:2], 1, 1)}, got {gate}")
+        return shape
+
+    def changed(self, change: Change) -> Container:
+        """The body is one sequence."""
+        return Gate(change(self.body))
 
 
 def join(parent: str, name: str) -> str:
@@ -169,23 +365,35 @@ def join(parent: str, name: str) -> str:
 
 
 def walk(node: Node, name: str = "") -> Iterator[tuple[str, Node]]:
-    """Every node below and including ``node`` with its dotted name, a container before what it holds."""
+    """A node and every node in it, with their dotted names; a container comes before its children."""
     yield name, node
-    for child_name, child in children(node):
+    for child_name, child in node.named_children():
         yield from walk(child, join(name, child_name))
 
 
-def weight_shapes(node: Node) -> dict[str, tuple[int, ...]]:
-    """The shapes of the arrays that one node itself holds, by name: ``weight``, ``bias``, the statistics."""
-    match node:
-        case Conv():
-            kernel = (node.out_channels, node.in_channels // node.groups, node.kernel, node.kernel)
-            return {"weight": kernel} | ({"bias": (node.out_channels,)} if node.bias else {})
-        case Linear():
-            matrix = (node.out_features, node.in_features)
-            return {"weight": matrix} | ({"bias": (node.out_features,)} if node.bias else {})
-        case Norm():
-            names = ("weight", "bias", *STATISTICS) if node.affine else STATISTICS
-            return dict.fromkeys(names, (node.channels,))
-        case _:
-            return {}
+def _kernel(*shape: int, bias: bool) -> Arrays:
+    """A kernel or matrix, whose first axis is the output's, and its bias if there is one."""
+    arrays = {"weight": ArraySpec(shape, None)}
+    return arrays | {"bias": ArraySpec(shape[:1])} if bias else arrays
+
+
+def _expect(shape: Shape, axes: Literal[2, 4], channels: int | None = None) -> None:
+    """Raise ShapeError if a shape has another number of axes or of channels."""
+    if len(shape) != axes:
+        raise ShapeError(f"expected {'(N, C, H, W)' if axes == 4 else '(N, C)'}, got {shape}")
+    if channels is not None and shape[1] != channels:
+        raise ShapeError(f"expected {channels} channels, got {shape[1]} in {shape}")
+
+
+def _windows(size: int, window: int, stride: int, padding: int, ceil: bool = False) -> int:
+    """How many windows fit along an axis. With ``ceil`` the last one may extend beyond the image.
+
+    A last window that would begin outside the image is refused: PyTorch drops it and MXNet keeps it.
+    """
+    span = size + 2 * padding - window
+    if span < 0:
+        raise ShapeError(f"an input of size {size} shrinks to nothing under a window of {window}; give a larger image")
+    windows = (-(-span // stride) if ceil else span // stride) + 1
+    if ceil and (windows - 1) * stride >= size + padding:
+        raise ShapeError(f"on size {size} its last window begins outside the image; frameworks disagree there")
+    return windows

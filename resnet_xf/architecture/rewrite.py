@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from resnet_xf.architecture.nodes import Children, Conv, Gate, Node, Norm, Residual, Sequential, Taps, join
+from resnet_xf.architecture.nodes import Children, Container, Conv, Node, Norm, Sequential, join
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes, check_weights
 
 Pairs = dict[str, tuple[str, Norm]]
@@ -45,22 +46,10 @@ def fold_norms(root: Node, weights: Mapping[str, Array]) -> tuple[Node, Weights]
 
 def _folded(node: Node, name: str, pairs: Pairs) -> Node:
     """The node without the norms that can go, which are noted in ``pairs`` by the names of their convolutions."""
-    match node:
-        case Sequential():
-            return Sequential(_chain(node.children, name, pairs))
-        case Taps():
-            return replace(node, children=_chain(node.children, name, pairs, node.names))
-        case Gate():
-            return Gate(_chain(node.body, name, pairs))
-        case Residual():
-            shortcut = node.shortcut and Sequential(_chain(node.shortcut.children, join(name, "downsample"), pairs))
-            pre, body, post = (_chain(part, name, pairs) for part in (node.pre, node.body, node.post))
-            return Residual(pre, body, shortcut, node.shortcut_from, post)
-        case _:
-            return node
+    return node.changed(partial(_chain, name, pairs)) if isinstance(node, Container) else node
 
 
-def _chain(chain: Children, parent: str, pairs: Pairs, shown: Collection[str] = ()) -> Children:
+def _chain(parent: str, pairs: Pairs, chain: Children, shown: Collection[str] = ()) -> Children:
     """Children of which each reads what the one before it gives; the outputs of those ``shown`` are read by others."""
     kept: list[tuple[str, Node]] = []
     for name, node in chain:

@@ -11,31 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_xf.architecture.nodes import (
-    Activation,
-    Add,
-    Conv,
-    Flatten,
-    Gate,
-    GlobalPool,
-    Linear,
-    Node,
-    Norm,
-    Pad,
-    Pool,
-    Residual,
-    Sequential,
-    Taps,
-    is_statistic,
-    join,
-    kind,
-    weight_shapes,
-)
+from resnet_xf.architecture.nodes import Children, Container, Node, Shape, is_statistic, join
 from resnet_xf.architecture.plan import Plan, root_of
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import ShapeError
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,94 +133,25 @@ def observed_rows(observed: ObservedTrace, kinds: Mapping[str, str]) -> list[Row
 
 
 def _rows(node: Node, name: str, depth: int, shape: Shape) -> list[Row]:
-    """The node's own row and, after it, those of what it holds."""
-    own = weight_shapes(node)
+    """The row of a node, and after it the rows of everything in it."""
     inner: list[Row] = []
 
-    def run(layers: Sequence[tuple[str, Node]], shape: Shape) -> Shape:
+    def run(layers: Children, shape: Shape) -> Shape:
         for child_name, child in layers:
             rows = _rows(child, join(name, child_name), depth + 1, shape)
             inner.extend(rows)
             shape = rows[0].output_shape
         return shape
 
-    match node:
-        case Sequential() | Taps():
-            output = run(node.children, shape)
-        case Residual():
-            before = run(node.pre, shape)
-            body = run(node.body, before)
-            short = shape
-            if node.shortcut:
-                source = shape if node.shortcut_from == "input" else before
-                short = run((("downsample", node.shortcut),), source)
-            if body != short:
-                where = join(name, "add")
-                raise ShapeError(f"{where}: the body gives {body}, the shortcut {short}; they cannot be added")
-            output = run((("add", Add()), *node.post), body)
-        case Gate():
-            gate = run(node.body, shape)
-            if gate != (*shape[:2], 1, 1):
-                raise ShapeError(f"{name or 'gate'}: a gate on {shape} must be {(*shape[:2], 1, 1)}, got {gate}")
-            output = shape
-        case _:
-            output = _leaf(node, name or kind(node), shape)
+    if isinstance(node, Container):
+        output = node.flow(name, shape, run)
+    else:
+        try:
+            output = node.output_shape(shape)
+        except ShapeError as error:
+            raise ShapeError(f"{name or node.kind}: {error}") from None
+    own = {word: array.shape for word, array in node.arrays().items()}
     direct = [row for row in inner if row.depth == depth + 1]
     parameters = count_parameters(own) + sum(row.parameters for row in direct)
     macs = count_macs(own, output) + sum(row.macs for row in direct)
-    return [Row(name, kind(node), depth, output, parameters, macs), *inner]
-
-
-def _leaf(node: Node, name: str, shape: Shape) -> Shape:
-    """The output shape of a node without children."""
-    match node:
-        case Conv():
-            _expect(name, shape, 4, node.in_channels)
-            reach = node.dilation * (node.kernel - 1) + 1
-            spatial = [_slide(name, size, reach, node.stride, node.padding, ceil=False) for size in shape[2:]]
-            return (shape[0], node.out_channels, *spatial)
-        case Pad():
-            _expect(name, shape, 4)
-            return (*shape[:2], *(size + node.after for size in shape[2:]))
-        case Pool():
-            _expect(name, shape, 4)
-            spatial = [_slide(name, size, node.kernel, node.stride, node.padding, node.ceil) for size in shape[2:]]
-            return (*shape[:2], *spatial)
-        case Norm():
-            _expect(name, shape, 4, node.channels)
-            return shape
-        case GlobalPool():
-            _expect(name, shape, 4)
-            return (*shape[:2], 1, 1)
-        case Flatten():
-            return (shape[0], prod(shape[1:]))
-        case Linear():
-            _expect(name, shape, 2, node.in_features)
-            return (shape[0], node.out_features)
-        case Activation() | Add():
-            return shape
-    raise TypeError(f"{name}: {node!r} is no node")
-
-
-def _expect(name: str, shape: Shape, axes: int, channels: int | None = None) -> None:
-    if len(shape) != axes:
-        wanted = "(N, C, H, W)" if axes == 4 else "(N, C)"
-        raise ShapeError(f"{name}: expected {wanted}, got {shape}")
-    if channels is not None and shape[1] != channels:
-        raise ShapeError(f"{name}: expected {channels} channels, got {shape[1]} in {shape}")
-
-
-def _slide(name: str, size: int, reach: int, stride: int, padding: int, ceil: bool) -> int:
-    """How many windows fit along an axis; with ``ceil`` a last one may hang over, if it begins inside.
-
-    One that would begin outside is refused: PyTorch drops it and MXNet keeps it.
-    """
-    span = size + 2 * padding - reach
-    if span < 0:
-        raise ShapeError(
-            f"{name}: an input of size {size} shrinks to nothing under a window of {reach}; give a larger image"
-        )
-    windows = (-(-span // stride) if ceil else span // stride) + 1
-    if ceil and (windows - 1) * stride >= size + padding:
-        raise ShapeError(f"{name}: on size {size} its last window begins outside the image; frameworks disagree there")
-    return windows
+    return [Row(name, node.kind, depth, output, parameters, macs), *inner]

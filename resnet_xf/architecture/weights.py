@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
-from resnet_xf.architecture.nodes import Node, Norm, Residual, join, walk, weight_shapes
+from resnet_xf.architecture.nodes import ArraySpec, Node, Norm, Residual, join, walk
 from resnet_xf.architecture.plan import Plan, root_of
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import SpecError, WeightsError
@@ -42,9 +42,9 @@ VELOCITY = "momentum/"
 def all_weight_shapes(network: Plan | ResNetSpec | str | Node) -> dict[str, tuple[int, ...]]:
     """The shape of every array of a network, running statistics included, by dotted name."""
     return {
-        join(name, suffix): shape
+        join(name, suffix): array.shape
         for name, node in walk(root_of(network))
-        for suffix, shape in weight_shapes(node).items()
+        for suffix, array in node.arrays().items()
     }
 
 
@@ -80,9 +80,9 @@ def draw_weights(
     damped = _last_norms(root) if scheme == "probe" else {}
     drawn: Weights = {}
     for name, node in walk(root):
-        for suffix, shape in weight_shapes(node).items():
+        for suffix, spec in node.arrays().items():
             full = join(name, suffix)
-            array = _draw(node, suffix, shape, generator(f"{seed}/{full}"), scheme)
+            array = _draw(spec, generator(f"{seed}/{full}"), scheme)
             if suffix in ("weight", "bias") and name in damped:
                 array *= np.float32(damped[name])
             drawn[full] = array.astype(dtype, copy=False)
@@ -117,16 +117,17 @@ def _last_norms(root: Node) -> dict[str, float]:
     return dict.fromkeys(lasts, 1 / sqrt(max(1, len(lasts))))
 
 
-def _draw(
-    node: Node, suffix: str, shape: tuple[int, ...], generator: np.random.Generator, scheme: Scheme
-) -> NDArray[np.float32]:
+def _draw(spec: ArraySpec, generator: np.random.Generator, scheme: Scheme) -> NDArray[np.float32]:
+    """One array; the generator is its own."""
+    shape = spec.shape
+
     def uniform(low: float, high: float) -> NDArray[np.float32]:
         return generator.random(shape, np.float32) * np.float32(high - low) + np.float32(low)
 
     def normal(deviation: float) -> NDArray[np.float32]:
         return generator.standard_normal(shape, np.float32) * np.float32(deviation)
 
-    if suffix == "weight" and len(shape) > 1:
+    if spec.start is None:
         window = prod(shape[2:])
         fan_in, fan_out = shape[1] * window, shape[0] * window
         if scheme == "xavier":
@@ -140,11 +141,9 @@ def _draw(
         kernel = normal(sqrt(1 / fan_out))
         return kernel - kernel.mean(axis=(1, 2, 3), keepdims=True) if fan_in >= 8 else kernel
     if scheme == "probe":
-        if suffix in ("weight", "running_var"):
-            return uniform(0.5, 1.5)
-        return normal(0.1) + np.float32(0.5 if suffix == "bias" and isinstance(node, Norm) else 0)
-    ones = suffix == "running_var" or (suffix == "weight" and not (isinstance(node, Norm) and node.zero_init))
-    return np.ones(shape, np.float32) if ones else np.zeros(shape, np.float32)
+        distribution, first, second = spec.probe
+        return uniform(first, second) if distribution == "uniform" else normal(second) + np.float32(first)
+    return np.full(shape, spec.start, np.float32)
 
 
 def plain(array: Array, dtype: DTypeLike = None) -> Array:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import typer
 
-from resnet_xf.architecture.nodes import kind, walk
+from resnet_xf.architecture.nodes import walk
 from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.trace import observed_rows, trace
 from resnet_xf.architecture.weights import require_memory
@@ -53,7 +53,7 @@ def trace_(
         observed = chosen.trace(chosen.build(planned.root), np.zeros(shape, np.float32))
         if observed.error:
             raise ResNetXFError(f"{chosen.name} cannot run {planned.spec.name} on {by_sign(shape)}: {observed.error}")
-        rows = observed_rows(observed, {name: kind(node) for name, node in walk(planned.root)})
+        rows = observed_rows(observed, {name: node.kind for name, node in walk(planned.root)})
     print_rows([row for row in rows if row.depth <= 1] if top else rows, as_json=as_json)
     if backend == "none":
         return

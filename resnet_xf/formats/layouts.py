@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from resnet_xf.architecture.measures import layer_of
-from resnet_xf.architecture.nodes import STATISTICS, Conv, Linear, Node, Norm, walk, weight_shapes
+from resnet_xf.architecture.nodes import STATISTICS, Node, Norm, walk
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.weights import Array, Weights
 
 Words = Literal["torch", "gluon"]
 
-GLUON_WORDS = {"weight": "gamma", "bias": "beta"}
-"""Gluon's names for a norm's scale and shift."""
+GLUON_WORDS = {"norm": {"weight": "gamma", "bias": "beta"}}
+"""By kind of layer, what Gluon calls its arrays where the name is not ours."""
 
-COUNTED = {Conv: "conv", Norm: "batchnorm", Linear: "dense"}
-"""What Gluon calls a layer where it makes up a name for it."""
+COUNTED = {"norm": "batchnorm", "linear": "dense"}
+"""What Gluon calls a kind of layer where it makes up a name for one; the others as we do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +145,20 @@ def places(planned: Plan, layout: Layout, *, counted: bool = False) -> list[Plac
     found: list[Place] = []
     counts: Counter[tuple[str, str]] = Counter()
     for layer, node in walk(planned.root):
-        shapes = weight_shapes(node)
+        shapes = {word: array.shape for word, array in node.arrays().items()}
         if not shapes:
             continue
         structural = layout.structural(layer)
         if structural is None:
             return None
         before = f"{_counted(layer, node, layout, counts)}_" if counted else f"{structural}."
+        words = GLUON_WORDS.get(node.kind, {}) if layout.words == "gluon" else {}
         fixed: dict[str, float] = {}
         if isinstance(node, Norm) and not node.affine and layout.words == "gluon":
             fixed = {"weight": 1.0, "bias": 0.0}
             shapes = dict.fromkeys((*fixed, *STATISTICS), (node.channels,))
         for suffix, shape in shapes.items():
-            word = GLUON_WORDS.get(suffix, suffix) if isinstance(node, Norm) and layout.words == "gluon" else suffix
-            found.append(Place(before + word, f"{layer}.{suffix}", shape, fixed.get(suffix)))
+            found.append(Place(before + words.get(suffix, suffix), f"{layer}.{suffix}", shape, fixed.get(suffix)))
     return found
 
 
@@ -177,6 +177,6 @@ def _counted(layer: str, node: Node, layout: Layout, counts: Counter[tuple[str, 
     scope = ""
     if stage := re.match(r"layer(\d+)\.", layer):
         scope = layout.scopes["downsample" in layer].format(stage[1])
-    word = COUNTED[type(node)]
+    word = COUNTED.get(node.kind, node.kind)
     counts[scope, word] += 1
     return f"{scope}{word}{counts[scope, word] - 1}"

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_xf import ResNetSpec, draw_weights, features, plan, trace
-from resnet_xf.architecture.nodes import kind, walk
+from resnet_xf.architecture.nodes import walk
 from resnet_xf.architecture.plan import plan_block, plan_features
 from resnet_xf.architecture.trace import observed_rows
 from resnet_xf.architecture.weights import all_weight_shapes
@@ -29,7 +29,7 @@ class Contract:
     def test_trace_by_running_is_the_trace_by_arithmetic(self, odd_spec: ResNetSpec) -> None:
         planned = plan(odd_spec)
         observed = self.backend.trace(self.backend.build(planned.root), images(2, 3, 67, 61))
-        kinds = {name: kind(node) for name, node in walk(planned.root)}
+        kinds = {name: node.kind for name, node in walk(planned.root)}
         assert observed.error is None
         assert observed_rows(observed, kinds) == trace(planned, (2, 3, 67, 61))
 
