@@ -171,7 +171,7 @@ class ChannelGate(_Named):
 
     def __init__(self, node: Gate, name: str, prefix: str) -> None:
         super().__init__(prefix=prefix)
-        self.body = _register(self, node.body, name)
+        self.body = _register(self, node.children, name)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
         """``(N, C, H, W)`` to the same."""

@@ -143,7 +143,7 @@ class ChannelGate(_Named):
 
     def __init__(self, node: Gate) -> None:
         super().__init__()
-        self.body = self._register(node.body)
+        self.body = self._register(node.children)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, C, H, W)`` to the same."""

@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
+from resnet_xf.architecture.rules import NEAR_1, Arrays, ArraySpec, Shape, expect, kernel_and_bias, windows
 from resnet_xf.errors import ShapeError
-
-Shape: TypeAlias = tuple[int, ...]
 
 STATISTICS = ("running_mean", "running_var")
 """The arrays of a batch norm that a forward pass in training updates; no gradient does."""
@@ -28,37 +27,16 @@ def is_statistic(name: str) -> bool:
     return name.rpartition(".")[2] in STATISTICS
 
 
-Distribution: TypeAlias = tuple[Literal["uniform", "normal"], float, float]
-"""Uniform from a low to a high value, or normal with a mean and a standard deviation."""
-
-NEAR_0: Distribution = ("normal", 0.0, 0.1)
-NEAR_1: Distribution = ("uniform", 0.5, 1.5)
-
-
-class ArraySpec(NamedTuple):
-    """One array of a layer.
-
-    Attributes:
-        shape: its shape.
-        start: its value under the schemes ``he`` and ``xavier``; None for a kernel, which is drawn by its fans.
-        probe: its distribution under the scheme ``probe``; a kernel is drawn by its fans there too.
-    """
-
-    shape: Shape
-    start: float | None = 0.0
-    probe: Distribution = NEAR_0
-
-
-Arrays: TypeAlias = dict[str, ArraySpec]
-"""The arrays of one layer by their last word: ``weight``, ``bias`` and the running statistics."""
-
-
 WEIGHTED = ("conv", "norm", "linear")
 """The kinds of layers with arrays of their own."""
 
 
 class Node:
-    """A layer or a container. A layer overrides :meth:`output_shape`, and :meth:`arrays` if it has weights."""
+    """A layer or a container.
+
+    A layer overrides :meth:`output_shape`, and :meth:`arrays` if it has weights. A container overrides
+    :meth:`named_children`, :meth:`flow` and :meth:`changed`.
+    """
 
     __slots__ = ()
 
@@ -80,8 +58,35 @@ class Node:
         return shape
 
     def named_children(self) -> Children:
-        """The named children, in the order in which they are registered, run and listed."""
+        """The children with their names, in the order in which they are registered, run and listed."""
         return ()
+
+    def flow(self, name: str, shape: Shape, run: Run) -> Shape:
+        """The shape of the output, from the input's.
+
+        Args:
+            name: the node's dotted name, for messages.
+            shape: of the input.
+            run: traces a sequence of children.
+
+        Raises:
+            ShapeError: if a shape does not fit; the message begins with the layer's name.
+        """
+        try:
+            return self.output_shape(shape)
+        except ShapeError as error:
+            raise ShapeError(f"{name or self.kind}: {error}") from None
+
+    def changed(self, change: Change) -> Node:
+        """The node with the result of ``change`` in place of each sequence of children that it holds."""
+        return self
+
+
+Children: TypeAlias = tuple[tuple[str, Node], ...]
+Run: TypeAlias = Callable[[Children, Shape], Shape]
+"""Traces a sequence of children: from the shape of its input to that of its output."""
+Change: TypeAlias = Callable[..., Children]
+"""From a sequence of children to another. The keyword ``shown`` names those whose outputs others read too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +104,15 @@ class Conv(Node):
 
     def arrays(self) -> Arrays:
         """A kernel ``(out_channels, in_channels / groups, kernel, kernel)``, and a bias if there is one."""
-        return _kernel(self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel, bias=self.bias)
+        return kernel_and_bias(
+            self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel, bias=self.bias
+        )
 
     def output_shape(self, shape: Shape, /) -> Shape:
         """``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
-        _expect(shape, 4, self.in_channels)
+        batch, _, *sizes = expect(shape, 4, self.in_channels)
         window = self.dilation * (self.kernel - 1) + 1
-        return (shape[0], self.out_channels, *(_windows(n, window, self.stride, self.padding) for n in shape[2:]))
+        return (batch, self.out_channels, *(windows(size, window, self.stride, self.padding) for size in sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +146,7 @@ class Norm(Node):
 
     def output_shape(self, shape: Shape, /) -> Shape:
         """``(N, channels, H, W)`` to the same."""
-        _expect(shape, 4, self.channels)
-        return shape
+        return expect(shape, 4, self.channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +169,7 @@ class Pad(Node):
 
     def output_shape(self, shape: Shape, /) -> Shape:
         """``(N, C, H, W)`` to ``(N, C, H + after, W + after)``."""
-        _expect(shape, 4)
-        return (*shape[:2], *(size + self.after for size in shape[2:]))
+        return (*expect(shape, 4)[:2], *(size + self.after for size in shape[2:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +189,10 @@ class Pool(Node):
 
     def output_shape(self, shape: Shape, /) -> Shape:
         """``(N, C, H, W)`` to ``(N, C, H', W')``."""
-        _expect(shape, 4)
-        return (*shape[:2], *(_windows(n, self.kernel, self.stride, self.padding, self.ceil) for n in shape[2:]))
+        return (
+            *expect(shape, 4)[:2],
+            *(windows(n, self.kernel, self.stride, self.padding, self.ceil) for n in shape[2:]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +201,7 @@ class GlobalPool(Node):
 
     def output_shape(self, shape: Shape, /) -> Shape:
         """``(N, C, H, W)`` to ``(N, C, 1, 1)``."""
-        _expect(shape, 4)
-        return (*shape[:2], 1, 1)
+        return (*expect(shape, 4)[:2], 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +223,11 @@ class Linear(Node):
 
     def arrays(self) -> Arrays:
         """A matrix ``(out_features, in_features)``, and a bias if there is one."""
-        return _kernel(self.out_features, self.in_features, bias=self.bias)
+        return kernel_and_bias(self.out_features, self.in_features, bias=self.bias)
 
     def output_shape(self, shape: Shape, /) -> Shape:
         """``(N, in_features)`` to ``(N, out_features)``."""
-        _expect(shape, 2, self.in_features)
-        return (shape[0], self.out_features)
+        return (expect(shape, 2, self.in_features)[0], self.out_features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,69 +235,55 @@ class Add(Node):
     """The sum of a residual block's body and shortcut; a layer of its own, so that it is traced and compared."""
 
 
-Children: TypeAlias = tuple[tuple[str, Node], ...]
-Run: TypeAlias = Callable[[Children, Shape], Shape]
-"""Traces children one after another: from the input's shape to the output's."""
-Change: TypeAlias = Callable[..., Children]
-"""Returns new children for a sequence of children. ``shown`` names those whose outputs others read too."""
-
-
+@dataclass(frozen=True, slots=True)
 class Container(Node):
-    """A node with named children, which run one after another unless :meth:`flow` says otherwise."""
+    """Named children, which run one after another."""
 
-    __slots__ = ()
+    children: Children
+
+    def named_children(self) -> Children:
+        """The children."""
+        return self.children
 
     def flow(self, name: str, shape: Shape, run: Run) -> Shape:
-        """The shape of the output, from the input's.
+        """The output of the last child."""
+        return run(self.children, shape)
 
-        Args:
-            name: the container's dotted name, for messages.
-            shape: of the input.
-            run: traces a sequence of children.
-
-        Raises:
-            ShapeError: if the children's shapes do not fit together; the message begins with a layer's name.
-        """
-        return run(self.named_children(), shape)
-
-    def changed(self, change: Change) -> Container:
-        """The container with every sequence of children given to ``change`` and replaced by what it returns."""
-        raise NotImplementedError
+    def changed(self, change: Change) -> Node:
+        """The children are one sequence."""
+        return replace(self, children=change(self.children))
 
 
 @dataclass(frozen=True, slots=True)
 class Sequential(Container):
     """Named children, one after another."""
 
-    children: Children
-
-    def named_children(self) -> Children:
-        """The children."""
-        return self.children
-
-    def changed(self, change: Change) -> Container:
-        """The children are one sequence."""
-        return Sequential(change(self.children))
-
 
 @dataclass(frozen=True, slots=True)
 class Taps(Container):
     """Named children, one after another. The output is the list of the outputs of ``names``, in order."""
 
-    children: Children
     names: tuple[str, ...]
 
-    def named_children(self) -> Children:
-        """The children."""
-        return self.children
-
-    def changed(self, change: Change) -> Container:
-        """The children are one sequence; others read the outputs of ``names``."""
+    def changed(self, change: Change) -> Node:
+        """Others read the outputs of ``names``."""
         return replace(self, children=change(self.children, shown=self.names))
 
 
 @dataclass(frozen=True, slots=True)
-class Residual(Container):
+class Gate(Container):
+    """``x * body(x)``: the output of the children, ``(N, C, 1, 1)``, is repeated over height and width."""
+
+    def flow(self, name: str, shape: Shape, run: Run) -> Shape:
+        """The shape of ``x``."""
+        gate = run(self.children, shape)
+        if gate != (*shape[:2], 1, 1):
+            raise ShapeError(f"{name or self.kind}: a gate on {shape} must be {(*shape[:2], 1, 1)}, got {gate}")
+        return shape
+
+
+@dataclass(frozen=True, slots=True)
+class Residual(Node):
     """``post(add(body(pre(x)), shortcut))``: the one block of v1 networks and of pre-activation v2 networks.
 
     The children of ``pre``, ``body`` and ``post`` are named directly in the block, as in torchvision.
@@ -321,7 +312,7 @@ class Residual(Container):
         return (*self.pre, *self.body, *self.downsample, ("add", Add()), *self.post)
 
     def flow(self, name: str, shape: Shape, run: Run) -> Shape:
-        """Body and shortcut must give the same shape."""
+        """Body and shortcut must have the same shape."""
         before = run(self.pre, shape)
         body = run(self.body, before)
         read = before if self.shortcut and self.shortcut_from == "preactivation" else shape
@@ -331,32 +322,10 @@ class Residual(Container):
             raise ShapeError(f"{where}: the body gives {body}, the shortcut {shortcut}; they cannot be added")
         return run((("add", Add()), *self.post), body)
 
-    def changed(self, change: Change) -> Container:
+    def changed(self, change: Change) -> Node:
         """Each part is a sequence; the shortcut is one of a single child."""
         shortcut = dict(change(self.downsample)).get("downsample")
         return Residual(change(self.pre), change(self.body), shortcut, self.shortcut_from, change(self.post))
-
-
-@dataclass(frozen=True, slots=True)
-class Gate(Container):
-    """``x * body(x)``; the body's output ``(N, C, 1, 1)`` is repeated over height and width."""
-
-    body: Children
-
-    def named_children(self) -> Children:
-        """The body."""
-        return self.body
-
-    def flow(self, name: str, shape: Shape, run: Run) -> Shape:
-        """The shape of ``x``."""
-        gate = run(self.body, shape)
-        if gate != (*shape[:2], 1, 1):
-            raise ShapeError(f"{name or self.kind}: a gate on {shape} must be {(*shape[:2], 1, 1)}, got {gate}")
-        return shape
-
-    def changed(self, change: Change) -> Container:
-        """The body is one sequence."""
-        return Gate(change(self.body))
 
 
 def join(parent: str, name: str) -> str:
@@ -369,31 +338,3 @@ def walk(node: Node, name: str = "") -> Iterator[tuple[str, Node]]:
     yield name, node
     for child_name, child in node.named_children():
         yield from walk(child, join(name, child_name))
-
-
-def _kernel(*shape: int, bias: bool) -> Arrays:
-    """A kernel or matrix, whose first axis is the output's, and its bias if there is one."""
-    arrays = {"weight": ArraySpec(shape, None)}
-    return arrays | {"bias": ArraySpec(shape[:1])} if bias else arrays
-
-
-def _expect(shape: Shape, axes: Literal[2, 4], channels: int | None = None) -> None:
-    """Raise ShapeError if a shape has another number of axes or of channels."""
-    if len(shape) != axes:
-        raise ShapeError(f"expected {'(N, C, H, W)' if axes == 4 else '(N, C)'}, got {shape}")
-    if channels is not None and shape[1] != channels:
-        raise ShapeError(f"expected {channels} channels, got {shape[1]} in {shape}")
-
-
-def _windows(size: int, window: int, stride: int, padding: int, ceil: bool = False) -> int:
-    """How many windows fit along an axis. With ``ceil`` the last one may extend beyond the image.
-
-    A last window that would begin outside the image is refused: PyTorch drops it and MXNet keeps it.
-    """
-    span = size + 2 * padding - window
-    if span < 0:
-        raise ShapeError(f"an input of size {size} shrinks to nothing under a window of {window}; give a larger image")
-    windows = (-(-span // stride) if ceil else span // stride) + 1
-    if ceil and (windows - 1) * stride >= size + padding:
-        raise ShapeError(f"on size {size} its last window begins outside the image; frameworks disagree there")
-    return windows

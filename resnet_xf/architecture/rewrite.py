@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from resnet_xf.architecture.nodes import Children, Container, Conv, Node, Norm, Sequential, join
+from resnet_xf.architecture.nodes import Children, Conv, Node, Norm, Sequential, join
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes, check_weights
 
 Pairs = dict[str, tuple[str, Norm]]
@@ -46,7 +46,7 @@ def fold_norms(root: Node, weights: Mapping[str, Array]) -> tuple[Node, Weights]
 
 def _folded(node: Node, name: str, pairs: Pairs) -> Node:
     """The node without the norms that can go, which are noted in ``pairs`` by the names of their convolutions."""
-    return node.changed(partial(_chain, name, pairs)) if isinstance(node, Container) else node
+    return node.changed(partial(_chain, name, pairs))
 
 
 def _chain(parent: str, pairs: Pairs, chain: Children, shown: Collection[str] = ()) -> Children:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_xf.architecture.nodes import Children, Container, Node, Shape, is_statistic, join
+from resnet_xf.architecture.nodes import Children, Node, is_statistic, join
 from resnet_xf.architecture.plan import Plan, root_of
+from resnet_xf.architecture.rules import Shape
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import ShapeError
 
@@ -143,13 +144,7 @@ def _rows(node: Node, name: str, depth: int, shape: Shape) -> list[Row]:
             shape = rows[0].output_shape
         return shape
 
-    if isinstance(node, Container):
-        output = node.flow(name, shape, run)
-    else:
-        try:
-            output = node.output_shape(shape)
-        except ShapeError as error:
-            raise ShapeError(f"{name or node.kind}: {error}") from None
+    output = node.flow(name, shape, run)
     own = {word: array.shape for word, array in node.arrays().items()}
     direct = [row for row in inner if row.depth == depth + 1]
     parameters = count_parameters(own) + sum(row.parameters for row in direct)

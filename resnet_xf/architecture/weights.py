@@ -14,8 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
-from resnet_xf.architecture.nodes import ArraySpec, Node, Norm, Residual, join, walk
+from resnet_xf.architecture.nodes import Node, Norm, Residual, join, walk
 from resnet_xf.architecture.plan import Plan, root_of
+from resnet_xf.architecture.rules import ArraySpec
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.support.files import atomic

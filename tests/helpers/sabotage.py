@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from resnet_xf import get_backend
-from resnet_xf.architecture.nodes import Gate, Node, Residual, Sequential, join
+from resnet_xf.architecture.nodes import Children, Node, join
 from resnet_xf.architecture.trace import Observed, ObservedTrace
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.learner import Learner, Outcome, Task
@@ -22,19 +22,10 @@ Alteration = Callable[..., Any]
 def rebuilt(node: Node, change: Change, name: str = "") -> Node:
     """The tree with ``change`` applied to every node, what a container holds before the container."""
 
-    def inside(children: tuple[tuple[str, Node], ...]) -> tuple[tuple[str, Node], ...]:
+    def inside(children: Children, **_: object) -> Children:
         return tuple((child_name, rebuilt(child, change, join(name, child_name))) for child_name, child in children)
 
-    match node:
-        case Sequential():
-            node = Sequential(inside(node.children))
-        case Gate():
-            node = Gate(inside(node.body))
-        case Residual():
-            shortcut = inside((("downsample", node.shortcut),))[0][1] if node.shortcut else None
-            parts = {"pre": inside(node.pre), "body": inside(node.body), "post": inside(node.post)}
-            node = replace(node, shortcut=shortcut, **parts)
-    return change(name, node)
+    return change(name, node.changed(inside))
 
 
 def only(layer: str, **fields: Any) -> Change:

@@ -8,7 +8,8 @@ from difflib import SequenceMatcher, get_close_matches
 from functools import cached_property
 
 from resnet_xf.architecture.measures import layer_of
-from resnet_xf.architecture.nodes import Shape, join
+from resnet_xf.architecture.nodes import join
+from resnet_xf.architecture.rules import Shape
 from resnet_xf.architecture.trace import Observed
 from resnet_xf.errors import SpecError, WeightsError
 
