@@ -17,6 +17,7 @@ from resnet_xf.architecture.nodes import (
     Norm,
     Pad,
     Pool,
+    PReLU,
     Residual,
     Sequential,
     Taps,
@@ -57,6 +58,8 @@ def build(node: Node, name: str = "") -> Any:
             )
         case Activation(function=function):
             return nn.Activation(function, prefix=prefix)
+        case PReLU():
+            return ExactPReLU(in_channels=node.channels, prefix=prefix)
         case Pad():
             return ZeroPad(node.after, prefix=prefix)
         case Pool(operation="max"):
@@ -96,6 +99,14 @@ def _register(block: Any, children: Children, name: str) -> tuple[str, ...]:
     for child_name, child in children:
         block.register_child(build(child, f"{name}.{child_name}" if name else child_name), child_name)
     return tuple(child_name for child_name, _ in children)
+
+
+class ExactPReLU(mx.gluon.nn.PReLU):
+    """Gluon's PReLU in the input's own dtype; MXNet's operator multiplies in float32, even for float64."""
+
+    def hybrid_forward(self, F: Any, x: Any, alpha: Any) -> Any:  # noqa: N803
+        """``(N, C, H, W)`` to the same; ``alpha`` is ``(C,)``."""
+        return F.where(x > 0, x, F.broadcast_mul(x, alpha.reshape((1, -1, 1, 1))))
 
 
 class ZeroPad(mx.gluon.HybridBlock):

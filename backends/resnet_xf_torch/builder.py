@@ -20,6 +20,7 @@ from resnet_xf.architecture.nodes import (
     Norm,
     Pad,
     Pool,
+    PReLU,
     Residual,
     Sequential,
     Taps,
@@ -49,6 +50,8 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
             return nn.ReLU(inplace=fresh)
         case Activation(function="sigmoid"):
             return nn.Sigmoid()
+        case PReLU():
+            return nn.PReLU(node.channels)
         case Pad():
             return nn.ZeroPad2d((0, node.after, 0, node.after))
         case Pool(operation="max"):

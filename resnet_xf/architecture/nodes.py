@@ -27,7 +27,7 @@ def is_statistic(name: str) -> bool:
     return name.rpartition(".")[2] in STATISTICS
 
 
-WEIGHTED = ("conv", "norm", "linear")
+WEIGHTED = ("conv", "norm", "linear", "prelu")
 """The kinds of layers with arrays of their own."""
 
 
@@ -159,6 +159,21 @@ class Activation(Node):
     def kind(self) -> str:
         """The function."""
         return self.function
+
+
+@dataclass(frozen=True, slots=True)
+class PReLU(Node):
+    """``max(x, 0) + weight * min(x, 0)``, with a learned slope for each channel (He et al. 2015a)."""
+
+    channels: int
+
+    def arrays(self) -> Arrays:
+        """The slopes, ``(channels,)``; 0.25 at the start."""
+        return {"weight": ArraySpec((self.channels,), 0.25, ("uniform", 0.1, 0.6))}
+
+    def output_shape(self, shape: Shape, /) -> Shape:
+        """``(N, channels, H, W)`` to the same."""
+        return expect(shape, 4, self.channels)
 
 
 @dataclass(frozen=True, slots=True)

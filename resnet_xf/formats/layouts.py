@@ -21,7 +21,7 @@ from resnet_xf.architecture.weights import Array, Weights
 
 Words = Literal["torch", "gluon"]
 
-GLUON_WORDS = {"norm": {"weight": "gamma", "bias": "beta"}}
+GLUON_WORDS = {"norm": {"weight": "gamma", "bias": "beta"}, "prelu": {"weight": "alpha"}}
 """By kind of layer, what Gluon calls its arrays where the name is not ours."""
 
 COUNTED = {"norm": "batchnorm", "linear": "dense"}
