@@ -52,7 +52,10 @@ FLAGS = (
 MEASURE = """(() => {
   const last = document.querySelector(%s);
   const page = document.documentElement;
-  return [last ? last.getBoundingClientRect().bottom + scrollY + 12 : page.scrollHeight, page.scrollWidth];
+  const scrolling = [...document.querySelectorAll("body *")].filter(
+    one => one.scrollWidth > one.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(one).overflowX));
+  const bottom = last ? last.getBoundingClientRect().bottom + scrollY + 12 : page.scrollHeight;
+  return [bottom, page.scrollWidth, scrolling.length];
 })()"""
 
 
@@ -167,10 +170,14 @@ def look(browser: Browser, page: str, arguments: argparse.Namespace) -> tuple[li
     browser.wait("Page.loadEventFired", PATIENCE)
     browser.wait(None, SETTLE)
     expression = MEASURE % json.dumps(f"#{arguments.until}" if arguments.until else "no-such-element")
-    bottom, wide = browser.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
+    bottom, wide, scrolling = browser.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"][
+        "value"
+    ]
     found = list(complaints(browser.events, page))
     if wide > arguments.width:
         found.append(f"the page is {wide} pixels wide, the window {arguments.width}")
+    if scrolling:
+        found.append(f"{scrolling} parts of the page scroll sideways")
     clip = {"x": 0, "y": 0, "width": arguments.width, "height": bottom, "scale": 1}
     shot = browser.ask("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
     return found, base64.b64decode(shot["data"])

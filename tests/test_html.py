@@ -13,10 +13,10 @@ from helpers.reports import failing, holding, hostile, rung
 from resnet_xf.errors import MissingExtraError
 
 pytest.importorskip("jinja2")
-pytest.importorskip("matplotlib")
 
+from resnet_xf.ladder.climb import LADDER
 from resnet_xf.ladder.report.html import to_html, write_html
-from resnet_xf.ladder.report.wording import number
+from resnet_xf.ladder.report.wording import RUNGS, number, rung_in_words
 
 SCREENSHOT = Path(__file__).parent.parent / "benchmarks" / "report_screenshot.py"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -112,6 +112,8 @@ def test_it_says_all_that_a_report_holds() -> None:
     report, page = holding(), PAGES["holds"]
     told = [report.verdict(), "torch 2.9.1 on cuda; mxnet 1.9.1 on cpu", "scikit-learn's digits, 4 × 1 × 12 × 12"]
     told += [report.weights, report.command, "7 of 7 hold", "x86_64", report.accuracy.sentence(), 'name = "tiny"']
+    told += ["2026-01-02 03:04 UTC, by resnet_xf 0.1.0", f"digest {report.weights_digest}"]
+    told += [rung_in_words(one.name, one.metric) for one in report.rungs]
     told += [layer.name for layer in report.layers] + [one.name for one in report.rungs]
     assert [one for one in told if " ".join(one.split()) not in page.text] == []
     assert "Parity holds" in page.text
@@ -152,9 +154,9 @@ def test_others_texts_are_shown_and_not_obeyed() -> None:
 def test_what_is_missing_is_left_out() -> None:
     report = holding(layers=(), curves=None, accuracy=None, command="", spec=None)
     page = Page(to_html(report))
-    assert [one["id"] for one in page.all("section")] == ["ladder", "room", "environment"]
+    assert [one["id"] for one in page.all("section")] == ["ladder", "room", "glossary", "environment"]
     assert [one["id"] for one in PAGES["holds"].all("section")] == [
-        "ladder", "room", "layers", "curves", "accuracy", "environment",
+        "ladder", "room", "layers", "curves", "accuracy", "glossary", "environment",
     ]  # fmt: skip
     assert "Command" not in page.text
     assert "TOML" not in page.text
@@ -164,15 +166,19 @@ def test_what_is_missing_is_left_out() -> None:
     assert "skipped" in Page(to_html(holding(rungs=(rung(1, "shapes", None, None, status="skip"),)))).text
 
 
-def test_the_same_report_gives_the_same_bytes_whatever_the_users_style_is(tmp_path) -> None:
-    import matplotlib
-
+def test_the_same_report_gives_the_same_bytes(tmp_path) -> None:
     write_html(holding(), tmp_path / "first.html")
-    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path"}):
-        write_html(holding(), tmp_path / "second.html")
-        assert matplotlib.rcParams["font.size"] == 30
+    write_html(holding(), tmp_path / "second.html")
     assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_every_rung_of_the_ladder_is_explained() -> None:
+    for one in LADDER:
+        text = rung_in_words(one.name, one.metric)
+        assert text == RUNGS.get(one.name, "Each network's output in float32 against the float64 result of rung 4.")
+    assert rung_in_words("accuracy", "points").startswith("The test accuracies of networks")
+    assert rung_in_words("forward tf32", "") == "Each network's output in tf32 against the float64 result of rung 4."
 
 
 @pytest.mark.parametrize("many", [1, 700])
@@ -182,11 +188,10 @@ def test_any_number_of_layers_is_drawn(many) -> None:
     assert len(text) < 60_000 + 1_500 * many + 60_000
 
 
-@pytest.mark.parametrize("module, library", [("jinja2", "Jinja"), ("matplotlib", "Matplotlib")])
-def test_without_a_library_it_says_how_to_get_it(module, library, monkeypatch, tmp_path) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
+def test_without_jinja_it_says_how_to_get_it(monkeypatch, tmp_path) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(
-        MissingExtraError, match=rf"{library}, which is not installed; run: pip install 'resnet-xf\[report\]'"
+        MissingExtraError, match=r"Jinja, which is not installed; run: pip install 'resnet-xf\[report\]'"
     ):
         write_html(holding(), tmp_path / "report.html")
     assert not list(tmp_path.iterdir())
@@ -218,8 +223,9 @@ def opened(browser: str, page: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_browser_asks_for_nothing_and_complains_of_nothing(chromium, tmp_path) -> None:
-    write_html(hostile(), tmp_path / "report.html")
+@pytest.mark.parametrize("make", [holding, hostile])
+def test_on_a_phone_nothing_is_fetched_clipped_or_complained_of(chromium, make, tmp_path) -> None:
+    write_html(make(), tmp_path / "report.html")
     code, said = opened(chromium, tmp_path / "report.html", "--width=390")
     assert code == 0, said
     assert "no request, no message" in said
@@ -229,9 +235,16 @@ def test_a_browser_asks_for_nothing_and_complains_of_nothing(chromium, tmp_path)
 def test_a_browser_would_show_what_a_page_asks_for(chromium, tmp_path) -> None:
     page = tmp_path / "bad.html"
     page.write_text(
-        "<img src='http://127.0.0.1:9/a.png'><script>console.error('lost'); nothing()</script><div style='width:2000px'>x"
+        "<img src='http://127.0.0.1:9/a.png'><script>console.error('lost'); nothing()</script>"
+        "<div style='width:2000px'>x</div><div style='overflow-x:auto'><p style='width:9000px'>y"
     )
     code, said = opened(chromium, page)
     assert code == 1
-    for complaint in ("request: http://127.0.0.1:9/a.png", "console error: ['lost']", "exception: ", "pixels wide"):
+    for complaint in (
+        "request: http://127.0.0.1:9/a.png",
+        "console error: ['lost']",
+        "exception: ",
+        "pixels wide",
+        "scroll",
+    ):
         assert complaint in said

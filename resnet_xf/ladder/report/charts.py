@@ -3,174 +3,230 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 from resnet_xf.ladder.accuracy.equivalence import Equivalence
-from resnet_xf.ladder.report.drawing import (
-    BAD,
-    BOUND,
-    DASHES,
-    GOOD,
-    GRID,
-    INK,
-    MUTED,
-    SERIES,
-    Chart,
-    new_figure,
-    powers_of_ten,
-    put_legend,
-    style,
-    ticker,
-    to_svg,
-)
-from resnet_xf.ladder.report.layer_chart import layer_errors
-from resnet_xf.ladder.report.report import Curves, Report, RungResult
-from resnet_xf.ladder.report.wording import legal, number
+from resnet_xf.ladder.report.panel import WIDTH, Axis, Panel, Series, Tick, Tip, dots, line, linear, logarithmic
+from resnet_xf.ladder.report.report import Curves, LayerError, Report, RungResult
+from resnet_xf.ladder.report.wording import beyond, number
 
 FAR = 100.0
-"""How many times its bound an error is drawn at, at most."""
+"""The largest multiple of a bound that is drawn as it is."""
+
+LETTER, NARROW, WIDE = 8.5, 290, 1000
+"""Pixels that a letter of a label takes, and that a chart is wide on a phone and on a wide screen."""
 
 
-def draw(report: Report) -> dict[str, str]:
-    """The charts that a report has data for, by name, each an ``<svg>`` element.
+class Bar(NamedTuple):
+    """One rung's value as a share of its bound, in words and as a place on the axis: None if it was skipped."""
 
-    Raises:
-        BackendError: if Matplotlib is not installed.
-    """
-    with style():
-        charts = [head_room(report.rungs)]
-        if report.layers:
-            charts.append(layer_errors(report.layers))
-        if report.curves:
-            charts.append(learning_curves(report.curves))
-        if report.accuracy:
-            charts.append(accuracies(report.accuracy))
-        return {chart.name: to_svg(chart) for chart in charts}
+    rung: RungResult
+    text: str
+    place: float | None
 
 
-def head_room(rungs: Sequence[RungResult]) -> Chart:
-    """What every rung found as a share of its bound, on a logarithmic scale."""
-    height = 0.30 * len(rungs) + 0.95
-    figure = new_figure(height, 0.17, 0.55 / height, 0.985, 1 - 0.06 / height)
-    axes = figure.subplots()
+class Room(NamedTuple):
+    """How far each rung is from its bound."""
+
+    axis: Axis
+    bound: float
+    bars: Sequence[Bar]
+
+
+def draw(report: Report) -> dict[str, list[Panel]]:
+    """Return the panels that a report has data for, by the section of the page that shows them."""
+    return {
+        "layers": list(layer_errors(report.layers)) if report.layers else [],
+        "curves": list(learning_curves(report.curves)) if report.curves else [],
+        "accuracy": list(accuracies(report.accuracy)) if report.accuracy else [],
+    }
+
+
+def room(rungs: Sequence[RungResult]) -> Room:
+    """Return each rung's value as a share of its bound, on a logarithmic scale."""
     shares = [_share(rung) for rung in rungs]
-    least = min((share for share in shares if share and 0 < share <= 1), default=0.01)
-    floor = 10.0 ** (math.floor(math.log10(max(least, 1e-12))) - 1)
-    axes.set(xscale="log", xlim=(floor / 2, FAR * 3), ylim=(len(rungs) - 0.4, -0.6))
-    axes.axvspan(1, FAR * 3, color=BAD, alpha=0.09, linewidth=0)
-    axes.axvline(1, color=BOUND, linewidth=1.3)
-    for place, (rung, share) in enumerate(zip(rungs, shares, strict=True)):
-        if share is None:
-            axes.text(floor, place, "skipped", color=MUTED, va="center", style="italic")
-            continue
-        x, colour = min(max(share, floor), FAR), BAD if rung.status == "fail" else GOOD
-        axes.plot([x, 1], [place, place], color=colour, linewidth=2.2, alpha=0.35, solid_capstyle="butt")
-        axes.plot([x], [place], "X" if rung.status == "fail" else "o", color=colour, markersize=7, linestyle="none")
-        end, side = (x * 1.3, "left") if share <= floor else (min(x, 1.0) / 1.3, "right")
-        axes.text(
-            end,
-            place + 0.02 - 0.22 * (share <= floor),
-            _room(rung, share),
-            color=INK,
-            ha=side,
-            va="center",
-            fontsize=8.5,
+    values = [share for share in shares if share is not None and share <= 1]
+    axis = logarithmic([*values, 0.0, 0.1], named={1.0: "bound", FAR: f"{FAR:g}×"}, ceiling=FAR)
+    bars = [
+        Bar(rung, "skipped", None) if share is None else Bar(rung, _room_in_words(rung, share), axis.share(share))
+        for rung, share in zip(rungs, shares, strict=True)
+    ]
+    return Room(axis, axis.share(1.0), bars)
+
+
+def layer_errors(layers: Sequence[LayerError]) -> Iterator[Panel]:
+    """Yield every layer's errors in running order: in float64 inherited and own, then each side's own in float32."""
+    x = Axis(-0.7, len(layers) - 0.3, _parts(layers), f"{len(layers)} layers, in the order in which they run")
+    worst = max(layers, key=lambda layer: layer.inherited / layer.inherited_bound if layer.inherited_bound else 0.0)
+    found = f"the largest inherited error for its bound is {number(worst.inherited)} at {worst.name}"
+    inherited, own = [layer.inherited for layer in layers], [layer.own for layer in layers]
+    bounds = [layer.inherited_bound for layer in layers], [layer.own_bound for layer in layers]
+    y = logarithmic([v for v in (*inherited, *own, *bounds[0], *bounds[1]) if v is not None], "relative error")
+    dense = " dense" if len(layers) > 100 else ""
+    yield Panel(
+        "float64: one side against the other",
+        f"Relative error of each layer in float64; {found}, bound {number(worst.inherited_bound)}.",
+        x,
+        y,
+        [
+            Series("bound of inherited", "line bound", line(x, y, _drawn(bounds[0]))),
+            Series("bound of own", "line s1 dotted", line(x, y, _drawn(bounds[1]))),
+            Series("inherited, in the whole network", "line muted", line(x, y, enumerate(map(_finite, inherited)))),
+            _ringed(x, y, zip(own, bounds[1], strict=True)),
+            Series("own, given the other side's input", f"dot s1{dense}", dots(x, y, enumerate(own))),
+        ],
+        tips=[_tip(x, place, layer) for place, layer in enumerate(layers)],
+    )
+    if sides := list(dict.fromkeys(side for layer in layers for side in layer.float32)):
+        bound = [layer.float32_bound for layer in layers]
+        single = {side: [layer.float32.get(side) for layer in layers] for side in sides}
+        shown = [value for values in single.values() for value in values if value is not None]
+        y = logarithmic([*bound, *shown], "relative error")
+        yield Panel(
+            "float32: each side against its own float64",
+            f"Relative error of each layer in float32 for {' and '.join(sides)}.",
+            x,
+            y,
+            [
+                Series("bound", "line bound", line(x, y, _drawn(bound))),
+                *(_ringed(x, y, zip(values, bound, strict=True)) for values in single.values()),
+                *(
+                    Series(side, f"dot s{1 + n % 4}{dense}", dots(x, y, enumerate(values)))
+                    for n, (side, values) in enumerate(single.items())
+                ),
+            ],
         )
-    axes.set_yticks(range(len(rungs)), [f"{legal(rung.name)}  {rung.number}" for rung in rungs])
-    axes.tick_params(axis="y", length=0, labelcolor=INK)
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
-    powers_of_ten(axes.xaxis, {floor: "0", 1.0: "bound", FAR: "100 and more"})
-    axes.set_xlabel("found, as a share of the bound")
-    axes.spines["left"].set_visible(False)
-    said = "; ".join(f"{rung.name}: {_room(rung, s)}" for rung, s in zip(rungs, shares, strict=True) if s is not None)
-    return Chart("head-room", figure, f"How far each rung is from its bound. {said}.")
 
 
-def learning_curves(found: Curves) -> Chart:
-    """Each side's losses, and how far they are apart: from the first side's, and from those of its nudged runs."""
-    figure = new_figure(5.2, 0.07, 0.09, 0.985, 0.93)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    first = next(iter(found.losses.values()))
-    pairs = [(found.losses[side], run) for side, runs in found.nudged.items() for run in runs]
-    for place, (own, run) in enumerate(pairs):
-        look = {"color": MUTED, "linewidth": 0.7, "alpha": 0.6}
-        label = f"begun one rounding away ({len(pairs)} runs)" if place == 0 else None
-        upper.plot(range(1, len(run) + 1), run, label=label, **look)
-        lower.plot(range(1, len(run) + 1), _apart(own, run), label=label and "nudged, from its own side", **look)
-    for place, (side, losses) in enumerate(found.losses.items()):
-        look = {"color": SERIES[place % 4], "linestyle": DASHES[place % 4], "linewidth": 1.9, "label": legal(side)}
-        steps = range(1, len(losses) + 1)
-        upper.plot(steps, losses, **look)
-        if place:
-            other = legal(f"{side}, from {next(iter(found.losses))}")
-            lower.plot(steps, _apart(first, losses), **look | {"linestyle": "solid", "label": other})
-    upper.set(ylabel="loss")
-    lower.set(xlabel="step", ylabel="apart", yscale="log")
-    if math.isfinite(lower.dataLim.y0):
-        powers_of_ten(lower.yaxis, {})
-    else:
-        lower.set_yticks([])
-        lower.text(0.5, 0.5, "equal at every step", transform=lower.transAxes, ha="center", color=MUTED)
-    upper.margins(x=0.01)
-    lower.xaxis.set_major_locator(ticker().MaxNLocator(integer=True, nbins=10))
-    for axes in (upper, lower):
-        put_legend(axes)
-    ends = ", ".join(f"{side} {number(losses[-1])}" for side, losses in found.losses.items() if losses)
-    return Chart("loss-curves", figure, f"Loss by training step, with nudged runs in grey. Last losses: {ends}.")
+def learning_curves(curves: Curves) -> Iterator[Panel]:
+    """Yield each side's losses; then how far they are from the first side's, and nudged runs from their own side's."""
+    first, *others = curves.losses
+    nudged = [(curves.losses[side], run) for side, runs in curves.nudged.items() for run in runs]
+    runs = [*curves.losses.values(), *(run for _, run in nudged)]
+    steps = linear([1, max(map(len, runs), default=1)], "step")
+    y = linear(loss for run in runs for loss in run)
+    grey = "".join(line(steps, y, enumerate(map(_finite, run), 1)) for _, run in nudged)
+    ends = ", ".join(f"{side} {number(losses[-1])}" for side, losses in curves.losses.items() if losses)
+    yield Panel(
+        "loss",
+        f"Loss by training step. Last losses: {ends}.",
+        steps,
+        y,
+        [
+            Series(f"started one rounding away ({len(nudged)} runs)" if nudged else "", "line muted thin", grey),
+            *(
+                Series(side, f"line s{1 + n % 4} dash{1 + n % 4}", line(steps, y, enumerate(map(_finite, losses), 1)))
+                for n, (side, losses) in enumerate(curves.losses.items())
+            ),
+        ],
+    )
+    apart = {side: _distances(curves.losses[first], curves.losses[side]) for side in others}
+    nudges = [_distances(own, run) for own, run in nudged]
+    y = logarithmic(value for run in (*apart.values(), *nudges) for value in run if value)
+    grey = "".join(line(steps, y, enumerate(run, 1)) for run in nudges)
+    yield Panel(
+        "difference of the losses",
+        "Difference of the losses by training step, on a logarithmic scale.",
+        steps,
+        y,
+        [
+            Series("nudged, from its own side" if nudged else "", "line muted thin", grey),
+            *(
+                Series(f"{side}, from {first}", f"line s{1 + n % 4}", line(steps, y, enumerate(run, 1)))
+                for n, (side, run) in enumerate(apart.items(), 1)
+            ),
+        ],
+        size="short",
+    )
 
 
-def accuracies(found: Equivalence) -> Chart:
-    """Accuracies that are paired by seed, and their differences against the margin."""
-    figure = new_figure(3.3, 0.07, 0.15, 0.985, 0.83)
-    left, right = figure.subplots(1, 2)
-    first, second = (found.accuracies[name] for name in (found.first, found.second))
-    places = range(len(found.seeds))
-    for place, a, b in zip(places, first, second, strict=True):
-        left.plot([place, place], [a, b], color=MUTED, linewidth=1.2, alpha=0.7)
-    for n, (name, values) in enumerate(((found.first, first), (found.second, second))):
-        look = {
-            "marker": "os"[n],
-            "markersize": 6 + 2 * n,
-            "markerfacecolor": (SERIES[n], "none")[n],
-            "linestyle": "none",
-        }
-        left.plot(places, values, color=SERIES[n], markeredgewidth=1.4, label=legal(name), **look)
-    shown = places[:: math.ceil(len(places) / 12)]
-    left.set_xticks(shown, [str(found.seeds[place]) for place in shown])
-    left.set(xlabel="seed", ylabel="accuracy, %", xlim=(-0.6, len(places) - 0.4))
-    left.set_title("by seed", pad=22)
-    put_legend(left)
+def accuracies(found: Equivalence) -> Iterator[Panel]:
+    """Yield the accuracies by seed, then their differences against the margin."""
+    both = {name: found.accuracies[name] for name in (found.first, found.second)}
+    count = len(found.seeds)
+    ticks = [Tick((n + 0.5) / count, str(found.seeds[n])) for n in range(0, count, math.ceil(count / 12))]
+    x = Axis(-0.5, count - 0.5, ticks, "seed")
+    y = linear((value for values in both.values() for value in values), "accuracy, %")
+    pairs = "".join(line(x, y, ((n, a), (n, b))) for n, (a, b) in enumerate(zip(*both.values(), strict=True)))
+    drawn = [Series("", "line muted thin", pairs)]
+    drawn += [
+        Series(name, f"dot s{n}", dots(x, y, enumerate(values))) for n, (name, values) in enumerate(both.items(), 1)
+    ]
+    yield Panel("by seed", f"Accuracies: {found.sentence()}.", x, y, drawn)
 
-    differences = [b - a for a, b in zip(first, second, strict=True)]
+    differences = [b - a for a, b in zip(*both.values(), strict=True)]
     low, high = found.interval
-    colour = GOOD if found.verdict == "equivalent" else BAD
-    right.axvspan(-found.margin, found.margin, color=GOOD, alpha=0.10, linewidth=0)
-    for end in (-found.margin, found.margin):
-        right.axvline(end, color=BOUND, linewidth=1.3)
-    right.axvline(0, color=GRID, linewidth=0.8)
-    heights = [1.55 + 0.9 * (place + 0.5) / len(places) for place in places]
-    right.plot(differences, heights, "o", color=MUTED, markersize=4.5, linestyle="none")
-    right.plot([low, high], [0.8, 0.8], color=colour, linewidth=4, solid_capstyle="butt")
-    right.plot([found.mean_difference], [0.8], "D", color=colour, markersize=8)
-    right.text(found.mean_difference, 0.52, f"{number(low)} to {number(high)}", ha="center", va="top", fontsize=8.5)
-    reach = 1.25 * max(found.margin, abs(low), abs(high), *map(abs, differences))
-    right.set(xlim=(-reach, reach), ylim=(0, 2.7), xlabel=legal(f"{found.second} − {found.first}, points"))
-    interval = f"{100 - 200 * found.alpha:.4g}% interval"
-    right.set_yticks([0.8, 2.0], [interval, "each seed"], rotation=90, va="center")
-    right.tick_params(axis="y", length=0)
-    right.grid(visible=False, axis="y")
-    right.set_title(f"difference, and the margin of ±{found.margin:g}", pad=22)
-    return Chart("accuracies", figure, f"Accuracies by seed and their differences: {found.sentence()}.")
+    reach = 1.1 * max(found.margin, abs(low), abs(high), *map(abs, differences))
+    x = linear((-reach, reach), f"{found.second} − {found.first}, points")
+    y = Axis(0, 4, [Tick(0.25, "mean"), Tick(0.7, "seeds")])
+    look = "good" if found.verdict == "equivalent" else "bad"
+    seeds = [(value, 2 + 1.6 * (n + 0.5) / count) for n, value in enumerate(differences)]
+    ends = [(-found.margin, 0), (-found.margin, 4), (math.nan, None), (found.margin, 0), (found.margin, 4)]
+    level = f"{100 - 200 * found.alpha:.4g}% interval, {number(low)} to {number(high)}".replace("-", "−")
+    yield Panel(
+        "difference of each pair",
+        f"Differences of the accuracies: {found.sentence()}.",
+        x,
+        y,
+        [
+            Series(f"margin of ±{found.margin:g}", "line bound", line(x, y, ends)),
+            Series("each seed", "dot muted", dots(x, y, seeds)),
+            Series(level, f"line thick {look}", line(x, y, ((low, 1), (high, 1)))),
+            Series("mean", f"dot mean {look}", dots(x, y, [(found.mean_difference, 1)])),
+        ],
+        bands=[(WIDTH * x.share(-found.margin), WIDTH * (x.share(found.margin) - x.share(-found.margin)))],
+    )
 
 
-def _apart(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """How far losses are apart at each step; not a number where they are equal, which no logarithm shows."""
-    return [abs(a - b) or math.nan for a, b in zip(first, second, strict=False)]
+def _ringed(x: Axis, y: Axis, measured: Iterator[tuple[float | None, float | None]]) -> Series:
+    """Return rings around the errors that are beyond their bounds."""
+    path = dots(x, y, ((place, error) for place, (error, bound) in enumerate(measured) if beyond(error, bound)))
+    return Series("beyond its bound" if path else "", "dot ring", path)
+
+
+def _drawn(bounds: Sequence[float | None]) -> Iterator[tuple[int, float | None]]:
+    """Yield the places and bounds that a logarithmic scale can show."""
+    return ((place, bound if bound and bound < math.inf else None) for place, bound in enumerate(bounds))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _distances(first: Sequence[float], second: Sequence[float]) -> list[float | None]:
+    """Return the absolute differences of two losses by step; None where they are equal or not finite."""
+    return [_finite(abs(a - b)) or None for a, b in zip(first, second, strict=False)]
+
+
+def _tip(x: Axis, place: int, layer: LayerError) -> Tip:
+    """Return what a layer's column says."""
+    start, end = (WIDTH * x.share(place + side) for side in (-0.5, 0.5))
+    lines = [f"{layer.name} ({layer.kind})", f"inherited {number(layer.inherited)}"]
+    lines += [f"own {number(layer.own)}"] if layer.own is not None else []
+    lines += [f"{side} float32 {number(error)}" for side, error in layer.float32.items()]
+    return Tip(start, end - start, "\n".join(lines))
+
+
+def _parts(layers: Sequence[LayerError]) -> list[Tick]:
+    """Return the names of the network's parts, as ``layer1``, in the middle of their layers; none that has no room."""
+    for depth in (1, 2, 3):
+        names = [".".join(layer.name.split(".")[:depth]) for layer in layers]
+        counts = [(name, len(list(members))) for name, members in groupby(names)]
+        if len(counts) > 1 and counts[0][1] < 0.9 * len(layers):
+            break
+    ticks, start = [], 0
+    for name, count in counts:
+        share, needed = count / len(layers), LETTER * len(name)
+        if needed < share * WIDE:
+            ticks.append(Tick((start + count / 2) / len(layers), name, narrow=needed < share * NARROW))
+        start += count
+    return ticks
 
 
 def _share(rung: RungResult) -> float | None:
-    """What a rung found as a share of its bound; None if it was skipped."""
+    """Return a rung's value as a share of its bound; None if it was skipped."""
     if rung.value is None or rung.bound is None:
         return None
     if math.isnan(rung.value) or (rung.bound == 0 and rung.value > 0):
@@ -178,8 +234,8 @@ def _share(rung: RungResult) -> float | None:
     return rung.value / rung.bound if rung.bound else 0.0
 
 
-def _room(rung: RungResult, share: float) -> str:
-    """How far a rung is from its bound, in words."""
+def _room_in_words(rung: RungResult, share: float) -> str:
+    """Return how far a rung is from its bound."""
     if share == 0:
         return "exact"
     if share > 1:

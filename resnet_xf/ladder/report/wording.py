@@ -1,32 +1,57 @@
-"""How numbers and texts stand in pages and files that a report becomes."""
+"""How numbers and texts stand in the pages and files that a report becomes, and what each rung compares."""
 
 from __future__ import annotations
 
 import re
 
 ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 has no way to write: control characters, lone surrogates, U+FFFE and U+FFFF."""
+"""Characters that XML 1.0 cannot write: control characters, lone surrogates, U+FFFE and U+FFFF."""
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
+RUNGS = {
+    "shapes": "Every layer's name, output shape, parameters and multiply-accumulates, and each batch norm's eps and "
+    "momentum: all equal to what the description says.",
+    "weights": "Every weight is loaded into each network and read back, in float32 and float64: no bit may change.",
+    "determinism": "Each backend builds and runs the network twice: the outputs must be equal to the bit.",
+    "forward float64": "The networks' outputs for the same images and weights, computed in float64, where rounding "
+    "errors are too small to hide a real difference.",
+    "layers": "Every layer's output in the whole network, and again when both sides get the same input, so that a "
+    "layer's own error is told from the error it inherits.",
+    "gradients": "The loss, every parameter's gradient and every batch norm's statistics after one training step.",
+    "lock-step": "Weights, momentum and batch norm statistics after each of several training steps in float64.",
+    "learning curves": "The losses of a float32 training run: they may differ at most a few times as much as the same "
+    "framework's own losses do after the smallest change of the initial weights.",
+    "accuracy": "The test accuracies of networks trained from the same seeds: a statistical test must show that their "
+    "mean difference is within the declared margin.",
+}
+"""What a rung compares, in a sentence, by its name."""
+
+
+def rung_in_words(name: str, metric: str) -> str:
+    """Return what a rung compares, in a sentence."""
+    if name not in RUNGS and name.startswith("forward "):
+        return f"Each network's output in {name.removeprefix('forward ')} against the float64 result of rung 4."
+    return RUNGS.get(name, f"Measures {metric}.")
+
 
 def legal(text: str) -> str:
-    """The text with U+FFFD for every character that no XML or HTML may hold."""
+    """Return the text with U+FFFD for every character that XML and HTML cannot hold."""
     return ILLEGAL.sub("\ufffd", text)
 
 
 def number(value: float | None) -> str:
-    """Three digits; nothing for None."""
+    """Return a number with three digits; nothing for None."""
     if value is None:
         return ""
     return f"{value:.3g}".replace("inf", "∞").replace("nan", "NaN")
 
 
 def beyond(value: float | None, bound: float | None) -> bool:
-    """Whether an error is beyond its bound; one that is not a number is."""
+    """Whether an error is larger than its bound. NaN is."""
     return value is not None and bound is not None and not value <= bound
 
 
 def power_of_ten(exponent: int) -> str:
-    """As ``10⁻¹²``."""
+    """Return a power of ten as ``10⁻¹²``."""
     return f"10{str(exponent).translate(SUPERSCRIPTS)}"

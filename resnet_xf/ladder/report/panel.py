@@ -1,0 +1,167 @@
+"""A chart as plain data: axes, and lines and dots as SVG paths. The page's template draws it.
+
+A path is drawn in a box of ``WIDTH`` by ``HEIGHT`` that the browser stretches to the page's width. Strokes and letters
+are not stretched, so a chart is as readable on a phone as on a wide screen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from resnet_xf.ladder.report.wording import power_of_ten
+
+WIDTH, HEIGHT = 1000, 300
+LABELS = 6
+"""Labels on an axis, at most: so many fit on a phone."""
+
+MARGIN = 0.25
+"""Powers of ten that a logarithmic axis extends beyond its labels."""
+
+
+class Tick(NamedTuple):
+    """A label of an axis. ``place`` is its share of the axis; a ``narrow`` screen has room for it or not."""
+
+    place: float
+    label: str
+    narrow: bool = True
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear or logarithmic scale.
+
+    Attributes:
+        low, high: the values at its ends; of a logarithmic scale, their exponents.
+        ticks: its labels.
+        title: what it measures, with its unit.
+        logarithmic: whether it is. Then 0 and ∞ are drawn ``MARGIN`` from its ends.
+    """
+
+    low: float
+    high: float
+    ticks: Sequence[Tick] = ()
+    title: str = ""
+    logarithmic: bool = False
+
+    def share(self, value: float) -> float:
+        """Return the place of a value, from 0 at the low end to 1 at the high end. NaN counts as infinite."""
+        value = math.inf if math.isnan(value) else value
+        if self.logarithmic:
+            if 0 < value < math.inf:
+                value = math.log10(value)
+            else:
+                value = self.low + MARGIN if value <= 0 else self.high - MARGIN
+        return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+
+
+def linear(values: Iterable[float], title: str = "") -> Axis:
+    """Return an axis that spans the finite values, labelled at round numbers."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite)
+    reach = (high - low) or abs(high) or 1.0
+    low, high = low - 0.05 * reach, high + 0.05 * reach
+    rough = (high - low) / LABELS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    values = [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    ticks = [Tick((v - low) / (high - low), f"{v:z.{digits}f}".replace("-", "−")) for v in values]
+    return Axis(low, high, ticks, title)
+
+
+def logarithmic(
+    values: Iterable[float], title: str = "", *, named: Mapping[float, str] | None = None, ceiling: float | None = None
+) -> Axis:
+    """Return an axis of powers of ten with a place for 0 at its low end and one for ∞ at its high end, where needed.
+
+    Args:
+        values: those to be shown; NaN counts as infinite.
+        title: what it measures.
+        named: labels for some values.
+        ceiling: the largest value shown as it is; found among the values if None.
+    """
+    listed = list(values)
+    positive = [value for value in listed if 0 < value < math.inf] or [1.0]
+    first = math.floor(math.log10(min(positive)))
+    last = max(math.ceil(math.log10(ceiling or max(positive))), first + 1)
+    labels = {math.log10(value): label for value, label in (named or {}).items()}
+    if has_zero := any(value == 0 for value in listed):
+        labels[first - 1] = "0"
+    if is_cut := ceiling is None and not all(value < math.inf for value in listed):
+        labels[last + 1] = "∞"
+    step = math.ceil((last - first + 1) / LABELS)
+    exponents = [e for e in range(first, last + 1) if e % step == 0 and all(abs(e - other) >= 1 for other in labels)]
+    labels |= {exponent: power_of_ten(exponent) for exponent in exponents}
+    low, high = first - has_zero - MARGIN, last + is_cut + MARGIN
+    ticks = [Tick((exponent - low) / (high - low), label) for exponent, label in sorted(labels.items())]
+    return Axis(low, high, ticks, title, logarithmic=True)
+
+
+class Series(NamedTuple):
+    """Lines or dots that look alike.
+
+    Attributes:
+        label: what the legend says; it has no entry if empty.
+        look: the classes of the page's style that draw it: ``line`` or ``dot`` first, then a colour.
+        path: an SVG path.
+    """
+
+    label: str
+    look: str
+    path: str
+
+
+class Tip(NamedTuple):
+    """What a column of the chart says when a pointer rests on it. ``start`` and ``width`` are in the chart's units."""
+
+    start: float
+    width: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes and what is drawn there.
+
+    Attributes:
+        title: what it shows; may be empty.
+        alternative: the same for those who do not see it.
+        x, y: its axes.
+        series: what is drawn, the first lowest.
+        bands: ranges of x that are shaded.
+        tips: what its columns say.
+        size: a class of the page's style: its height.
+    """
+
+    title: str
+    alternative: str
+    x: Axis
+    y: Axis
+    series: Sequence[Series]
+    bands: Sequence[tuple[float, float]] = ()
+    tips: Sequence[Tip] = field(default=())
+    size: str = "tall"
+
+
+def line(x: Axis, y: Axis, points: Iterable[tuple[float, float | None]]) -> str:
+    """Return the path through points. None and NaN leave a gap."""
+    parts, pen = [], "M"
+    for across, up in points:
+        if up is None or math.isnan(up):
+            pen = "M"
+            continue
+        parts.append(f"{pen}{_place(x, y, across, up)}")
+        pen = "L"
+    return "".join(parts)
+
+
+def dots(x: Axis, y: Axis, points: Iterable[tuple[float, float | None]]) -> str:
+    """Return a path with a stroke of hardly any length at each point; the ends of its pen make the dot."""
+    return "".join(f"M{_place(x, y, across, up)}h.01" for across, up in points if up is not None)
+
+
+def _place(x: Axis, y: Axis, across: float, up: float) -> str:
+    return f"{WIDTH * x.share(across):.1f} {HEIGHT * (1 - y.share(up)):.1f}"
