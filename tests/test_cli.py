@@ -283,3 +283,14 @@ def test_the_old_option_for_the_size_names_the_new_ones(command, name: str) -> N
     assert code == 2
     assert "was replaced by --image-size HxW and --batch N" in err
     assert "--input" not in command(name, "--help")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments, unused",
+    [("--help", "rich msgspec pydantic numpy"), ("list", "numpy safetensors PIL sklearn"), ("show resnet18", "numpy")],
+)
+def test_no_command_imports_a_heavy_library_it_does_not_need(arguments: str, unused: str) -> None:
+    program = "import sys; from resnet_xf.cli import main; import atexit; atexit.register(lambda: print(*sys.modules))"
+    command = [sys.executable, "-c", f"{program}; main()", *arguments.split()]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not {*unused.split()} & {*shown.stdout.splitlines()[-1].split()}

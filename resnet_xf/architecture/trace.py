@@ -6,16 +6,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 from resnet_xf.architecture.nodes import Children, Node, is_statistic, join
 from resnet_xf.architecture.plan import Plan, root_of
 from resnet_xf.architecture.rules import Shape
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import ShapeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def trace(network: Plan | ResNetSpec | str | Node, input_shape: Sequence[int], *
     """
     root = root_of(network)
     shape = tuple(input_shape)
-    if len(shape) != 4 or not all(isinstance(size, int | np.integer) and size > 0 for size in shape):
+    if len(shape) != 4 or not all(isinstance(size, Integral) and size > 0 for size in shape):
         raise ShapeError(f"input: expected (N, C, H, W), each at least 1, got {shape}")
     rows = _rows(root, "", 0, shape)
     return [row for row in rows if row.depth <= 1] if top else rows

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import msgspec
-import numpy as np
 from msgspec import inspect
 
 from resnet_xf.errors import ResNetXFError, SpecError
@@ -96,8 +95,8 @@ def _complete(value: object) -> object:
 
 
 def _scalar(value: object) -> object:
-    """NumPy's scalars as Python's; anything else is no part of a document."""
-    if isinstance(value, np.generic):
+    """Return a NumPy scalar as Python's own; raise TypeError for anything else. NumPy itself is not imported."""
+    if type(value).__module__ == "numpy" and hasattr(value, "item"):
         return value.item()
     raise TypeError(f"expected plain data, got {value!r}, a {type(value).__name__}")
 
