@@ -16,7 +16,7 @@ from resnet_xf.backend.registry import ALIASES, get_backend, is_installed, list_
 from resnet_xf.backend.workers import processors
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Device, ImageSize, arguments_without, check_outputs, read_size
-from resnet_xf.cli.printing import new_table, print_json, print_table
+from resnet_xf.cli.printing import Table, print_json
 from resnet_xf.cli.progress import ProgressBar
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import MODES, PEERS, cases
@@ -179,14 +179,14 @@ def _print(report: BenchReport) -> None:
     """Print a table for each group, then notes and conclusions."""
     for rows in report.groups():
         typer.echo(rows[0].case.group_title)
-        table = new_table(
+        table = Table(
             *("", "batch>", "images/s>", "quartiles>", "× first>", "interval>", "error>", "top-1>"),
             *("ceiling>", "memory>", "start>"),
         )
         first = baseline(rows)
         for row in rows:
             table.add_row(*_cells(row, first=row is first))
-        print_table(table)
+        table.print()
         for row in rows:
             if not row.result:
                 typer.echo(f"{row.case}: {'FAILED: ' if row.failed else ''}{row.reason}")
@@ -232,13 +232,13 @@ def _cells(row: Row, *, first: bool) -> list[str]:
 
 def _print_comparison(comparison: Comparison) -> None:
     """Print the speeds of two reports side by side."""
-    table = new_table("", "before>", "after>", "×>", "interval>", "")
+    table = Table("", "before>", "after>", "×>", "interval>", "")
     for change in comparison.changes:
         low, high = change.ratio.interval
         speeds = in_words(change.before.median), in_words(change.after.median)
         name = f"{change.case.group_title}: {change.case}"
         table.add_row(name, *speeds, f"{change.ratio.median:.2f}", f"{low:.3f}–{high:.3f}", change.ratio.verdict)
-    print_table(table)
+    table.print()
     for title, names in (("only before", comparison.only_before), ("only after", comparison.only_after)):
         for name in names:
             typer.echo(f"{title}: {name}")
