@@ -1,6 +1,6 @@
-"""The pytest plugin of resnet_xf: a fixture ``assert_parity``, a marker ``parity``, and reports of what was compared.
+"""The pytest plugin of resnet_xf: a fixture ``assert_parity``, a marker ``parity``, and reports of each comparison.
 
-A package of its own, since pytest imports it in every run of everybody who has resnet_xf installed: importing it
+It is a package of its own because pytest imports it in every run of everybody who has resnet_xf installed. Importing it
 imports neither resnet_xf nor NumPy; the fixture does.
 """
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 LEVELS = ("quick", "standard", "full")
 
-PROVEN, DIFFERS, LEFT = "parity proven", "parity differs", "parity not compared"
-"""What a test's properties are called, by what became of a comparison."""
+PROVEN, DIFFERS, NOT_COMPARED = "parity proven", "parity differs", "parity not compared"
+"""Names of a test's properties: the outcomes of a comparison."""
 
-SECTIONS = pytest.StashKey[list[tuple[str, str]]]()
-"""Tables of what a test has compared, for the report of the phase that it is in."""
+TABLES = pytest.StashKey[list[tuple[str, str]]]()
+"""Titles and tables of a test's comparisons, for the report of the test's current phase."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of the command line and of the settings file."""
+    """Add the options of the command line and of the settings file."""
     group = parser.getgroup("resnet-xf", "proof that two neural networks are the same (resnet_xf)")
-    level = "how far up the ladder the fixture assert_parity climbs, where the test does not say: quick, standard, full"
+    level = "the level of assert_parity where the test does not name one: quick, standard, full"
     group.addoption("--parity-level", choices=LEVELS, help=level)
-    group.addoption("--parity-report", metavar="DIR", help="write every comparison there, as JSON, HTML and JUnit XML")
+    group.addoption("--parity-report", metavar="DIR", help="write each comparison there, as JSON, HTML and JUnit XML")
     strict = "fail tests whose backends are not installed, which are skipped otherwise"
     group.addoption("--parity-strict", action="store_true", help=strict)
     parser.addini("parity_level", f"{level} (standard)", default="standard")
@@ -41,91 +41,87 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and refuse settings that cannot be met."""
+    """Register the marker and check the settings."""
     config.addinivalue_line(
         "markers",
-        "parity(level=..., image_size=..., **options): defaults for the fixture assert_parity, as resnet_xf.parity "
-        "takes them",
+        "parity(level=..., image_size=..., **options): default options of the fixture assert_parity, as "
+        "resnet_xf.parity takes them",
     )
     if (level := config.getini("parity_level")) not in LEVELS:
         raise pytest.UsageError(f"parity_level: no level is called {level!r}; choose one of {', '.join(LEVELS)}")
-    lacking = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
-    if config.getoption("--parity-report") and lacking:
-        raise pytest.UsageError(f"--parity-report: needs {' and '.join(lacking)}; run: pip install 'resnet-xf[report]'")
+    if config.getoption("--parity-report") and importlib.util.find_spec("jinja2") is None:
+        raise pytest.UsageError("--parity-report: needs jinja2; run: pip install 'resnet-xf[report]'")
 
 
 @pytest.fixture
 def assert_parity(request: pytest.FixtureRequest) -> Callable[..., Report]:
-    """``assert_parity(spec, backends=..., **options)``: fails unless all backends build one and the same network.
+    """``assert_parity(spec, backends=..., **options)`` fails unless all backends build the same network.
 
-    It takes what :func:`resnet_xf.parity` takes, a pair of your own networks too, and returns the report. Options that
-    are not given come from the marker ``parity``, the nearest first. The level, if that does not say either, is that of
-    ``--parity-level``, or of ``parity_level`` in the settings file.
+    It takes the arguments of :func:`resnet_xf.parity`, including a pair of your own networks, and returns the report.
+    Options that are not given come from the nearest marker ``parity``. The level comes from ``--parity-level`` if the
+    markers do not name one, else from ``parity_level`` in the settings file.
 
-    Where a backend is not installed, the test is skipped with the line that installs it, so that the tests of a project
-    pass on machines for which a framework has no wheel. Where that must not go unnoticed, as on a CI server that has
-    both, ``--parity-strict`` or ``parity_strict = true`` makes it a failure.
+    If a backend is not installed, the test is skipped with the line that installs it, so a project's tests pass on
+    machines for which a framework has no wheel. ``--parity-strict`` or ``parity_strict = true`` makes that a failure;
+    use it on a CI server that has both frameworks.
+
+    Example::
+
+        def test_same(assert_parity):
+            assert_parity("resnet18", level="quick")
     """
     item, config = request.node, request.config
-    options: dict[str, Any] = {"level": config.getoption("--parity-level") or config.getini("parity_level")}
+    defaults: dict[str, Any] = {"level": config.getoption("--parity-level") or config.getini("parity_level")}
     for marker in reversed(list(item.iter_markers("parity"))):
         if marker.args:
             raise pytest.UsageError(f"{item.nodeid}: parity takes named options alone, as parity(level='quick')")
-        options |= marker.kwargs
+        defaults |= marker.kwargs
     strict = config.getoption("--parity-strict") or config.getini("parity_strict")
     folder = config.getoption("--parity-report")
-    path = folder and config.invocation_params.dir / folder
-    return _Asserter(item, options, strict, path)
+    done = 0
 
-
-class _Asserter:
-    """What the fixture gives to a test."""
-
-    def __init__(self, item: pytest.Item, defaults: dict[str, Any], strict: bool, folder: Path | None) -> None:
-        self.item, self.defaults, self.strict, self.folder = item, defaults, strict, folder
-        self.done = 0
-
-    def __call__(self, spec: Any, backends: str | Sequence[Any] | None = None, **options: Any) -> Report:
-        """Compare, and tell pytest what came of it."""
+    def compare(spec: Any, backends: str | Sequence[Any] | None = None, **options: Any) -> Report:
+        """Compare the networks, and record the outcome for pytest."""
+        nonlocal done
         __tracebackhide__ = True
         from resnet_xf import parity
         from resnet_xf.errors import ResNetXFError
 
-        given = self.defaults | options | ({} if backends is None else {"backends": backends})
-        if missing := [] if self.strict or isinstance(spec, tuple) else _missing(given.get("backends")):
-            self._note(LEFT, missing[0])
-            pytest.skip(missing[0])
+        arguments = defaults | options | ({} if backends is None else {"backends": backends})
+        if missing := "" if strict or isinstance(spec, tuple) else _missing(arguments.get("backends")):
+            item.user_properties.append((NOT_COMPARED, missing))
+            pytest.skip(missing)
         try:
-            report = parity(spec, **given)
+            report = parity(spec, **arguments)
         except ResNetXFError as error:
-            raise error.with_traceback(None)  # noqa: B904 - it is the same error, without the library's frames
-        self._note(PROVEN if report.holds else DIFFERS, report.verdict())
-        self.item.stash.setdefault(SECTIONS, []).append((f"parity of {report.network}", table(report)))
-        self.done += 1
-        if self.folder is not None:
-            write(report, self.folder, self.item.nodeid, self.done)
+            raise error.with_traceback(None)  # noqa: B904 - the same error without the library's frames
+        done += 1
+        item.user_properties.append((PROVEN if report.holds else DIFFERS, report.verdict()))
+        item.stash.setdefault(TABLES, []).append((f"parity of {report.network}", table(report)))
+        if folder:
+            write(report, config.invocation_params.dir / folder, item.nodeid, done)
         if not report.holds:
             raise AssertionError(report.verdict())
         return report
 
-    def _note(self, what: str, text: str) -> None:
-        self.item.user_properties.append((what, text))
+    return compare
 
 
-def _missing(backends: str | Sequence[Any] | None) -> list[str]:
-    """A line on each backend that is not installed, and how to get it."""
+def _missing(backends: str | Sequence[Any] | None) -> str:
+    """Return a line on the first backend that is not installed and how to get it; empty if all are."""
     from resnet_xf.backend.registry import ALIASES, how_to_install, is_installed
 
-    named = ("torch", "mxnet") if backends is None else backends.split(",") if isinstance(backends, str) else backends
-    texts = [one.strip().lower() for one in named if isinstance(one, str)]
-    names = [ALIASES.get(name, name) for name in texts]
-    return [
-        f"backend {name!r} is not installed; run: {how_to_install(name)}" for name in names if not is_installed(name)
-    ]
+    listed = ("torch", "mxnet") if backends is None else backends.split(",") if isinstance(backends, str) else backends
+    for text in listed:
+        if isinstance(text, str):
+            name = ALIASES.get(text.strip().lower(), text.strip().lower())
+            if not is_installed(name):
+                return f"backend {name!r} is not installed; run: {how_to_install(name)}"
+    return ""
 
 
 def table(report: Report) -> str:
-    """The ladder as text, a rung a line."""
+    """Return the ladder as text, a rung a line."""
     rows = [("", "rung", "", "found", "bound", "where, what")]
     for rung in report.rungs:
         value, bound = ("" if number is None else f"{number:.3g}" for number in (rung.value, rung.bound))
@@ -137,7 +133,11 @@ def table(report: Report) -> str:
 
 
 def write(report: Report, folder: Path, nodeid: str, number: int) -> None:
-    """Write a report in every form; the files bear the test's name, and a digest of it, since it is cut and cleaned."""
+    """Write a report in every form.
+
+    A file's name is the test's, cut and without special characters, and a digest that tells apart tests and comparisons
+    whose names are then equal.
+    """
     from resnet_xf.ladder.report.html import write_html
     from resnet_xf.ladder.report.junit import write_junit
 
@@ -151,22 +151,21 @@ def write(report: Report, folder: Path, nodeid: str, number: int) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put the ladder's table into the test's report, which shows it where the test fails, and with ``-rP``."""
+    """Add the ladder's tables to the test's report, which pytest prints if the test fails, and with ``-rP``."""
     report = yield
-    tables: list[tuple[str, str]] = item.stash.get(SECTIONS, [])
+    tables: list[tuple[str, str]] = item.stash.get(TABLES, [])
     report.sections.extend(tables)
-    item.stash[SECTIONS] = []
+    item.stash[TABLES] = []
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line on all comparisons, those of xdist's workers too."""
+    """Print one line on all comparisons, also on those of pytest-xdist's workers."""
     ended = [r for reports in terminalreporter.stats.values() for r in reports if getattr(r, "when", "") == "teardown"]
     counts = Counter(name for report in ended for name, _ in report.user_properties)
-    networks = "network" if counts[PROVEN] == 1 else "networks"
-    parts = [f"{counts[PROVEN]} {networks} proven"]
+    parts = [f"{counts[PROVEN]} {'network' if counts[PROVEN] == 1 else 'networks'} proven"]
     parts += [f"{counts[DIFFERS]} {'differs' if counts[DIFFERS] == 1 else 'differ'}"] if counts[DIFFERS] else []
-    parts += [f"{counts[LEFT]} not compared"] if counts[LEFT] else []
-    if counts[PROVEN] + counts[DIFFERS] + counts[LEFT]:
-        colour = "red" if counts[DIFFERS] else "yellow" if counts[LEFT] else "green"
+    parts += [f"{counts[NOT_COMPARED]} not compared"] if counts[NOT_COMPARED] else []
+    if counts[PROVEN] + counts[DIFFERS] + counts[NOT_COMPARED]:
+        colour = "red" if counts[DIFFERS] else "yellow" if counts[NOT_COMPARED] else "green"
         terminalreporter.write_line(f"parity: {', '.join(parts)}", **{colour: True})

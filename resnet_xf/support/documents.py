@@ -1,11 +1,12 @@
-"""Frozen data that a person writes as TOML or JSON; every mistake is told by the path of its field.
+"""Frozen data that a user writes as TOML or JSON. Every error names the path of the field.
 
-Types and ranges are checked here, by msgspec; what they cannot say is checked by whoever uses the data.
+msgspec checks types and ranges here. What a type cannot express is checked by the code that uses the data.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,69 +17,71 @@ from resnet_xf.errors import ResNetXFError, SpecError
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A part of a document: frozen, unknown fields refused; what equals its default is not written out."""
+    """A part of a document. Unknown fields are refused, and fields at their defaults are not written."""
 
 
 class Document(Struct, frozen=True):
-    """A whole document: what stands in a file."""
+    """A whole document, as it stands in a file.
+
+    Attributes:
+        title: what the document is called in messages.
+        error: what is raised if it is malformed.
+    """
 
     title: ClassVar[str] = "a document"
     error: ClassVar[type[ResNetXFError]] = SpecError
 
     def to_toml(self) -> str:
-        """The document as TOML text; fields at their defaults are left out."""
+        """Return the document as TOML, without fields at their defaults."""
         return msgspec.toml.encode(self).decode()
 
     def to_json(self) -> str:
-        """The document as JSON text; fields at their defaults are left out."""
+        """Return the document as JSON, without fields at their defaults."""
         return msgspec.json.encode(self).decode()
 
     def to_complete_json(self) -> str:
-        """The document as JSON text with every field, so that it outlives a change of defaults."""
+        """Return the document as JSON with every field, so that a later change of defaults does not alter it."""
         return msgspec.json.encode(_complete(self)).decode()
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """Read TOML text; raises the class's ``error`` with the path of the field that is wrong."""
-        try:
-            return msgspec.toml.decode(text, type=cls)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise cls.error(_path_first(error, cls)) from None
+        """Read TOML. Raises the class's ``error`` with the path of the wrong field."""
+        return cls._read_text(lambda: msgspec.toml.decode(text, type=cls))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read JSON text; raises the class's ``error`` with the path of the field that is wrong."""
-        try:
-            return msgspec.json.decode(text, type=cls)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise cls.error(_path_first(error, cls)) from None
+        """Read JSON. Raises the class's ``error`` with the path of the wrong field."""
+        return cls._read_text(lambda: msgspec.json.decode(text, type=cls))
 
     def checked(self) -> Self:
-        """The same, its types and ranges checked: constructing one in Python checks neither.
+        """Return an equal document whose types and ranges are checked; Python's constructor checks neither.
 
         Raises:
-            ResNetXFError: the class's ``error``, with the path of the field that is wrong.
+            ResNetXFError: the class's ``error``, with the path of the wrong field.
         """
+        return self._read_text(lambda: msgspec.convert(msgspec.to_builtins(self, enc_hook=_scalar), type(self)))
+
+    @classmethod
+    def _read_text(cls, decode: Callable[[], Self]) -> Self:
         try:
-            return msgspec.convert(msgspec.to_builtins(self, enc_hook=_scalar), type(self))
-        except (msgspec.MsgspecError, TypeError) as error:
-            raise self.error(_path_first(error, type(self))) from None
+            return decode()
+        except (msgspec.MsgspecError, RecursionError, TypeError) as error:
+            raise cls.error(_path_first(error, cls)) from None
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
         """Read a ``.toml`` or ``.json`` file.
 
         Raises:
-            ResNetXFError: the class's ``error``, if the file cannot be read or is malformed; the message names file
-                and field.
+            ResNetXFError: the class's ``error``, if the file cannot be read or is malformed. The message names the file
+                and the field.
         """
         path = Path(path)
-        suffix = path.suffix.lower()
         readers = {".toml": cls.from_toml, ".json": cls.from_json}
-        if suffix not in readers:
+        if path.suffix.lower() not in readers:
             raise cls.error(f"{path}: {cls.title} is a .toml or .json file")
         try:
-            return readers[suffix](path.read_text(encoding="utf-8-sig"))
+            return readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError:
             raise cls.error(f"{path}: not UTF-8 text") from None
         except OSError as error:
@@ -88,7 +91,7 @@ class Document(Struct, frozen=True):
 
 
 def _complete(value: object) -> object:
-    """Plain data with every field of every struct."""
+    """Return plain data with every field of every struct."""
     if isinstance(value, msgspec.Struct):
         return {name: _complete(getattr(value, name)) for name in value.__struct_fields__}
     return [_complete(item) for item in value] if isinstance(value, tuple) else value
@@ -102,7 +105,10 @@ def _scalar(value: object) -> object:
 
 
 def _path_first(error: Exception, cls: type[Document]) -> str:
-    """Msgspec's message with its path in front and the choices behind: ``$.block: invalid … 'x'; one of …``."""
+    """Return msgspec's message with the path in front and the choices at its end.
+
+    ``$.block: invalid enum value 'x'; expected one of basic, bottleneck``.
+    """
     what, _, path = str(error).rpartition(" - at ") if " - at `$" in str(error) else (str(error), "", "")
     path = path.strip("`") or "$"
     what = re.sub(r"`str` matching regex .*", "a name of letters, digits, '.', '_' and '-'", what)
@@ -112,22 +118,21 @@ def _path_first(error: Exception, cls: type[Document]) -> str:
 
 
 def _choices(path: str, cls: type[Document]) -> tuple[Any, ...]:
-    """The literals, or else the names of the fields, that the place ``$.stages[0].…`` of a document can hold."""
-    places: list[inspect.Type] = [inspect.type_info(cls)]
+    """Return the literals, else the names of the fields, that are allowed at a path as ``$.stages[0].block``."""
+    types: list[inspect.Type] = [inspect.type_info(cls)]
     for step in re.findall(r"\w+|\[", path.removeprefix("$")):
-        if step.isdigit():
-            continue
-        places = [inner for place in places for inner in _inside(place, step)]
-    literals = [value for place in places if isinstance(place, inspect.LiteralType) for value in place.values]
-    fields = [f.name for place in places if isinstance(place, inspect.StructType) for f in place.fields]
+        if not step.isdigit():
+            types = [inner for outer in types for inner in _inside(outer, step)]
+    literals = [value for one in types if isinstance(one, inspect.LiteralType) for value in one.values]
+    fields = [field.name for one in types if isinstance(one, inspect.StructType) for field in one.fields]
     return tuple(literals or fields)
 
 
-def _inside(place: inspect.Type, step: str) -> list[inspect.Type]:
-    """The types one step down: a field of a struct, or (step ``[``) the items of an array."""
-    found: list[inspect.Type] = []
-    if isinstance(place, inspect.StructType):
-        found = [field.type for field in place.fields if field.name == step]
-    elif isinstance(place, inspect.VarTupleType):
-        found = [place.item_type]
-    return [option for one in found for option in (one.types if isinstance(one, inspect.UnionType) else [one])]
+def _inside(outer: inspect.Type, step: str) -> list[inspect.Type]:
+    """Return the types one step down: of a struct's field, or (step ``[``) of an array's items."""
+    inner: list[inspect.Type] = []
+    if isinstance(outer, inspect.StructType):
+        inner = [field.type for field in outer.fields if field.name == step]
+    elif isinstance(outer, inspect.VarTupleType):
+        inner = [outer.item_type]
+    return [option for one in inner for option in (one.types if isinstance(one, inspect.UnionType) else [one])]

@@ -1,4 +1,4 @@
-"""Files: written so that nothing half-written is ever seen, and a run's folder, in which one process writes."""
+"""Files that are never seen half-written, and the folder of a training run, in which one process writes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ except ImportError:  # Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 FOLDER, PREFIX = "checkpoints", "step-"
-"""Where in a run's folder its checkpoints are, and how their names begin."""
+"""The subfolder of a run's checkpoints, and the start of their file names."""
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed to it if the block succeeds and removed if it does not."""
+    """Give a temporary path beside ``path``: renamed to it if the block succeeds, removed if it fails."""
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -32,23 +32,23 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())  # else the name could outlive a power cut and the bytes not
+            os.fsync(written.fileno())  # otherwise a power cut could keep the name and lose the bytes
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def list_checkpoints(run: str | Path) -> list[Path]:
-    """A run's checkpoints, oldest first."""
+    """Return the checkpoints in a run's folder, oldest first."""
     return sorted((Path(run) / FOLDER).glob(f"{PREFIX}*.safetensors"))
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder, which is made if need be; the system lets go when a process dies.
+    """Create a run's folder if need be, and keep other processes out of it. The lock ends with the process.
 
     Raises:
-        CheckpointError: if another process trains there, or the folder cannot be made.
+        CheckpointError: if another process trains there, or the folder cannot be created.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def locked(run: Path) -> Iterator[None]:
     except BlockingIOError:
         os.close(handle)
         raise CheckpointError(f"{run}: another process trains there; wait for it or choose another --out") from None
-    except OSError:  # a file system that knows no locks
+    except OSError:  # a file system without locks
         pass
     try:
         yield

@@ -1,4 +1,4 @@
-"""The JSON schema of a parity report; ``python -m resnet_xf.ladder.report.schema`` writes it to ``docs/``."""
+"""The JSON schema of a parity report. ``python -m resnet_xf.ladder.report.schema`` writes it to ``docs/``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from resnet_xf.support.files import atomic
 PLACE = Path("docs") / "parity.schema.json"
 
 MEASURED = ("LayerError", "Curves")
-"""Whose every number may be infinite or none at all, which JSON can only say by ``null``.
+"""The parts of a report whose numbers may be infinite or NaN, which JSON can only write as ``null``.
 
-Those of :class:`RungResult` may be None anyway, and those of :class:`Equivalence` are always finite."""
+The numbers of :class:`RungResult` may be None in any case; those of :class:`Equivalence` are always finite.
+"""
 
 WRITTEN_WHOLE = ("Report", "RungResult", "LayerError", "Curves", "Equivalence")
-"""What is written with all its fields; a spec leaves out those at their defaults."""
+"""The parts that are written with all their fields. A spec leaves out those at their defaults."""
 
 
 def report_schema() -> dict[str, Any]:
-    """What :meth:`resnet_xf.ladder.report.report.Report.to_json` gives, as a JSON schema (2020-12).
+    """Return the JSON schema (2020-12) of what :meth:`resnet_xf.ladder.report.report.Report.to_json` returns.
 
-    Fields that it does not know are refused: a report that has more of them has another ``version``.
+    Unknown fields are refused: a report with more fields has another ``version``.
     """
     schema = msgspec.json.schema(Report)
     definitions: dict[str, Any] = schema["$defs"]
@@ -55,7 +56,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def _nullable(schema: Any) -> Any:
-    """A schema in which every number may be null."""
+    """Return the schema with ``null`` allowed for every number."""
     if isinstance(schema, list):
         return [_nullable(one) for one in schema]
     if not isinstance(schema, dict):
