@@ -16,7 +16,7 @@ FAR = 100.0
 """The largest multiple of a bound that is drawn as it is."""
 
 LETTER, NARROW, WIDE = 8.5, 290, 1000
-"""Pixels that a letter of a label takes, and that a chart is wide on a phone and on a wide screen."""
+"""Widths in pixels: of a letter of a label, of a chart on a phone, and of a chart on a wide screen."""
 
 
 class Bar(NamedTuple):
@@ -71,9 +71,9 @@ def layer_errors(layers: Sequence[LayerError]) -> Iterator[Panel]:
         x,
         y,
         [
-            Series("bound of inherited", "line bound", line(x, y, _drawn(bounds[0]))),
-            Series("bound of own", "line s1 dotted", line(x, y, _drawn(bounds[1]))),
-            Series("inherited, in the whole network", "line muted", line(x, y, enumerate(map(_finite, inherited)))),
+            Series("bound of inherited", "line bound", line(x, y, enumerate(bounds[0]))),
+            Series("bound of own", "line s1 dotted", line(x, y, enumerate(bounds[1]))),
+            Series("inherited, in the whole network", "line muted", line(x, y, enumerate(inherited))),
             _ringed(x, y, zip(own, bounds[1], strict=True)),
             Series("own, given the other side's input", f"dot s1{dense}", dots(x, y, enumerate(own))),
         ],
@@ -90,7 +90,7 @@ def layer_errors(layers: Sequence[LayerError]) -> Iterator[Panel]:
             x,
             y,
             [
-                Series("bound", "line bound", line(x, y, _drawn(bound))),
+                Series("bound", "line bound", line(x, y, enumerate(bound))),
                 *(_ringed(x, y, zip(values, bound, strict=True)) for values in single.values()),
                 *(
                     Series(side, f"dot s{1 + n % 4}{dense}", dots(x, y, enumerate(values)))
@@ -107,7 +107,7 @@ def learning_curves(curves: Curves) -> Iterator[Panel]:
     runs = [*curves.losses.values(), *(run for _, run in nudged)]
     steps = linear([1, max(map(len, runs), default=1)], "step")
     y = linear(loss for run in runs for loss in run)
-    grey = "".join(line(steps, y, enumerate(map(_finite, run), 1)) for _, run in nudged)
+    grey = "".join(line(steps, y, enumerate(run, 1)) for _, run in nudged)
     ends = ", ".join(f"{side} {number(losses[-1])}" for side, losses in curves.losses.items() if losses)
     yield Panel(
         "loss",
@@ -117,14 +117,14 @@ def learning_curves(curves: Curves) -> Iterator[Panel]:
         [
             Series(f"started one rounding away ({len(nudged)} runs)" if nudged else "", "line muted thin", grey),
             *(
-                Series(side, f"line s{1 + n % 4} dash{1 + n % 4}", line(steps, y, enumerate(map(_finite, losses), 1)))
+                Series(side, f"line s{1 + n % 4} dash{1 + n % 4}", line(steps, y, enumerate(losses, 1)))
                 for n, (side, losses) in enumerate(curves.losses.items())
             ),
         ],
     )
     apart = {side: _distances(curves.losses[first], curves.losses[side]) for side in others}
     nudges = [_distances(own, run) for own, run in nudged]
-    y = logarithmic(value for run in (*apart.values(), *nudges) for value in run if value)
+    y = logarithmic(value for run in (*apart.values(), *nudges) for value in run if value and math.isfinite(value))
     grey = "".join(line(steps, y, enumerate(run, 1)) for run in nudges)
     yield Panel(
         "difference of the losses",
@@ -186,18 +186,9 @@ def _ringed(x: Axis, y: Axis, measured: Iterator[tuple[float | None, float | Non
     return Series("beyond its bound" if path else "", "dot ring", path)
 
 
-def _drawn(bounds: Sequence[float | None]) -> Iterator[tuple[int, float | None]]:
-    """Yield the places and bounds that a logarithmic scale can show."""
-    return ((place, bound if bound and bound < math.inf else None) for place, bound in enumerate(bounds))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _distances(first: Sequence[float], second: Sequence[float]) -> list[float | None]:
-    """Return the absolute differences of two losses by step; None where they are equal or not finite."""
-    return [_finite(abs(a - b)) or None for a, b in zip(first, second, strict=False)]
+    """Return the absolute differences of two losses by step; None where they are equal."""
+    return [abs(a - b) or None for a, b in zip(first, second, strict=False)]
 
 
 def _tip(x: Axis, place: int, layer: LayerError) -> Tip:

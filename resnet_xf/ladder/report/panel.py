@@ -147,10 +147,10 @@ class Panel:
 
 
 def line(x: Axis, y: Axis, points: Iterable[tuple[float, float | None]]) -> str:
-    """Return the path through points. None and NaN leave a gap."""
+    """Return the path through points. None and what is not finite leave a gap."""
     parts, pen = [], "M"
     for across, up in points:
-        if up is None or math.isnan(up):
+        if up is None or not math.isfinite(up):
             pen = "M"
             continue
         parts.append(f"{pen}{_place(x, y, across, up)}")
