@@ -13,6 +13,7 @@ from helpers.runs import RECIPE, TINY
 from resnet_xf import ResNetSpec, build, draw_weights, get_backend, plan
 from resnet_xf.architecture.nodes import Activation
 from resnet_xf.architecture.plan import plan_block
+from resnet_xf.backend.observe import trace_network
 from resnet_xf.errors import BackendError
 from resnet_xf.training.checkpoint import Header
 from resnet_xf.training.evaluation import task_of
@@ -109,7 +110,7 @@ def test_modules_are_left_in_the_mode_they_were_in(odd_spec: ResNetSpec) -> None
 
 
 def test_hooks_are_taken_off(network: torch.nn.Module) -> None:
-    get_backend("torch").trace(network, images(1, 3, 67, 61))
+    trace_network(get_backend("torch"), network, images(1, 3, 67, 61))
     assert not any(module._forward_hooks for module in network.modules())
 
 

@@ -7,6 +7,7 @@ from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_spec, load_weig
 from resnet_xf.architecture.plan import plan_block
 from resnet_xf.architecture.trace import count_parameters, trace
 from resnet_xf.architecture.weights import SPEC_KEY, all_weight_shapes, without_counters, write_arrays
+from resnet_xf.backend.observe import capture_layers
 from resnet_xf.errors import WeightsError
 
 SMALL = ResNetSpec(name="small", stem=Stem(width=8), stages=(Stage(depth=1, channels=8),), num_classes=3)
@@ -90,7 +91,7 @@ def test_hardly_any_channel_of_a_probe_is_silenced_by_its_relu(name: str) -> Non
     planned = plan(name)
     network = build(planned, "torch", weights=draw_weights(planned, scheme="probe"))
     relus = [layer for layer, node in walk(planned.root) if isinstance(node, Activation)]
-    outputs = get_backend("torch").capture(network, sample_images(planned.spec.in_channels, (96, 96)), relus)
+    outputs = capture_layers(get_backend("torch"), network, sample_images(planned.spec.in_channels, (96, 96)), relus)
     silent = [float((passed.output == 0).all(axis=(0, 2, 3)).mean()) for passed in outputs.values()]
     assert np.mean(silent) < 0.02
     assert max(silent) < 0.1

@@ -10,6 +10,7 @@ from resnet_xf import assert_parity, build, draw_weights, features, get_backend,
 from resnet_xf.architecture.measures import relative_error
 from resnet_xf.architecture.trace import count_macs
 from resnet_xf.architecture.zoo import ALIASES, REFERENCE, ZOO, with_output_stride
+from resnet_xf.backend.observe import capture_layers, trace_network
 from resnet_xf.data import digits, photographs
 from resnet_xf.errors import SpecError
 from resnet_xf.formats.files import read_checkpoint
@@ -64,7 +65,7 @@ def test_torchvisions_and_timms_weights_load_strictly_and_give_their_outputs_to_
     with torch.inference_mode():
         assert torch.equal(ours(shown), theirs(shown))
     whole = trace(name, (1, 3, 96, 80))[0]
-    observed = get_backend("torch").trace(theirs, photographs((96, 80))[:1]).layers.values()
+    observed = trace_network(get_backend("torch"), theirs, photographs((96, 80))[:1]).layers.values()
     assert whole.parameters == sum(p.numel() for p in theirs.parameters())
     assert whole.macs == sum(count_macs(layer.weight_shapes, layer.output_shape) for layer in observed)
 
@@ -109,7 +110,7 @@ def test_a_dilated_network_computes_finer_maps_from_the_same_weights() -> None:
     assert dilated.name == "resnet18_os8"
     weights = draw_weights("resnet18")
     network = build(dilated, "torch", weights=weights)
-    captured = get_backend("torch").capture(network, photographs((64, 64)), ["layer4"])
+    captured = capture_layers(get_backend("torch"), network, photographs((64, 64)), ["layer4"])
     assert captured["layer4"].output.shape == (2, 512, 8, 8)
     with pytest.raises(SpecError, match="cannot have an output stride of 64; it comes to 32"):
         with_output_stride(get_spec("resnet18"), 64)

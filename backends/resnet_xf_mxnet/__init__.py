@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from resnet_xf.architecture.nodes import Node
-from resnet_xf.architecture.trace import Observed, ObservedTrace, Passed
 from resnet_xf.architecture.weights import Array, Weights, check_weights
-from resnet_xf.backend.contract import Backend
+from resnet_xf.backend.contract import Backend, Look
 from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.backend.workers import Role
 from resnet_xf.errors import SpecError, WeightsError, one_line
@@ -22,6 +21,7 @@ from resnet_xf_mxnet.bench import MxnetBench
 from resnet_xf_mxnet.cuda import gpus
 from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles, why_not
 from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.reference import peer, run_exported
 
 __all__ = ["BACKEND"]
 
@@ -32,6 +32,9 @@ class MxnetBackend:
     name = "mxnet"
     unbiased_variance = False
     bench = MxnetBench()
+    network_type = mx.gluon.Block
+    peer = staticmethod(peer)
+    run_exported = staticmethod(run_exported)
 
     def version(self) -> str:
         """MXNet's version."""
@@ -94,59 +97,47 @@ class MxnetBackend:
             output: Array = network(_array(network, images)).asnumpy()
         return output
 
-    def trace(self, network: Any, images: Array) -> ObservedTrace:
-        """What every named block showed while running."""
-        blocks = dict(named_blocks(network))
-        shapes: dict[str, list[tuple[int, ...]]] = {}
-        error = None
-        try:
-            self._watch(network, images, blocks, lambda name, seen: shapes.update({name: [x.shape for x in seen]}))
-        except (mx.MXNetError, ValueError) as broken:
-            error = one_line(broken)
-        layers = {
-            name: Observed(
-                shapes[name][-1],
-                {k: p.shape for k, p in own_weights(block).items()},
-                _settings(block),
-                tuple(shapes[name][:-1]),
-            )
-            for name, block in blocks.items()
-            if name in shapes
-        }
-        return ObservedTrace(layers, error)
-
-    def runs(self, network: Any, images: Array) -> list[str]:
-        """The blocks' names, each whenever it has run."""
-        names: list[str] = []
-        self._watch(network, images, dict(named_blocks(network)), lambda name, seen: names.append(name))
-        return names
-
     def move(self, network: Any, device: str) -> Any:
         """The block on a device."""
         network.collect_params().reset_ctx(find_device(device))
         return network
 
-    def capture(self, network: Any, images: Array, names: Collection[str]) -> dict[str, Passed]:
-        """The inputs and outputs of the named blocks."""
+    def watch(self, network: Any, images: Array, look: Look, names: Collection[str] | None = None) -> None:
+        """Show the inputs and outputs of blocks, by hooks; a hybridized network runs block by block."""
         inputs: dict[str, tuple[Array, ...]] = {}
-        passed: dict[str, Passed] = {}
-        chosen = {name: block for name, block in named_blocks(network) if name in names}
 
         def before(name: str) -> Callable[[Any, Any], None]:
-            return lambda block, given: inputs.update({name: tuple(x.asnumpy() for x in given)})
+            return lambda block, given: inputs.update({name: tuple(x.asnumpy() for x in _arrays(given))})
 
-        handles = [block.register_forward_pre_hook(before(name)) for name, block in chosen.items()]
+        def after(name: str) -> Callable[..., None]:
+            def show(block: Any, given: Any, output: Any = None) -> None:
+                for array in _arrays(given if output is None else output)[-1:]:
+                    look(name, inputs.pop(name), array.asnumpy())
+
+            return show
+
+        handles = []
+        for name, block in named_blocks(network):
+            if names is None or name in names:
+                inner = _activation(block)  # its input is what the layer itself computes
+                register = block.register_forward_hook if inner is None else inner.register_forward_pre_hook
+                handles += [block.register_forward_pre_hook(before(name)), register(after(name))]
         try:
-            self._watch(
-                network,
-                images,
-                chosen,
-                lambda name, seen: passed.update({name: Passed(inputs[name], seen[-1].asnumpy())}),
-            )
+            with mx.autograd.pause(train_mode=False), _imperative(network):
+                network(_array(network, images))
         finally:
             for handle in handles:
                 handle.detach()
-        return passed
+
+    def settings(self, network: Any) -> dict[str, dict[str, float]]:
+        """``eps`` and ``momentum`` of batch norms, in PyTorch's sense; ``rate`` of dropouts."""
+        settings = {}
+        for name, block in named_blocks(network):
+            if isinstance(block, mx.gluon.nn.Dropout):
+                settings[name] = {"rate": block._rate}
+            elif isinstance(block, mx.gluon.nn.BatchNorm):
+                settings[name] = {"eps": block._kwargs["eps"], "momentum": 1 - block._kwargs["momentum"]}
+        return settings
 
     def apply(self, network: Any, name: str, inputs: Sequence[Array]) -> Array:
         """One block's output for inputs of its own."""
@@ -176,33 +167,6 @@ class MxnetBackend:
         """The processes of ``dist_sync``: a scheduler, a server, the workers."""
         return roles(workers)
 
-    @staticmethod
-    def _watch(
-        network: Any, images: Array, blocks: Mapping[str, Any], look: Callable[[str, Sequence[Any]], None]
-    ) -> None:
-        """Run the network block by block and show each of the blocks' inputs and, last, its output to ``look``."""
-        given: dict[str, Any] = {}
-
-        def before(name: str) -> Callable[[Any, Any], None]:
-            return lambda block, inputs: given.update({name: inputs})
-
-        def after(name: str) -> Callable[..., None]:
-            return lambda block, last, output=None: look(
-                name, (*_arrays(given[name]), *_arrays(last if output is None else output)[-1:])
-            )
-
-        handles = [block.register_forward_pre_hook(before(name)) for name, block in blocks.items()]
-        for name, block in blocks.items():
-            inner = _activation(block)  # what it is given is what the layer itself makes
-            register = block.register_forward_hook if inner is None else inner.register_forward_pre_hook
-            handles.append(register(after(name)))
-        try:
-            with mx.autograd.pause(train_mode=False), _imperative(network):
-                network(_array(network, images))
-        finally:
-            for handle in handles:
-                handle.detach()
-
 
 def _activation(block: Any) -> Any:
     """The activation that a layer with weights has inside it, if any: ``Conv2D(8, 3, activation="relu")``."""
@@ -227,15 +191,6 @@ def _arrays(passed: Any) -> list[Any]:
     if isinstance(passed, list | tuple):
         return [array for one in passed for array in _arrays(one)]
     return [passed] if isinstance(passed, mx.nd.NDArray) else []
-
-
-def _settings(block: Any) -> dict[str, float]:
-    """A norm's eps and momentum, the latter in PyTorch's sense; a dropout's rate."""
-    if isinstance(block, mx.gluon.nn.Dropout):
-        return {"rate": block._rate}
-    if not isinstance(block, mx.gluon.nn.BatchNorm):
-        return {}
-    return {"eps": block._kwargs["eps"], "momentum": 1 - block._kwargs["momentum"]}
 
 
 def _dtype(network: Any) -> np.dtype[Any]:

@@ -7,10 +7,8 @@ import os
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from resnet_xf.backend.fast import Fast, FastTask
-from resnet_xf.errors import BackendError
 from resnet_xf_mxnet.fast import MxnetFast
 from resnet_xf_mxnet.learner import find_device
 from resnet_xf_mxnet.loan import mx
@@ -22,19 +20,6 @@ class MxnetBench:
     def fast(self, task: FastTask) -> Fast:
         """A network for inference alone."""
         return MxnetFast(task)
-
-    def peer(self, library: str, model: str, num_classes: int, in_channels: int) -> Any:
-        """The Gluon model zoo's network."""
-        try:
-            network = mx.gluon.model_zoo.vision.get_model(model, classes=num_classes)
-        except ValueError:
-            raise BackendError(f"the Gluon model zoo has no {model}") from None
-        network.initialize()
-        for param in network._collect_params_with_prefix().values():
-            if not all(param.shape):  # filled in by the first images otherwise
-                network(mx.nd.zeros((1, in_channels, 224, 224)))
-                break
-        return network
 
     def products(self, size: int, precision: str, device: str) -> list[Callable[[], object]]:
         """``nd.dot``, and ``nd.FullyConnected``, which oneDNN computes on the CPU."""

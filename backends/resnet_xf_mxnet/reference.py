@@ -1,47 +1,36 @@
-"""Other people's networks in MXNet, to hold ours against: the model zoo's own, and any that was exported."""
+"""The networks of MXNet's model zoo and exported networks, which ours are compared with."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from resnet_xf.architecture.weights import Array
-from resnet_xf.errors import WeightsError, one_line
+from resnet_xf.errors import BackendError, WeightsError, one_line
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.loan import mx
 
 
-def run_reference(
-    library: str, model: str, weights: Mapping[str, Array], images: Array, num_classes: int, in_channels: int
-) -> Array | None:
-    """What the model zoo's own network makes of images in float64, with weights under its structural names.
-
-    None if the library is not MXNet's zoo or has no such network, of these very names and shapes. The zoo takes its
-    input channels from the images.
-    """
+def peer(library: str, model: str, num_classes: int, in_channels: int) -> Any:
+    """See :meth:`resnet_xf.backend.contract.BuildsPeers.peer`; ``gluon`` is MXNet's own model zoo."""
     if library != "gluon":
-        return None
-    network = mx.gluon.model_zoo.vision.get_model(model, classes=num_classes)
+        raise BackendError(f"mxnet has no networks of {library}; choose gluon")
+    try:
+        network = mx.gluon.model_zoo.vision.get_model(model, classes=num_classes)
+    except ValueError:
+        raise BackendError(f"the Gluon model zoo has no {model}") from None
     network.initialize(ctx=mx.cpu())
-    network.cast("float64")
-    network(ndarray(images[:1], "float64", mx.cpu()))  # settles the shapes that wait for an input
-    params = network._collect_params_with_prefix()
-    if {name: param.shape for name, param in params.items()} != {name: array.shape for name, array in weights.items()}:
-        return None
-    for name, param in params.items():
-        param.set_data(ndarray(weights[name], "float64", mx.cpu()))
-    with mx.autograd.pause(train_mode=False):
-        output: Array = network(ndarray(images, "float64", mx.cpu())).asnumpy()
-    return output
+    for param in network._collect_params_with_prefix().values():
+        if not all(param.shape):  # filled in by the first images otherwise
+            network(mx.nd.zeros((1, in_channels, 224, 224)))
+            break
+    return network
 
 
 def run_exported(symbol: Path, tensors: Mapping[str, Array], images: Array) -> Array:
-    """What an exported network makes of images in float64, with tensors under the symbol's own names.
-
-    Raises:
-        WeightsError: if it cannot be run: it has more than one input or output, or lacks a tensor.
-    """
+    """See :meth:`resnet_xf.backend.contract.RunsExports.run_exported`."""
     try:
         graph = mx.sym.load(str(symbol))
         inputs = [name for name in graph.list_inputs() if name not in tensors]

@@ -13,16 +13,17 @@ import torch
 from torch import nn
 
 from resnet_xf.architecture.nodes import Node
-from resnet_xf.architecture.trace import Observed, ObservedTrace, Passed
 from resnet_xf.architecture.weights import Array, Weights, check_weights, plain
-from resnet_xf.backend.contract import Backend
+from resnet_xf.backend.contract import Backend, Look
 from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.backend.workers import Role
 from resnet_xf.errors import SpecError, one_line
 from resnet_xf_torch import builder
-from resnet_xf_torch.arrays import weights_of
+from resnet_xf_torch.arrays import copied, to_numpy, weights_of
 from resnet_xf_torch.bench import TorchBench
 from resnet_xf_torch.learner import TorchLearner, find_device, products_in_tf32, roles
+from resnet_xf_torch.reference import peer
+from resnet_xf_torch.state_dict import read_file, write_file
 
 __all__ = ["BACKEND"]
 
@@ -33,6 +34,10 @@ class TorchBackend:
     name = "torch"
     unbiased_variance = True
     bench = TorchBench()
+    network_type = nn.Module
+    peer = staticmethod(peer)
+    read_file = staticmethod(read_file)
+    write_file = staticmethod(write_file)
 
     def version(self) -> str:
         """PyTorch's version."""
@@ -67,72 +72,60 @@ class TorchBackend:
 
     def dump(self, network: nn.Module) -> Weights:
         """A copy of the weights by name."""
-        return {name: tensor.cpu().numpy().copy() for name, tensor in weights_of(network).items()}
+        return copied(weights_of(network))
 
     def forward(self, network: nn.Module, images: Array) -> Array:
         """The output for images ``(N, C, H, W)``, in inference mode and the network's dtype."""
         with _inference(network):
-            output: Array = network(_tensor(network, images)).cpu().numpy()
-        return output
-
-    def trace(self, network: nn.Module, images: Array) -> ObservedTrace:
-        """What every named module showed while running."""
-        modules = dict(network.named_modules())
-        shapes: dict[str, list[tuple[int, ...]]] = {}
-        error = None
-
-        def look(name: str, tensors: Sequence[torch.Tensor]) -> None:
-            shapes[name] = [tuple(tensor.shape) for tensor in tensors]
-
-        try:
-            self._watch(network, images, modules, look)
-        except (RuntimeError, ValueError) as broken:
-            error = one_line(broken)
-        layers = {
-            name: Observed(
-                shapes[name][-1],
-                {k: tuple(t.shape) for k, t in weights_of(module, recurse=False).items()},
-                _settings(module),
-                tuple(shapes[name][:-1]),
-            )
-            for name, module in modules.items()
-            if name in shapes
-        }
-        return ObservedTrace(layers, error)
-
-    def runs(self, network: nn.Module, images: Array) -> list[str]:
-        """The modules' names, each whenever it has run."""
-        names: list[str] = []
-        self._watch(network, images, dict(network.named_modules()), lambda name, seen: names.append(name))
-        return names
+            return to_numpy(network(_tensor(network, images)))
 
     def move(self, network: nn.Module, device: str) -> nn.Module:
         """The module on a device."""
         return network.to(find_device(device))
 
-    def capture(self, network: nn.Module, images: Array, names: Collection[str]) -> dict[str, Passed]:
-        """The inputs and outputs of the named modules, copied, since these and the next may work in place."""
+    def watch(self, network: nn.Module, images: Array, look: Look, names: Collection[str] | None = None) -> None:
+        """Show the inputs and outputs of modules, by hooks."""
         inputs: dict[str, tuple[Array, ...]] = {}
-        passed: dict[str, Passed] = {}
-        chosen = {name: module for name, module in network.named_modules() if name in names}
 
-        def before(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-            return lambda module, given: inputs.update({name: tuple(_copy(x) for x in given)})
+        def before(name: str) -> Callable[[nn.Module, Any], None]:
+            return lambda module, given: inputs.update({name: tuple(to_numpy(x) for x in _tensors(given))})
 
-        handles = [module.register_forward_pre_hook(before(name)) for name, module in chosen.items()]
+        def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            def show(module: nn.Module, given: Any, output: Any) -> None:
+                for tensor in _tensors(output)[-1:]:
+                    look(name, inputs.pop(name), to_numpy(tensor))
+
+            return show
+
+        handles = []
+        for name, module in network.named_modules():
+            if names is None or name in names:
+                handles += [
+                    module.register_forward_pre_hook(before(name)),
+                    module.register_forward_hook(after(name)),
+                ]
         try:
-            self._watch(
-                network, images, chosen, lambda name, seen: passed.update({name: Passed(inputs[name], _copy(seen[-1]))})
-            )
+            with _inference(network):
+                network(_tensor(network, images))
         finally:
             for handle in handles:
                 handle.remove()
-        return passed
+
+    def settings(self, network: nn.Module) -> dict[str, dict[str, float]]:
+        """``eps`` and ``momentum`` of batch norms, ``rate`` of dropouts."""
+        settings: dict[str, dict[str, float]] = {}
+        for name, module in network.named_modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                settings[name] = {"rate": module.p}
+            elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+                momentum = nan if module.momentum is None else module.momentum
+                settings[name] = {"eps": module.eps, "momentum": momentum}
+        return settings
 
     def apply(self, network: nn.Module, name: str, inputs: Sequence[Array]) -> Array:
         """One module's output for inputs of its own."""
         with _inference(network):
-            return _copy(network.get_submodule(name)(*(_tensor(network, x) for x in inputs)))
+            return to_numpy(network.get_submodule(name)(*(_tensor(network, x) for x in inputs)))
 
     def differentiate(self, network: nn.Module, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
         """One module's gradients in training mode."""
@@ -144,7 +137,7 @@ class TorchBackend:
             found = torch.autograd.grad(
                 output, list(wanted.values()), _tensor(network, cotangent), materialize_grads=True
             )
-        return {key: _copy(gradient) for key, gradient in zip(wanted, found, strict=True)}
+        return {key: to_numpy(gradient) for key, gradient in zip(wanted, found, strict=True)}
 
     def learner(self, task: Task) -> Learner:
         """A learner for a task."""
@@ -153,26 +146,6 @@ class TorchBackend:
     def roles(self, workers: int) -> list[Role]:
         """The processes of DistributedDataParallel, as ``torchrun`` would start them."""
         return roles(workers)
-
-    @staticmethod
-    def _watch(
-        network: nn.Module,
-        images: Array,
-        modules: Mapping[str, nn.Module],
-        look: Callable[[str, Sequence[torch.Tensor]], None],
-    ) -> None:
-        """Run the network and show each of the modules' inputs and, last, its output to ``look``."""
-
-        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-            return lambda module, inputs, output: look(name, (*_tensors(inputs), *_tensors(output)[-1:]))
-
-        handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
-        try:
-            with _inference(network):
-                network(_tensor(network, images))
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _tensors(passed: Any) -> list[torch.Tensor]:
@@ -183,15 +156,6 @@ def _tensors(passed: Any) -> list[torch.Tensor]:
     return [tensor for one in inner for tensor in _tensors(one)]
 
 
-def _settings(module: nn.Module) -> dict[str, float]:
-    """A norm's eps and momentum, a dropout's rate."""
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return {"rate": module.p}
-    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return {}
-    return {"eps": module.eps, "momentum": nan if module.momentum is None else module.momentum}
-
-
 def _reference(network: nn.Module) -> torch.Tensor:
     """A tensor of the network's dtype on its device; a network without weights computes in float32."""
     return next(iter(weights_of(network).values()), torch.empty(0))
@@ -200,11 +164,6 @@ def _reference(network: nn.Module) -> torch.Tensor:
 def _tensor(network: nn.Module, images: Array) -> torch.Tensor:
     like = _reference(network)
     return torch.tensor(plain(images), dtype=like.dtype, device=like.device)
-
-
-def _copy(tensor: torch.Tensor) -> Array:
-    copied: Array = tensor.detach().cpu().numpy().copy(order="C")
-    return copied
 
 
 @contextmanager

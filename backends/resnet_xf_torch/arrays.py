@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from resnet_xf.architecture.weights import COUNTER, Weights
+from resnet_xf.architecture.weights import COUNTER, Array, Weights
 
 
 def weights_of(network: nn.Module, *, recurse: bool = True) -> dict[str, torch.Tensor]:
@@ -16,6 +16,13 @@ def weights_of(network: nn.Module, *, recurse: bool = True) -> dict[str, torch.T
     return state if recurse else {name: tensor for name, tensor in state.items() if "." not in name}
 
 
+def to_numpy(tensor: torch.Tensor) -> Array:
+    """A copy of a tensor; NumPy has no bfloat16, so that becomes float32."""
+    tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    copied: Array = tensor.detach().cpu().numpy().copy(order="C")
+    return copied
+
+
 def copied(tensors: Mapping[str, torch.Tensor]) -> Weights:
-    """Copies as NumPy arrays, by name."""
-    return {name: tensor.detach().cpu().numpy().copy(order="C") for name, tensor in tensors.items()}
+    """Copies of tensors, by name."""
+    return {name: to_numpy(tensor) for name, tensor in tensors.items()}

@@ -8,8 +8,6 @@ import torch
 from torch import nn
 
 from resnet_xf.backend.fast import Fast, FastTask
-from resnet_xf.errors import BackendError
-from resnet_xf.support.optional import optional
 from resnet_xf_torch.fast import LOW, TorchFast
 from resnet_xf_torch.learner import find_device, products_in_tf32
 
@@ -20,19 +18,6 @@ class TorchBench:
     def fast(self, task: FastTask) -> Fast:
         """A network for inference alone."""
         return TorchFast(task)
-
-    def peer(self, library: str, model: str, num_classes: int, in_channels: int) -> nn.Module:
-        """A network of torchvision or timm."""
-        name = "torchvision.models" if library == "torchvision" else library
-        module = optional(name, f"{model} is built by {library}", f"pip install {library}")
-        if model not in module.list_models():
-            raise BackendError(f"{library} has no {model}")
-        network: nn.Module
-        if library == "timm":
-            network = module.create_model(model, num_classes=num_classes, in_chans=in_channels)
-        else:
-            network = module.get_model(model, weights=None, num_classes=num_classes)
-        return network
 
     def products(self, size: int, precision: str, device: str) -> list[Callable[[], object]]:
         """``torch.mm``, and a convolution of 1×1, for which oneDNN has kernels of its own."""

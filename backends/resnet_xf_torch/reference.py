@@ -1,39 +1,31 @@
-"""Other people's networks in PyTorch, to hold ours against: torchvision's and timm's own."""
+"""The networks of torchvision and timm, which ours are compared with."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Mapping
+from typing import Any
 
-import torch
+from torch import nn
 
-from resnet_xf.architecture.weights import COUNTER, Array, plain
+from resnet_xf.errors import BackendError
+from resnet_xf.support.optional import optional
 
 
-def run_reference(
-    library: str, model: str, weights: Mapping[str, Array], images: Array, num_classes: int, in_channels: int
-) -> Array | None:
-    """What the library's own network makes of images in float64, with weights under its own names.
-
-    None if the library is not installed or has no such network, of these very names and shapes.
-    """
-    if library not in ("torchvision", "timm") or importlib.util.find_spec(library) is None:
-        return None
-    module = importlib.import_module(library)
+def peer(library: str, model: str, num_classes: int, in_channels: int) -> nn.Module:
+    """See :meth:`resnet_xf.backend.contract.BuildsPeers.peer`; ``_os16`` after a name of timm is an output stride."""
+    if library not in ("torchvision", "timm"):
+        raise BackendError(f"torch has no networks of {library}; choose torchvision or timm")
+    name, options = model, dict[str, Any](num_classes=num_classes)
     if library == "torchvision":
+        module = optional("torchvision.models", f"{model} is built by torchvision", "pip install torchvision")
+        create = module.get_model
         if in_channels != 3:
-            return None
-        network = module.models.get_model(model, weights=None, num_classes=num_classes)
+            raise BackendError(f"torchvision's networks take 3 channels, not {in_channels}; choose timm")
     else:
-        base, _, stride = model.partition("_os")
-        options = {"output_stride": int(stride)} if stride else {}
-        network = module.create_model(base, num_classes=num_classes, in_chans=in_channels, **options)
-    network.double().eval()
-    own = {name: tuple(t.shape) for name, t in network.state_dict().items() if not name.endswith(COUNTER)}
-    if own != {name: array.shape for name, array in weights.items()}:
-        return None
-    network.load_state_dict({name: torch.tensor(plain(array, "float64")) for name, array in weights.items()})
-    with torch.inference_mode():
-        output: Array = network(torch.tensor(images, dtype=torch.float64)).numpy()
-    return output
+        module = optional("timm", f"{model} is built by timm", "pip install timm")
+        create = module.create_model
+        name, _, stride = model.partition("_os")
+        options |= {"in_chans": in_channels} | ({"output_stride": int(stride)} if stride else {})
+    if name not in module.list_models():
+        raise BackendError(f"{library} has no {model}")
+    network: nn.Module = create(name, **options)
+    return network

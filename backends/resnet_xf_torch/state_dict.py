@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.architecture.measures import layer_of
+from resnet_xf.architecture.weights import COUNTER, Array, Weights
 from resnet_xf.errors import WeightsError, one_line
 from resnet_xf.support.files import atomic
 
@@ -20,7 +21,7 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_
 """Keys under which trainers put the state_dict among other things."""
 
 
-def read_state_dict(path: str | Path) -> tuple[Weights, tuple[str, ...]]:
+def read_file(path: Path) -> tuple[Weights, tuple[str, ...]]:
     """The arrays of a ``.pth`` or ``.pt`` file, in their own dtype (bfloat16 as float32), and notes on the choice.
 
     Raises:
@@ -55,10 +56,10 @@ def read_state_dict(path: str | Path) -> tuple[Weights, tuple[str, ...]]:
     return {name: _array(path, name, tensor) for name, tensor in loaded.items()}, tuple(notes)
 
 
-def write_state_dict(path: str | Path, weights: Mapping[str, Array], counters: list[str]) -> None:
+def write_file(path: Path, weights: Mapping[str, Array], norms: Collection[str]) -> None:
     """Write a state_dict that loads strictly; atomically.
 
-    ``counters`` names the norms' step counters, which PyTorch's own files hold; they begin at 0.
+    PyTorch's own files hold a step counter for each norm, which begins at 0.
 
     Raises:
         WeightsError: if the file cannot be written.
@@ -66,8 +67,8 @@ def write_state_dict(path: str | Path, weights: Mapping[str, Array], counters: l
     state: dict[str, torch.Tensor] = {}
     for name, array in weights.items():
         state[name] = torch.tensor(array)
-        if (counter := name.replace("running_var", "num_batches_tracked")) in counters:
-            state[counter] = torch.tensor(0)
+        if name.endswith("running_var") and layer_of(name) in norms:
+            state[f"{layer_of(name)}.{COUNTER}"] = torch.tensor(0)
     try:
         with atomic(path) as temporary:
             torch.save(state, temporary)

@@ -73,14 +73,6 @@ class Bench(Protocol):
         """
         ...
 
-    def peer(self, library: str, model: str, num_classes: int, in_channels: int) -> Any:
-        """Another library's native network, on the CPU, with the values that it draws.
-
-        Raises:
-            BackendError: if the library is not installed, or has no such network.
-        """
-        ...
-
     def products(self, size: int, precision: str, device: str) -> list[Callable[[], object]]:
         """Ways to multiply two square matrices of that size, each of which returns once it is done.
 

@@ -74,7 +74,7 @@ def is_installed(name: str) -> bool:
     return found is not None and found.origin is not None  # a folder that merely bears the name has no origin
 
 
-def get_backend(name: str | None = None) -> Backend:
+def get_backend(name: str | Backend | None = None) -> Backend:
     """The backend of that name; else the one that ``RESNET_XF_BACKEND`` names now; else the default.
 
     The default is ``torch`` if it is installed, else the only backend that is. ``pytorch`` and ``gluon`` are
@@ -84,6 +84,8 @@ def get_backend(name: str | None = None) -> Backend:
         BackendError: if there is no such backend, or it is not installed, or importing it fails (the cause is
             chained).
     """
+    if name is not None and not isinstance(name, str):
+        return name
     origin = ""
     if name is None:
         if name := os.environ.get(VARIABLE):
@@ -98,7 +100,7 @@ def get_backend(name: str | None = None) -> Backend:
 
 def build(
     network: Plan | ResNetSpec | str | Node,
-    backend: str | None = None,
+    backend: str | Backend | None = None,
     *,
     weights: Mapping[str, Array] | None = None,
     seed: int = 0,
@@ -130,7 +132,7 @@ def build(
 
 def features(
     spec: ResNetSpec | str,
-    backend: str | None = None,
+    backend: str | Backend | None = None,
     *,
     out: Sequence[str] | None = None,
     weights: Mapping[str, Array] | None = None,

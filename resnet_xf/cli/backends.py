@@ -13,6 +13,7 @@ from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.trace import observed_rows, trace
 from resnet_xf.architecture.weights import require_memory
 from resnet_xf.backend.doctor import diagnose
+from resnet_xf.backend.observe import trace_network
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Batch, ImageSize, InputShape, SpecArgument, TopOnly, input_shape
@@ -50,7 +51,7 @@ def trace_(
     if backend != "none":
         chosen = get_backend(backend)
         require_memory(planned)
-        observed = chosen.trace(chosen.build(planned.root), np.zeros(shape, np.float32))
+        observed = trace_network(chosen, chosen.build(planned.root), np.zeros(shape, np.float32))
         if observed.error:
             raise ResNetXFError(f"{chosen.name} cannot run {planned.spec.name} on {by_sign(shape)}: {observed.error}")
         rows = observed_rows(observed, {name: node.kind for name, node in walk(planned.root)})

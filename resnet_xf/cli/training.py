@@ -14,6 +14,7 @@ import typer
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.weights import Weights, draw_weights
+from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.fast import PRESETS
 from resnet_xf.backend.learner import TIMEOUT
 from resnet_xf.backend.registry import get_backend
@@ -170,7 +171,7 @@ def _run_together(training: Training, workers: int, out: Path, *, new: bool) -> 
     """Run this command in several processes, after this process has checked all it can."""
     command, *options = arguments_without("--workers", "--out")
     arguments = [command, *(["--out", str(out)] if new else []), *options]
-    failure = run_together(get_backend(training.header.backend).roles(workers), arguments)
+    failure = run_together(require(get_backend(training.header.backend), Trains).roles(workers), arguments)
     if failure:
         again = f"resnet-xf train --resume {shlex.quote(str(out))} --workers {workers}"
         hint = f"; `{again}` goes on from the last checkpoint" if list_checkpoints(out) else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,15 +12,16 @@ from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error
 from resnet_xf.architecture.nodes import Norm, walk
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import ResNetSpec
-from resnet_xf.architecture.weights import COUNTER, Array, Weights, save_weights
+from resnet_xf.architecture.weights import Array, Weights, save_weights
 from resnet_xf.architecture.zoo import REFERENCE, ZOO
+from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, RunsExports, require
 from resnet_xf.backend.registry import get_backend, is_installed
 from resnet_xf.data import sample_images
-from resnet_xf.errors import WeightsError
+from resnet_xf.errors import BackendError, WeightsError
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
 from resnet_xf.formats.identify import Identity, arithmetic, identify, twins
-from resnet_xf.formats.layouts import GLUON, LAYOUTS, Layout, places
+from resnet_xf.formats.layouts import GLUON, LAYOUTS, Layout, places, renamed
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -135,9 +135,8 @@ def write_checkpoint(path: str | Path, weights: Weights, planned: Plan) -> str:
             save_weights(path, weights, planned.spec)
             return "torchvision and timm"
         case "pth":
-            get_backend("torch")  # says how to install it
-            norms = [f"{name}.{COUNTER}" for name, node in walk(planned.root) if isinstance(node, Norm)]
-            importlib.import_module("resnet_xf_torch.state_dict").write_state_dict(path, weights, norms)
+            norms = [name for name, node in walk(planned.root) if isinstance(node, Norm)]
+            require(get_backend("torch"), OwnsFiles).write_file(path, weights, norms)
             return "torchvision and timm"
         case "params":
             layout, _ = gluon_layout(planned)
@@ -200,27 +199,32 @@ def _verify(file: CheckpointFile, found: Identity) -> tuple[Check, ...]:
 
 
 def _reference(file: CheckpointFile, found: Identity, images: Array) -> tuple[str, Array] | None:
-    """What the source's own network computes, and its name; None where it cannot be had."""
+    """The name and the float64 output of the source's own network; None where no backend can run it."""
     name = "torch" if found.layout.words == "torch" else "mxnet"
     if not is_installed(name):
         return None
-    module = importlib.import_module(f"resnet_xf_{name}.reference")
-    if found.symbol_tensors:
-        return f"the exported network {file.symbol}", module.run_exported(file.symbol, found.symbol_tensors, images)
+    backend = get_backend(name)
+    if found.symbol_tensors and file.symbol:
+        output = require(backend, RunsExports).run_exported(file.symbol, found.symbol_tensors, images)
+        return f"the exported network {file.symbol}", output
     if found.plan.root != arithmetic(found.plan.spec).root:
         return None  # other libraries' networks have the usual eps alone
     if name == "mxnet":
         layout, model = gluon_layout(found.plan)
-        same_names = layout is found.layout and not found.counted
-        tensors = file.tensors if same_names else _theirs(found.plan, layout, found.weights)
+        weights = renamed(layout, found.weights)
     else:
         model = _equal(found.plan, [n for n, source in REFERENCE.items() if source in ("torchvision", "timm")])
-        tensors = file.tensors
+        weights = file.tensors
     if model is None:
         return None
-    shape = (found.plan.spec.num_classes, found.plan.spec.in_channels)
-    output = module.run_reference(REFERENCE[model], model, tensors, images, *shape)
-    return None if output is None else (f"{REFERENCE[model]}'s own {model}", output)
+    try:
+        spec = found.plan.spec
+        network = require(backend, BuildsPeers).peer(REFERENCE[model], model, spec.num_classes, spec.in_channels)
+        network = backend.copy(network, "float64")
+        backend.load(network, weights)
+    except (BackendError, WeightsError):  # no library has it with these names and shapes
+        return None
+    return f"{REFERENCE[model]}'s own {model}", backend.forward(network, images)
 
 
 def _notes(file: CheckpointFile, found: Identity, target: Path, *, verified: bool) -> tuple[str, ...]:

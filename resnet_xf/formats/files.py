@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,7 @@ import msgspec
 
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.weights import Weights, read_safetensors, without_counters
+from resnet_xf.backend.contract import OwnsFiles, require
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.gluon_params import MAGIC, read_params
@@ -100,8 +100,7 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
     elif format_ == "safetensors":
         tensors, spec = read_safetensors(path)
     else:
-        get_backend("torch")  # says how to install it
-        tensors, notes = importlib.import_module("resnet_xf_torch.state_dict").read_state_dict(path)
+        tensors, notes = require(get_backend("torch"), OwnsFiles).read_file(path)
     tensors = without_counters(tensors)
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors")

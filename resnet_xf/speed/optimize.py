@@ -15,7 +15,7 @@ from resnet_xf.architecture.rewrite import fold_norms
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.weights import Array, draw_weights, plain, require_memory, without_counters
-from resnet_xf.backend.contract import Backend
+from resnet_xf.backend.contract import Backend, Optimizes, require
 from resnet_xf.backend.fast import PRECISIONS, PRESETS, Fast, FastTask, no_gradients
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import sample_images
@@ -116,7 +116,8 @@ def optimize(
         raise BackendError(f"no preset is called {preset!r}; choose one of {', '.join(PRESETS)}")
     if batch < 1:
         raise ShapeError(f"batch: at least one image must be shown at a time, got {batch}")
-    chosen = get_backend(backend) if backend is None or isinstance(backend, str) else backend
+    chosen = get_backend(backend)
+    bench = require(chosen, Optimizes).bench
     planned = plan(network)
     require_memory(planned)
     size = image_size or planned.spec.image_size
@@ -129,7 +130,7 @@ def optimize(
     arrays = draw_weights(planned, seed) if weights is None else without_counters(weights)
     whole = images[np.arange(ceil(len(images) / batch) * batch) % len(images)]  # batches, the last filled up
     native, before = native_of(chosen, planned, arrays, preset)
-    fast = chosen.bench.fast(FastTask(native, precision, preset, device, (batch, *images.shape[1:]), whole))
+    fast = bench.fast(FastTask(native, precision, preset, device, (batch, *images.shape[1:]), whole))
     error = _error(chosen, planned, arrays, fast, whole[:batch], precision)
     return Optimized(fast, chosen.name, precision, images.shape[1:], (*before, *fast.steps), error)
 

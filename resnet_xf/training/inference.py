@@ -12,6 +12,7 @@ import numpy as np
 
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.weights import RUN_KEY, Weights, read_arrays
+from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.learner import Learner
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Dataset, load_dataset
@@ -205,6 +206,6 @@ def _header(trained: _Trained, data: Dataset | None, recipe: Recipe | str | Path
 def _learner(trained: _Trained, header: Header, backend: str | None, device: str) -> Learner:
     """In the precision of the weights: a network trained in float16 on a GPU can be looked at anywhere."""
     exact = msgspec.structs.replace(header.recipe, precision=header.recipe.dtype)
-    learner = get_backend(backend).learner(task_of(trained.planned, exact, device))
+    learner = require(get_backend(backend), Trains).learner(task_of(trained.planned, exact, device))
     learner.load(trained.weights, {})
     return learner

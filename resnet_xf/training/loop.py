@@ -19,6 +19,7 @@ from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.weights import Weights
+from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.fast import PRESETS
 from resnet_xf.backend.learner import Learner, Outcome
 from resnet_xf.backend.registry import get_backend
@@ -130,7 +131,7 @@ class Training:
     def run(self) -> Run:
         """Train from where the run is to its end."""
         task = task_of(self.planned, self.recipe, self.device, self.timeout, together=True, preset=self.preset)
-        self.learner: Learner = get_backend(self.header.backend).learner(task)
+        self.learner: Learner = require(get_backend(self.header.backend), Trains).learner(task)
         failure: BaseException | None = None
         try:
             self.check_shares(self.learner.workers)

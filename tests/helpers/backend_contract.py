@@ -10,6 +10,7 @@ from resnet_xf.architecture.plan import plan_block, plan_features
 from resnet_xf.architecture.trace import observed_rows
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.backend.contract import Backend
+from resnet_xf.backend.observe import capture_layers, trace_network
 from resnet_xf.errors import BackendError, WeightsError
 
 
@@ -28,14 +29,14 @@ class Contract:
 
     def test_trace_by_running_is_the_trace_by_arithmetic(self, odd_spec: ResNetSpec) -> None:
         planned = plan(odd_spec)
-        observed = self.backend.trace(self.backend.build(planned.root), images(2, 3, 67, 61))
+        observed = trace_network(self.backend, self.backend.build(planned.root), images(2, 3, 67, 61))
         kinds = {name: node.kind for name, node in walk(planned.root)}
         assert observed.error is None
         assert observed_rows(observed, kinds) == trace(planned, (2, 3, 67, 61))
 
     def test_a_run_that_breaks_tells_of_the_layers_before(self) -> None:
         block = plan_block("resnet18", in_channels=3, channels=6, stride=2)
-        observed = self.backend.trace(self.backend.build(block), images(1, 4, 8, 8))
+        observed = trace_network(self.backend, self.backend.build(block), images(1, 4, 8, 8))
         assert observed.error
         assert "conv1" not in observed.layers
 
@@ -109,11 +110,11 @@ class Contract:
         maps = self.maps(backbone, shown)
         whole = self.backend.build(plan(odd_spec).root)
         self.backend.load(whole, weights)
-        wanted = self.backend.capture(whole, shown, ["layer1", "layer2", "layer3"])
+        wanted = capture_layers(self.backend, whole, shown, ["layer1", "layer2", "layer3"])
         assert [m.shape for m in maps] == [(2, 13, 17, 16), (2, 21, 9, 8), (2, 33, 5, 4)]
         assert all(np.array_equal(got, theirs.output) for got, theirs in zip(maps, wanted.values(), strict=True))
         assert not any(name.startswith("fc") for name in self.backend.dump(backbone))
-        observed = self.backend.trace(backbone, shown)
+        observed = trace_network(self.backend, backbone, shown)
         assert observed.layers[""].output_shape == trace(plan_features(odd_spec), shown.shape)[0].output_shape
 
     def test_a_tapped_map_is_not_what_the_next_layer_made_of_it(self, odd_spec: ResNetSpec) -> None:
@@ -125,7 +126,7 @@ class Contract:
         network = self.backend.build(plan(odd_spec).root)
         self.backend.load(network, draw_weights(odd_spec, scheme="probe"))
         shown = images(2, 3, 67, 61)
-        captured = self.backend.capture(network, shown, ["bn1", "layer2", "fc", ""])
+        captured = capture_layers(self.backend, network, shown, ["bn1", "layer2", "fc", ""])
         assert set(captured) == {"bn1", "layer2", "fc", ""}
         outputs = {name: passed.output for name, passed in captured.items()}
         assert np.array_equal(outputs["fc"], self.backend.forward(network, shown))
@@ -136,7 +137,7 @@ class Contract:
     def test_captured_inputs_are_what_the_layers_before_gave(self, odd_spec: ResNetSpec) -> None:
         network, shown = self.probe(odd_spec), images(2, 3, 67, 61)
         names = ["conv1", "bn1", "act1", "layer2.0.bn2", "layer2.0.downsample", "layer2.0.add", "layer2.0.act2"]
-        passed = self.backend.capture(network, shown, names)
+        passed = capture_layers(self.backend, network, shown, names)
         assert np.array_equal(passed["conv1"].inputs[0], shown)
         assert np.array_equal(passed["bn1"].inputs[0], passed["conv1"].output)
         assert np.array_equal(passed["act1"].inputs[0], passed["bn1"].output)  # as it was before it worked in place
@@ -148,21 +149,22 @@ class Contract:
 
     def test_a_layer_applied_to_what_it_was_given_gives_what_it_gave(self, odd_spec: ResNetSpec) -> None:
         network = self.probe(odd_spec)
-        passed = self.backend.capture(network, images(2, 3, 67, 61), ["bn1", "layer2.0.add", "layer2.0", "fc"])
+        passed = capture_layers(self.backend, network, images(2, 3, 67, 61), ["bn1", "layer2.0.add", "layer2.0", "fc"])
         for name, layer in passed.items():
             assert np.array_equal(self.backend.apply(network, name, layer.inputs), layer.output)
         given = passed["layer2.0.add"].inputs
         doubled = self.backend.apply(network, "layer2.0.add", [2 * x for x in given])
         assert np.array_equal(doubled, 2 * passed["layer2.0.add"].output)
         assert np.array_equal(
-            given[0], self.backend.capture(network, images(2, 3, 67, 61), ["layer2.0.add"])["layer2.0.add"].inputs[0]
+            given[0],
+            capture_layers(self.backend, network, images(2, 3, 67, 61), ["layer2.0.add"])["layer2.0.add"].inputs[0],
         )
 
     @pytest.mark.parametrize("name", ["conv1", "bn1", "act1", "layer2.0", "layer2.0.add", "fc"])
     def test_gradients_are_what_differences_say(self, odd_spec: ResNetSpec, name: str) -> None:
         """In float64 and in training mode: Σ output · cotangent moves as its gradients say."""
         network = self.probe(odd_spec, "float64")
-        given = self.backend.capture(network, images(2, 3, 67, 61), [name])[name]
+        given = capture_layers(self.backend, network, images(2, 3, 67, 61), [name])[name]
         draw = np.random.default_rng(1)
         cotangent = draw.standard_normal(given.output.shape)
         gradients = self.backend.differentiate(network, name, given.inputs, cotangent)

@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 
 from resnet_xf import get_backend
 from resnet_xf.architecture.nodes import Children, Node, join
-from resnet_xf.architecture.trace import Observed, ObservedTrace
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.learner import Learner, Outcome, Task
 from resnet_xf.ladder.lessons import Lesson
@@ -102,16 +101,9 @@ class Saboteur:
             alter(self.name, network, layer, change)
         return network
 
-    def trace(self, network: Any, images: Array) -> ObservedTrace:
-        """What the network shows; without ``tells``, no norm's settings."""
-        observed = self.real.trace(network, images)
-        if self.tells:
-            return observed
-        layers = {
-            name: Observed(layer.output_shape, layer.weight_shapes, input_shapes=layer.input_shapes)
-            for name, layer in observed.layers.items()
-        }
-        return ObservedTrace(layers, observed.error)
+    def settings(self, network: Any) -> dict[str, dict[str, float]]:
+        """Its norms' settings; without ``tells``, none."""
+        return self.real.settings(network) if self.tells else {}
 
     def changed(self, weights: Mapping[str, Array], precision: str) -> Mapping[str, Array]:
         """What goes into a network in place of weights."""

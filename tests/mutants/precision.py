@@ -99,6 +99,6 @@ COMPARATORS = [
     Mutant("numbers beyond float32 on both sides", "forward float32", "conv1", sides=(), weights=overflowing("conv1.weight")),
     Mutant("numbers beyond float64 on both sides", "forward float64", "layer2.1.conv1", network="the book's ResNet-18", sides=(), weights=overflowing("conv1.weight", "conv2.weight")),
     Mutant("the other side's outputs for its own", "layers", "bn1", {"members": {"forward": borrowed}, "node": only("bn1", eps=1e-3), "tells": False}),
-    Mutant("layers that show nothing", "layers", "the whole network", {"members": {"capture": lambda real: lambda network, images, names: {}}}),
+    Mutant("layers that show nothing", "layers", "the whole network", {"members": {"watch": lambda real: lambda network, images, look, names=None: names is None and real.watch(network, images, look)}}),
     Mutant("a learner that does not learn", "lock-step", "the optimiser, step 1", {"shown": on_rate(lambda rates: 0.0)}),
 ]  # fmt: skip

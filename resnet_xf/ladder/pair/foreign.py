@@ -1,4 +1,4 @@
-"""A network that somebody else built, as a backend that builds nothing but copies of it."""
+"""A network that a user built, as a backend that builds nothing but copies of it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,22 @@ from functools import cached_property
 from typing import Any
 
 from resnet_xf.architecture.nodes import Node
-from resnet_xf.architecture.trace import Observed, ObservedTrace, Passed
 from resnet_xf.architecture.weights import Array, Weights
-from resnet_xf.backend.contract import Backend
-from resnet_xf.backend.learner import Learner, Outcome, Task
-from resnet_xf.backend.workers import Role
+from resnet_xf.backend.contract import Backend, LayersAlone, Look, Trains, require
+from resnet_xf.backend.learner import Learner, Task
 
 
 @dataclass(eq=False)
-class Given:
-    """See :class:`resnet_xf.backend.contract.Backend`; layers and arrays bear the names of the pair's first network.
+class ForeignBackend:
+    """See :class:`resnet_xf.backend.contract.Backend`. Layers and weights have the names of the pair's first network.
 
     Attributes:
         real: the framework's backend.
-        name: of the side.
-        network: a copy of the person's network, which itself is never touched.
-        layers: for each layer that is compared, in the order in which the first network's run, its own name.
-        tensors: for each array, its own name.
-        idle: those of layers that never run.
+        name: of this network in the report.
+        network: a copy of the user's network.
+        layers: the name in this network of each compared layer, in the order in which the first network runs them.
+        tensors: the name in this network of each compared weight.
+        idle: the compared weights of layers that never run.
     """
 
     real: Backend
@@ -37,134 +35,90 @@ class Given:
     idle: frozenset[str]
 
     def __post_init__(self) -> None:
-        self.unbiased_variance = self.real.unbiased_variance
-        self.bench = self.real.bench
+        self.version, self.devices = self.real.version, self.real.devices
+        self.forward, self.copy, self.move = self.real.forward, self.real.copy, self.real.move
+
+    def __getattr__(self, member: str) -> Any:
+        """A capability of the framework; AttributeError if it lacks that."""
+        own = getattr(self.real, member)
+        return {"apply": self._apply, "differentiate": self._differentiate, "learner": self._learner}.get(member, own)
 
     @cached_property
-    def named(self) -> dict[str, str]:
-        """The arrays' names in the pair's first network, by their own."""
+    def names(self) -> dict[str, str]:
+        """The first network's names of the compared weights, by their names in this network."""
         return {own: name for name, own in self.tensors.items()}
 
-    def version(self) -> str:
-        """The framework's."""
-        return self.real.version()
+    def renamed(self, weights: Mapping[str, Array]) -> Weights:
+        """The compared ones of this network's weights, by the first network's names."""
+        return {self.names[own]: array for own, array in weights.items() if own in self.names}
 
-    def devices(self) -> list[str]:
-        """The framework's."""
-        return self.real.devices()
-
-    def build(self, node: Node, dtype: str = "float32") -> Any:
+    def build(self, node: Node | None, dtype: str = "float32") -> Any:
         """A copy of the network, whatever the node."""
-        return self.real.copy(self.network, dtype)
-
-    def copy(self, network: Any, dtype: str | None = None) -> Any:
-        """A copy of a copy."""
-        return self.real.copy(network, dtype)
+        return self.copy(self.network, dtype)
 
     def load(self, network: Any, weights: Mapping[str, Array]) -> None:
-        """Put weights in; arrays that are not compared are left as they are."""
-        others = {name: array for name, array in self.real.dump(network).items() if name not in self.named}
+        """Load the compared weights; the others stay as they are."""
+        others = {name: array for name, array in self.real.dump(network).items() if name not in self.names}
         self.real.load(network, others | {self.tensors.get(name, name): array for name, array in weights.items()})
 
     def dump(self, network: Any) -> Weights:
-        """The arrays that are compared."""
-        return self._ours(self.real.dump(network))
+        """Copies of the compared weights."""
+        return self.renamed(self.real.dump(network))
 
-    def _ours(self, arrays: Mapping[str, Array]) -> Weights:
-        return {self.named[own]: array for own, array in arrays.items() if own in self.named}
+    def watch(self, network: Any, images: Array, look: Look, names: Collection[str] | None = None) -> None:
+        """Show the compared layers."""
+        chosen = {own: name for name, own in self.layers.items() if names is None or name in names}
+        self.real.watch(network, images, lambda own, inputs, output: look(chosen[own], inputs, output), chosen.keys())
 
-    def forward(self, network: Any, images: Array) -> Array:
-        """The output in inference mode."""
-        return self.real.forward(network, images)
+    def settings(self, network: Any) -> dict[str, dict[str, float]]:
+        """The settings of the compared layers."""
+        settings = self.real.settings(network)
+        return {name: settings[own] for name, own in self.layers.items() if own in settings}
 
-    def trace(self, network: Any, images: Array) -> ObservedTrace:
-        """The layers that are compared, in the first network's order: its own order of registration tells nothing."""
-        seen = self.real.trace(network, images)
-        layers = {name: self._seen(own, seen.layers[own]) for name, own in self.layers.items() if own in seen.layers}
-        return ObservedTrace(layers, seen.error)
-
-    def _seen(self, own: str, seen: Observed) -> Observed:
-        words = {word: self._word(own, word) for word in seen.weight_shapes}
-        return dataclasses.replace(seen, weight_shapes={words[w]: shape for w, shape in seen.weight_shapes.items()})
-
-    def _word(self, own: str, word: str) -> str:
-        tensor = f"{own}.{word}" if own else word
-        return self.named.get(tensor, tensor).rpartition(".")[2]
-
-    def runs(self, network: Any, images: Array) -> list[str]:
-        """The layers that are compared, whenever they have run."""
-        names = {own: name for name, own in self.layers.items()}
-        return [names[own] for own in self.real.runs(network, images) if own in names]
-
-    def move(self, network: Any, device: str) -> Any:
-        """The network on a device."""
-        return self.real.move(network, device)
-
-    def capture(self, network: Any, images: Array, names: Collection[str]) -> dict[str, Passed]:
-        """What passes the named layers."""
-        passed = self.real.capture(network, images, [self.layers[name] for name in names])
-        return {name: passed[self.layers[name]] for name in names if self.layers[name] in passed}
-
-    def apply(self, network: Any, name: str, inputs: Sequence[Array]) -> Array:
+    def _apply(self, network: Any, name: str, inputs: Sequence[Array]) -> Array:
         """One layer's output."""
-        return self.real.apply(network, self.layers[name], inputs)
+        return require(self.real, LayersAlone).apply(network, self.layers[name], inputs)
 
-    def differentiate(self, network: Any, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
+    def _differentiate(self, network: Any, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
         """One layer's gradients."""
         own = self.layers[name]
-        found = self.real.differentiate(network, own, inputs, cotangent)
-        return {self._word(own, key): array for key, array in found.items()}
+        gradients = require(self.real, LayersAlone).differentiate(network, own, inputs, cotangent)
+        tensors = {key: f"{own}.{key}" if own else key for key in gradients}
+        return {self.names.get(tensors[key], key).rpartition(".")[2]: array for key, array in gradients.items()}
 
-    def learner(self, task: Task) -> Learner:
-        """A learner of a copy."""
-        dtype = "float64" if task.precision == "float64" else "float32"
-        network: Any = self.real.copy(self.network, dtype)
+    def _learner(self, task: Task) -> ForeignLearner:
+        """What trains a copy of the network."""
+        network = self.copy(self.network, "float64" if task.precision == "float64" else "float32")
         decaying = frozenset(self.tensors.get(name, name) for name in task.decaying)
-        return _GivenLearner(
-            self, self.real.learner(dataclasses.replace(task, network=network, decaying=decaying, preset="eager"))
-        )
-
-    def roles(self, workers: int) -> list[Role]:
-        """The framework's."""
-        return self.real.roles(workers)
+        task = dataclasses.replace(task, network=network, decaying=decaying, preset="eager")
+        return ForeignLearner(self, require(self.real, Trains).learner(task))
 
 
-class _GivenLearner:
-    """See :class:`resnet_xf.backend.learner.Learner`; arrays bear the names of the pair's first network."""
+class ForeignLearner:
+    """See :class:`resnet_xf.backend.learner.Learner`. Weights have the names of the pair's first network."""
 
-    def __init__(self, given: Given, real: Learner) -> None:
-        self.given, self.real = given, real
-        self.rank, self.workers, self.device, self.steps = real.rank, real.workers, real.device, real.steps
+    def __init__(self, backend: ForeignBackend, real: Learner) -> None:
+        self.backend, self.real = backend, real
 
-    def put(self, images: Array) -> Any:
-        """Images on the device."""
-        return self.real.put(images)
-
-    def step(self, images: Any, targets: Array, rate: float) -> Outcome:
-        return self.real.step(images, targets, rate)
-
-    def outputs(self, images: Array) -> Array:
-        return self.real.outputs(images)
+    def __getattr__(self, member: str) -> Any:
+        return getattr(self.real, member)
 
     def dump(self) -> tuple[Weights, Weights]:
-        """Of layers that never run only what moves: one framework gives the rest no gradient, the other zeros."""
-        weights, velocity = map(self.given._ours, self.real.dump())
-        still = {name for name in self.given.idle if name not in velocity or not velocity[name].any()}
-        moving = ({n: a for n, a in some.items() if n not in still} for some in (weights, velocity))
-        return next(moving), next(moving)
+        """Copies of weights and v, without those of layers that never run, unless v moves them.
+
+        For these, one framework has no gradient and the other has zeros.
+        """
+        weights, velocity = map(self.backend.renamed, self.real.dump())
+        for name in self.backend.idle:
+            if name not in velocity or not velocity[name].any():
+                weights.pop(name, None)
+                velocity.pop(name, None)
+        return weights, velocity
 
     def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
-        own = ({self.given.tensors[name]: array for name, array in some.items()} for some in (weights, velocity))
-        self.real.load(*own)
-
-    def loss_scaling(self) -> dict[str, int | float]:
-        return self.real.loss_scaling()
-
-    def load_loss_scaling(self, state: Mapping[str, int | float]) -> None:
-        self.real.load_loss_scaling(state)
-
-    def total(self, numbers: Array) -> Array:
-        return self.real.total(numbers)
-
-    def close(self, failure: BaseException | None = None) -> None:
-        self.real.close(failure)
+        """Put weights and v in."""
+        tensors = self.backend.tensors
+        self.real.load(
+            {tensors[name]: array for name, array in weights.items()},
+            {tensors[name]: array for name, array in velocity.items()},
+        )

@@ -13,13 +13,13 @@ import numpy as np
 from resnet_xf.architecture.measures import layer_of
 from resnet_xf.architecture.trace import Observed, ObservedTrace, Row, observed_rows
 from resnet_xf.architecture.weights import Array, Weights
-from resnet_xf.backend.contract import Backend
+from resnet_xf.backend.contract import Backend, Trains, require
 from resnet_xf.backend.observe import running_order, trace_network
 from resnet_xf.backend.registry import BUILT_IN, get_backend
 from resnet_xf.errors import DataError, ResNetXFError, SpecError, WeightsError, one_line
 from resnet_xf.ladder.inputs import float32_of, memory, pixels_of
 from resnet_xf.ladder.lessons import BATCH, COURSE_RATE, RATE, STEPS, Lessons
-from resnet_xf.ladder.pair.foreign import Given
+from resnet_xf.ladder.pair.foreign import ForeignBackend
 from resnet_xf.ladder.pair.names import Layers, partners, proposed, tensor_partners
 from resnet_xf.ladder.perturb import noise
 from resnet_xf.ladder.subject import Outline, Subject
@@ -85,12 +85,14 @@ def pair_of(
     first, second = _both(pair, images)
     layers = partners(first.layers, second.layers, names)
     tensors = tensor_partners(first.layers, second.layers, layers)
-    order = _order(first.layers, list(layers.values()))
+    compared = layers.values()
+    order = [*(n for n in first.layers.seen if n in compared), *(n for n in compared if n not in first.layers.seen)]
     owns = {partner: name for name, partner in layers.items()}
-    ours = Given(first.backend, first.layers.side, first.network, {n: n for n in order}, *_named(first, layers))
+    same = {name: name for name in order}
+    ours = ForeignBackend(first.backend, first.layers.side, first.network, same, *_named(first, layers))
     order_there = {name: owns[name] for name in order}
     named_there = _named(second, layers, tensors)
-    theirs = Given(second.backend, second.layers.side, second.network, order_there, *named_there)
+    theirs = ForeignBackend(second.backend, second.layers.side, second.network, order_there, *named_there)
     pixels = pixels_of(np.asarray(images))
     brought = {given.name: given.dump(given.network) for given in (ours, theirs)}
     arrays, rounded = float32_of(brought[ours.name])
@@ -185,20 +187,9 @@ def _named(
     return {name: o for o, name in tensors.items()}, idle
 
 
-def _order(first: Layers, names: Sequence[str]) -> list[str]:
-    """The layers in the order in which they run, each before those that it holds."""
-    places = {name: place for place, name in enumerate(first.order)}
-
-    def begins(name: str) -> int:
-        inside = [place for other, place in places.items() if other == name or other.startswith(f"{name}.") or not name]
-        return min(inside, default=len(places))
-
-    return sorted(names, key=lambda name: (begins(name), name.count(".") + bool(name)))
-
-
-def _outline(pair: Pair, first: Given, pixels: Array) -> Outline:
+def _outline(pair: Pair, first: ForeignBackend, pixels: Array) -> Outline:
     """The first network's layers, by which the second's are measured."""
-    seen = first.trace(first.build(None), pixels[:1])  # type: ignore[arg-type]
+    seen = trace_network(first, first.build(None), pixels[:1])
     names = list(dict.fromkeys(type(network).__name__ for network in pair))
     kinds = {name: _kind(layer) if name else "network" for name, layer in seen.layers.items()}
     rows = tuple(observed_rows(seen, kinds))
@@ -256,7 +247,7 @@ def _lessons(
     )
 
 
-def _refuse_chance(own: _Own, given: Given, lessons: Lessons) -> None:
+def _refuse_chance(own: _Own, given: ForeignBackend, lessons: Lessons) -> None:
     """Complain if a network in training draws at random, as no two frameworks do alike, or has a law of its own."""
     mend = "set its rate to 0 in both networks, or choose level='quick'"
     for name, layer in own.layers.seen.items():
@@ -269,7 +260,7 @@ def _refuse_chance(own: _Own, given: Given, lessons: Lessons) -> None:
             raise SpecError(f"{given.name}: {name} drops out at random in training, with rate {rate:g}; {mend}")
     losses = []
     for _ in range(2):
-        learner = given.learner(lessons.task("float64", "cpu"))
+        learner = require(given, Trains).learner(lessons.task("float64", "cpu"))
         lesson = next(iter(lessons))
         try:
             losses.append(learner.step(lesson.images, lesson.targets, 0.0)()[0])

@@ -14,7 +14,7 @@ import numpy as np
 from resnet_xf.architecture.measures import EPSILON, layer_errors, layer_of, relative_error, rounding_bound, roundings
 from resnet_xf.architecture.trace import ObservedTrace, Passed
 from resnet_xf.architecture.weights import VELOCITY, Array, Weights
-from resnet_xf.backend.contract import Backend, cannot
+from resnet_xf.backend.contract import Backend, LayersAlone, Trains, cannot, require
 from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.backend.observe import capture_layers, trace_network
 from resnet_xf.errors import BackendError
@@ -142,7 +142,7 @@ class Live:
     def _learner(self, task: Task) -> Iterator[Learner]:
         """A learner for a task, closed afterwards."""
         self._make_room()
-        learner = self.backend.learner(task)
+        learner = require(self.backend, Trains).learner(task)
         try:
             yield learner
         finally:
@@ -205,7 +205,7 @@ class Live:
 
     def apply(self, dtype: str, name: str, inputs: Sequence[Array]) -> Array:
         """One layer's output for inputs of its own."""
-        return self.backend.apply(self.network(dtype), name, inputs)
+        return require(self.backend, LayersAlone).apply(self.network(dtype), name, inputs)
 
     def own_rounding(self) -> dict[str, Own]:
         """Each layer's own float32 rounding, measured on first use."""
@@ -231,7 +231,8 @@ class Live:
         """
         times = ceil(ELEMENTS * passed.output.shape[1] / passed.output.size)
         inputs = [repeated(x, times, f"{name}/{n}").astype(np.float32) for n, x in enumerate(passed.inputs)]
-        run, back = self.backend.apply, self.backend.differentiate
+        alone = require(self.backend, LayersAlone)
+        run, back = alone.apply, alone.differentiate
 
         truth = run(double, name, inputs)
         cotangent = noise(name, truth.shape).astype(np.float32)

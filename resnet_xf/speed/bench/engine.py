@@ -14,7 +14,7 @@ import numpy as np
 from resnet_xf.architecture.measures import relative_error
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.weights import Array, Weights, draw_weights
-from resnet_xf.backend.contract import Backend
+from resnet_xf.backend.contract import Backend, BuildsPeers, Optimizes, Trains, require
 from resnet_xf.backend.fast import FastTask
 from resnet_xf.backend.learner import Learner
 from resnet_xf.backend.registry import get_backend
@@ -123,7 +123,7 @@ def _learner(case: Case, planned: Plan, native: Any, weights: Weights) -> Learne
     task = replace(task_of(planned, recipe, case.device, preset=case.preset), precision=case.precision)
     if native is not None:
         task = replace(task, network=native, decaying=frozenset(weights))
-    learner = get_backend(case.backend).learner(task)
+    learner = require(get_backend(case.backend), Trains).learner(task)
     learner.load(weights, {})
     return learner
 
@@ -139,6 +139,7 @@ class Engine:
         self.case, self.wanted = case, wanted
         self.planned = plan(case.spec)
         self.backend: Backend = get_backend(case.backend)
+        self.bench = require(self.backend, Optimizes).bench
         weights = _weights(case, self.planned)
         images = views(case.spec.in_channels, case.image_size, max(2 * SHOWN, distinct(case.batch)))
         start = time.perf_counter()
@@ -164,7 +165,8 @@ class Engine:
             if own is None:
                 raise BackendError(f"the Gluon model zoo has no {model}, whose like there is {model}_v1")
             model, weights = own, renamed(layout, weights)
-        native = self.backend.bench.peer(case.library, model, case.spec.num_classes, case.spec.in_channels)
+        peers = require(self.backend, BuildsPeers)
+        native = peers.peer(case.library, model, case.spec.num_classes, case.spec.in_channels)
         self.backend.load(native, weights)  # raises unless it is the same network
         return native, ()
 
@@ -174,7 +176,7 @@ class Engine:
         judged, others = images[:SHOWN], images[SHOWN : 2 * SHOWN]  # ranges are not set by what they are judged on
         whole = np.resize(others, (-(-SHOWN // case.batch) * case.batch, *images.shape[1:]))
         start = time.perf_counter()
-        fast = self.backend.bench.fast(FastTask(native, case.precision, case.preset, case.device, shape, whole))
+        fast = self.bench.fast(FastTask(native, case.precision, case.preset, case.device, shape, whole))
         self.first = time.perf_counter() - start  # it has run a batch
         self.device, self.steps = fast.device, (*self.steps, *fast.steps)
         self._judge(fast(judged))
@@ -215,7 +217,7 @@ class Engine:
         busy, start = time.process_time(), time.perf_counter()
         for _ in range(steps):
             self.step()
-        self.backend.bench.wait(self.device)
+        self.bench.wait(self.device)
         seconds = time.perf_counter() - start
         return Round(steps * self.case.batch, seconds, (time.process_time() - busy) / seconds)
 
@@ -238,7 +240,7 @@ class Engine:
         size = PRODUCT[self.device.partition(":")[0]]
         taken = []
         with suppress(RuntimeError, MemoryError):
-            for multiply in self.backend.bench.products(size, self.case.precision, self.device):
+            for multiply in self.bench.products(size, self.case.precision, self.device):
                 multiply()
                 for _ in range(7):
                     start = time.perf_counter()

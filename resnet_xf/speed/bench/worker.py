@@ -116,13 +116,13 @@ def main() -> None:
             error=engine.error,
             agreement=engine.agreement,
             memory=_peak(),
-            threads=engine.backend.bench.threads(),
+            threads=engine.bench.threads(),
         )
     )
     for line in map(str.strip, sys.stdin):
         match line:
             case "used":
-                tell(Used(_peak(), engine.backend.bench.peak_memory(engine.device)))
+                tell(Used(_peak(), engine.bench.peak_memory(engine.device)))
             case "ceiling":
                 tell(Ceiling(engine.ceiling()))
             case seconds:
