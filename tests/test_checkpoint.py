@@ -182,7 +182,7 @@ def test_an_edited_header_is_noticed(tmp_path) -> None:
     edited = whole.replace(rb"\"train_images\":64", rb"\"train_images\":46")
     assert edited != whole
     path.write_bytes(edited)
-    with pytest.raises(CheckpointError, match="its digest does not agree with what it holds"):
+    with pytest.raises(CheckpointError, match="its digest does not fit its contents"):
         load_checkpoint(path)
 
 

@@ -1,7 +1,7 @@
-"""How far apart two results are, and how far apart rounding alone may put them.
+"""Errors between two results, and the bounds that rounding alone sets on them.
 
-One law gives every bound: the dtype's epsilon × √roundings × gain × ``HEADROOM``. How many roundings there are follows
-from the layers; how much a rounding is magnified on its way, the gain, is measured on the float64 referee.
+One law gives every bound: epsilon of the dtype × √roundings × gain × ``HEADROOM``. The number of roundings follows from
+the layers. The gain, by which a network magnifies a rounding error, is measured on the float64 reference.
 """
 
 from __future__ import annotations
@@ -17,81 +17,84 @@ from resnet_xf.architecture.trace import Row
 from resnet_xf.architecture.weights import Array
 
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-"""The distance from 1 to the next number of each precision: IEEE 754's, and NVIDIA's and Google's for the other two."""
+"""The distance from 1 to the next number: by IEEE 754, for TF32 by NVIDIA, for bfloat16 by Google."""
 
 HEADROOM = 8
-"""How many typical rounding errors a sound result may be from the truth.
+"""How many typical rounding errors a correct result may be from the exact one.
 
-Measured: the zoo's networks, of 18 to 152 layers, stay within 3 (``docs/bounds.md``, from ``benchmarks/bounds.py``),
-and 600 random networks, with dead channels and constant maps among them, within 6.4 (``benchmarks/false_alarms.py``).
-The smallest planted defect that must be seen, an eps changed by a thousandth of itself, is a thousand times further.
+Measured: the zoo's networks, of 18 to 152 layers, need at most 3 (``docs/bounds.md``, ``benchmarks/bounds.py``). 600
+random networks, some with dead channels or constant maps, need at most 6.4 (``benchmarks/false_alarms.py``). The
+smallest planted defect, an eps changed by a thousandth, is a thousand times further away.
 """
 
 FLOAT64_BOUND = 1e-11
-"""What a conversion may change of a float64 output, relative; a declared margin, since a checkpoint's own gain is not
-measured there. Two sound float64 runs of the zoo's networks were 2e-15 apart at most; a changed operation or setting
-shows at 1e-9 or above."""
+"""The largest relative error of a float64 output after a conversion, which measures no gain.
+
+Measured: two correct float64 runs of a zoo network differ by at most 2e-15; a changed operation or setting makes a
+difference of at least 1e-9.
+"""
 
 
-def relative_error(got: Array, wanted: Array, scale: float | None = None) -> float:
-    """The largest absolute difference as a share of the largest wanted value, or of ``scale``.
+def relative_error(got: Array, expected: Array, scale: float | None = None) -> float:
+    """The largest absolute difference, divided by ``scale`` or else by the largest absolute expected value.
 
-    Infinite where shapes differ or anything is not finite, so that NaN on both sides is no agreement.
+    Infinite if the shapes differ or any value is not finite: two NaN do not agree.
     """
-    if got.shape != wanted.shape or not (np.isfinite(got).all() and np.isfinite(wanted).all()):
+    if got.shape != expected.shape or not (np.isfinite(got).all() and np.isfinite(expected).all()):
         return float("inf")
-    if not wanted.size:
+    if not expected.size:
         return 0.0
-    difference = np.abs(got.astype(np.float64) - wanted.astype(np.float64)).max()
-    scale = np.abs(wanted).max() if scale is None else scale
+    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64)).max()
+    scale = np.abs(expected).max() if scale is None else scale
     return float(difference / scale) if scale else (0.0 if difference == 0 else float("inf"))
 
 
 def layer_of(tensor: str) -> str:
-    """The name of the layer that holds a tensor: ``layer1.0.conv1`` of ``layer1.0.conv1.weight``."""
+    """The name of the layer that has a tensor: ``layer1.0.conv1`` for ``layer1.0.conv1.weight``."""
     return tensor.rpartition(".")[0]
 
 
-def tensor_errors(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> dict[str, float]:
-    """For each tensor, its largest error as a share of the largest number in any tensor of its layer.
+def tensor_errors(got: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:
+    """For each tensor, its largest error relative to the largest absolute value in any tensor of its layer.
 
-    The layer is the scale, and not the tensor: the gradient of a bias that a norm takes off again is 0 but for
-    rounding, and nothing is a share of that. Infinite where a tensor is missing or left over.
+    The scale is the layer's and not the tensor's, because a tensor may be 0 but for rounding: the gradient of a bias
+    before a batch norm is. Infinite where a tensor is missing or left over.
     """
-    scales = layer_sizes(wanted)
+    scales = layer_sizes(expected)
     errors = {
         name: relative_error(got[name], array, scales[layer_of(name)]) if name in got else float("inf")
-        for name, array in wanted.items()
+        for name, array in expected.items()
     }
-    return errors | {name: float("inf") for name in got if name not in wanted}
+    return errors | {name: float("inf") for name in got if name not in expected}
 
 
 def layer_sizes(arrays: Mapping[str, Array]) -> dict[str, float]:
-    """For each layer, the largest number in any of its tensors, without its sign."""
-    found: dict[str, float] = {}
-    for name, array in arrays.items():
-        found[layer_of(name)] = max(found.get(layer_of(name), 0.0), float(np.abs(array).max(initial=0.0)))
-    return found
+    """For each layer, the largest absolute value in any of its tensors."""
+    return _largest_by_layer({name: float(np.abs(array).max(initial=0.0)) for name, array in arrays.items()})
 
 
-def layer_errors(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> dict[str, float]:
+def layer_errors(got: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:
     """For each layer, the largest of its :func:`tensor_errors`."""
-    found: dict[str, float] = {}
-    for name, error in tensor_errors(got, wanted).items():
-        found[layer_of(name)] = max(found.get(layer_of(name), 0.0), error)
-    return found
+    return _largest_by_layer(tensor_errors(got, expected))
 
 
-def same_bits(got: Array, wanted: Array) -> bool:
-    """Whether two arrays agree in dtype, shape and every bit, signs of zeros and NaN included."""
-    return got.dtype == wanted.dtype and got.shape == wanted.shape and got.tobytes() == wanted.tobytes()
+def _largest_by_layer(values: Mapping[str, float]) -> dict[str, float]:
+    largest: dict[str, float] = {}
+    for name, value in values.items():
+        largest[layer_of(name)] = max(largest.get(layer_of(name), 0.0), value)
+    return largest
+
+
+def same_bits(got: Array, expected: Array) -> bool:
+    """Whether two arrays agree in dtype, shape and every bit, including signs of zeros and NaN."""
+    return got.dtype == expected.dtype and got.shape == expected.shape and got.tobytes() == expected.tobytes()
 
 
 def roundings(rows: Sequence[Row]) -> float:
-    """How many independent roundings a forward pass makes on its way, of the rows of its trace.
+    """The number of independent roundings in a forward pass, from the rows of its trace.
 
-    One for each layer with weights. A mean over n pixels, summed one by one as MXNet does, adds n/12: the running sum's
-    error grows with it.
+    Each layer with weights makes one. A global mean of n pixels adds n/12: MXNet adds the pixels one by one, and the
+    error grows with the running sum.
     """
     layers = sum(1 for row in rows if row.kind in WEIGHTED)
     pixels = [prod(before.output_shape[2:]) for before, row in pairwise(rows) if row.kind == "globalpool"]
@@ -99,12 +102,12 @@ def roundings(rows: Sequence[Row]) -> float:
 
 
 def rounding_bound(precision: str, steps: float, gain: float = 1.0) -> float:
-    """How far a sound result in a precision may be from the truth, relative.
+    """The largest relative error that rounding alone explains in a correct result.
 
-    Independent roundings add up as the square root of their number (Higham 2002, section 2.8), and a computation that
-    makes a small change of its input ``gain`` times as large does so with its roundings too. A gain that is not finite
-    allows nothing: else two networks that overflow would be the same. And no bound is above √epsilon: a result of which
-    half the digits may be wrong proves nothing.
+    Independent rounding errors grow as the square root of their number (Higham 2002, section 2.8). A network that
+    magnifies a small change of its input by ``gain`` magnifies its rounding errors too. A gain that is not finite
+    counts as 1, else any two networks that overflow would agree. No bound is above √epsilon: a result with half of
+    its digits wrong proves nothing.
     """
     bound = HEADROOM * EPSILON[precision] * sqrt(steps) * (max(1.0, gain) if isfinite(gain) else 1.0)
     return min(bound, sqrt(EPSILON[precision]))

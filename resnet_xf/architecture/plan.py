@@ -1,4 +1,4 @@
-"""Spec to plan: every decision about the architecture is taken here, once, and every layer named and sized."""
+"""From a spec to a plan: all decisions about the architecture, and the name and size of every layer."""
 
 from __future__ import annotations
 
@@ -26,36 +26,35 @@ from resnet_xf.architecture.nodes import (
 )
 from resnet_xf.architecture.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
 from resnet_xf.architecture.zoo import get_spec
-from resnet_xf.errors import SpecError
+from resnet_xf.errors import SpecError, refuse
 
 RELU = Activation("relu")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A spec and the tree of nodes that it means; ``root`` is what the builders translate."""
+    """A spec and its tree of nodes; a builder translates ``root``."""
 
     spec: ResNetSpec
     root: Sequential
 
 
 def plan(spec: Plan | ResNetSpec | str) -> Plan:
-    """The plan of a network: of a spec, of the name of one in the zoo, or of the path of its file.
-
-    A plan is returned as it is, so that every function that takes a network can call this.
+    """The plan of a spec, of a name in the zoo, or of a spec's file given by its path; a plan is returned as it is.
 
     Raises:
-        SpecError: the message begins with the path of the field that is wrong, as ``$.stages[1].groups``.
+        SpecError: if there is no such spec, or a field is wrong; the message then begins with the field's path, as
+            ``$.stages[1].groups``.
     """
     if isinstance(spec, Plan):
         return spec
     if isinstance(spec, str):
-        named = get_spec(spec)
+        name, spec = spec, get_spec(spec)
         try:
-            return plan(named)
-        except SpecError as error:  # a file that reads well, whose fields contradict each other
-            raise SpecError(f"{spec}: {error}") from None
-    spec = _sound(spec)
+            return plan(spec)
+        except SpecError as error:  # each field of the file is valid, but two contradict each other
+            raise SpecError(f"{name}: {error}") from None
+    spec = _checked(spec)
     layers = list(_stem(spec.stem, spec))
     channels, dilation = spec.stem.width, 1
     for index, stage in enumerate(spec.stages):
@@ -82,7 +81,11 @@ def plan(spec: Plan | ResNetSpec | str) -> Plan:
 
 
 def root_of(network: Plan | ResNetSpec | str | Node) -> Node:
-    """The node to build: a plan's or a spec's whole network, or the single node that was given."""
+    """The root node of a network's plan; a single node is returned as it is.
+
+    Raises:
+        SpecError: as :func:`plan`, and for anything else.
+    """
     if isinstance(network, Plan | ResNetSpec | str):
         return plan(network).root
     if not isinstance(network, Node):
@@ -91,37 +94,37 @@ def root_of(network: Plan | ResNetSpec | str | Node) -> Node:
 
 
 def plan_features(spec: ResNetSpec | str, out: Sequence[str] | None = None) -> Taps:
-    """A network without its head, as a backbone: its output is the list of the named layers' feature maps.
+    """A network without its head, as a backbone. Its output is the list of the feature maps of ``out``.
 
     Args:
         spec: a spec, the name of one, or the path of its file.
-        out: names of the network's own layers and stages, as ``trace(spec, …, top=True)`` shows them; every stage
-            (``layer1``, ``layer2``, …) if None. The maps come in the network's order.
+        out: names from ``trace(spec, …, top=True)``; every stage (``layer1``, ``layer2``, …) if None. The maps are in
+            the network's order.
 
     Raises:
-        SpecError: as :func:`plan`, and if there is no such layer.
+        SpecError: as :func:`plan`, and if there is no layer of that name.
     """
     layers = plan(spec).root.children
-    known = [name for name, _ in layers]
+    names = [name for name, _ in layers]
     out = (out,) if isinstance(out, str) else out
-    chosen = tuple(out) if out is not None else tuple(name for name in known if name.startswith("layer"))
-    wrong = [name for name in chosen if name not in known]
-    if wrong or not chosen:
-        raise SpecError(f"out: no layer is called {', '.join(wrong) or '(none given)'}; choose of {', '.join(known)}")
+    chosen = tuple(out) if out is not None else tuple(name for name in names if name.startswith("layer"))
+    missing = [name for name in chosen if name not in names]
+    if missing or not chosen:
+        raise SpecError(f"out: no layer is called {', '.join(missing) or '(none given)'}; choose of {', '.join(names)}")
     if len(set(chosen)) < len(chosen):
         raise SpecError(f"out: names a layer twice: {', '.join(chosen)}")
-    last = max(known.index(name) for name in chosen)
-    return Taps(layers[: last + 1], tuple(sorted(chosen, key=known.index)))
+    last = max(names.index(name) for name in chosen)
+    return Taps(layers[: last + 1], tuple(sorted(chosen, key=names.index)))
 
 
 def plan_block(spec: ResNetSpec | str, *, in_channels: int, channels: int, stride: int = 1, **fields: Any) -> Residual:
-    """One residual block alone, as ``spec`` has them: the first of a stage of the given fields.
+    """A single residual block of the kind in ``spec``: the first block of a stage with the given fields.
 
-    ``plan_block("d2l_resnet18", in_channels=3, channels=6, stride=2)`` takes ``(N, 3, H, W)`` to
-    ``(N, 6, H/2, W/2)``; further fields are those of :class:`resnet_xf.architecture.spec.Stage`.
+    ``plan_block("d2l_resnet18", in_channels=3, channels=6, stride=2)`` maps ``(N, 3, H, W)`` to ``(N, 6, H/2, W/2)``.
+    Further fields are those of :class:`resnet_xf.architecture.spec.Stage`.
 
     Raises:
-        SpecError: as :func:`plan`; the block is called ``$.stages[0]``.
+        SpecError: as :func:`plan`; the path of the block's fields is ``$.stages[0]``.
     """
     spec = get_spec(spec) if isinstance(spec, str) else spec
     if isinstance(in_channels, bool) or not isinstance(in_channels, int) or in_channels < 1:
@@ -130,13 +133,13 @@ def plan_block(spec: ResNetSpec | str, *, in_channels: int, channels: int, strid
         stage = Stage(depth=1, channels=channels, stride=stride, **fields)
     except TypeError as error:
         raise SpecError(f"$.stages[0]: {error}") from None
-    spec = _sound(msgspec.structs.replace(spec, stages=(stage,)))
+    spec = _checked(msgspec.structs.replace(spec, stages=(stage,)))
     first_dilation = stage.first_dilation or stage.dilation
     return _block(spec, stage, in_channels, stride, first_dilation, where="$.stages[0]")
 
 
-def _sound(spec: ResNetSpec) -> ResNetSpec:
-    """The spec, or a SpecError for a field that its own types cannot rule out."""
+def _checked(spec: ResNetSpec) -> ResNetSpec:
+    """Return the spec; raise SpecError for fields that contradict each other, which types cannot rule out."""
     if not isinstance(spec, ResNetSpec):
         raise SpecError(f"expected a spec or the name of one, got a {type(spec).__name__}")
     spec = spec.checked()
@@ -155,9 +158,7 @@ def _sound(spec: ResNetSpec) -> ResNetSpec:
         ),
         "$.conv_bias: names a convolution twice; name each once": (len(set(spec.conv_bias)) < len(spec.conv_bias)),
     }
-    for complaint, holds in complaints.items():
-        if holds:
-            raise SpecError(complaint)
+    refuse(SpecError, complaints)
     return spec
 
 
@@ -197,8 +198,8 @@ def _stem(stem: Stem, spec: ResNetSpec) -> Children:
 def _block(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int, first_dilation: int, where: str) -> Residual:
     """One residual block; ``where`` is the path of its stage in the spec."""
     convs = _convolutions(spec, stage, in_channels, stride, first_dilation, where)
-    # Each convolution's norm and ReLU stand after it in v1 and before it in v2. In v1 the last ReLU is `post`;
-    # in v2 the first norm and ReLU are `pre`.
+    # A norm and a ReLU follow each convolution in v1 and precede it in v2. The last ReLU of v1 becomes `post`, the
+    # first norm and ReLU of v2 become `pre`.
     units: list[list[tuple[str, Node]]] = []
     for number, conv in enumerate(convs, start=1):
         last = number == len(convs)
@@ -252,27 +253,27 @@ def _convolutions(
 
 
 def _shortcut(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int) -> Sequential:
-    """A projecting shortcut; its children are numbered as timm's, which keeps 0 for the pool of ``avg_conv``.
+    """A projecting shortcut. Its children have timm's numbers, where 0 is the pool of ``avg_conv``.
 
-    Where dilation stands for the stride, timm pools windows of 2 at every pixel, padded with zeros at the end.
+    In a dilated stage without stride, timm pools windows of 2 at every pixel, padded with zeros at the end.
     """
     channels = stage.channels
     layers: dict[str, Node] = {}
-    at = 0
+    first = 0
     if spec.shortcut == "avg_conv":
         if stride != 1:
             layers["0"] = Pool("avg", kernel=stride, stride=stride, ceil=True)
         elif stage.dilation > 1:
             layers |= {"pad": Pad(1), "0": Pool("avg", kernel=2, stride=1)}
-        at, stride = 1, 1
-    layers[f"{at}"] = Conv(in_channels, channels, 1, stride, bias="shortcut" in spec.conv_bias)
+        first, stride = 1, 1
+    layers[f"{first}"] = Conv(in_channels, channels, 1, stride, bias="shortcut" in spec.conv_bias)
     if spec.shortcut_norm if spec.shortcut_norm is not None else not spec.preactivation:
-        layers[f"{at + 1}"] = _norm(spec, channels)
+        layers[f"{first + 1}"] = _norm(spec, channels)
     return Sequential(tuple(layers.items()))
 
 
 def _gate(se: SqueezeExcitation, channels: int) -> Gate:
-    """Squeeze-excitation; its hidden width is rounded as timm's ``make_divisible`` does."""
+    """A squeeze-excitation gate; its hidden width is rounded as by timm's ``make_divisible``."""
     width = max(se.divisor, int(channels * se.ratio + se.divisor / 2) // se.divisor * se.divisor)
     return Gate(
         (

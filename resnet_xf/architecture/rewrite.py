@@ -1,4 +1,4 @@
-"""Plan to plan, with its weights: a norm folded into the convolution before it, once, for every backend."""
+"""Batch norms folded into the convolutions before them, in the plan and its weights, for every backend."""
 
 from __future__ import annotations
 
@@ -15,42 +15,41 @@ Pairs = dict[str, tuple[str, Norm]]
 
 
 def fold_norms(root: Node, weights: Mapping[str, Array]) -> tuple[Node, Weights]:
-    """The same network in inference mode with fewer layers: each norm that follows a convolution becomes part of it.
+    """Fold each batch norm that follows a convolution into it. The result computes the same in inference only.
 
-    A norm in inference mode is y = γ · (x − μ) / √(σ² + eps) + β with constants all, so with s = γ / √(σ² + eps) the
-    convolution's kernel becomes s · w and its bias s · (b − μ) + β (Jacob et al. 2018, section 3.2). That is computed
-    in float64 and rounded once. A norm that follows anything else stays, as in pre-activation blocks, and so does one
-    where a :class:`Taps` node shows its output or its convolution's. The network is not to be trained any
-    more, since its norms are gone.
+    In inference a batch norm is y = γ · (x − μ) / √(σ² + eps) + β. With s = γ / √(σ² + eps) the convolution's kernel
+    becomes s · w and its bias s · (b − μ) + β (Jacob et al. 2018, section 3.2), computed in float64 and rounded once.
+    A norm stays if it follows anything else, as in pre-activation blocks, or if a :class:`Taps` node returns its
+    output or its convolution's.
 
     Args:
         root: a plan's root, or any node.
         weights: its arrays by name; they keep their dtypes.
 
     Returns:
-        The new node and its weights; the layers that are left bear their old names.
+        The new node and its weights; the remaining layers keep their names.
 
     Raises:
-        WeightsError: if the weights are not the node's.
+        WeightsError: if the weights do not fit the node.
     """
     widest = max((array.dtype for array in weights.values()), default=np.dtype("float32"), key=lambda d: d.itemsize)
     check_weights(weights, all_weight_shapes(root), widest)
     pairs: Pairs = {}
     folded = _folded(root, "", pairs)
-    left = all_weight_shapes(folded)
-    arrays = {name: array for name, array in weights.items() if name in left}
+    remaining = all_weight_shapes(folded)
+    arrays = dict(weights)
     for conv, (norm, node) in pairs.items():
         arrays |= _merged(conv, norm, node, weights)
-    return folded, {name: arrays[name] for name in left}
+    return folded, {name: arrays[name] for name in remaining}
 
 
 def _folded(node: Node, name: str, pairs: Pairs) -> Node:
-    """The node without the norms that can go, which are noted in ``pairs`` by the names of their convolutions."""
+    """The node without the norms that can be folded; they go to ``pairs``, by the names of their convolutions."""
     return node.changed(partial(_chain, name, pairs))
 
 
 def _chain(parent: str, pairs: Pairs, chain: Children, shown: Collection[str] = ()) -> Children:
-    """Children of which each reads what the one before it gives; the outputs of those ``shown`` are read by others."""
+    """A sequence of children without the norms that can be folded; others read the outputs of ``shown``."""
     kept: list[tuple[str, Node]] = []
     for name, node in chain:
         before, last = kept[-1] if kept else ("", node)
@@ -64,7 +63,7 @@ def _chain(parent: str, pairs: Pairs, chain: Children, shown: Collection[str] = 
 
 
 def _biased(node: Node, name: str) -> tuple[Node, str | None]:
-    """A node that ends in a convolution, with a bias there, and that convolution's name; of any other node no name."""
+    """A node that ends in a convolution, with a bias there, and the convolution's name; else the node and None."""
     match node:
         case Conv():
             return replace(node, bias=True), name
@@ -76,14 +75,13 @@ def _biased(node: Node, name: str) -> tuple[Node, str | None]:
 
 
 def _merged(conv: str, norm: str, node: Norm, weights: Mapping[str, Array]) -> Weights:
-    """The convolution's new arrays."""
+    """The convolution's kernel and bias with the norm folded in."""
 
-    def own(layer: str, word: str, otherwise: float) -> Array:
-        array: Array = np.asarray(weights.get(f"{layer}.{word}", otherwise), np.float64)
-        return array
+    def array(name: str, default: float) -> Array:
+        return np.asarray(weights.get(name, default), np.float64)
 
     kernel = weights[f"{conv}.weight"]
-    scale = own(norm, "weight", 1.0) / np.sqrt(own(norm, "running_var", 1.0) + node.eps)
-    bias = scale * (own(conv, "bias", 0.0) - own(norm, "running_mean", 0.0)) + own(norm, "bias", 0.0)
-    turned = scale[:, None, None, None] * kernel.astype(np.float64)
-    return {f"{conv}.weight": turned.astype(kernel.dtype), f"{conv}.bias": bias.astype(kernel.dtype)}
+    scale = array(f"{norm}.weight", 1.0) / np.sqrt(array(f"{norm}.running_var", 1.0) + node.eps)
+    bias = scale * (array(f"{conv}.bias", 0.0) - array(f"{norm}.running_mean", 0.0)) + array(f"{norm}.bias", 0.0)
+    scaled = scale[:, None, None, None] * kernel.astype(np.float64)
+    return {f"{conv}.weight": scaled.astype(kernel.dtype), f"{conv}.bias": bias.astype(kernel.dtype)}

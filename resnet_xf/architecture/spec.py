@@ -1,7 +1,7 @@
-"""What a person writes: a residual network as frozen data, read from and written to TOML and JSON.
+"""A residual network as frozen data, which is read from and written to TOML and JSON.
 
-The vocabulary is timm's and torchvision's. What types cannot say (groups divide channels, say) is checked by
-:func:`resnet_xf.architecture.plan.plan`.
+Names are timm's and torchvision's. What types cannot express is checked by :func:`resnet_xf.architecture.plan.plan`:
+that groups divide channels, for example.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Stem(Struct, frozen=True, kw_only=True):
     Attributes:
         kind: ``conv7`` (one 7×7, He et al. 2015), ``conv3`` (one 3×3, for CIFAR) or ``deep`` (three 3×3,
             the ResNet-C stem of He et al. 2019).
-        width: channels that leave the stem.
+        width: output channels of the stem.
         hidden: channels of the first two convolutions of a ``deep`` stem; half of ``width`` each if None.
         stride: of the first convolution.
-        input_norm: a norm without scale and shift on the images, as Gluon's v2 networks open with.
+        input_norm: a norm without scale and shift on the images, as in Gluon's v2 networks.
         norm: a norm after the last convolution.
         activation: a ReLU after that.
         pool: a 3×3 max-pool of stride 2 at the end.
@@ -44,16 +44,16 @@ class Stem(Struct, frozen=True, kw_only=True):
 
 
 class Stage(Struct, frozen=True, kw_only=True):
-    """A run of residual blocks of one width.
+    """A sequence of residual blocks of the same width.
 
     Attributes:
         depth: number of blocks.
-        channels: channels that leave each block.
+        channels: output channels of each block.
         stride: of the first block; the others have 1.
-        mid_channels: channels inside each block; if None ``channels``, or a quarter of it in a bottleneck.
+        mid_channels: channels inside each block; ``channels`` if None, or a quarter of it in a bottleneck.
         groups: of every 3×3 convolution.
-        dilation: of every 3×3 convolution but the first block's first.
-        first_dilation: of that one; the dilation of the stage before if None, as timm and torchvision have it.
+        dilation: of every 3×3 convolution except the first one of the first block.
+        first_dilation: of that convolution; if None the previous stage's dilation, as in timm and torchvision.
     """
 
     depth: Depth
@@ -70,8 +70,8 @@ class SqueezeExcitation(Struct, frozen=True, kw_only=True):
 
     Attributes:
         ratio: width of the gate's hidden layer as a share of the block's channels.
-        divisor: that width is rounded to a multiple of this, and is at least this.
-        bias: whether its two 1×1 convolutions carry one.
+        divisor: the hidden width is rounded to a multiple of it, and is at least it.
+        bias: whether the two 1×1 convolutions have a bias.
     """
 
     ratio: Annotated[float, Meta(gt=0, le=1)] = 1 / 16
@@ -83,26 +83,26 @@ class ResNetSpec(Document, frozen=True, kw_only=True):
     """A residual network.
 
     Attributes:
-        name: what to call it.
+        name: its name.
         in_channels: channels of an image.
-        num_classes: width of the last layer.
-        image_size: height and width, in pixels, that the network is meant for; it shapes no layer.
+        num_classes: outputs of the last layer.
+        image_size: intended height and width in pixels; no layer depends on it.
         stem: the layers before the first stage.
         stages: the stages, in order.
         block: ``basic`` (two 3×3) or ``bottleneck`` (1×1, 3×3, 1×1).
         preactivation: norm and ReLU before each convolution ("v2", He et al. 2016) and not after ("v1").
-        stride_on: which convolution of a strided bottleneck strides: ``1x1`` the first (v1), or ``3x3`` (v1.5).
-        shortcut: a projecting shortcut is a strided 1×1 convolution, or ``avg_conv``: average-pool, then 1×1
-            (ResNet-D; as timm's, also in a dilated stage). A block projects if its stride or its channels change
-            the shape, else passes through.
+        stride_on: which convolution of a bottleneck has the stride: ``1x1`` the first (v1), or ``3x3`` (v1.5).
+        shortcut: a projecting shortcut is a strided 1×1 convolution, or ``avg_conv``: an average pool, then a 1×1
+            convolution (ResNet-D; as timm's, also in a dilated stage). A block has one if its stride or its channels
+            change the shape; otherwise the shortcut is the identity.
         shortcut_norm: a norm after that convolution; if None, there is one unless the network is pre-activation.
         shortcut_from: what a projecting shortcut of a pre-activation block reads: the ``preactivation``
             (Gluon's zoo, timm) or the raw ``input`` (GluonCV's CIFAR networks).
-        conv_bias: which convolutions carry a bias.
+        conv_bias: which convolutions have a bias.
         se: squeeze-excitation in every block, or None.
         norm_eps: added to the variance.
-        norm_momentum: share of the new value in the running statistics (PyTorch's sense; Gluon's is 1 minus it).
-        zero_init_last: the last norm of each block begins at gamma 0 (Goyal et al. 2017).
+        norm_momentum: share of the new value in the running statistics, as in PyTorch; Gluon's is 1 minus it.
+        zero_init_last: the scale of the last norm in each block starts at 0 (Goyal et al. 2017).
     """
 
     title = "a spec"

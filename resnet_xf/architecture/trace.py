@@ -1,4 +1,4 @@
-"""Shapes, parameter counts and multiply-accumulates of a plan, by arithmetic alone."""
+"""Shapes, parameter counts and multiply-accumulates: of a plan by arithmetic, of a native network as observed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Row:
     """One layer of a trace.
 
     Attributes:
-        name: dotted; the whole network's is empty.
-        kind: of node, in a word.
-        depth: 0 for the whole network, 1 for its layers and stages, and so on inwards.
+        name: dotted; empty for the whole network.
+        kind: the node's kind in one word.
+        depth: 0 for the whole network, 1 for its layers and stages, and so on.
         output_shape: ``(N, C, H, W)`` or ``(N, C)``.
-        parameters: how many numbers training moves (running statistics are not among them).
-        macs: multiply-accumulates of convolutions and linear layers, for one image.
+        parameters: number of trainable values; running statistics are not counted.
+        macs: multiply-accumulates of convolutions and linear layers for one image.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What one layer of a native network showed.
+    """What one layer of a native network did in a forward pass.
 
     Attributes:
-        output_shape: of what came out while it ran.
-        weight_shapes: its own arrays, by name.
-        settings: of a norm, its ``eps`` and its ``momentum`` (share of the new value): inference does not show the one
-            and may hide the other.
-        input_shapes: of what went in.
+        output_shape: of its output.
+        weight_shapes: of its own arrays, by name.
+        settings: of a batch norm, its ``eps`` and its ``momentum`` (share of the new value). An output in inference
+            does not depend on the momentum, and hardly on eps.
+        input_shapes: of its inputs.
     """
 
     output_shape: Shape
@@ -60,7 +60,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What went into one layer of a native network while it ran, and what came out."""
+    """The inputs and the output of one layer of a native network in a forward pass."""
 
     inputs: tuple[NDArray[Any], ...]
     output: NDArray[Any]
@@ -68,10 +68,10 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class ObservedTrace:
-    """What the layers of a native network showed, by dotted name, in the order of registration.
+    """The layers of a native network by dotted name, in the order of registration.
 
-    ``error`` is None, or in one line what the framework said when the run broke; the layers are then those that
-    had run.
+    ``error`` is None, or the framework's message in one line if the forward pass failed. ``layers`` are then those
+    that had run before.
     """
 
     layers: dict[str, Observed]
@@ -79,26 +79,26 @@ class ObservedTrace:
 
 
 def count_parameters(shapes: Mapping[str, Shape]) -> int:
-    """Trainable numbers among one layer's arrays, given by name."""
+    """Number of trainable values in one layer, from the shapes of its arrays by name."""
     return sum(prod(shape) for name, shape in shapes.items() if not is_statistic(name))
 
 
 def count_macs(shapes: Mapping[str, Shape], output_shape: Shape) -> int:
-    """Multiply-accumulates for one image of the layer with these arrays, known by its ``weight``.
+    """Multiply-accumulates of one layer for one image.
 
-    Four axes make a convolution, two a linear layer; anything else counts nothing.
+    A ``weight`` of four axes is a convolution's, one of two axes a linear layer's; any other layer has none.
     """
     weight = shapes.get("weight", ())
     return prod(weight) * prod(output_shape[2:]) if len(weight) in (2, 4) else 0
 
 
 def trace(network: Plan | ResNetSpec | str | Node, input_shape: Sequence[int], *, top: bool = False) -> list[Row]:
-    """The rows of a network: first the whole, then every layer in the order in which they run.
+    """The rows of a network: first the whole network, then every layer in the order in which they run.
 
     Args:
         network: a plan, a spec, the name of one, or a single node such as a residual block.
         input_shape: ``(N, C, H, W)``.
-        top: only the whole and its direct children.
+        top: return only the whole network and its direct children.
 
     Raises:
         ShapeError: if the input does not fit or shrinks to nothing; the message begins with the layer's name.
@@ -113,21 +113,21 @@ def trace(network: Plan | ResNetSpec | str | Node, input_shape: Sequence[int], *
 
 
 def observed_rows(observed: ObservedTrace, kinds: Mapping[str, str]) -> list[Row]:
-    """A backend's own trace as rows, the whole first; shapes and counts come from the native layers alone.
+    """The rows of a native network, the whole network first. Shapes and counts are those of its native layers.
 
-    ``kinds`` are the plan's words for the layers, by name.
+    ``kinds`` are the kinds of the plan's layers, by name; a layer that is not there is ``unknown``.
     """
     parameters: defaultdict[str, int] = defaultdict(int)
     macs: defaultdict[str, int] = defaultdict(int)
     rows = []
-    for name, layer in reversed(observed.layers.items()):  # what a container holds comes before it here
+    for name, layer in reversed(observed.layers.items()):  # a layer comes before its container here
         parameters[name] += count_parameters(layer.weight_shapes)
         macs[name] += count_macs(layer.weight_shapes, layer.output_shape)
         depth = name.count(".") + 1 if name else 0
         rows.append(Row(name, kinds.get(name, "unknown"), depth, layer.output_shape, parameters[name], macs[name]))
         if name:
             parent = name.rpartition(".")[0]
-            while parent and parent not in observed.layers:  # of somebody else's network, not every layer is told of
+            while parent and parent not in observed.layers:  # a foreign network may not list every container
                 parent = parent.rpartition(".")[0]
             parameters[parent] += parameters[name]
             macs[parent] += macs[name]

@@ -1,10 +1,10 @@
-"""Weights as named NumPy arrays: what a network needs, drawing them from a seed, checking, safetensors."""
+"""Weights as NumPy arrays by name: their shapes, drawing them from a seed, checking them, safetensors files."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from math import prod, sqrt
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
-from resnet_xf.architecture.nodes import Node, Norm, Residual, join, walk
+from resnet_xf.architecture.nodes import Node, Norm, Residual, is_statistic, join, walk
 from resnet_xf.architecture.plan import Plan, root_of
 from resnet_xf.architecture.rules import ArraySpec
 from resnet_xf.architecture.spec import ResNetSpec
@@ -29,19 +29,20 @@ Scheme: TypeAlias = Literal["he", "xavier", "probe"]
 SAFETENSORS_DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
-"""What NumPy reads; bfloat16 as its 16 bits."""
+"""NumPy dtypes by safetensors' names; bfloat16 is read as its 16 bits."""
 
 COUNTER = "num_batches_tracked"
+"""The step counter of PyTorch's batch norms."""
 
 SPEC_KEY, RUN_KEY, DIGEST_KEY = "resnet_xf.spec", "resnet_xf.run", "resnet_xf.blake2b"
-"""Where in a safetensors file's metadata the spec and a training run stand, as JSON, and the digest of the whole."""
+"""Keys in the metadata of a safetensors file: the spec and a training run, both as JSON, and a digest of the file."""
 
 VELOCITY = "momentum/"
-"""What stands before the names of the optimiser's arrays in a run's checkpoint."""
+"""The prefix of the optimiser's arrays in the checkpoint of a training run."""
 
 
 def all_weight_shapes(network: Plan | ResNetSpec | str | Node) -> dict[str, tuple[int, ...]]:
-    """The shape of every array of a network, running statistics included, by dotted name."""
+    """The shape of every array of a network by dotted name, including running statistics."""
     return {
         join(name, suffix): array.shape
         for name, node in walk(root_of(network))
@@ -55,22 +56,21 @@ def draw_weights(
     scheme: Scheme = "he",
     dtype: DTypeLike = "float32",
 ) -> Weights:
-    """Draw every array from a seed and its own name, so that no draw depends on the other layers.
+    """Draw every array from the seed and its own name, so that no array depends on the other layers.
 
     Args:
         network: a plan, a spec, the name of one, or a single node.
         seed: any non-negative integer.
-        scheme: ``he``: normal with variance 2 / fan-out in convolutions (He et al. 2015b; torchvision's), uniform
-            within 1/√fan-in in the linear layer; ``xavier``: uniform within √(6 / (fan-in + fan-out)) in both
-            (Glorot and Bengio 2010; the book's). In both, biases and shifts are 0, scales 1, running means 0 and
-            variances 1. ``probe``: for comparing implementations, a network in which every number matters:
-            nothing is left at 0 or 1, and kernels of mean 0 and shifts about 0.5 keep all but a few channels
-            from being silenced by their ReLU.
-        dtype: of the arrays. All are drawn in float32, so that float64 arrays hold the same numbers.
+        scheme: ``he``: convolutions normal with variance 2 / fan-out (He et al. 2015b; as torchvision), linear layers
+            uniform within 1/√fan-in. ``xavier``: both uniform within √(6 / (fan-in + fan-out)) (Glorot and Bengio
+            2010; as the book). In both schemes biases and shifts are 0, scales 1, running means 0 and variances 1.
+            ``probe``: for comparing implementations. No value is 0 or 1, so that every value changes the output.
+            Kernels have mean 0 and shifts are near 0.5, so that hardly any channel is 0 after its ReLU.
+        dtype: of the arrays. All are drawn in float32, so float64 arrays have the same values.
 
     Raises:
         WeightsError: for an unknown scheme or a negative seed.
-        MemoryError: if the weights alone are more than this machine's memory.
+        MemoryError: if the weights alone need more than the machine's memory.
     """
     if scheme not in get_args(Scheme):
         raise WeightsError(f"no scheme is called {scheme!r}; choose one of {', '.join(get_args(Scheme))}")
@@ -78,48 +78,49 @@ def draw_weights(
         raise WeightsError(f"a seed is 0 or more, got {seed}")
     root = root_of(network)
     require_memory(root)
-    damped = _last_norms(root) if scheme == "probe" else {}
-    drawn: Weights = {}
-    for name, node in walk(root):
-        for suffix, spec in node.arrays().items():
-            full = join(name, suffix)
-            array = _draw(spec, generator(f"{seed}/{full}"), scheme)
-            if suffix in ("weight", "bias") and name in damped:
-                array *= np.float32(damped[name])
-            drawn[full] = array.astype(dtype, copy=False)
-    return drawn
+    factors = _last_norms(root) if scheme == "probe" else {}
+    weights: Weights = {}
+    for layer, node in walk(root):
+        for word, spec in node.arrays().items():
+            name = join(layer, word)
+            array = _draw(spec, generator(f"{seed}/{name}"), scheme)
+            if not is_statistic(word):
+                array *= np.float32(factors.get(layer, 1))
+            weights[name] = array.astype(dtype, copy=False)
+    return weights
 
 
 def require_memory(network: Plan | ResNetSpec | str | Node) -> None:
-    """Refuse a network whose weights alone are more than this machine's memory.
+    """Refuse a network whose weights alone need more than the machine's memory.
 
     Raises:
-        MemoryError: saying how much is needed and how much there is.
+        MemoryError: with the memory that is needed and the memory that there is.
     """
     needed = 4 * sum(prod(shape) for shape in all_weight_shapes(network).values())
     try:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not told on this system
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not known on this system
         return
-    if needed > there:
-        raise MemoryError(f"the weights need {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}")
+    if needed > available:
+        raise MemoryError(f"the weights need {needed / 2**30:,.0f} GiB, and this machine has {available / 2**30:,.0f}")
 
 
 def _last_norms(root: Node) -> dict[str, float]:
-    """The last norm of each block's body, by name, and 1/√blocks.
+    """A factor of 1/√blocks for the last norm in the body of each residual block, by the norm's name.
 
-    So damped, the blocks' contributions add up to the size of one, and rounding errors are carried through hundreds of
-    blocks without growing.
+    With it the sum of all blocks is as large as one block, and rounding errors do not grow through hundreds of them.
     """
-    lasts = []
-    for name, node in walk(root):
-        if isinstance(node, Residual) and (norms := [child for child, n in node.body if isinstance(n, Norm)]):
-            lasts.append(join(name, norms[-1]))
+    norms = [
+        [join(name, child) for child, node in block.body if isinstance(node, Norm)]
+        for name, block in walk(root)
+        if isinstance(block, Residual)
+    ]
+    lasts = [names[-1] for names in norms if names]
     return dict.fromkeys(lasts, 1 / sqrt(max(1, len(lasts))))
 
 
 def _draw(spec: ArraySpec, generator: np.random.Generator, scheme: Scheme) -> NDArray[np.float32]:
-    """One array; the generator is its own."""
+    """Draw one array in float32 with a generator of its own."""
     shape = spec.shape
 
     def uniform(low: float, high: float) -> NDArray[np.float32]:
@@ -138,7 +139,7 @@ def _draw(spec: ArraySpec, generator: np.random.Generator, scheme: Scheme) -> ND
             return uniform(-1 / sqrt(fan_in), 1 / sqrt(fan_in))
         if scheme == "he":
             return normal(sqrt(2 / fan_out))
-        # A probe's variance is half of that: through hundreds of blocks, its random scales would overflow float32.
+        # Half the variance of "he": with random scales, hundreds of blocks would overflow float32.
         kernel = normal(sqrt(1 / fan_out))
         return kernel - kernel.mean(axis=(1, 2, 3), keepdims=True) if fan_in >= 8 else kernel
     if scheme == "probe":
@@ -148,15 +149,15 @@ def _draw(spec: ArraySpec, generator: np.random.Generator, scheme: Scheme) -> ND
 
 
 def plain(array: Array, dtype: DTypeLike = None) -> Array:
-    """The array in rows without gaps and this machine's byte order: what every framework takes."""
+    """The array in C order and the machine's byte order, as every framework accepts it."""
     return np.ascontiguousarray(array, np.dtype(dtype or array.dtype).newbyteorder("="))
 
 
 def without_counters(weights: Mapping[str, Array]) -> Weights:
-    """Weights less the step counters of PyTorch's norms, which no other framework has and no forward pass reads.
+    """Weights without the step counters of PyTorch's batch norms; no forward pass reads them.
 
     Raises:
-        WeightsError: if that is no mapping.
+        WeightsError: if ``weights`` is not a mapping.
     """
     if not isinstance(weights, Mapping):
         raise WeightsError(
@@ -167,15 +168,15 @@ def without_counters(weights: Mapping[str, Array]) -> Weights:
 
 
 def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike) -> None:
-    """Hold arrays against the names and shapes that a network has, and its dtype.
+    """Compare arrays with a network's names, shapes and dtype.
 
     Raises:
-        WeightsError: if any is missing, left over, of another shape, or would lose digits in ``dtype``.
+        WeightsError: if an array is missing, left over, of another shape, or would lose digits in ``dtype``.
     """
     for name, array in weights.items():
         if not isinstance(array, np.ndarray):
             raise WeightsError(f"{name} is a {type(array).__name__}; expected a NumPy array, as tensor.numpy() gives")
-    wrong = {
+    problems = {
         "missing": [name for name in shapes if name not in weights],
         "left over": [name for name in weights if name not in shapes],
         "of the wrong shape": [
@@ -187,20 +188,19 @@ def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, 
             f"{name} ({array.dtype})" for name, array in weights.items() if not np.can_cast(array.dtype, dtype)
         ],
     }
-    complaints = [f"{what}: {_some(names)}" for what, names in wrong.items() if names]
+    complaints = [f"{what}: {_first_few(names)}" for what, names in problems.items() if names]
     if complaints:
         raise WeightsError(f"weights do not fit the network; {'; '.join(complaints)}")
 
 
-def _some(names: Iterable[str], most: int = 5) -> str:
-    """The first few names and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _first_few(names: Sequence[str], count: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 def save_weights(path: str | Path, weights: Mapping[str, Array], spec: ResNetSpec) -> None:
-    """Write weights as safetensors, the spec in its metadata; atomically.
+    """Write weights as a safetensors file with the spec in its metadata, atomically.
 
     Raises:
         WeightsError: if the weights do not fit the spec, or the file cannot be written.
@@ -214,10 +214,10 @@ def save_weights(path: str | Path, weights: Mapping[str, Array], spec: ResNetSpe
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Array], texts: Mapping[str, str]) -> None:
-    """Write arrays as safetensors, texts and a digest of all in its metadata; atomically.
+    """Write a safetensors file with texts and a digest of everything in its metadata, atomically.
 
     Raises:
-        OSError, SafetensorError: if the file cannot be written; a file that stood there is left as it was.
+        OSError, SafetensorError: if the file cannot be written; an existing file stays as it was.
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with atomic(path) as temporary:
@@ -236,10 +236,10 @@ def digest(arrays: Mapping[str, Array], texts: Mapping[str, str] = {}) -> str:
 
 
 def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
-    """Read a file that :func:`save_weights` wrote: the spec, and the weights that fit it.
+    """Read the spec and the weights from a file that :func:`save_weights` wrote.
 
     Raises:
-        WeightsError: if the file cannot be read, holds no spec, or its weights do not fit the spec.
+        WeightsError: if the file cannot be read, has no spec, or its weights do not fit the spec.
     """
     weights, spec = read_safetensors(path)
     if spec is None:
@@ -253,12 +253,12 @@ def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
 
 
 def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None]:
-    """Every weight of a safetensors file (bfloat16 as float32), and the spec in its metadata if there is one.
+    """The weights in a safetensors file (bfloat16 as float32), and the spec in its metadata or None.
 
-    What a training run's checkpoint holds besides weights is left out.
+    The optimiser's arrays in the checkpoint of a training run are left out.
 
     Raises:
-        WeightsError: if the file cannot be read, the spec is malformed, or we wrote it and it was changed since.
+        WeightsError: if the file cannot be read, its digest does not fit, or the spec is malformed.
     """
     arrays, texts = read_arrays(path)
     weights = {name: array for name, array in arrays.items() if not name.startswith(VELOCITY)}
@@ -269,10 +269,10 @@ def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None]:
 
 
 def read_arrays(path: str | Path) -> tuple[Weights, dict[str, str]]:
-    """Every array of a safetensors file (bfloat16 as float32), and the texts that we wrote into its metadata.
+    """All arrays in a safetensors file (bfloat16 as float32), and the texts in its metadata that resnet_xf wrote.
 
     Raises:
-        WeightsError: if the file cannot be read, or we wrote it and it was changed since.
+        WeightsError: if the file cannot be read, or its digest does not fit.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -287,7 +287,7 @@ def read_arrays(path: str | Path) -> tuple[Weights, dict[str, str]]:
     texts = {key: metadata[key] for key in (SPEC_KEY, RUN_KEY) if key in metadata}
     written = metadata.get(DIGEST_KEY)
     if (texts or written is not None) and (SPEC_KEY not in texts or written != digest(arrays, texts)):
-        raise WeightsError(f"{path}: its digest does not agree with what it holds; the file is damaged or was changed")
+        raise WeightsError(f"{path}: its digest does not fit its contents; the file is damaged or was changed")
     return arrays, texts
 
 
@@ -299,5 +299,5 @@ def _array(name: str, dtype: str, shape: list[int], data: bytes) -> Array:
 
 
 def widened(bfloat16: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The float32 numbers of bfloat16 ones given as their 16 bits; exact."""
+    """Exact float32 values of bfloat16 values that are given as their 16 bits."""
     return (bfloat16.astype("<u4") << 16).view("<f4")

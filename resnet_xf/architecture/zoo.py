@@ -1,4 +1,4 @@
-"""The named specs, as data. Each stands for one published network, and a test holds it equal to that one."""
+"""The named specs, as data. Each is one published network; a test compares the two."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ BASIC_DEPTHS = (10, 18, 34)
 
 
 def _imagenet(name: str, depth: int, *, groups: int = 1, base_width: int = 64, **fields: Any) -> ResNetSpec:
-    """Four stages of 64, 128, 256 and 512 channels, times four in bottlenecks; all but the first stride.
+    """Four stages of 64, 128, 256 and 512 channels (times four in bottlenecks); the last three have stride 2.
 
-    ``groups`` and ``base_width`` are torchvision's and timm's: a bottleneck has ``base_width`` · ``groups`` channels
-    inside where the stage is 64 wide, and in proportion elsewhere.
+    ``groups`` and ``base_width`` are torchvision's and timm's: in the first stage a bottleneck has
+    ``base_width`` · ``groups`` inner channels, and twice as many in each later one.
     """
     block: Block = "basic" if depth in BASIC_DEPTHS else "bottleneck"
     plain = (groups, base_width) == (1, 64)
@@ -53,7 +53,7 @@ def _cifar(name: str, depth: int, *, widen: int = 1, **fields: Any) -> ResNetSpe
 
 
 def _stem(**fields: Any) -> Stem:
-    """A CIFAR network's one 3×3 convolution of 16 channels, as GluonCV has it: without a ReLU."""
+    """The stem of GluonCV's CIFAR networks: one 3×3 convolution with 16 channels, without a ReLU."""
     return Stem(kind="conv3", width=16, stride=1, pool=False, activation=False, **fields)
 
 
@@ -65,13 +65,13 @@ BOOK: dict[str, Any] = {"in_channels": 1, "num_classes": 10, "image_size": (96, 
 
 
 def _gluon_v1(depth: int) -> ResNetSpec:
-    """In bottlenecks the stride sits on the first 1×1, and both 1×1 convolutions carry a bias."""
+    """In bottlenecks the first 1×1 convolution has the stride, and both 1×1 convolutions have a bias."""
     fields: dict[str, Any] = {} if depth in BASIC_DEPTHS else {"stride_on": "1x1", "conv_bias": ("1x1",)}
     return _imagenet(f"resnet{depth}_v1", depth, **fields)
 
 
 def _book_resnext() -> ResNetSpec:
-    """The book's ResNeXt block (groups of 16 channels, bottleneck as wide as the block) in its ResNet-18's place."""
+    """The book's ResNet-18 with its ResNeXt blocks: groups of 16 channels, a bottleneck as wide as the block."""
     widths = (64, 128, 256, 512)
     stages = tuple(
         Stage(depth=2, channels=c, mid_channels=c, groups=c // 16, stride=1 if i == 0 else 2)
@@ -87,12 +87,12 @@ def _book_resnext() -> ResNetSpec:
 
 
 def with_output_stride(spec: ResNetSpec, output_stride: int) -> ResNetSpec:
-    """The spec with later stages dilated instead of strided, so that its last map is 1/``output_stride`` of the image.
+    """The spec with dilation instead of stride in its last stages: its last map is 1/``output_stride`` of the image.
 
-    As timm's ``output_stride`` and torchvision's ``replace_stride_with_dilation``: the weights are the same.
+    It has the same weights. timm has ``output_stride`` for it, torchvision ``replace_stride_with_dilation``.
 
     Raises:
-        SpecError: if strides alone do not reach ``output_stride``.
+        SpecError: if the spec's own strides do not allow ``output_stride``.
     """
     stride = spec.stem.stride * (2 if spec.stem.pool else 1)
     dilation = 1
@@ -177,22 +177,22 @@ ZOO: dict[str, ResNetSpec] = {spec.name: spec for specs in _BY_REFERENCE.values(
 """Every named spec, by name."""
 
 REFERENCE: dict[str, str] = {spec.name: source for source, specs in _BY_REFERENCE.items() for spec in specs}
-"""Whose network each is: ``torchvision``, ``timm``, ``gluon`` (MXNet's model zoo), ``gluoncv`` or ``d2l``."""
+"""The source of each: ``torchvision``, ``timm``, ``gluon`` (MXNet's model zoo), ``gluoncv`` or ``d2l``."""
 
 ALIASES = {f"cifar_resnet{depth}": f"cifar_resnet{depth}_v1" for depth in (20, 32, 44, 56, 110)}
-"""Other names that are understood."""
+"""Other names for some of them."""
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names of the zoo's specs that match a shell-style pattern, as ``cifar*``."""
+    """The names in the zoo that match a shell-style pattern: ``cifar*``, for example."""
     return fnmatch.filter(ZOO, pattern)
 
 
 def get_spec(name_or_path: str | Path) -> ResNetSpec:
-    """A spec of the zoo by name, or one read from a ``.toml`` or ``.json`` file.
+    """The spec of that name in the zoo, or the spec in a ``.toml`` or ``.json`` file.
 
     Raises:
-        SpecError: if there is no such name, or the file cannot be read or is malformed.
+        SpecError: if there is no spec of that name, or the file cannot be read or is malformed.
     """
     name = str(name_or_path)
     if name in ZOO or name in ALIASES:
