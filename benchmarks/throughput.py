@@ -1,7 +1,7 @@
 """How fast networks are, ours against others' or one backend against the other: studies of ``resnet-xf bench``.
 
 ``python benchmarks/throughput.py NAME`` measures a study of ``STUDIES``. It writes ``results/throughput_NAME.json``,
-the picture ``docs/throughput_NAME.png`` and the tables in ``docs/throughput.md`` and ``README.md``. With ``--tables``
+the picture ``docs/throughput_NAME.png`` and the tables in ``docs/throughput.md``. With ``--tables``
 it measures nothing, and writes the picture and the tables from the results that are there.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common import DOCS, README, RESULTS, read_results, reduce_colours, write_between, write_results
+from common import DOCS, RESULTS, read_results, reduce_colours, write_between, write_results
 
 from resnet_xf.speed.bench.case import OURS
 from resnet_xf.speed.bench.charts import plot
@@ -31,7 +31,7 @@ class Study:
         question: what is compared.
         networks: names of the zoo.
         options: of ``resnet-xf bench``.
-        title: above the study's summary in the README; an empty one has none.
+        title: above the summary of the study in the docs; an empty one has none.
     """
 
     question: str
@@ -74,7 +74,7 @@ STUDIES = {
         "--precision tf32,float32,bfloat16,float16 --batch 256",
     ),
 }
-"""By name, in the order of the README's summary."""
+"""By name, in the order of the summary."""
 
 SMOKE = "--image-size 32 --batch 2 --time 0.1 --mode infer --precision float32"
 """Replaces some options to try a study on its first network in a few seconds."""
@@ -106,7 +106,7 @@ def main() -> None:
         report = BenchReport.read(results)
         draw(report, DOCS / f"throughput_{name}.png")
         write_between(DOCS / "throughput.md", name, table(report))
-        write_between(README, "throughput", summary())
+        write_between(DOCS / "throughput.md", "throughput", summary())
 
 
 def smoke(study: Study) -> None:

@@ -1,0 +1,224 @@
+"""The code in the README and in docs/ runs, and what the pages show is what the commands print.
+
+A fenced block of Python runs as it is. A block of shell commands runs line by line, in a folder that holds the files that
+the pages speak of. An HTML comment in front of a fence changes that:
+
+- ``<!-- not run: REASON -->``: the block is not run;
+- ``<!-- run with: OPTIONS -->``: its commands are run with these options as well, which make them small.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+import resnet_xf
+from resnet_xf import ResNetSpec, cli, get_recipe, list_models
+from resnet_xf.architecture.plan import plan
+from resnet_xf.architecture.spec import SqueezeExcitation, Stage, Stem
+from resnet_xf.data import photographs
+from resnet_xf.ladder.accuracy.equivalence import Equivalence, compare
+from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe, Schedule
+
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+TRANSLATIONS = {CHINESE: README}
+PAGES = [README, CHINESE, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DESCRIBED = {
+    struct.__name__: struct
+    for struct in (ResNetSpec, Stem, Stage, SqueezeExcitation, Recipe, Optimizer, Schedule, Augmentation)
+}
+
+
+class Block(NamedTuple):
+    """A fenced block of a page, and the comment in front of it."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    mark: str
+
+    def __str__(self) -> str:
+        return f"{self.page.stem}:{self.line}"
+
+
+def blocks(page: Path, language: str) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"(?:<!-- ([^\n]*) -->\n)?^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if found[2] == language:
+            yield Block(page, text.count("\n", 0, found.start(2)) + 1, language, found[3], found[1] or "")
+
+
+def run(block: Block) -> bool:
+    return not block.mark.startswith("not run: ")
+
+
+def without_comments(block: Block) -> str:
+    """The code alone, so that a translated comment makes no difference."""
+    if block.language == "python":
+        return ast.unparse(ast.parse(block.code))
+    return "\n".join(shlex.join(words) for line in block.code.splitlines() if (words := shlex.split(line, True)))
+
+
+PYTHON = [block for page in PAGES if page not in TRANSLATIONS for block in blocks(page, "python") if run(block)]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_runs(block: Block, capsys) -> None:
+    exec(compile(block.code, str(block), "exec"), {})
+    printed = capsys.readouterr().out
+    for line, shown in re.findall(r"^print\((.*?)\)  # (.*)$", block.code, re.MULTILINE):
+        assert shown in printed, line
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> Path:
+    """The files that the pages' commands read: a checkpoint, photographs, a spec."""
+    folder = tmp_path_factory.mktemp("files")
+    spec = resnet_xf.get_spec("cifar_resnet20")
+    resnet_xf.write_checkpoint(folder / "tuned.params", spec, resnet_xf.draw_weights(spec))
+    for name in ("cat", "dog", "owl"):
+        (folder / "photographs" / name).mkdir(parents=True)
+        for number, image in enumerate(photographs((32, 32)).transpose(0, 2, 3, 1)):
+            pixels = np.uint8(255 * (image - image.min()) / np.ptp(image))
+            Image.fromarray(pixels).save(folder / "photographs" / name / f"{number}.png")
+    shutil.copy(folder / "photographs" / "cat" / "0.png", folder / "photo.png")
+    (folder / "mine.toml").write_text(next(blocks(ROOT / "docs" / "spec.md", "toml")).code)
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in TRANSLATIONS], ids=lambda page: page.stem)
+def test_commands_run(page: Path, files: Path, tmp_path, monkeypatch, command: Callable[..., Any]) -> None:
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    for block in filter(run, blocks(page, "sh")):
+        options = block.mark.removeprefix("run with: ").split()
+        for line in block.code.splitlines():
+            program, *arguments = shlex.split(line, comments=True)
+            assert program == "resnet-xf", f"{block}: run only resnet-xf here, or say why not: <!-- not run: … -->"
+            code, out, err = command(*arguments, *options)
+            assert code == 0, f"{block}: {line}\n{out}{err}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_marks_say_why(page: Path) -> None:
+    for block in (*blocks(page, "sh"), *blocks(page, "python")):
+        assert re.fullmatch(r"(not run: .{6,}|run with: -.+)?", block.mark), f"{block}: {block.mark!r}"
+    odd = set(re.findall(r"^```(\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE)) - {
+        "sh",
+        "python",
+        "toml",
+        "diff",
+    }
+    assert not odd, "a block of another language is not run"
+
+
+@pytest.mark.parametrize("language", ["sh", "python"])
+def test_a_translation_has_the_same_code(language: str) -> None:
+    for translated, page in TRANSLATIONS.items():
+        assert [*map(without_comments, blocks(translated, language))] == [
+            *map(without_comments, blocks(page, language))
+        ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def tables(mark: str) -> Iterator[tuple[str, list[list[str]]]]:
+    """What follows the mark's colon, and the cells of the table behind it, without its two first lines."""
+    for page in PAGES:
+        for found in re.finditer(
+            rf"^<!-- {mark}(?:: (\w+))? -->\n((?:\|.*\n)+)", page.read_text(encoding="utf-8"), re.M
+        ):
+            rows = found[2].splitlines()[2:]
+            yield found[1], [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+def default(field: msgspec.structs.FieldInfo) -> str:
+    """As TOML shows it; nothing if it must be given, or is a struct that has a table of its own."""
+    value = field.default
+    if value is msgspec.NODEFAULT or isinstance(value, msgspec.Struct):
+        return ""
+    return "none" if value is None else f"`{json.dumps(value)}`"
+
+
+def test_every_field_has_a_line() -> None:
+    shown = {name: {row[0].strip("`"): row[1] for row in rows} for name, rows in tables("fields")}
+    fields = {name: msgspec.structs.fields(struct) for name, struct in DESCRIBED.items()}
+    assert shown == {name: {field.name: default(field) for field in some} for name, some in fields.items()}
+
+
+def test_every_command_has_a_line() -> None:
+    ((_, rows),) = tables("commands")
+    named = [row[0].removeprefix("`resnet-xf ").partition(" ")[0].strip("`") for row in rows]
+    assert sorted(named) == sorted(typer.main.get_command(cli.app).commands)
+
+
+def test_the_same_network_stands_there_in_python_and_in_toml() -> None:
+    spec = ResNetSpec.from_toml(next(blocks(ROOT / "docs" / "spec.md", "toml")).code)
+    scope: dict[str, Any] = {}
+    exec(next(blocks(ROOT / "docs" / "getting-started.md", "python")).code.partition("for row")[0], scope)
+    assert scope["spec"] == spec
+    assert plan(spec)
+
+
+def test_the_recipe_in_toml_is_one(tmp_path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(next(blocks(ROOT / "docs" / "training.md", "toml")).code)
+    assert get_recipe(path).schedule.kind == "cosine"
+
+
+def test_the_number_of_networks_is_the_zoos() -> None:
+    for page in (README, ROOT / "docs" / "getting-started.md", ROOT / "docs" / "spec.md"):
+        assert f"{len(list_models())} n" in page.read_text()  # 51 networks, 51 named networks
+
+
+def shown(page: Path) -> set[str]:
+    return {block.code.strip() for block in blocks(page, "")}
+
+
+def test_the_ladder_shown_is_the_ladder_printed(command) -> None:
+    """All but what varies: versions, seconds, rounding errors and the layer where they are largest."""
+
+    def fixed(text: str) -> str:
+        text = re.sub(r"torch \S+, mxnet \S+;|\(layer\S+\)", "", text)
+        return re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)?e-\d+|\d+\.\d+", "#", text))
+
+    _, printed, _ = command("parity", "resnet18")
+    for page in (README, CHINESE):
+        assert fixed(printed).strip() in {fixed(text).strip() for text in shown(page)}
+
+
+def test_the_verdict_shown_is_the_one_found() -> None:
+    result = json.loads((BENCHMARKS / "results" / "accuracy_fashion_mnist.json").read_text())
+    assert result["holds"]
+    measured = msgspec.convert(result["accuracy"], Equivalence)
+    again = compare(measured.first, measured.second, measured.accuracies, measured.seeds, measured.margin)
+    assert again.sentence() in shown(ROOT / "docs" / "migrating.md")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (BENCHMARKS / "results").glob("fashion_mnist*.json")])
+def test_the_accuracies_shown_are_those_measured(name: str, tmp_path) -> None:
+    shutil.copy(BENCHMARKS / "results" / f"{name}.json", tmp_path)
+    again = [sys.executable, BENCHMARKS / "fashion_mnist.py", "--name", name, "--plot-only", "--out", tmp_path]
+    printed = subprocess.run(again, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() in shown(ROOT / "docs" / "training.md")
