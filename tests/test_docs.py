@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -222,3 +223,15 @@ def test_the_accuracies_shown_are_those_measured(name: str, tmp_path) -> None:
     again = [sys.executable, BENCHMARKS / "fashion_mnist.py", "--name", name, "--plot-only", "--out", tmp_path]
     printed = subprocess.run(again, capture_output=True, text=True, check=True).stdout
     assert printed.strip() in shown(ROOT / "docs" / "training.md")
+
+
+@pytest.mark.parametrize("name", ["build_both", "convert_gluon_file"])
+def test_an_example_runs(name: str, capsys) -> None:
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+    assert "largest difference" in capsys.readouterr().out
+
+
+def test_every_example_is_run() -> None:
+    """``test_parity`` is a test itself: pytest finds it in ``examples/``."""
+    scripts = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert scripts == {"build_both", "convert_gluon_file", "test_parity"}
