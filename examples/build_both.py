@@ -18,7 +18,7 @@ print(f"{'layer':<12} {'output':<20} {'parameters':>10}")
 for row in resnet_xf.trace(spec, (2, 3, 32, 32), top=True):
     print(f"{row.name or '(all)':<12} {row.output_shape!s:<20} {row.parameters:>10,}")
 
-images = resnet_xf.photographs((32, 32))  # real photographs, shape (2, 3, 32, 32)
+images = resnet_xf.data.photographs((32, 32))  # real photographs, shape (2, 3, 32, 32)
 outputs = {}
 for name in ("torch", "mxnet"):
     network = resnet_xf.build(spec, name, seed=0)  # the same seed gives the same weights
