@@ -31,7 +31,6 @@ import resnet_xf
 from resnet_xf import ResNetSpec, cli, get_recipe, list_models
 from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.spec import SqueezeExcitation, Stage, Stem
-from resnet_xf.data import photographs
 from resnet_xf.ladder.accuracy.equivalence import Equivalence, compare
 from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe, Schedule
 
@@ -90,16 +89,16 @@ def test_python_runs(block: Block, capsys) -> None:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory) -> Path:
-    """The files that the pages' commands read: a checkpoint, photographs, a spec."""
+    """The files that the pages' commands read: a checkpoint, images, a spec."""
     folder = tmp_path_factory.mktemp("files")
-    spec = resnet_xf.get_spec("cifar_resnet20")
-    resnet_xf.write_checkpoint(folder / "tuned.params", spec, resnet_xf.draw_weights(spec))
-    for name in ("cat", "dog", "owl"):
-        (folder / "photographs" / name).mkdir(parents=True)
-        for number, image in enumerate(photographs((32, 32)).transpose(0, 2, 3, 1)):
-            pixels = np.uint8(255 * (image - image.min()) / np.ptp(image))
-            Image.fromarray(pixels).save(folder / "photographs" / name / f"{number}.png")
-    shutil.copy(folder / "photographs" / "cat" / "0.png", folder / "photo.png")
+    network = resnet_xf.plan("cifar_resnet20")
+    resnet_xf.write_checkpoint(folder / "tuned.params", resnet_xf.draw_weights(network), network)
+    for kind in ("photographs", "pets/cat", "pets/dog", "pets/owl"):
+        (folder / kind).mkdir(parents=True)
+        for number in range(5):
+            pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / kind / f"{number}.png")
+    shutil.copy(folder / "photographs" / "0.png", folder / "photo.png")
     (folder / "mine.toml").write_text(next(blocks(ROOT / "docs" / "spec.md", "toml")).code)
     return folder
 
