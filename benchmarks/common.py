@@ -18,7 +18,6 @@ from resnet_xf.support.files import atomic
 BENCHMARKS = Path(__file__).parent
 RESULTS = BENCHMARKS / "results"
 DOCS = BENCHMARKS.parent / "docs"
-README = BENCHMARKS.parent / "README.md"
 
 COLOURS = 64
 """Colours of a picture: enough for charts and smooth text, and a quarter of the bytes."""
