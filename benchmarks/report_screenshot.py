@@ -1,8 +1,9 @@
-"""Open a parity report in headless Chromium: what it asks the network for, what it complains of, and how it looks.
+"""Open a parity report in headless Chromium, take a picture of it and list what is wrong with the page.
 
-``python benchmarks/report_screenshot.py report.html --out docs/report.png`` draws the report from its verdict to its
-accuracies. It prints every request and every message of the console, and exits with 1 if there is one besides the
-file itself. The browser is asked over a pipe in its DevTools protocol, so nothing but the browser need be installed.
+``python benchmarks/report_screenshot.py report.html --out docs/report.png`` takes a picture of the report from its
+verdict to its accuracies. It prints each request other than for the file itself, each message of the console, and each
+part that is wider than the window or scrolls sideways. It exits with 1 if there is any of these. Only the browser must
+be installed: it is driven over a pipe in the DevTools protocol.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ PATIENCE = 60.0
 """Seconds to wait for an answer."""
 
 SETTLE = 0.5
-"""Seconds after loading in which late requests and messages are still seen."""
+"""Seconds to wait after loading for late requests and messages."""
 
 COLOURS = 256
-"""Of the picture, which is of flat colours."""
+"""Colours of the picture. A page has few."""
 
-# A sandbox needs rights that containers lack; the page is our own, and may run nothing.
+# A sandbox needs rights that containers lack. The page is our own and may run no script.
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -60,7 +61,7 @@ MEASURE = """(() => {
 
 
 class Browser:
-    """A page of a browser, by the DevTools protocol: JSON texts over two pipes, each ended by a zero byte."""
+    """A page of a browser, driven by the DevTools protocol: JSON over two pipes, each message ended by a zero byte."""
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._write, self._read = to_browser, from_browser
@@ -69,7 +70,7 @@ class Browser:
         self.events: list[dict[str, Any]] = []
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        """Call a method and wait for its answer; events that come in between are kept."""
+        """Call a method and return its answer. Events that come in between are kept."""
         self._asked += 1
         message = {"id": self._asked, "method": method, "params": params}
         if self.session:
@@ -84,7 +85,7 @@ class Browser:
         raise TimeoutError(f"{method}: the browser did not answer in {PATIENCE:g} s")
 
     def wait(self, event: str | None, seconds: float) -> None:
-        """Take events until one of a name has come, or for some seconds."""
+        """Receive events until one of that name has come, or for that many seconds."""
         deadline = time.monotonic() + seconds
         while not any(one["method"] == event for one in self.events):
             if self._next(deadline - time.monotonic()) is None:
@@ -93,7 +94,7 @@ class Browser:
                 return
 
     def _next(self, seconds: float) -> dict[str, Any] | None:
-        """The next message, which is kept if it is an event; None if none comes in time."""
+        """Return the next message, or None if none comes in time. Events are kept."""
         deadline = time.monotonic() + seconds
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._read], [], [], max(0.0, deadline - time.monotonic()))
@@ -111,22 +112,22 @@ class Browser:
 
 @contextmanager
 def browsing(executable: str) -> Iterator[Browser]:
-    """A browser with an empty page, ended afterwards."""
+    """Start a browser with an empty page, and end it afterwards."""
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    given = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs_in, theirs_out)]
+    passed = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs_in, theirs_out)]
     for end in (theirs_in, theirs_out):
         os.close(end)
 
     def place() -> None:  # the browser reads from 3 and writes to 4
-        for end, number in zip(given, (3, 4), strict=True):
+        for end, number in zip(passed, (3, 4), strict=True):
             os.dup2(end, number)
 
     with TemporaryDirectory(prefix="resnet-xf-", ignore_cleanup_errors=True) as profile:
         command = [executable, *FLAGS, f"--user-data-dir={profile}"]
         quiet = subprocess.DEVNULL
         process = subprocess.Popen(command, stdout=quiet, stderr=quiet, preexec_fn=place, pass_fds=(3, 4))
-        for end in given:
+        for end in passed:
             os.close(end)
         try:
             browser = Browser(ours_out, ours_in)
@@ -144,7 +145,7 @@ def browsing(executable: str) -> Iterator[Browser]:
 
 
 def complaints(events: list[dict[str, Any]], page: str) -> Iterator[str]:
-    """The requests besides the page itself, and the console's messages."""
+    """Yield the requests other than for the page itself, and the console's messages."""
     for event in events:
         params = event["params"]
         match event["method"]:
@@ -159,7 +160,7 @@ def complaints(events: list[dict[str, Any]], page: str) -> Iterator[str]:
 
 
 def look(browser: Browser, page: str, arguments: argparse.Namespace) -> tuple[list[str], bytes]:
-    """Open a page: what there is to complain of, and its picture."""
+    """Open a page; return what is wrong with it, and its picture."""
     for domain in ("Page", "Runtime", "Log", "Network"):
         browser.ask(f"{domain}.enable")
     size = {"width": arguments.width, "height": 900, "deviceScaleFactor": arguments.scale}
@@ -173,18 +174,18 @@ def look(browser: Browser, page: str, arguments: argparse.Namespace) -> tuple[li
     bottom, wide, scrolling = browser.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"][
         "value"
     ]
-    found = list(complaints(browser.events, page))
+    problems = list(complaints(browser.events, page))
     if wide > arguments.width:
-        found.append(f"the page is {wide} pixels wide, the window {arguments.width}")
+        problems.append(f"the page is {wide} pixels wide, the window {arguments.width}")
     if scrolling:
-        found.append(f"{scrolling} parts of the page scroll sideways")
+        problems.append(f"{scrolling} parts of the page scroll sideways")
     clip = {"x": 0, "y": 0, "width": arguments.width, "height": bottom, "scale": 1}
     shot = browser.ask("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
-    return found, base64.b64decode(shot["data"])
+    return problems, base64.b64decode(shot["data"])
 
 
 def save(picture: bytes, path: Path) -> None:
-    """Write a picture of few colours."""
+    """Write a picture with few colours."""
     with Image.open(io.BytesIO(picture)) as image:
         few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +194,7 @@ def save(picture: bytes, path: Path) -> None:
 
 
 def main() -> int:
-    """Look, draw, and tell."""
+    """Take the picture and print what is wrong; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/report.png"))
@@ -210,12 +211,12 @@ def main() -> int:
         return 2
     page = arguments.report.resolve(strict=True).as_uri()
     with browsing(executable) as browser:
-        found, picture = look(browser, page, arguments)
+        problems, picture = look(browser, page, arguments)
     save(picture, arguments.out)
-    for complaint in found:
+    for complaint in problems:
         print(complaint)
-    print(f"{len(found)} requests, messages and overflows" if found else "no request, no message")
-    return 1 if found else 0
+    print(f"{len(problems)} requests, messages and overflows" if problems else "no request, no message")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def test_linear_axes_are_labelled_at_round_numbers(values, wanted) -> None:
     axis = linear(values)
     assert labels(axis) == wanted
     assert axis.share(axis.low) == 0
+    assert labels(linear([1, 3], least_step=1)) == ["1", "2", "3"]
     assert axis.share(axis.high) == axis.share(inf) == axis.share(1e9) == 1
 
 
@@ -42,5 +43,7 @@ def test_logarithmic_axes_have_places_for_zero_and_infinity() -> None:
 
 def test_paths_leave_gaps_where_there_is_no_value() -> None:
     x, y = linear([0, 10]), linear([0, 10])
-    assert line(x, y, [(0, 0.0), (5, 5.0), (7, nan), (8, None), (10, 10.0)]) == ("M45.5 286.4L500.0 150.0M954.5 13.6")
+    assert line(x, y, [(0, 0.0), (5, 5.0), (7, nan), (8, None), (10, 10.0)]) == (
+        "M45.5 286.4h.01L500.0 150.0M954.5 13.6h.01"
+    )
     assert dots(x, y, [(0, None), (5, 5.0), (5, nan)]) == "M500.0 150.0h.01M500.0 0.0h.01"

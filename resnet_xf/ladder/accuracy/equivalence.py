@@ -128,7 +128,7 @@ def compare(
 
     Raises:
         TrainingError: if accuracies do not fit the seeds, or one is no percentage; or margin or alpha is out of range.
-        BackendError: if SciPy is not installed.
+        MissingExtraError: if SciPy is not installed.
     """
     seeds = tuple(seeds)
     taken = {name: tuple(map(float, accuracies[name])) for name in (first, second) if name in accuracies}

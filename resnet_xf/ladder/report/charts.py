@@ -105,7 +105,7 @@ def learning_curves(curves: Curves) -> Iterator[Panel]:
     first, *others = curves.losses
     nudged = [(curves.losses[side], run) for side, runs in curves.nudged.items() for run in runs]
     runs = [*curves.losses.values(), *(run for _, run in nudged)]
-    steps = linear([1, max(map(len, runs), default=1)], "step")
+    steps = linear([1, max(map(len, runs), default=1)], "step", least_step=1)
     y = linear(loss for run in runs for loss in run)
     grey = "".join(line(steps, y, enumerate(run, 1)) for _, run in nudged)
     ends = ", ".join(f"{side} {number(losses[-1])}" for side, losses in curves.losses.items() if losses)
@@ -115,7 +115,7 @@ def learning_curves(curves: Curves) -> Iterator[Panel]:
         steps,
         y,
         [
-            Series(f"started one rounding away ({len(nudged)} runs)" if nudged else "", "line muted thin", grey),
+            Series(f"runs that started one rounding away: {len(nudged)}", "line muted thin", grey),
             *(
                 Series(side, f"line s{1 + n % 4} dash{1 + n % 4}", line(steps, y, enumerate(losses, 1)))
                 for n, (side, losses) in enumerate(curves.losses.items())
@@ -124,7 +124,10 @@ def learning_curves(curves: Curves) -> Iterator[Panel]:
     )
     apart = {side: _distances(curves.losses[first], curves.losses[side]) for side in others}
     nudges = [_distances(own, run) for own, run in nudged]
-    y = logarithmic(value for run in (*apart.values(), *nudges) for value in run if value and math.isfinite(value))
+    values = [value for run in (*apart.values(), *nudges) for value in run if value and math.isfinite(value)]
+    if not values:
+        return
+    y = logarithmic(values)
     grey = "".join(line(steps, y, enumerate(run, 1)) for run in nudges)
     yield Panel(
         "difference of the losses",
@@ -132,7 +135,7 @@ def learning_curves(curves: Curves) -> Iterator[Panel]:
         steps,
         y,
         [
-            Series("nudged, from its own side" if nudged else "", "line muted thin", grey),
+            Series("nudged, from its own side", "line muted thin", grey),
             *(
                 Series(f"{side}, from {first}", f"line s{1 + n % 4}", line(steps, y, enumerate(run, 1)))
                 for n, (side, run) in enumerate(apart.items(), 1)
@@ -183,7 +186,7 @@ def accuracies(found: Equivalence) -> Iterator[Panel]:
 def _ringed(x: Axis, y: Axis, measured: Iterator[tuple[float | None, float | None]]) -> Series:
     """Return rings around the errors that are beyond their bounds."""
     path = dots(x, y, ((place, error) for place, (error, bound) in enumerate(measured) if beyond(error, bound)))
-    return Series("beyond its bound" if path else "", "dot ring", path)
+    return Series("beyond its bound", "dot ring", path)
 
 
 def _distances(first: Sequence[float], second: Sequence[float]) -> list[float | None]:

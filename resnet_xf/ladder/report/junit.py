@@ -61,23 +61,14 @@ def _add_outcome(case: ET.Element, rung: RungResult) -> None:
 
 
 def _properties(report: Report) -> Iterator[tuple[str, str]]:
-    """What a result depends on: dotted names and values."""
-    yield "network", report.network
-    yield "level", report.level
-    yield "images", report.images
+    """Yield what a result depends on: dotted names and values."""
+    for name in ("network", "level", "images", "weights", "weights_digest", "command"):
+        if value := getattr(report, name):
+            yield name, value
     yield "input_shape", "×".join(map(str, report.input_shape))
-    yield "weights", report.weights
-    if report.weights_digest:
-        yield "weights_digest", report.weights_digest
-    if report.command:
-        yield "command", report.command
-    for kind, values in (
-        ("backend", report.backends),
-        ("device", report.devices),
-        ("environment", report.environment),
-    ):
-        for name, value in values.items():
-            yield f"{kind}.{name}", value
+    many = {"backend": report.backends, "device": report.devices, "environment": report.environment}
+    for kind, values in many.items():
+        yield from ((f"{kind}.{name}", value) for name, value in values.items())
 
 
 def _add(parent: ET.Element, tag: str, attributes: Mapping[str, str] | None = None, text: str = "") -> ET.Element:

@@ -14,6 +14,9 @@ from typing import NamedTuple
 from resnet_xf.ladder.report.wording import power_of_ten
 
 WIDTH, HEIGHT = 1000, 300
+POINT = "h.01"
+"""A stroke of hardly any length: the ends of the pen make a dot of it."""
+
 LABELS = 6
 """Labels on an axis, at most: so many fit on a phone."""
 
@@ -57,13 +60,13 @@ class Axis:
         return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
 
 
-def linear(values: Iterable[float], title: str = "") -> Axis:
-    """Return an axis that spans the finite values, labelled at round numbers."""
+def linear(values: Iterable[float], title: str = "", least_step: float = 0.0) -> Axis:
+    """Return an axis that spans the finite values, labelled at round numbers at least ``least_step`` apart."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
     reach = (high - low) or abs(high) or 1.0
     low, high = low - 0.05 * reach, high + 0.05 * reach
-    rough = (high - low) / LABELS
+    rough = max((high - low) / LABELS, least_step)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
@@ -104,7 +107,7 @@ class Series(NamedTuple):
     """Lines or dots that look alike.
 
     Attributes:
-        label: what the legend says; it has no entry if empty.
+        label: what the legend says. There is no entry if the label or the path is empty.
         look: the classes of the page's style that draw it: ``line`` or ``dot`` first, then a colour.
         path: an SVG path.
     """
@@ -153,14 +156,14 @@ def line(x: Axis, y: Axis, points: Iterable[tuple[float, float | None]]) -> str:
         if up is None or not math.isfinite(up):
             pen = "M"
             continue
-        parts.append(f"{pen}{_place(x, y, across, up)}")
+        parts.append(pen + _place(x, y, across, up) + POINT * (pen == "M"))
         pen = "L"
     return "".join(parts)
 
 
 def dots(x: Axis, y: Axis, points: Iterable[tuple[float, float | None]]) -> str:
-    """Return a path with a stroke of hardly any length at each point; the ends of its pen make the dot."""
-    return "".join(f"M{_place(x, y, across, up)}h.01" for across, up in points if up is not None)
+    """Return the path with a dot at each point. None leaves a gap."""
+    return "".join(f"M{_place(x, y, across, up)}{POINT}" for across, up in points if up is not None)
 
 
 def _place(x: Axis, y: Axis, across: float, up: float) -> str:

@@ -38,7 +38,7 @@ def plot(report: BenchReport, path: str | Path) -> None:
     """Write the picture, one row of two charts for every group of cases.
 
     Raises:
-        BackendError: if Matplotlib is not installed.
+        MissingExtraError: if Matplotlib is not installed.
         BenchError: if the file's name ends in no known format, or nothing was measured.
     """
     path = Path(path)
