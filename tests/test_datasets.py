@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import io
 import socket
+import sys
 import tarfile
 import threading
 from contextlib import contextmanager
@@ -307,8 +308,7 @@ def test_files_are_fetched_once_and_without_a_word(tmp_path, monkeypatch, cache,
 
 
 def test_progress_is_shown_on_a_terminal(tmp_path, monkeypatch, cache, capfd) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     write(tmp_path / "served", files := packed(idx_files()))
     with served(tmp_path / "served") as (mirror, _):
         publish(monkeypatch, files, mirror)

@@ -1,4 +1,4 @@
-"""The files of published data sets: found in a folder, or fetched once and held to their checksums."""
+"""Read the files of a published data set: from a folder, or downloaded once and checked by checksum."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import gzip
 import logging
 import tarfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnet_xf.errors import DataError, one_line
 
@@ -25,13 +21,14 @@ class Source:
     """A published data set's files.
 
     Attributes:
-        name: of the data set.
-        files: the files that are read, and the published one that holds each: itself as .gz, or a .tar.gz.
-        md5s: of the published files.
-        mirrors: addresses of folders that hold them, in the order in which they are tried.
-        folders: where they may lie below a folder given; in a .tar.gz they lie in the last.
-        unread: another version's files, which are not read, and why.
-        hint: another way to get them.
+        name: the data set's name.
+        files: each file that is read, and the published archive that holds it: the file as .gz, or a .tar.gz.
+        md5s: the checksum of each archive.
+        mirrors: URLs of folders with the archives, tried in this order.
+        folders: where the files may be below ``data_dir``; in a .tar.gz they are in the last one.
+        refused: files of another version, which are not read.
+        why_refused: why, for the message.
+        hint: another way to get the files, for the message.
     """
 
     name: str
@@ -39,163 +36,107 @@ class Source:
     md5s: Mapping[str, str]
     mirrors: tuple[str, ...]
     folders: tuple[str, ...]
-    unread: tuple[tuple[str, ...], str] = ((), "")
+    refused: tuple[str, ...] = ()
+    why_refused: str = ""
     hint: str = ""
 
 
 @dataclass(frozen=True)
 class Content:
-    """The bytes of a file, unpacked, and where they were, for messages."""
+    """A file's unpacked bytes, and where they came from, for messages."""
 
     where: str
     data: bytes
 
 
-def contents(source: Source, data_dir: str | Path | None, progress: bool) -> dict[str, Content]:
-    """The data set's files by name, unpacked: from ``data_dir``, or else from the user's cache or a mirror.
+def read_files(source: Source, data_dir: str | Path | None, progress: bool) -> dict[str, Content]:
+    """Return the data set's files by name, from ``data_dir``, or else from the user's cache or a mirror.
 
     Raises:
-        DataError: if one is not there, cannot be fetched, or is damaged.
+        DataError: if a file is missing, damaged or cannot be downloaded.
     """
     if data_dir is None:
-        fetched = {archive: _fetched(source, archive, progress) for archive in source.md5s}
-        found = {name: fetched[archive] for name, archive in source.files.items()}
+        archives = {archive: _download(source, archive, progress) for archive in source.md5s}
+        paths = {name: archives[archive] for name, archive in source.files.items()}
     elif not Path(data_dir).is_dir():
-        raise DataError(f"{data_dir}: no such folder; {_by_hand(source)}")
+        raise DataError(f"{data_dir}: no such folder; {_instructions(source)}")
     else:
-        found = {name: _found(source, name, Path(data_dir)) for name in source.files}
-    unpacked: dict[str, Content] = {}
-    for path in dict.fromkeys(found.values()):
-        names = [name for name in found if found[name] == path]
-        ending = next(ending for ending in _READERS if path.name.endswith(ending))
+        paths = {name: _locate(source, name, Path(data_dir)) for name in source.files}
+    contents: dict[str, Content] = {}
+    for path in dict.fromkeys(paths.values()):
+        names = [name for name in paths if paths[name] == path]
         try:
-            unpacked.update(_READERS[ending](path, names, source.folders[-1]))
+            contents.update(_unpack(path, names, source.folders[-1]))
         except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
             why = one_line(error)
             raise DataError(f"{path}: not readable ({why}); expected {source.name}'s own, so get it again") from None
-    return unpacked
+    return contents
 
 
-def _found(source: Source, name: str, data_dir: Path) -> Path:
-    """The file of that name in a folder, or else the published one that holds it."""
+def _locate(source: Source, name: str, data_dir: Path) -> Path:
+    """Return the path of a file, or of the archive that holds it, in a folder."""
     archive = source.files[name]
     for folder in source.folders:
         for path in (data_dir / folder / name, data_dir / folder / archive):
             if path.is_file():
                 return path
-    unread, why = source.unread
-    other = next((f"; {data_dir / there} {why}" for there in unread if (data_dir / there).exists()), "")
+    other = next((data_dir / path for path in source.refused if (data_dir / path).exists()), None)
+    note = f"; {other} {source.why_refused}" if other else ""
     expected = archive if archive.endswith(".tar.gz") else f"{name} or {archive}"
-    raise DataError(f"{data_dir}: holds no {expected}, which {source.name} needs{other}; {_by_hand(source)}")
+    raise DataError(f"{data_dir}: holds no {expected}, which {source.name} needs{note}; {_instructions(source)}")
 
 
-def _by_hand(source: Source) -> str:
-    """How to get the files without us."""
+def _instructions(source: Source) -> str:
+    """Return how to get the files by hand."""
     files = f"{', '.join(source.md5s)} from {source.mirrors[0]}"
     hint = f" ({source.hint})" if source.hint else ""
     return f"get {files}{hint} and name their folder: --data-dir FOLDER"
 
 
-def _tar(path: Path, names: Collection[str], folder: str) -> Iterator[tuple[str, Content]]:
-    """Files of an archive, read in place: none is written anywhere, so no name in it can do harm."""
-    wanted = {f"{folder}/{name}": name for name in names}
+def _unpack(path: Path, names: Collection[str], folder: str) -> Iterator[tuple[str, Content]]:
+    """Read files from an archive or a plain file. Nothing is written to disk, so an archive can do no harm."""
+    if not path.name.endswith(".tar.gz"):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
+            content = Content(str(path), opened.read())
+        yield from ((name, content) for name in names)
+        return
+    missing = {f"{folder}/{name}": name for name in names}
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
-            if member.isfile() and member.name in wanted and (file := archive.extractfile(member)) is not None:
-                yield wanted.pop(member.name), Content(f"{path}: {member.name}", file.read())
-    if wanted:
-        raise tarfile.TarError(f"it holds no {', '.join(wanted)}")
+            if member.isfile() and member.name in missing and (file := archive.extractfile(member)) is not None:
+                yield missing.pop(member.name), Content(f"{path}: {member.name}", file.read())
+    if missing:
+        raise tarfile.TarError(f"it holds no {', '.join(missing)}")
 
 
-def _gz(path: Path, names: Collection[str], folder: str) -> Iterator[tuple[str, Content]]:
-    with gzip.open(path) as file:
-        data = file.read()
-    return ((name, Content(str(path), data)) for name in names)
-
-
-def _plain(path: Path, names: Collection[str], folder: str) -> Iterator[tuple[str, Content]]:
-    data = path.read_bytes()
-    return ((name, Content(str(path), data)) for name in names)
-
-
-_READERS: dict[str, Callable[[Path, Collection[str], str], Iterator[tuple[str, Content]]]] = {
-    ".tar.gz": _tar,
-    ".gz": _gz,
-    "": _plain,
-}
-"""By how a file's name ends."""
-
-
-def _fetched(source: Source, name: str, progress: bool) -> Path:
-    """A published file in the user's cache, put there from the first mirror that has it."""
+def _download(source: Source, archive: str, progress: bool) -> Path:
+    """Return an archive's path in the user's cache, after a download from the first mirror that has it if needed."""
     import pooch
+    from tqdm import tqdm
 
-    # MNIST's files and Fashion-MNIST's bear the same names.
-    cache = Path(pooch.os_cache("resnet_xf")) / source.name
+    cache = Path(pooch.os_cache("resnet_xf")) / source.name  # MNIST and Fashion-MNIST have the same file names
+    pooch.get_logger().setLevel(logging.WARNING)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{cache}: cannot be made ({error.strerror}); {_by_hand(source)}") from None
+        raise DataError(f"{cache}: cannot be made ({error.strerror}); {_instructions(source)}") from None
     failures = []
     for mirror in source.mirrors:
-        with _quiet(pooch.get_logger()), _bar(name, progress) as bar:
+        # disable=None shows the bar only on a terminal; pooch replaces the total.
+        with tqdm(desc=archive, total=1, unit="B", unit_scale=True, leave=False, disable=not progress or None) as bar:
             downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=TIMEOUT)
             try:
-                md5 = f"md5:{source.md5s[name]}"
-                return Path(pooch.retrieve(mirror + name, md5, name, cache, downloader=downloader))
-            except (OSError, ValueError) as error:  # all that requests raises is an OSError
+                md5 = f"md5:{source.md5s[archive]}"
+                return Path(pooch.retrieve(mirror + archive, md5, archive, cache, downloader=downloader))
+            except (OSError, ValueError) as error:  # all errors of requests are OSErrors
                 failures.append(f"{mirror} ({_reason(error)})")
-    raise DataError(f"{name}: cannot be fetched from {', '.join(failures)}; {_by_hand(source)}")
+    raise DataError(f"{archive}: cannot be fetched from {', '.join(failures)}; {_instructions(source)}")
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Why a file was not fetched, in a few words; what requests and pooch say is long."""
+    """Return why a download failed, in a few words."""
     if (response := getattr(error, "response", None)) is not None:
         return f"it answers {response.status_code}"
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     return "what it sends is another file: the checksum differs"
-
-
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keep a logger from telling what goes well."""
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-class _Bar:
-    """One line of progress, as pooch drives it."""
-
-    def __init__(self, progress: Progress, name: str) -> None:
-        self.progress, self.task = progress, progress.add_task(name, total=None, visible=False)
-
-    @property
-    def total(self) -> float | None:
-        return self.progress.tasks[0].total
-
-    @total.setter
-    def total(self, total: int) -> None:
-        # A server that does not tell the length is taken by pooch to tell 0.
-        self.progress.update(self.task, total=total or None, visible=True)
-
-    def update(self, count: int) -> None:
-        self.progress.advance(self.task, count)
-
-    def reset(self) -> None:
-        self.progress.reset(self.task)
-
-    def close(self) -> None:
-        """Nothing: whoever opened the display closes it, also when the connection breaks."""
-
-
-@contextmanager
-def _bar(name: str, shown: bool) -> Iterator[_Bar]:
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
-        yield _Bar(progress, name)

@@ -1,4 +1,4 @@
-"""The data sets MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100: where their files are, and what is in them."""
+"""The data sets MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100: where their files are, and how they are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_xf.data.fetch import Content, Source, contents
+from resnet_xf.data.fetch import Content, Source, read_files
 from resnet_xf.data.splits import ArraySplit, Dataset
 from resnet_xf.errors import DataError
 
@@ -19,12 +19,12 @@ DIGITS = tuple("0123456789")
 CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-IDX_HALVES = tuple((f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte") for part in ("train", "t10k"))
-CIFAR10_HALVES = (tuple(f"data_batch_{number}.bin" for number in range(1, 6)), ("test_batch.bin",))
-CIFAR100_HALVES = (("train.bin",), ("test.bin",))
-FINE_NAMES = "fine_label_names.txt"
-
 Halves = tuple[tuple[str, ...], ...]
+
+IDX_HALVES: Halves = tuple((f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte") for part in ("train", "t10k"))
+CIFAR10_HALVES: Halves = (tuple(f"data_batch_{number}.bin" for number in range(1, 6)), ("test_batch.bin",))
+CIFAR100_HALVES: Halves = (("train.bin",), ("test.bin",))
+FINE_NAMES = "fine_label_names.txt"
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Published:
 
     Attributes:
         source: its files.
-        channels: of its images.
-        classes: their names; none where a file among the others names them.
-        halves: the files of the training and of the test images.
-        split: what makes images and labels of a half's files; it also takes the classes.
+        channels: channels of its images.
+        classes: the names of the classes; empty if a file holds them.
+        halves: the names of the files of the training images and of the test images.
+        split: makes a split of one half's files and the classes.
     """
 
     source: Source
@@ -46,31 +46,35 @@ class Published:
     split: Callable[[Sequence[Content], tuple[str, ...]], ArraySplit]
 
     def load(self, data_dir: str | Path | None, progress: bool) -> Dataset:
-        """The data set, from that folder or fetched.
+        """Return the data set, from a folder or downloaded.
 
         Raises:
-            DataError: if a file is not there, cannot be fetched, is damaged or holds something else.
+            DataError: if a file is missing, cannot be downloaded, is damaged or holds something else.
         """
-        files = contents(self.source, data_dir, progress)
+        files = read_files(self.source, data_dir, progress)
         classes = self.classes or _fine_names(files[FINE_NAMES])
         train, test = (self.split([files[name] for name in half], classes) for half in self.halves)
         return Dataset(self.source.name, self.channels, classes, train, test)
 
 
 def _idx_split(files: Sequence[Content], classes: tuple[str, ...]) -> ArraySplit:
+    """Return a split of a file of images and a file of labels, both in IDX."""
     images, labels = files
-    pixels, marks = _idx(images, 3), _idx(labels, 1)
-    if len(pixels) != len(marks):
+    pixels, numbers = _idx(images, 3), _idx(labels, 1)
+    if len(pixels) != len(numbers):
         raise DataError(
-            f"{labels.where}: holds {len(marks)} labels for the {len(pixels)} images of {images.where};"
+            f"{labels.where}: holds {len(numbers)} labels for the {len(pixels)} images of {images.where};"
             " expected two files of one data set, so get both again"
         )
-    _check_labels(marks, classes, labels.where)
-    return ArraySplit(pixels[..., None], marks.astype(np.int64))
+    _check_labels(numbers, classes, labels.where)
+    return ArraySplit(pixels[..., None], numbers.astype(np.int64))
 
 
 def _idx(content: Content, dimensions: int) -> NDArray[np.uint8]:
-    """An array of bytes in IDX: 0, 0, 8 for bytes, the number of dimensions, each as 4 bytes, then the array."""
+    """Return the array of an IDX file of bytes.
+
+    The file holds the bytes 0, 0, 8 and the number of dimensions, each dimension as 4 bytes, then the array.
+    """
     magic, header = bytes((0, 0, 8, dimensions)), 4 + 4 * dimensions
     if content.data[:4] != magic or len(content.data) < header:
         begins = f"begins with {content.data[:4].hex(' ') or 'nothing'}"
@@ -78,15 +82,15 @@ def _idx(content: Content, dimensions: int) -> NDArray[np.uint8]:
             f"{content.where}: {begins}; expected {magic.hex(' ')} and {header - 4} more bytes, so get it again"
         )
     shape = tuple(np.frombuffer(content.data, ">u4", dimensions, 4).tolist())
-    expected, got = header + prod(shape), len(content.data)
-    if got != expected:
-        size = "×".join(map(str, shape))
-        raise DataError(f"{content.where}: has {got} bytes; expected {expected} for {size}, so get it again")
+    expected, size = header + prod(shape), len(content.data)
+    if size != expected:
+        sides = "×".join(map(str, shape))
+        raise DataError(f"{content.where}: has {size} bytes; expected {expected} for {sides}, so get it again")
     return np.frombuffer(content.data, np.uint8, offset=header).reshape(shape)
 
 
 def _cifar_split(files: Sequence[Content], classes: tuple[str, ...], coarse: int = 0) -> ArraySplit:
-    """CIFAR's records: ``coarse`` labels, which are passed over, the label, and 32×32 of red, of green and of blue."""
+    """Return a split of CIFAR's records: ``coarse`` unused labels, the label, then 32×32 of red, green and blue."""
     length = coarse + 1 + 3 * 32 * 32
     parts = []
     for file in files:
@@ -101,7 +105,7 @@ def _cifar_split(files: Sequence[Content], classes: tuple[str, ...], coarse: int
 
 
 def _fine_names(file: Content) -> tuple[str, ...]:
-    """CIFAR-100's classes, one a line."""
+    """Return the names of CIFAR-100's classes, which stand one on a line."""
     classes = tuple(file.data.decode(errors="replace").split())
     if len(classes) != 100:
         raise DataError(f"{file.where}: names {len(classes)} classes; expected 100, one a line, so get it again")
@@ -109,6 +113,7 @@ def _fine_names(file: Content) -> tuple[str, ...]:
 
 
 def _check_labels(labels: NDArray[np.uint8], classes: tuple[str, ...], where: str) -> None:
+    """Raise DataError if a label is not the number of a class."""
     outside = np.flatnonzero(labels >= len(classes))
     if outside.size:
         index = outside[0]
@@ -118,77 +123,63 @@ def _check_labels(labels: NDArray[np.uint8], classes: tuple[str, ...], where: st
 
 
 def _mnist(
-    name: str, classes: tuple[str, ...], folder: str, md5s: Sequence[str], mirrors: tuple[str, ...], hint: str = ""
+    name: str, classes: tuple[str, ...], folder: str, md5s: str, mirrors: tuple[str, ...], hint: str = ""
 ) -> Published:
+    """Return a data set in MNIST's format; ``md5s`` are of the images and labels of training, then of test."""
     files = {file: f"{file}.gz" for half in IDX_HALVES for file in half}
-    sums = dict(zip(files.values(), md5s, strict=True))
-    source = Source(name, files, sums, mirrors, ("", "raw", f"{folder}/raw"), hint=hint)
+    checksums = dict(zip(files.values(), md5s.split(), strict=True))
+    source = Source(name, files, checksums, mirrors, ("", "raw", f"{folder}/raw"), hint=hint)
     return Published(source, 1, classes, IDX_HALVES, _idx_split)
 
 
-def _cifar(name: str, files: Sequence[str], md5: str, inside: str, pickled: str) -> Source:
-    archive, unread = f"{name}-binary.tar.gz", (pickled, f"{name}-python.tar.gz")
-    mirrors = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")
-    why = "is Python's pickled version, which is not read, for a pickle may run anything"
-    return Source(
-        name.replace("-", ""), dict.fromkeys(files, archive), {archive: md5}, mirrors, ("", inside), (unread, why)
+def _cifar(classes: tuple[str, ...], halves: Halves, md5: str, folder: str, pickled: str, coarse: int = 0) -> Published:
+    """Return a data set in CIFAR's binary format, whose classes a file names if ``classes`` is empty."""
+    name = "cifar-10" if classes else "cifar-100"
+    archive = f"{name}-binary.tar.gz"
+    names = (*(() if classes else (FINE_NAMES,)), *sum(halves, ()))
+    source = Source(
+        name.replace("-", ""),
+        dict.fromkeys(names, archive),
+        {archive: md5},
+        ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/"),
+        ("", folder),
+        refused=(pickled, f"{name}-python.tar.gz"),
+        why_refused="is Python's pickled version, which is not read, for a pickle may run anything",
     )
+    return Published(source, 3, classes, halves, partial(_cifar_split, coarse=coarse))
 
 
 PUBLISHED = {
-    "fashion-mnist": _mnist(
-        "fashion-mnist",
-        CLOTHES,
-        "FashionMNIST",
-        (
-            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-            "25c81989df183df01b3e8a0aad5dffbe",
-            "bef4ecab320f06d8554ea6380940ec79",
-            "bb300cfdad3c16e7a12a480ee83cd310",
+    data.source.name: data
+    for data in (
+        _mnist(
+            "fashion-mnist",
+            CLOTHES,
+            "FashionMNIST",
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d 25c81989df183df01b3e8a0aad5dffbe "
+            "bef4ecab320f06d8554ea6380940ec79 bb300cfdad3c16e7a12a480ee83cd310",
+            (
+                "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+                "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            ),
+            "on Debian, `apt-get install dataset-fashion-mnist` puts them into /usr/share/datasets/fashion-mnist",
         ),
-        (
-            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        _mnist(
+            "mnist",
+            DIGITS,
+            "MNIST",
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873 d53e105ee54ea40749a09fcbcd1e9432 "
+            "9fb629c4189551a2d022fa330f9573f3 ec29112dd5afa0611ce80d1b7f02629c",
+            ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
         ),
-        "on Debian, `apt-get install dataset-fashion-mnist` puts them into /usr/share/datasets/fashion-mnist",
-    ),
-    "mnist": _mnist(
-        "mnist",
-        DIGITS,
-        "MNIST",
-        (
-            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-            "d53e105ee54ea40749a09fcbcd1e9432",
-            "9fb629c4189551a2d022fa330f9573f3",
-            "ec29112dd5afa0611ce80d1b7f02629c",
-        ),
-        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
-    ),
-    "cifar10": Published(
         _cifar(
-            "cifar-10",
-            sum(CIFAR10_HALVES, ()),
+            THINGS,
+            CIFAR10_HALVES,
             "c32a1d4ab5d03f1284b67883e8d87530",
             "cifar-10-batches-bin",
             "cifar-10-batches-py",
         ),
-        3,
-        THINGS,
-        CIFAR10_HALVES,
-        _cifar_split,
-    ),
-    "cifar100": Published(
-        _cifar(
-            "cifar-100",
-            (FINE_NAMES, *sum(CIFAR100_HALVES, ())),
-            "03b5dce01913d631647c71ecec9e9cb8",
-            "cifar-100-binary",
-            "cifar-100-python",
-        ),
-        3,
-        (),
-        CIFAR100_HALVES,
-        partial(_cifar_split, coarse=1),
-    ),
+        _cifar((), CIFAR100_HALVES, "03b5dce01913d631647c71ecec9e9cb8", "cifar-100-binary", "cifar-100-python", 1),
+    )
 }
-"""By name; the checksums are those that the data sets' own pages or torchvision give."""
+"""The published data sets by name. The checksums are from the data sets' own pages or torchvision."""
