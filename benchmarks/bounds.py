@@ -18,7 +18,7 @@ from common import DOCS, RESULTS, picture, read_results, write_between, write_re
 from rich.progress import track
 
 from resnet_xf.architecture.measures import HEADROOM
-from resnet_xf.ladder.report.report import environment
+from resnet_xf.support.environment import environment
 
 DEPTHS = {18: "resnet18", 34: "resnet34", 50: "resnet50", 101: "resnet101", 152: "resnet152"}
 RUNGS = ("forward float64", "forward float32", "layers", "gradients", "lock-step")

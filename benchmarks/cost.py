@@ -17,11 +17,10 @@ from common import DOCS, RESULTS, picture, read_results, write_between, write_re
 from rich.progress import Progress
 
 from resnet_xf import ResNetSpec, Stage, Stem
-from resnet_xf.backend.workers import processors
 from resnet_xf.speed.bench.case import Case
 from resnet_xf.speed.bench.charts import COLOURS
 from resnet_xf.speed.bench.harness import bench
-from resnet_xf.speed.bench.machine import environment
+from resnet_xf.support.environment import environment, hardware, processors
 
 BACKENDS = ("torch", "mxnet")
 MODES = ("infer", "train")
@@ -159,7 +158,7 @@ def main() -> None:
         return
     results = RESULTS / "cost.json"
     if not options.tables:
-        write_results(results, {"environment": environment(), "rows": measure(SWEEPS, options.time)})
+        write_results(results, {"environment": environment() | hardware(), "rows": measure(SWEEPS, options.time)})
     rows = read_results(results)["rows"]
     write_between(DOCS / "throughput.md", "cost", table(SWEEPS, rows))
     draw(SWEEPS, rows, DOCS / "cost.png")

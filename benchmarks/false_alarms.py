@@ -24,8 +24,9 @@ from resnet_xf import ResNetSpec, get_backend, trace
 from resnet_xf.errors import ShapeError
 from resnet_xf.ladder.climb import climb
 from resnet_xf.ladder.inputs import subject_of
-from resnet_xf.ladder.report.report import Report, environment
+from resnet_xf.ladder.report.report import Report
 from resnet_xf.ladder.sides.live import Live
+from resnet_xf.support.environment import environment
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from helpers.strategies import specs

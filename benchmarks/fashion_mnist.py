@@ -24,7 +24,7 @@ from common import BENCHMARKS, RESULTS, picture, read_results, write_results
 from resnet_xf import get_backend, plan
 from resnet_xf.cli.options import read_size
 from resnet_xf.cli.printing import Table
-from resnet_xf.ladder.report.report import environment
+from resnet_xf.support.environment import environment, processors
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import Checkpoint, EpochRecord, load_checkpoint
 from resnet_xf.training.recipe import get_recipe
@@ -199,7 +199,7 @@ def main() -> None:
             "command": command(),
             "environment": environment()
             | {name: get_backend(name).version() for name in runs}
-            | {"cores": len(os.sched_getaffinity(0)), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
+            | {"cores": processors(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
             "spec": first.spec.name,
             "recipe": msgspec.to_builtins(first.header.recipe),
             "backends": {backend: summarize(run, options) for backend, run in runs.items()},

@@ -25,7 +25,7 @@ from common import RESULTS, write_results
 from resnet_xf import Recipe, ResNetSpec, Stage, Stem, get_backend
 from resnet_xf.architecture.weights import Weights
 from resnet_xf.errors import ResNetXFError
-from resnet_xf.ladder.report.report import environment
+from resnet_xf.support.environment import environment, processors
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import EpochRecord, load_checkpoint
 from resnet_xf.training.recipe import Augmentation, Optimizer, Schedule
@@ -220,7 +220,7 @@ def main() -> None:
         "command": shlex.join(["python", "benchmarks/kill_and_resume.py", *arguments]),
         "environment": environment()
         | {name: get_backend(name).version() for name in names}
-        | {"cores": len(os.sched_getaffinity(0)), "OMP_NUM_THREADS": threads},
+        | {"cores": processors(), "OMP_NUM_THREADS": threads},
         "recipe": msgspec.to_builtins(recipe(options.epochs)),
         "backends": {},
     }

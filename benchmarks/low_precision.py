@@ -22,7 +22,7 @@ from resnet_xf import get_recipe, get_spec, optimize, train
 from resnet_xf.data import Batches, Dataset, Transform, load_dataset
 from resnet_xf.data.statistics import pixel_statistics
 from resnet_xf.speed.bench.charts import COLOURS
-from resnet_xf.speed.bench.machine import environment
+from resnet_xf.support.environment import environment, hardware
 from resnet_xf.training.runs import default_recipe
 
 WAYS = {"torch": (("float32", "eager"), ("bfloat16", "best")), "mxnet": (("float32", "eager"), ("bfloat16", "best"))}
@@ -139,7 +139,7 @@ def main() -> None:
                 )
                 runs.append(run)
         results = {
-            "environment": environment(),
+            "environment": environment() | hardware(),
             "spec": options.spec,
             "dataset": options.dataset,
             "epochs": options.epochs or get_recipe(default_recipe(options.dataset)).epochs,

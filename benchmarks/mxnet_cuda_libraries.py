@@ -24,7 +24,7 @@ from typing import Any
 
 from common import RESULTS, write_results
 
-from resnet_xf.ladder.report.report import environment
+from resnet_xf.support.environment import environment
 
 MODULE = Path(__file__).parent.parent / "backends" / "resnet_xf_mxnet" / "cuda.py"
 MXNET = Path("mxnet", "libmxnet.so")

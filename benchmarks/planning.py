@@ -17,7 +17,7 @@ from statistics import median
 from common import RESULTS, write_results
 
 from resnet_xf import ResNetSpec, Stage, Stem, get_backend, get_spec, parity, plan, trace
-from resnet_xf.ladder.report.report import environment
+from resnet_xf.support.environment import environment
 
 MODELS = ("resnet18", "resnet50", "resnet152", "cifar_resnet110_v1")
 PROVEN = ("resnet18", "resnet50")

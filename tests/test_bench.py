@@ -11,15 +11,15 @@ from helpers.runs import TINY
 from resnet_xf import plan, trace
 from resnet_xf.cli import bench as bench_command
 from resnet_xf.errors import BenchError
-from resnet_xf.speed.bench import child as child_module
 from resnet_xf.speed.bench import harness as harness_module
+from resnet_xf.speed.bench import worker as worker_module
 from resnet_xf.speed.bench.case import Case, cases
-from resnet_xf.speed.bench.engine import distinct, views
+from resnet_xf.speed.bench.engine import distinct_images, sample_crops
 from resnet_xf.speed.bench.harness import bench, best_batch, check_memory
-from resnet_xf.speed.bench.machine import environment, variables
 from resnet_xf.speed.bench.report import BenchReport, compare
 from resnet_xf.speed.bench.statistics import ratio, speed, steady, unpaired
-from resnet_xf.speed.bench.worker import COMMAND
+from resnet_xf.speed.bench.worker import COMMAND, backend_variables
+from resnet_xf.support.environment import Memory, environment, hardware
 
 CASE = Case(spec=TINY, backend="torch", image_size=(12, 12), threads=1, batch=4, preset="eager")
 SECONDS = 0.05
@@ -174,10 +174,10 @@ def test_a_measurement_that_lacked_processors_is_told(report: BenchReport, capsy
 
 def patched(monkeypatch, **patches: str) -> None:
     """Have some Python run in the processes that measure cases of those presets or backends."""
-    lines = ["import sys, pathlib", "case = pathlib.Path(sys.argv[1]).read_text()"]
+    lines = ["import sys, pathlib", "case = sys.argv[1]"]
     for word, patch in patches.items():
         lines += [f"if ':\"{word}\"' in case:", *(f"    {line}" for line in patch.splitlines())]
-    monkeypatch.setattr(child_module, "COMMAND", (*COMMAND[:2], "\n".join([*lines, COMMAND[2]])))
+    monkeypatch.setattr(worker_module, "COMMAND", (*COMMAND[:2], "\n".join([*lines, COMMAND[2]])))
 
 
 CRASH = "import os\nprint('the last words', file=sys.stderr, flush=True)\nos.abort()"
@@ -266,7 +266,7 @@ def test_cases_are_all_combinations_with_low_precision_in_the_fastest_preset_alo
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch) -> None:
-    monkeypatch.setattr(harness_module, "memory", lambda: (2**30, 2**30))
+    monkeypatch.setattr(harness_module, "memory", lambda: Memory(2**30, 2**30))
     for mode in ("infer", "train"):
         with pytest.raises(BenchError, match=r"batch: to \w+ tiny with 9,000,000 images of 12×12 takes") as refused:
             check_memory(case(mode=mode, batch=9_000_000))
@@ -279,7 +279,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch) ->
 def test_the_best_batch_is_searched_for_as_long_as_it_fits(monkeypatch) -> None:
     rows = trace(TINY, (1, 1, 12, 12))
     largest = max(np.prod(row.output_shape) for row in rows if row.kind == "conv")
-    monkeypatch.setattr(harness_module, "memory", lambda: (2**30, int(8 * largest * 3)))
+    monkeypatch.setattr(harness_module, "memory", lambda: Memory(2**30, int(8 * largest * 3)))
     monkeypatch.setattr(harness_module, "SEARCH", 0.05)
     told = []
     found = best_batch(CASE, lambda done, total, text: told.append(text))
@@ -290,14 +290,14 @@ def test_the_best_batch_is_searched_for_as_long_as_it_fits(monkeypatch) -> None:
 
 @given(st.integers(1, 200))
 def test_a_batch_for_training_is_some_images_again_and_again(batch: int) -> None:
-    few = distinct(batch)
+    few = distinct_images(batch)
     assert batch % few == 0
     assert few == batch or 8 <= few <= 32
 
 
 def test_images_are_real_and_different() -> None:
     for channels in (1, 3):
-        shown = views(channels, (16, 24), 9)
+        shown = sample_crops(channels, (16, 24), 9)
         assert shown.shape == (9, channels, 16, 24)
         assert shown.dtype == np.float32
         assert len({image.tobytes() for image in shown}) == 9
@@ -372,12 +372,12 @@ def test_warm_up_ends_when_it_gets_no_faster() -> None:
 
 
 def test_the_machine_is_described(monkeypatch) -> None:
-    found = environment()
+    found = environment() | hardware()
     assert {"cpu", "cpu features", "processors", "memory", "torch", "mxnet", "numpy", "python"} <= set(found)
     monkeypatch.setenv("PATH", "")
-    assert not any(name.startswith("gpu") for name in environment())
-    assert variables("mxnet", "tuned") == variables("jax", "best") == {}
-    assert "MXNET_CUDNN_AUTOTUNE_DEFAULT" in variables("mxnet", "best")
+    assert not any(name.startswith("gpu") for name in hardware())
+    assert backend_variables("mxnet", "tuned") == backend_variables("jax", "best") == {}
+    assert "MXNET_CUDNN_AUTOTUNE_DEFAULT" in backend_variables("mxnet", "best")
 
 
 def test_the_command(command, tmp_path) -> None:

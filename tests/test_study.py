@@ -25,6 +25,7 @@ from resnet_xf.errors import (
 from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.accuracy.equivalence import compare
 from resnet_xf.ladder.accuracy.study import Study, images_for, train_seeds
+from resnet_xf.support import processes
 from resnet_xf.support.files import list_checkpoints, locked
 from resnet_xf.training.checkpoint import EpochRecord, load_checkpoint, save_checkpoint
 from resnet_xf.training.recipe import Schedule
@@ -68,7 +69,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def no_process(monkeypatch) -> None:
     """A study that would train anything fails."""
-    monkeypatch.setattr(study, "Popen", None)
+    monkeypatch.setattr(processes.subprocess, "Popen", None)
 
 
 PLAIN = """
@@ -132,8 +133,8 @@ def test_the_callback_is_told_how_far_all_runs_are(finished) -> None:
 def test_a_finished_study_is_read_back(finished, no_process) -> None:
     out, found, _ = finished
     told = []
-    assert found.found == 0
-    assert go(out, callback=lambda *args: told.append(args)) == replace(found, found=4)
+    assert found.already_trained == 0
+    assert go(out, callback=lambda *args: told.append(args)) == replace(found, already_trained=4)
     assert [(done, total) for done, total, _ in told] == [(180, 180)] * 4
     assert [text.partition(":")[0] for _, _, text in told] == [f"{b} seed {s}" for s in SEEDS for b in BACKENDS]
     assert go(out, backends=("MXNet",), seeds=(11,)).accuracies == {"mxnet": found.accuracies["mxnet"][1:]}
@@ -183,7 +184,7 @@ def test_a_run_on_another_device_is_refused(finished, no_process) -> None:
         )
     )
     with pytest.raises(CheckpointError, match="its device is cpu, and cuda was asked for"):
-        run.look()
+        run.read_progress()
 
 
 def test_what_is_wrong_is_told_before_anything_is_trained(no_process, tmp_path, monkeypatch) -> None:
@@ -277,7 +278,7 @@ def test_jobs_share_the_threads_and_a_failure_ends_the_others(monkeypatch, tmp_p
         monkeypatch,
         "if (backend, recipe.seed) != ('mxnet', 3):",
         "    time.sleep(1000)",
-        "study.complain(os.environ['OMP_NUM_THREADS'] + ' threads')",
+        "study.report_failure(os.environ['OMP_NUM_THREADS'] + ' threads')",
         "os._exit(2)",
     )
     monkeypatch.setattr(study, "threads_each", lambda jobs: str(12 // jobs))

@@ -16,8 +16,9 @@ import numpy as np
 
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.learner import Outcome, Task, device_number
-from resnet_xf.backend.workers import Role, complain, free_port, threads_each
+from resnet_xf.backend.workers import Role, free_port, threads_each
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
+from resnet_xf.support.processes import report_failure
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, weights_of
 from resnet_xf_mxnet.cuda import gpus, how_to_install, no_code_for
@@ -256,7 +257,7 @@ def _leave(code: int) -> None:
 
 def _give_up(seconds: float) -> None:
     """End this process, whose main thread waits inside MXNet."""
-    complain(f"no answer from the other workers for {seconds:g} s; has one died? Resume the run")
+    report_failure(f"no answer from the other workers for {seconds:g} s; has one died? Resume the run")
     sys.stderr.flush()
     os._exit(2)
 

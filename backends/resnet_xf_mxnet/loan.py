@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from resnet_xf.backend.workers import processors
 from resnet_xf.errors import BackendError
+from resnet_xf.support.environment import processors
 from resnet_xf_mxnet.cuda import prepare
 
 

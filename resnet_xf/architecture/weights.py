@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from math import prod, sqrt
 from pathlib import Path
@@ -19,6 +18,7 @@ from resnet_xf.architecture.plan import Plan, root_of
 from resnet_xf.architecture.rules import ArraySpec
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import SpecError, WeightsError
+from resnet_xf.support.environment import memory
 from resnet_xf.support.files import atomic
 from resnet_xf.support.seeding import generator
 
@@ -97,12 +97,10 @@ def require_memory(network: Plan | ResNetSpec | str | Node) -> None:
         MemoryError: with the memory that is needed and the memory that there is.
     """
     needed = 4 * sum(prod(shape) for shape in all_weight_shapes(network).values())
-    try:
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not known on this system
-        return
-    if needed > available:
-        raise MemoryError(f"the weights need {needed / 2**30:,.0f} GiB, and this machine has {available / 2**30:,.0f}")
+    available = memory()
+    if available and needed > available.total:
+        total = available.total / 2**30
+        raise MemoryError(f"the weights need {needed / 2**30:,.0f} GiB, and this machine has {total:,.0f}")
 
 
 def _last_norms(root: Node) -> dict[str, float]:

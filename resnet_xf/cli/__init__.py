@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import sys
 
-from resnet_xf.backend.workers import complain, end_with_parent
 from resnet_xf.cli.application import app
 from resnet_xf.errors import ResNetXFError, TrainingStopped
+from resnet_xf.support.processes import connect, report_failure
 
 __all__ = ["main"]
 
@@ -20,7 +20,7 @@ def main() -> None:
     """Run the command line; a mistake that its user can mend is one line on stderr and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows another
-    end_with_parent()
+    connect()
     code = 2
     try:
         app()
@@ -34,5 +34,5 @@ def main() -> None:
         complaint = f"{error.filename or 'output'}: {error.strerror}"
     else:
         return
-    complain(complaint)
+    report_failure(complaint)
     sys.exit(code)

@@ -19,7 +19,7 @@ from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Batch, ImageSize, InputShape, SpecArgument, TopOnly, input_shape
 from resnet_xf.cli.printing import by_sign, print_json, print_rows
 from resnet_xf.errors import ResNetXFError
-from resnet_xf.ladder.report.report import environment
+from resnet_xf.support.environment import environment
 
 app = new_app()
 

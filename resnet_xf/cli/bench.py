@@ -13,7 +13,6 @@ import typer
 from resnet_xf.architecture.plan import plan
 from resnet_xf.backend.fast import PRECISIONS, PRESETS
 from resnet_xf.backend.registry import ALIASES, get_backend, is_installed, list_backends
-from resnet_xf.backend.workers import processors
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Device, ImageSize, arguments_without, check_outputs, read_size
 from resnet_xf.cli.printing import Table, print_json
@@ -23,9 +22,9 @@ from resnet_xf.speed.bench.case import MODES, PEERS, cases
 from resnet_xf.speed.bench.charts import check_format, plot
 from resnet_xf.speed.bench.harness import bench as measure
 from resnet_xf.speed.bench.harness import best_batch
-from resnet_xf.speed.bench.machine import gpus
 from resnet_xf.speed.bench.report import BenchReport, Comparison, Row, baseline, compare
 from resnet_xf.speed.bench.statistics import in_words
+from resnet_xf.support.environment import gpus, processors
 from resnet_xf.support.files import atomic
 from resnet_xf.support.optional import optional
 

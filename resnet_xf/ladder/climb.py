@@ -27,7 +27,7 @@ from resnet_xf.errors import (
 )
 from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.pair.pairs import Pair, pair_of
-from resnet_xf.ladder.report.report import LEVELS, Level, Report, RungResult, check_level, environment
+from resnet_xf.ladder.report.report import LEVELS, Level, Report, RungResult, check_level
 from resnet_xf.ladder.rungs.accuracy import Trial, accuracy
 from resnet_xf.ladder.rungs.curves import learning_curves
 from resnet_xf.ladder.rungs.determinism import determinism
@@ -40,6 +40,7 @@ from resnet_xf.ladder.rungs.weights import round_trip
 from resnet_xf.ladder.sides.live import Live
 from resnet_xf.ladder.sides.side import Side
 from resnet_xf.ladder.subject import Finding, Subject
+from resnet_xf.support.environment import environment
 
 Tell = Callable[[int, str, float], object]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from resnet_xf.formats.convert import settle
 from resnet_xf.formats.files import SUFFIXES
 from resnet_xf.ladder.lessons import course_for, lessons_for
 from resnet_xf.ladder.subject import Subject, outline_of
+from resnet_xf.support import environment
 from resnet_xf.support.files import list_checkpoints
 
 
@@ -70,10 +70,8 @@ def memory(asked: int | None) -> int:
     """Bytes that captured layers may take; 1 GiB where nobody asks, or a quarter of a small machine's."""
     if asked is not None:
         return asked
-    try:
-        return min(2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
-    except (AttributeError, ValueError, OSError):  # not told on this system
-        return 2**30
+    available = environment.memory()
+    return min(2**30, available.total // 4) if available else 2**30
 
 
 def _images(planned: Plan, given: Array | str | Path | None, size: tuple[int, int] | None) -> tuple[Array, str]:

@@ -1,51 +1,61 @@
-"""Ctrl-C and SIGTERM as a wish that is heeded between two steps."""
+"""Ctrl-C and SIGTERM as a request to stop, which the program obeys at a moment that suits it."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ASKING = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+ANNOUNCEMENT = b"\nresnet-xf: stopping, as soon as the checkpoint is written; again to quit without one\n"
 
 
-class Wish:
-    """``signal`` is the number of the signal that asked to stop, or 0."""
+class StopRequest:
+    """Whether a signal has asked this process to stop: ``signal`` is its number, or 0."""
 
     signal: int = 0
 
 
 @contextmanager
-def asked_to_stop(*, heeded: bool, tell: bool = False) -> Iterator[Wish]:
-    """While in the block, note the first signal that asks to stop; a second one does what it always did.
+def catch_stop_signals(
+    *, enabled: bool = True, announce: bool = False, wake: Callable[[], object] = lambda: None
+) -> Iterator[StopRequest]:
+    """Within the block, turn the first Ctrl-C or SIGTERM into a request; a second one acts as it did before.
 
-    Nothing is noted if not ``heeded``, or outside the main thread, where Python allows no handlers. ``tell`` says so on
-    stderr.
+    Args:
+        enabled: if False, no signal is caught; nor outside the main thread, where Python allows no handlers.
+        announce: whether to tell the user on stderr that the program is stopping.
+        wake: called when the signal comes, so that whoever waits can look at the request.
+
+    Yields:
+        The request.
     """
-    wish = Wish()
-    if not heeded or threading.current_thread() is not threading.main_thread():
-        yield wish
+    request = StopRequest()
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield request
         return
-    # A handler that Python did not set cannot be put back, so its signal is left alone.
-    found = {number: signal.getsignal(number) for number in ASKING}
-    before = {number: handler for number, handler in found.items() if handler is not None}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    # None: the handler was not set by Python, and could not be put back; its signal is left alone.
+    replaced = {number: handler for number, handler in handlers.items() if handler is not None}
 
     def restore() -> None:
-        for number, handler in before.items():
+        for number, handler in replaced.items():
             signal.signal(number, handler)
 
     def note(number: int, frame: FrameType | None) -> None:
-        wish.signal = number
+        request.signal = number
         restore()
-        if tell:
-            os.write(2, b"\nresnet-xf: stopping, as soon as the checkpoint is written; again to quit without one\n")
+        if announce:
+            os.write(2, ANNOUNCEMENT)
+        wake()
 
-    for number in before:
+    for number in replaced:
         signal.signal(number, note)
     try:
-        yield wish
+        yield request
     finally:
         restore()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Callable
@@ -23,11 +22,11 @@ from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.fast import PRESETS
 from resnet_xf.backend.learner import Learner, Outcome
 from resnet_xf.backend.registry import get_backend
-from resnet_xf.backend.workers import COMPLAINT
 from resnet_xf.data import Batch, Batches, Dataset
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError, TrainingStopped
 from resnet_xf.support.files import list_checkpoints, locked
-from resnet_xf.support.signals import Wish, asked_to_stop
+from resnet_xf.support.processes import has_parent
+from resnet_xf.support.signals import StopRequest, catch_stop_signals
 from resnet_xf.training.checkpoint import (
     Checkpoint,
     EpochRecord,
@@ -120,7 +119,7 @@ class Training:
         self.keep = keep
         self.callback = callback
         self.steps = self.recipe.epochs * self.header.steps_per_epoch
-        self.wish = Wish()
+        self.stop_request = StopRequest()
         self.clock = 0.0
         if not self.header.steps_per_epoch:
             raise RecipeError(
@@ -140,8 +139,8 @@ class Training:
             self._check_together()
             if self.learner.rank:  # the sums of an unfinished epoch are the first worker's to go on with
                 self.position = msgspec.structs.replace(self.position, loss=0.0, correct=0, seen=0)
-            tell = COMPLAINT not in os.environ  # else the process that started the workers does
-            with self._alone(), asked_to_stop(heeded=self.out is not None, tell=tell) as self.wish:
+            signals = catch_stop_signals(enabled=self.out is not None, announce=not has_parent())
+            with self._alone(), signals as self.stop_request:
                 if self.writes:
                     self._open()
                 while self.position.epoch < self.recipe.epochs:
@@ -207,7 +206,7 @@ class Training:
 
     def _asked(self) -> bool:
         """Whether any worker was asked to stop; all of them learn it at the same step."""
-        return bool(self.learner.total(np.array([float(self.wish.signal)]))[0])
+        return bool(self.learner.total(np.array([float(self.stop_request.signal)]))[0])
 
     def _epoch(self) -> None:
         """The rest of an epoch, its evaluation and its checkpoint; leaves when that is wished."""
@@ -339,7 +338,7 @@ class Training:
             again = f"resnet-xf train --resume {shlex.quote(str(self.out))}"
             message = f"stopped after {self._where(self.header.step)}; go on with `{again}`"
         self._meet()
-        raise TrainingStopped(message, self.wish.signal or SIGTERM)
+        raise TrainingStopped(message, self.stop_request.signal or SIGTERM)
 
     def _where(self, step: int) -> str:
         epoch = (step - 1) // self.header.steps_per_epoch + 1

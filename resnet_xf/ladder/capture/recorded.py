@@ -26,11 +26,12 @@ from resnet_xf.ladder.capture.evidence import (
 )
 from resnet_xf.ladder.capture.sketch import sketched
 from resnet_xf.ladder.lessons import Lesson, Lessons, course_for, lessons_for
-from resnet_xf.ladder.report.report import Level, environment
+from resnet_xf.ladder.report.report import Level
 from resnet_xf.ladder.rungs.accuracy import Trial, commonest_share, run_trial
 from resnet_xf.ladder.sides.live import Live
 from resnet_xf.ladder.sides.side import Curve, Own, State, Step
 from resnet_xf.ladder.subject import Subject, groups, outline_of
+from resnet_xf.support.environment import environment
 
 AGAIN = "float32 again"
 """The name of the output of a second network, built and run anew."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Literal, get_args
 
 import msgspec
-import numpy as np
 
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import ResNetXFError
 from resnet_xf.ladder.accuracy.equivalence import Equivalence
-from resnet_xf.support.version import __version__
 
 Level = Literal["quick", "standard", "full"]
 """How many rungs: inference; layer by layer and training step by step too; learning curves and accuracies as well."""
@@ -181,14 +178,3 @@ def _range(rungs: Sequence[RungResult]) -> str:
     """The numbers of consecutive rungs: ``6 to 8``."""
     first, last = rungs[0].number, rungs[-1].number
     return str(first) if first == last else f"{first} to {last}"
-
-
-def environment() -> dict[str, str]:
-    """The versions and the machine that a result depends on, besides the backends."""
-    return {
-        "resnet_xf": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-    }

@@ -150,5 +150,5 @@ def run_trial(
                 callback=tell,
             )
             found |= study.accuracies
-            there += study.found
+            there += study.already_trained
     return found, there

@@ -28,7 +28,7 @@ from resnet_xf.speed.optimize import native_of, tolerance
 from resnet_xf.training.evaluation import task_of
 from resnet_xf.training.recipe import Optimizer, Recipe, targets
 
-SHOWN, FEW = 32, 8
+CHECKED, FEW = 32, 8
 """Images that inference is checked on, and how many a batch for training holds at least."""
 
 RATE, DECAY = 1e-6, 1e-4
@@ -56,7 +56,7 @@ class Round(msgspec.Struct, frozen=True, tag=True):
     processors: float
 
 
-def views(channels: int, size: tuple[int, int], count: int) -> Array:
+def sample_crops(channels: int, size: tuple[int, int], count: int) -> Array:
     """Real images ``(count, channels, H, W)``, windows of digits for one channel, else of two photographs.
 
     The first of them are the same whatever the count.
@@ -71,44 +71,41 @@ def views(channels: int, size: tuple[int, int], count: int) -> Array:
     return np.ascontiguousarray(np.stack(shown))
 
 
-def distinct(batch: int) -> int:
+def distinct_images(batch: int) -> int:
     """How many different images a batch for training holds, each as often as any other.
 
     A norm's statistics are then those of the few, which is all that the referee need be shown. They are the largest
-    divisor that is not above ``SHOWN``, and all of the batch where that is less than ``FEW``.
+    divisor that is not above ``CHECKED``, and all of the batch where that is less than ``FEW``.
     """
-    found = max(n for n in range(1, min(batch, SHOWN) + 1) if batch % n == 0)
+    found = max(n for n in range(1, min(batch, CHECKED) + 1) if batch % n == 0)
     return found if found >= FEW else batch
 
 
-class Referee:
-    """What a case's network gives in float64, in the framework's plain way."""
-
-    def __init__(self, case: Case) -> None:
-        planned = plan(case.spec)
+def reference_outputs(case: Case) -> Array:
+    """The outputs that the case's network should have, ``(N, classes)``: computed in float64, without optimisation."""
+    planned, weights = plan(case.spec), _weights(case)
+    images = sample_crops(case.spec.in_channels, case.image_size, max(CHECKED, distinct_images(case.batch)))
+    if case.mode == "train":
+        images = images[: distinct_images(case.batch)]
+        learner = _learner(msgspec.structs.replace(case, precision="float64", preset="eager"), planned, None, weights)
+        outputs = learner.step(images, _targets(case, len(images)), RATE)()[1]
+    else:
         backend = get_backend(case.backend)
-        images = views(case.spec.in_channels, case.image_size, max(SHOWN, distinct(case.batch)))
-        weights = _weights(case, planned)
-        if case.mode == "infer":
-            network = backend.build(planned.root, "float64")
-            backend.load(network, {name: array.astype(np.float64) for name, array in weights.items()})
-            parts = (images[n : n + FEW] for n in range(0, SHOWN, FEW))
-            self.outputs = np.concatenate([backend.forward(network, part) for part in parts])
-        else:
-            few = images[: distinct(case.batch)]
-            plainly = msgspec.structs.replace(case, precision="float64", preset="eager")
-            learner = _learner(plainly, planned, None, weights)
-            self.outputs = learner.step(few, _targets(case, len(few)), RATE)()[1]
+        network = backend.build(planned.root, "float64")
+        backend.load(network, {name: array.astype(np.float64) for name, array in weights.items()})
+        parts = (images[n : n + FEW] for n in range(0, CHECKED, FEW))
+        outputs = np.concatenate([backend.forward(network, part) for part in parts])
+    return outputs
 
 
-def _weights(case: Case, planned: Plan) -> Weights:
-    """Of which every number matters: a norm with the values that it begins with would hardly be missed."""
-    return draw_weights(planned, case.seed, "probe")
+def _weights(case: Case) -> Weights:
+    """Weights of which each one changes the outputs; initial ones hide a missing norm, whose scale is 1 and shift 0."""
+    return draw_weights(plan(case.spec), case.seed, "probe")
 
 
 def _targets(case: Case, count: int) -> Array:
     """What that many images are held against; those that are equal have one label."""
-    labels = np.arange(count) % distinct(case.batch) % case.spec.num_classes
+    labels = np.arange(count) % distinct_images(case.batch) % case.spec.num_classes
     return targets(labels, case.spec.num_classes, 0.0, count)
 
 
@@ -140,8 +137,8 @@ class Engine:
         self.planned = plan(case.spec)
         self.backend: Backend = get_backend(case.backend)
         self.bench = require(self.backend, Optimizes).bench
-        weights = _weights(case, self.planned)
-        images = views(case.spec.in_channels, case.image_size, max(2 * SHOWN, distinct(case.batch)))
+        weights = _weights(case)
+        images = sample_crops(case.spec.in_channels, case.image_size, max(2 * CHECKED, distinct_images(case.batch)))
         start = time.perf_counter()
         native, self.steps = self._native(weights)
         self.build = time.perf_counter() - start
@@ -173,8 +170,11 @@ class Engine:
     def _infer(self, native: Any, images: Array) -> Callable[[], object]:
         case = self.case
         shape = (case.batch, *images.shape[1:])
-        judged, others = images[:SHOWN], images[SHOWN : 2 * SHOWN]  # ranges are not set by what they are judged on
-        whole = np.resize(others, (-(-SHOWN // case.batch) * case.batch, *images.shape[1:]))
+        judged, others = (
+            images[:CHECKED],
+            images[CHECKED : 2 * CHECKED],
+        )  # int8 is calibrated on others than it is checked on
+        whole = np.resize(others, (-(-CHECKED // case.batch) * case.batch, *images.shape[1:]))
         start = time.perf_counter()
         fast = self.bench.fast(FastTask(native, case.precision, case.preset, case.device, shape, whole))
         self.first = time.perf_counter() - start  # it has run a batch
@@ -191,7 +191,7 @@ class Engine:
         start = time.perf_counter()
         learner = _learner(case, self.planned, native, named)
         self.device, self.steps = learner.device, learner.steps
-        few = images[: distinct(case.batch)]
+        few = images[: distinct_images(case.batch)]
         batch = learner.put(np.tile(few, (case.batch // len(few), 1, 1, 1)))
         wanted = _targets(case, case.batch)
         _, outputs = learner.step(batch, wanted, RATE)()

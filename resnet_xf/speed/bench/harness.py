@@ -20,12 +20,12 @@ from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.trace import trace
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import Case
-from resnet_xf.speed.bench.child import Child, Gone
-from resnet_xf.speed.bench.engine import Round, distinct
-from resnet_xf.speed.bench.machine import environment, memory
+from resnet_xf.speed.bench.engine import Round, distinct_images
 from resnet_xf.speed.bench.report import BenchReport, Result, Row, merged, with_ratios
 from resnet_xf.speed.bench.statistics import in_words, speed, widening
-from resnet_xf.speed.bench.worker import Answered, Ceiling, Ready, Refused, Used
+from resnet_xf.speed.bench.worker import Ceiling, PeakMemory, Ready, ReferenceWritten, Refused, Worker
+from resnet_xf.support.environment import environment, hardware, memory
+from resnet_xf.support.processes import ProcessDied
 
 Callback = Callable[[int, int, str], object]
 
@@ -98,7 +98,7 @@ def bench(
                         ceilings[precision] = flops
         rows += with_ratios([merged(launched) for launched in wanted.values()])
     shown = tuple(_with_share(row, ceilings) for row in rows)
-    return BenchReport(command=command, environment=environment(), ceilings=ceilings, rows=shown)
+    return BenchReport(command=command, environment=environment() | hardware(), ceilings=ceilings, rows=shown)
 
 
 def best_batch(case: Case, callback: Callback | None = None) -> Case:
@@ -129,14 +129,14 @@ def check_memory(case: Case) -> None:
     Raises:
         BenchError: saying how much is needed, and what would fit.
     """
-    there = memory()
-    if there is None or case.device != "cpu":
+    available = memory()
+    if available is None or case.device != "cpu":
         return
     rows = trace(plan(case.spec), (1, case.spec.in_channels, *case.image_size))
     maps = [prod(row.output_shape) for row in rows if row.kind in ("conv", "norm")]
     # Training keeps what each layer gives; inference what the largest reads and gives.
     each = 4 * (sum(maps) if case.mode == "train" else 2 * max(maps))
-    needed, free = each * case.batch, there[1]
+    needed, free = each * case.batch, available.free
     if needed > free:
         raise BenchError(
             f"batch: to {case.mode} {case.spec.name} with {case.batch:,} images of "
@@ -150,7 +150,7 @@ class _Runner:
     """A case while it is measured; ``row`` is there once it has ended."""
 
     case: Case
-    child: Child | None = None
+    worker: Worker | None = None
     ready: Ready | None = None
     row: Row | None = None
     rounds: dict[int, Round] = field(default_factory=dict)
@@ -167,17 +167,17 @@ class _Runner:
 
     def lose(self, reason: str, *, failed: bool) -> None:
         """End without a result, and the process with it."""
-        if self.child is not None:
-            self.child.end()
+        if self.worker is not None:
+            self.worker.end()
         self.row = Row(case=self.case, reason=reason, failed=failed)
 
     def turn(self, number: int, seconds: float, *, kept: bool = True) -> None:
         """Run for about that long; a turn that is not kept is only to get warm."""
-        if self.row is None and self.child is not None:
+        if self.row is None and self.worker is not None:
             try:
-                answer = self.child.ask(str(seconds))
-            except Gone as gone:
-                self.lose(str(gone), failed=True)
+                answer = self.worker.ask(seconds)
+            except ProcessDied as died:
+                self.lose(str(died), failed=True)
                 return
             assert isinstance(answer, Round)
             if kept:
@@ -185,14 +185,14 @@ class _Runner:
 
     def end(self, ceilings: Ceilings) -> None:
         """Ask for its last words; and for the ceiling, unless a case of that backend and precision has told it."""
-        if self.row is not None or self.child is None or self.ready is None:
+        if self.row is not None or self.worker is None or self.ready is None:
             return
         try:
-            used = self.child.ask("used")
-        except Gone as gone:
-            self.lose(str(gone), failed=True)
+            used = self.worker.ask("memory")
+        except ProcessDied as died:
+            self.lose(str(died), failed=True)
             return
-        assert isinstance(used, Used)
+        assert isinstance(used, PeakMemory)
         result = Result(
             speed=speed(self.rates),
             rates=(dict(zip(self.rounds, self.rates, strict=True)),),
@@ -207,16 +207,16 @@ class _Runner:
             threads=self.ready.threads,
             busy_processors=median(one.processors for one in self.rounds.values()),
             version=self.ready.version,
-            steps=(*self.ready.steps, *self.child.settings),
+            steps=(*self.ready.steps, *self.worker.settings),
         )
         self.row = Row(case=self.case, result=result)
         key = self.case.device, self.case.precision, self.case.backend
         if key not in ceilings:
-            with suppress(Gone):
-                ceiling = self.child.ask("ceiling")
+            with suppress(ProcessDied):
+                ceiling = self.worker.ask("ceiling")
                 assert isinstance(ceiling, Ceiling)
                 ceilings[key] = ceiling.flops or 0.0
-        self.child.end()
+        self.worker.end()
 
 
 @dataclass
@@ -268,21 +268,21 @@ class _Group:
         """A case that is ready to run; or with the reason why it is not."""
         runner = _Runner(case)
         self.tell(0, f"{case}: getting ready")
-        answers = self.folder / f"{case.mode}-{distinct(case.batch)}.npy"
+        reference = self.folder / f"{case.mode}-{distinct_images(case.batch)}.npy"
         try:
             check_memory(case)
-            child = self._child(case, answers)
-            ready = child.read()
-            if isinstance(ready, Answered):  # that was the referee
-                child = self._child(case, answers)
-                ready = child.read()
+            worker = self._worker(case, reference)
+            ready = worker.receive()
+            if isinstance(ready, ReferenceWritten):
+                worker = self._worker(case, reference)
+                ready = worker.receive()
         except BenchError as error:
             runner.lose(str(error), failed=False)
-        except Gone as gone:
-            runner.lose(str(gone), failed=True)
+        except ProcessDied as died:
+            runner.lose(str(died), failed=True)
         else:
             if isinstance(ready, Ready):
-                runner.child, runner.ready = child, ready
+                runner.worker, runner.ready = worker, ready
                 self.tell(1, f"{case}: ready")
                 return runner
             assert isinstance(ready, Refused)
@@ -291,10 +291,10 @@ class _Group:
         self.tell(self.turns + 1, f"{case}: {runner.row.reason}")
         return runner
 
-    def _child(self, case: Case, answers: Path) -> Child:
-        child = Child(case, answers, self.folder)
-        self.stack.callback(child.end)
-        return child
+    def _worker(self, case: Case, reference: Path) -> Worker:
+        worker = Worker(case, reference, self.folder)
+        self.stack.callback(worker.end)
+        return worker
 
 
 @dataclass
@@ -313,10 +313,10 @@ class _Teller:
 
 def _room(runners: Sequence[_Runner]) -> bool:
     """Whether one more process would find memory beside these."""
-    there = memory()
+    available = memory()
     if any(runner.case.device != "cpu" for runner in runners):  # whose memory no two share that need all of it
         return False
-    return there is None or there[1] > ROOM * max(runner.ready.memory for runner in runners if runner.ready)
+    return available is None or available.free > ROOM * max(runner.ready.memory for runner in runners if runner.ready)
 
 
 def _with_share(row: Row, ceilings: dict[str, float]) -> Row:

@@ -1,40 +1,49 @@
-"""The process of one measurement: it says when it is ready, and then runs as often as it is told to."""
+"""The process that measures one case: the messages that it exchanges with its parent, and both ends of them.
+
+The process builds, checks and warms up the network, and sends :class:`Ready`; or :class:`Refused`. Then it answers each
+request: to a number of seconds with a :class:`Round`, to ``memory`` with :class:`PeakMemory`, to ``ceiling`` with
+:class:`Ceiling`.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-import resource
 import sys
-from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
-from typing import TypeAlias
+from tempfile import NamedTemporaryFile
+from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
 
-from resnet_xf.backend.workers import end_with_parent
+from resnet_xf.backend.registry import BUILT_IN
 from resnet_xf.errors import ResNetXFError, one_line
 from resnet_xf.speed.bench.case import Case
-from resnet_xf.speed.bench.engine import Engine, Referee, Round, WrongError
+from resnet_xf.speed.bench.engine import Engine, Round, WrongError, reference_outputs
+from resnet_xf.support.environment import peak_memory
 from resnet_xf.support.files import atomic
+from resnet_xf.support.processes import Child, ProcessDied, connect
 
 COMMAND = (sys.executable, "-c", "from resnet_xf.speed.bench.worker import main; main()")
-"""What a measurement's process is; the file of its :class:`Case` follows, and that of the referee's answers."""
+"""Starts the process. The case follows as JSON, and the path of the reference outputs."""
+
+LONGEST = 1800.0
+"""Seconds without an answer after which a process is given up; compilers that try many kernels need minutes."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The network runs, and gives what the referee says.
+    """A message: the network is warm, and its outputs are right.
 
     Attributes:
-        version: the framework's.
-        steps: what was done to make it fast.
-        build, first: seconds until the native network was there, and from there to its first result.
-        warm_up: seconds after that until it was steady.
-        error: of the outputs against float64, relative to the largest.
-        agreement: the share of images whose largest output is the referee's.
-        memory: the process's peak so far, in bytes.
-        threads: how many the framework says it has.
+        version: the framework's version.
+        steps: what was done to make the network fast, in order.
+        build: seconds to build the native network.
+        first: seconds from there to its first outputs, compilation included.
+        warm_up: seconds from there until it got no faster.
+        error: of the outputs against the float64 reference, relative to the largest of them.
+        agreement: the share of images with the same top-1 class as in the reference, 0 to 1.
+        memory: the peak of the process's host memory so far, in bytes.
+        threads: how many threads the framework says it uses.
     """
 
     version: str
@@ -49,88 +58,119 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """Why there is nothing to measure; ``wrong`` if the network gives false results, and is not merely lacking."""
+    """A message: why there is nothing to measure; ``wrong`` if the network computes wrong results."""
 
     reason: str
     wrong: bool = False
 
 
-class Used(msgspec.Struct, frozen=True, tag=True):
-    """The last word: peaks of the host's and of the device's memory in bytes."""
+class PeakMemory(msgspec.Struct, frozen=True, tag=True):
+    """A message: the peak of the host's and of the device's memory in bytes; None on a CPU."""
 
     host: int
     device: int | None
 
 
 class Ceiling(msgspec.Struct, frozen=True, tag=True):
-    """Flops a second of a large product of matrices; None where the framework has none in that precision."""
+    """A message: operations per second of a large matrix product; None if the framework has none in this precision."""
 
     flops: float | None
 
 
-class Answered(msgspec.Struct, frozen=True, tag=True):
-    """The referee has written its answers."""
+class ReferenceWritten(msgspec.Struct, frozen=True, tag=True):
+    """A message: the reference outputs are in their file, and the process ends."""
 
 
-Answer: TypeAlias = Ready | Round | Refused | Used | Ceiling | Answered
+Message: TypeAlias = Ready | Round | Refused | PeakMemory | Ceiling | ReferenceWritten
+Request: TypeAlias = float | Literal["memory", "ceiling"]
+
+
+class Worker:
+    """The process that measures a case, as its parent sees it.
+
+    Args:
+        case: what it measures.
+        reference: the file of the reference outputs. If it does not exist, the process writes it and ends.
+        folder: a folder for temporary files.
+
+    Attributes:
+        settings: the environment variables that make the case's backend fast, each as ``NAME=value``.
+    """
+
+    def __init__(self, case: Case, reference: Path, folder: Path) -> None:
+        text = case.to_complete_json()
+        # A folder for temporary files of its own, where no compiler finds what another case has left.
+        temporary = folder / sha256(text.encode()).hexdigest()[:16]
+        temporary.mkdir(exist_ok=True)
+        special = backend_variables(case.backend, case.preset)
+        self.settings = tuple(f"{name}={value}" for name, value in sorted(special.items()))
+        threads = str(case.threads)
+        variables = {"TMPDIR": str(temporary), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **special}
+        with NamedTemporaryFile(dir=folder, suffix=".output", delete=False) as output:
+            self._output = Path(output.name)
+            command, file = [*COMMAND, text, str(reference)], output.fileno()
+            self._child = Child(str(case), command, variables, Message, stdout=file, stderr=file)
+        self.end = self._child.end
+
+    def ask(self, request: Request) -> Message:
+        """Send a request, wait for the answer and return it; raises ProcessDied as :meth:`receive`."""
+        self._child.send(request)
+        return self.receive()
+
+    def receive(self) -> Message:
+        """Wait for the next message and return it.
+
+        Raises:
+            ProcessDied: if the process ends, or sends nothing in half an hour; with the last line of its output.
+        """
+        try:
+            message: Message = self._child.receive(LONGEST)
+        except TimeoutError:
+            raise ProcessDied(f"the process gave no answer in {LONGEST / 60:.0f} minutes") from None
+        except ProcessDied as died:
+            lines = [line for line in self._output.read_text(errors="replace").splitlines() if line.strip()]
+            last = f"; its last words: {lines[-1].strip()}" if lines else ""
+            hint = " (it may have been too large for the memory)" if self._child.exit_code == -9 else ""
+            raise ProcessDied(f"the process {died}{hint}{last}") from None
+        return message
+
+
+def backend_variables(backend: str, preset: str) -> dict[str, str]:
+    """The environment variables that make a backend fast, for the preset ``best``; none for other presets."""
+    return dict(BUILT_IN[backend].variables) if preset == "best" and backend in BUILT_IN else {}
 
 
 def main() -> None:
-    """Measure the case whose file the command line names, as the parent's lines on stdin ask.
-
-    A line is a number of seconds, ``used``, or ``ceiling``. An answer is a line of JSON.
-    """
-    end_with_parent()
-    told = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what a framework prints is not for the parent
-
-    def tell(answer: msgspec.Struct) -> None:
-        told.write(msgspec.json.encode(answer) + b"\n")
-
-    case, answers = Case.read(sys.argv[1]), Path(sys.argv[2])
+    """Measure the case that the command line holds, as the parent asks; what the started process does."""
+    parent = connect()
+    assert parent is not None
+    case, reference = Case.from_json(sys.argv[1]), Path(sys.argv[2])
     try:
-        if not answers.exists():
-            with atomic(answers) as temporary, open(temporary, "wb") as file:
-                np.save(file, Referee(case).outputs, allow_pickle=False)
-            tell(Answered())
+        if not reference.exists():
+            with atomic(reference) as temporary, open(temporary, "wb") as file:
+                np.save(file, reference_outputs(case), allow_pickle=False)
+            parent.send(ReferenceWritten())
             return
-        engine = Engine(case, np.load(answers, allow_pickle=False))
+        engine = Engine(case, np.load(reference, allow_pickle=False))
     except MemoryError as error:
-        tell(Refused(f"not enough memory: {one_line(error)}"))
+        parent.send(Refused(f"not enough memory: {one_line(error)}"))
         return
     except ResNetXFError as error:
-        tell(Refused(one_line(error), wrong=isinstance(error, WrongError)))
+        parent.send(Refused(one_line(error), wrong=isinstance(error, WrongError)))
         return
-    except RuntimeError as error:  # a framework's own, where it is not turned into a MemoryError
+    except RuntimeError as error:  # of a framework, where it is not turned into a MemoryError
         if "memory" not in str(error):
             raise
-        tell(Refused(f"not enough memory: {one_line(error)}; choose a smaller batch"))
+        parent.send(Refused(f"not enough memory: {one_line(error)}; choose a smaller batch"))
         return
-    tell(
-        Ready(
-            version=engine.backend.version(),
-            steps=engine.steps,
-            build=engine.build,
-            first=engine.first,
-            warm_up=engine.warm_up,
-            error=engine.error,
-            agreement=engine.agreement,
-            memory=_peak(),
-            threads=engine.bench.threads(),
-        )
-    )
-    for line in map(str.strip, sys.stdin):
-        match line:
-            case "used":
-                tell(Used(_peak(), engine.bench.peak_memory(engine.device)))
+    version, threads = engine.backend.version(), engine.bench.threads()
+    times = engine.build, engine.first, engine.warm_up
+    parent.send(Ready(version, engine.steps, *times, engine.error, engine.agreement, peak_memory(), threads))
+    for request in parent.messages(Request):
+        match request:
+            case "memory":
+                parent.send(PeakMemory(peak_memory(), engine.bench.peak_memory(engine.device)))
             case "ceiling":
-                tell(Ceiling(engine.ceiling()))
+                parent.send(Ceiling(engine.ceiling()))
             case seconds:
-                tell(engine.run(engine.steps_in(float(seconds))))
-
-
-def _peak() -> int:
-    """The most memory that this process has held, in bytes."""
-    with suppress(OSError):  # Linux's getrusage would begin with the parent's
-        return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+                parent.send(engine.run(engine.steps_in(seconds)))

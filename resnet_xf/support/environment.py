@@ -1,0 +1,105 @@
+"""The machine and its software: what results depend on, and how much memory and how many processors there are."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from resnet_xf.support.version import __version__
+
+PACKAGES = ("numpy", "torch", "torchvision", "torchao", "timm", "mxnet", "mxnet-cu117")
+
+CPU_FLAGS = re.compile(r"avx|amx|vnni|bf16|f16c|fma|asimd|sve|neon")
+"""The CPU features on which a network's speed depends."""
+
+GPU_FIELDS = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
+
+
+class Memory(NamedTuple):
+    """Bytes of memory that the machine or its container has, and those that a new process can use."""
+
+    total: int
+    free: int
+
+
+def memory() -> Memory | None:
+    """How much memory there is; None where the system does not tell. Where it tells the total alone, all is free."""
+    try:
+        total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    with suppress(OSError, IndexError):
+        free = int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[0]) * 1024
+    with suppress(OSError, ValueError):  # a container's limit, or "max"
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        total, free = min(total, limit), min(free, limit - used)
+    return Memory(total, free)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has used so far, in bytes."""
+    with suppress(OSError):  # on Linux, getrusage begins with the parent's peak
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment() -> dict[str, str]:
+    """The software on which a result depends: versions of Python, of the libraries and of the system."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
+    found["resnet_xf"] = __version__
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def hardware() -> dict[str, str]:
+    """The hardware on which a measurement depends: CPU, processors, memory, GPUs; each in words."""
+    found = _cpu() | {"processors": str(processors())}
+    if available := memory():
+        found["memory"] = f"{available.total / 2**30:.1f} GiB"
+    return found | {f"gpu {number}": gpu for number, gpu in enumerate(gpus())}
+
+
+def _cpu() -> dict[str, str]:
+    """The CPU's name, features and clock, as Linux tells them."""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text()
+        first = dict(re.findall(r"^(\S[^:\t]*?)\s*: (.*)$", text.split("\n\n")[0], re.MULTILINE))
+        features = (first.get("flags") or first.get("Features") or "").split()
+        found = {
+            "cpu": first.get("model name", platform.processor()),
+            "cpu features": " ".join(flag for flag in features if CPU_FLAGS.search(flag)),
+        }
+        if "cpu MHz" in first:
+            found["cpu clock"] = f"{float(first['cpu MHz']):.0f} MHz"
+        return found
+    return {"cpu": platform.processor()}
+
+
+def gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, each with driver and clocks, as ``nvidia-smi`` tells them."""
+    if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return []
+    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.SubprocessError):
+        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        return [
+            ", ".join(f"{name} {value.strip()}" for name, value in zip(GPU_FIELDS, line.split(","), strict=False))
+            for line in output.splitlines()
+        ]
+    return []
