@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -92,17 +92,14 @@ def layer_errors(layers: Sequence[LayerError]) -> Iterator[Panel]:
             [
                 Series("bound", "line bound", line(x, y, enumerate(bound))),
                 *(_ringed(x, y, zip(values, bound, strict=True)) for values in single.values()),
-                *(
-                    Series(side, f"dot s{1 + n % 4}{dense}", dots(x, y, enumerate(values)))
-                    for n, (side, values) in enumerate(single.items())
-                ),
+                *_sides(f"dot{dense}", {side: dots(x, y, enumerate(errors)) for side, errors in single.items()}),
             ],
         )
 
 
 def learning_curves(curves: Curves) -> Iterator[Panel]:
     """Yield each side's losses; then how far they are from the first side's, and nudged runs from their own side's."""
-    first, *others = curves.losses
+    first = next(iter(curves.losses))
     nudged = [(curves.losses[side], run) for side, runs in curves.nudged.items() for run in runs]
     runs = [*curves.losses.values(), *(run for _, run in nudged)]
     steps = linear([1, max(map(len, runs), default=1)], "step", least_step=1)
@@ -116,13 +113,10 @@ def learning_curves(curves: Curves) -> Iterator[Panel]:
         y,
         [
             Series(f"runs that started one rounding away: {len(nudged)}", "line muted thin", grey),
-            *(
-                Series(side, f"line s{1 + n % 4} dash{1 + n % 4}", line(steps, y, enumerate(losses, 1)))
-                for n, (side, losses) in enumerate(curves.losses.items())
-            ),
+            *_sides("line dashed", {side: line(steps, y, enumerate(run, 1)) for side, run in curves.losses.items()}),
         ],
     )
-    apart = {side: _distances(curves.losses[first], curves.losses[side]) for side in others}
+    apart = {side: _distances(curves.losses[first], losses) for side, losses in curves.losses.items()}
     nudges = [_distances(own, run) for own, run in nudged]
     values = [value for run in (*apart.values(), *nudges) for value in run if value and math.isfinite(value)]
     if not values:
@@ -130,18 +124,14 @@ def learning_curves(curves: Curves) -> Iterator[Panel]:
     y = logarithmic(values)
     grey = "".join(line(steps, y, enumerate(run, 1)) for run in nudges)
     yield Panel(
-        "difference of the losses",
+        f"difference from {first}'s losses",
         "Difference of the losses by training step, on a logarithmic scale.",
         steps,
         y,
         [
             Series("nudged, from its own side", "line muted thin", grey),
-            *(
-                Series(f"{side}, from {first}", f"line s{1 + n % 4}", line(steps, y, enumerate(run, 1)))
-                for n, (side, run) in enumerate(apart.items(), 1)
-            ),
+            *_sides("line", {side: line(steps, y, enumerate(run, 1)) for side, run in apart.items()}),
         ],
-        size="short",
     )
 
 
@@ -153,11 +143,9 @@ def accuracies(found: Equivalence) -> Iterator[Panel]:
     x = Axis(-0.5, count - 0.5, ticks, "seed")
     y = linear((value for values in both.values() for value in values), "accuracy, %")
     pairs = "".join(line(x, y, ((n, a), (n, b))) for n, (a, b) in enumerate(zip(*both.values(), strict=True)))
-    drawn = [Series("", "line muted thin", pairs)]
-    drawn += [
-        Series(name, f"dot s{n}", dots(x, y, enumerate(values))) for n, (name, values) in enumerate(both.items(), 1)
-    ]
-    yield Panel("by seed", f"Accuracies: {found.sentence()}.", x, y, drawn)
+    drawn = _sides("dot", {name: dots(x, y, enumerate(values)) for name, values in both.items()})
+    series = [Series("", "line muted thin", pairs), *drawn]
+    yield Panel("by seed", f"Accuracies: {found.sentence()}.", x, y, series)
 
     differences = [b - a for a, b in zip(*both.values(), strict=True)]
     low, high = found.interval
@@ -181,6 +169,11 @@ def accuracies(found: Equivalence) -> Iterator[Panel]:
         ],
         bands=[(WIDTH * x.share(-found.margin), WIDTH * (x.share(found.margin) - x.share(-found.margin)))],
     )
+
+
+def _sides(look: str, paths: Mapping[str, str]) -> Iterator[Series]:
+    """Yield the series of each side, in the side's own colour."""
+    return (Series(side, f"{look} s{1 + place % 4}", path) for place, (side, path) in enumerate(paths.items()))
 
 
 def _ringed(x: Axis, y: Axis, measured: Iterator[tuple[float | None, float | None]]) -> Series:

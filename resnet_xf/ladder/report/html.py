@@ -13,8 +13,6 @@ from resnet_xf.ladder.report.wording import beyond, legal, number, rung_in_words
 from resnet_xf.support.files import atomic
 from resnet_xf.support.optional import optional
 
-TEMPLATE = "report.html.j2"
-
 LEVELS = {
     "quick": "quick: inference",
     "standard": "standard: inference, and training step by step",
@@ -54,7 +52,7 @@ def to_html(report: Report) -> str:
     )
     environment.filters["number"] = number
     environment.tests["beyond"] = beyond
-    template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
     return str(template.render(report=report, **_derived(report)))
 
 

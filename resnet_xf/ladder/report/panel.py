@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from resnet_xf.ladder.report.wording import power_of_ten
@@ -136,7 +136,6 @@ class Panel:
         series: what is drawn, the first lowest.
         bands: ranges of x that are shaded.
         tips: what its columns say.
-        size: a class of the page's style: its height.
     """
 
     title: str
@@ -145,8 +144,7 @@ class Panel:
     y: Axis
     series: Sequence[Series]
     bands: Sequence[tuple[float, float]] = ()
-    tips: Sequence[Tip] = field(default=())
-    size: str = "tall"
+    tips: Sequence[Tip] = ()
 
 
 def line(x: Axis, y: Axis, points: Iterable[tuple[float, float | None]]) -> str:
