@@ -17,7 +17,7 @@ RUNGS = {
     "forward float64": "The networks' outputs for the same images and weights, computed in float64, where rounding "
     "errors are too small to hide a real difference.",
     "layers": "Every layer's output in the whole network, and again when both sides get the same input, so that a "
-    "layer's own error is told from the error it inherits.",
+    "layer's own error is separated from the error that it inherits.",
     "gradients": "The loss, every parameter's gradient and every batch norm's statistics after one training step.",
     "lock-step": "Weights, momentum and batch norm statistics after each of several training steps in float64.",
     "learning curves": "The losses of a float32 training run: they may differ at most a few times as much as the same "
