@@ -235,3 +235,15 @@ def test_every_example_is_run() -> None:
     """``test_parity`` is a test itself: pytest finds it in ``examples/``."""
     scripts = {path.stem for path in (ROOT / "examples").glob("*.py")}
     assert scripts == {"build_both", "convert_gluon_file", "test_parity"}
+
+
+def test_the_change_shown_to_contributors_is_in_the_code() -> None:
+    for change in next(blocks(ROOT / "CONTRIBUTING.md", "diff")).code.split("--- a/")[1:]:
+        name, *lines = change.splitlines()
+        code = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        assert not [line for line in lines if re.match(r"\+(?!\+)", line) and line[1:] not in code], name
+
+
+def test_the_version_is_told_in_every_place() -> None:
+    assert f"\nversion: {resnet_xf.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {resnet_xf.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
