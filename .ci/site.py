@@ -37,3 +37,8 @@ def _link(found: re.Match[str]) -> str:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links of the pages below ``docs/`` to those beside it."""
     return re.sub(r"\]\(\.\./(\w[\w.-]*)\)", lambda found: f"]({PAGES.get(found[1], found[1])})", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Docstrings name functions as Sphinx does, ``:func:`x```; the site shows the name alone."""
+    return re.sub(r":(?:attr|class|data|func|meth|mod):(<code)", r"\1", html)
