@@ -1,4 +1,4 @@
-"""A hook of MkDocs: README.md and its neighbours become pages of the site, with links that fit there."""
+"""A hook of MkDocs: what stands outside ``docs/`` joins the site, with links that fit there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
+PICTURES = "benchmarks/results"
 PAGES = {
     "README.md": "index.md",
     "README.zh-CN.md": "zh-cn.md",
@@ -18,7 +19,9 @@ PAGES = {
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that stand outside ``docs/``."""
+    """Add the pages and the pictures that stand outside ``docs/``."""
+    for path in (ROOT / PICTURES).glob("*.png"):
+        files.append(File.generated(config, path.name, abs_src_path=str(path)))
     for source, target in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, target, content=re.sub(r"\[([^\]]*)\]\(([^)]*)\)", _link, text)))
@@ -35,7 +38,8 @@ def _link(found: re.Match[str]) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links of the pages below ``docs/`` to those beside it."""
+    """Correct the links from ``docs/`` to what stands outside it."""
+    markdown = markdown.replace(f"](../{PICTURES}/", "](")
     return re.sub(r"\]\(\.\./(\w[\w.-]*)\)", lambda found: f"]({PAGES.get(found[1], found[1])})", markdown)
 
 
