@@ -1,4 +1,4 @@
-"""A checkpoint in at one framework and out at the other, and the proof that it is the same network."""
+"""Converting a checkpoint between frameworks, with a proof that the network is the same."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ from resnet_xf.formats.layouts import GLUON, LAYOUTS, Layout, places, renamed
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One comparison of outputs in float64: ours on a backend against what the file's own framework computes.
+    """One comparison of float64 outputs.
 
-    ``error`` is the largest difference, as a share of the largest output.
+    Attributes:
+        ours: our network on a backend.
+        theirs: the network it was compared with: the file's own, or ours on the other backend.
+        error: the relative error, as :func:`resnet_xf.architecture.measures.relative_error` defines it.
     """
 
     ours: str
@@ -36,19 +39,19 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Conversion(msgspec.Struct, frozen=True, kw_only=True):
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
         source: the file read.
         target: the file written.
         spec: the network.
-        guessed: whether the spec was found by names and shapes.
+        guessed: whether the spec is a guess from names and shapes.
         read_as: the family whose names the source has.
         written_as: the family whose names the target has.
-        prefix: what was taken off before every name.
-        tensors: how many arrays were mapped.
-        checks: comparisons that were made; none where no framework is installed.
-        notes: what else a careful person should know.
+        prefix: removed from the beginning of every name.
+        tensors: number of arrays converted.
+        checks: the comparisons; empty if no framework is installed.
+        notes: further remarks on the source, the target and the proof.
     """
 
     source: str
@@ -71,14 +74,14 @@ def convert(
     *,
     verify: bool = True,
 ) -> Conversion:
-    """Read a checkpoint, map it by name, prove that the network is the same, and write it; atomically.
+    """Read a checkpoint, map its arrays by name, prove that the network is the same, and write it atomically.
 
     Args:
         source: safetensors, a state_dict (``.pth``, ``.pt``) or MXNet's ``.params``.
-        target: the format is told by its suffix: ``.safetensors``, ``.pth``, ``.pt`` or ``.params``.
-        spec: the network; if None the file's own, or else found by names and shapes.
-        num_classes: of the file; if None as its last layer has them.
-        verify: run the source's own network where it is installed, and ours, in float64, before writing.
+        target: its suffix gives the format: ``.safetensors``, ``.pth``, ``.pt`` or ``.params``.
+        spec: the network; if None the spec in the file, or else a guess from names and shapes.
+        num_classes: of the file; if None read from its last layer.
+        verify: before writing, compare our network in float64 with the source's own, if its library is installed.
 
     Raises:
         WeightsError: if the source is damaged or does not fit, the outputs differ, or the target cannot be written.
@@ -86,48 +89,52 @@ def convert(
     """
     target = Path(target)
     if target.suffix not in SUFFIXES:
-        raise WeightsError(f"{target}: the suffix tells the format to write; expected one of {', '.join(SUFFIXES)}")
+        raise WeightsError(f"{target}: the suffix gives the format to write; expected one of {', '.join(SUFFIXES)}")
     if not target.parent.is_dir():
         raise WeightsError(f"{target}: there is no folder {target.parent}")
     file = read_checkpoint(source)
-    found = identify(file, spec, num_classes)
-    checks = _verified(file, found) if verify else ()
-    layout = write_checkpoint(target, found.weights, found.plan)
+    identity = identify(file, spec, num_classes)
+    checks = _verify(file, identity) if verify else ()
+    layout = write_checkpoint(target, identity.weights, identity.plan)
     return Conversion(
         source=str(source),
         target=str(target),
-        spec=found.plan.spec,
-        guessed=found.guessed,
-        read_as=found.layout.title,
+        spec=identity.plan.spec,
+        guessed=identity.guessed,
+        read_as=identity.layout.title,
         written_as=layout,
-        prefix=file.prefix + found.prefix,
-        tensors=len(found.weights),
+        prefix=file.prefix + identity.prefix,
+        tensors=len(identity.weights),
         checks=checks,
-        notes=_notes(file, found, target, verified=bool(checks)),
+        notes=_notes(file, identity, target, verified=bool(checks)),
     )
 
 
-def settle(source: str | Path, spec: ResNetSpec | None = None) -> tuple[Identity, str]:
-    """Which network a checkpoint is, and in words how that is known.
+def identify_verified(source: str | Path, spec: ResNetSpec | None = None) -> tuple[Identity, str]:
+    """The network of a checkpoint, and half a sentence on how sure that is; the latter may be empty.
 
-    The exported network that lies beside it is run, where MXNet is installed: names and shapes do not tell all.
+    Names and shapes do not determine a network. If an exported network is beside the file and MXNet is installed, the
+    two are run and compared.
 
     Raises:
         WeightsError: if the source is damaged or does not fit, or the exported network computes something else.
     """
     file = read_checkpoint(source)
-    found = identify(file, spec)
-    if found.symbol_tensors and is_installed("mxnet"):
-        checks = _verified(file, found)
-        return found, f", which gives what {checks[0].theirs} gives"
-    return found, f"; that it is {found.plan.spec.name} is a guess from names and shapes" if found.guessed else ""
+    identity = identify(file, spec)
+    if identity.symbol_tensors and is_installed("mxnet"):
+        checks = _verify(file, identity)
+        return identity, f", which gives what {checks[0].theirs} gives"
+    return (
+        identity,
+        f"; that it is {identity.plan.spec.name} is a guess from names and shapes" if identity.guessed else "",
+    )
 
 
 def write_checkpoint(path: str | Path, weights: Weights, planned: Plan) -> str:
-    """Write weights under neutral names in the format that the suffix tells; returns the family whose names it has.
+    """Write weights, given by neutral names, in the format of the suffix; return the family whose names the file has.
 
-    A ``.params`` file has the names of the Gluon network that the plan equals, so that it loads there; else those of
-    this project's own Gluon networks.
+    A ``.params`` file has the names of the zoo's Gluon network with the same arithmetic, so that it loads there; if
+    there is none, the names of this project's own Gluon networks.
     """
     path = Path(path)
     match SUFFIXES[path.suffix]:
@@ -145,21 +152,21 @@ def write_checkpoint(path: str | Path, weights: Weights, planned: Plan) -> str:
 
 
 def gluon_layout(planned: Plan) -> tuple[Layout, str | None]:
-    """The Gluon family whose network the plan equals, and that network's name there; else our own names and None."""
+    """The Gluon family with a network of the plan's arithmetic, and its name; else our own family and None."""
     families = {name: layout for layout in LAYOUTS if layout is not GLUON for name in ZOO if layout.is_own(name)}
     own = _equal(planned, families)
     return (families[own], own) if own else (GLUON, None)
 
 
 def _equal(planned: Plan, names: Iterable[str]) -> str | None:
-    """The first of the zoo's specs that computes what the plan does, whatever the plan's name."""
+    """The first of these names in the zoo whose network has the plan's arithmetic, or None."""
     root = arithmetic(planned.spec).root
     sizes = {"num_classes": planned.spec.num_classes, "in_channels": planned.spec.in_channels}
     return next((n for n in names if arithmetic(msgspec.structs.replace(ZOO[n], **sizes)).root == root), None)
 
 
 def _theirs(planned: Plan, layout: Layout, weights: Weights) -> Weights:
-    """Arrays by the family's structural names, with those that it holds and we do not."""
+    """Arrays by the family's structural names, including those that it has and we do not."""
     dtype = next(iter(weights.values())).dtype
     return {
         place.theirs: weights[place.ours] if place.fixed is None else np.full(place.shape, place.fixed, dtype)
@@ -167,58 +174,54 @@ def _theirs(planned: Plan, layout: Layout, weights: Weights) -> Weights:
     }
 
 
-def _verified(file: CheckpointFile, found: Identity) -> tuple[Check, ...]:
-    """The comparisons of :func:`_verify`; raises WeightsError if one does not hold."""
-    checks = _verify(file, found)
+def _verify(file: CheckpointFile, identity: Identity) -> tuple[Check, ...]:
+    """Compare our network, on every installed backend, with the source's own; if that is missing, with each other.
+
+    Raises:
+        WeightsError: if an error is above ``FLOAT64_BOUND``.
+    """
+    spec = identity.plan.spec
+    images = sample_images(spec.in_channels, spec.image_size)
+    outputs = {}
+    for backend in (get_backend(name) for name in ("torch", "mxnet") if is_installed(name)):
+        network = backend.build(identity.plan.root, "float64")
+        backend.load(network, identity.weights)
+        outputs[f"ours on {backend.name}"] = backend.forward(network, images)
+    reference = _reference(file, identity, images)
+    if reference is None and len(outputs) < 2:
+        return ()
+    theirs, expected = reference or outputs.popitem()
+    checks = tuple(Check(ours, theirs, relative_error(output, expected)) for ours, output in outputs.items())
     for check in checks:
         if not check.error <= FLOAT64_BOUND:
             raise WeightsError(
                 f"{file.path}: {check.ours} and {check.theirs} differ by {check.error:.1e} of the largest output, "
-                f"where {FLOAT64_BOUND:g} is allowed; is {found.plan.spec.name} the right spec?"
+                f"where {FLOAT64_BOUND:g} is allowed; is {spec.name} the right spec?"
             )
     return checks
 
 
-def _verify(file: CheckpointFile, found: Identity) -> tuple[Check, ...]:
-    """Ours on every installed backend, against the source's own network or else against each other."""
-    backends = [get_backend(name) for name in ("torch", "mxnet") if is_installed(name)]
-    spec = found.plan.spec
-    images = sample_images(spec.in_channels, spec.image_size)
-    outputs = {}
-    for backend in backends:
-        network = backend.build(found.plan.root, "float64")
-        backend.load(network, found.weights)
-        outputs[f"ours on {backend.name}"] = backend.forward(network, images)
-    if (reference := _reference(file, found, images)) is None:
-        if len(outputs) < 2:
-            return ()
-        (ours, output), (other, wanted) = outputs.items()
-        return (Check(ours, other, relative_error(output, wanted)),)
-    theirs, wanted = reference
-    return tuple(Check(ours, theirs, relative_error(output, wanted)) for ours, output in outputs.items())
-
-
-def _reference(file: CheckpointFile, found: Identity, images: Array) -> tuple[str, Array] | None:
+def _reference(file: CheckpointFile, identity: Identity, images: Array) -> tuple[str, Array] | None:
     """The name and the float64 output of the source's own network; None where no backend can run it."""
-    name = "torch" if found.layout.words == "torch" else "mxnet"
+    name = "torch" if identity.layout.words == "torch" else "mxnet"
     if not is_installed(name):
         return None
     backend = get_backend(name)
-    if found.symbol_tensors and file.symbol:
-        output = require(backend, RunsExports).run_exported(file.symbol, found.symbol_tensors, images)
+    if identity.symbol_tensors and file.symbol:
+        output = require(backend, RunsExports).run_exported(file.symbol, identity.symbol_tensors, images)
         return f"the exported network {file.symbol}", output
-    if found.plan.root != arithmetic(found.plan.spec).root:
-        return None  # other libraries' networks have the usual eps alone
+    if identity.plan.root != arithmetic(identity.plan.spec).root:
+        return None  # the other libraries' networks have the default eps
     if name == "mxnet":
-        layout, model = gluon_layout(found.plan)
-        weights = renamed(layout, found.weights)
+        layout, model = gluon_layout(identity.plan)
+        weights = renamed(layout, identity.weights)
     else:
-        model = _equal(found.plan, [n for n, source in REFERENCE.items() if source in ("torchvision", "timm")])
+        model = _equal(identity.plan, [n for n, source in REFERENCE.items() if source in ("torchvision", "timm")])
         weights = file.tensors
     if model is None:
         return None
     try:
-        spec = found.plan.spec
+        spec = identity.plan.spec
         network = require(backend, BuildsPeers).peer(REFERENCE[model], model, spec.num_classes, spec.in_channels)
         network = backend.copy(network, "float64")
         backend.load(network, weights)
@@ -227,10 +230,11 @@ def _reference(file: CheckpointFile, found: Identity, images: Array) -> tuple[st
     return f"{REFERENCE[model]}'s own {model}", backend.forward(network, images)
 
 
-def _notes(file: CheckpointFile, found: Identity, target: Path, *, verified: bool) -> tuple[str, ...]:
-    spec, alike = found.plan.spec, ", ".join(twins(found.plan))
+def _notes(file: CheckpointFile, identity: Identity, target: Path, *, verified: bool) -> tuple[str, ...]:
+    """The remarks of a conversion."""
+    spec, alike = identity.plan.spec, ", ".join(twins(identity.plan))
     notes = list(file.notes)
-    if found.guessed:
+    if identity.guessed:
         also = f", {alike} among them" if alike else ""
         notes.append(
             f"{spec.name} is a guess: names and shapes are also those of networks that differ in strides, dilation, "
@@ -240,13 +244,13 @@ def _notes(file: CheckpointFile, found: Identity, target: Path, *, verified: boo
         notes.append(f"the file itself says that it is {file.spec.name}")
     if not verified:
         notes.append("not verified: no framework ran it")
-    dtypes = sorted({str(array.dtype) for array in found.weights.values()})
+    dtypes = sorted({str(array.dtype) for array in identity.weights.values()})
     if dtypes != ["float32"]:
         notes.append(f"dtype {', '.join(dtypes)}, as in the source")
     if target.suffix != ".safetensors":
-        if alike and not found.guessed:
+        if alike and not identity.guessed:
             notes.append(f"{target.suffix} cannot say that this is {spec.name} and not {alike}; build it from the spec")
-        if found.plan.root != arithmetic(spec).root:
+        if identity.plan.root != arithmetic(spec).root:
             notes.append(
                 f"{target.suffix} cannot carry the norms' eps {spec.norm_eps:g} and momentum {spec.norm_momentum:g}; "
                 "build it from the spec"

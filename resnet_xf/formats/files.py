@@ -1,4 +1,4 @@
-"""Reading a checkpoint file of any known format, by what it holds rather than what it is called."""
+"""Reading a checkpoint file of any known format; the format follows from the file's contents."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ SUFFIXES: dict[str, Format] = {".safetensors": "safetensors", ".pth": "pth", ".p
 TITLES = {"safetensors": "safetensors", "pth": "PyTorch state_dict", "params": "MXNet parameters"}
 
 PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.", "encoder.", "net.")
-"""What trainers put before every name of a network that they wrap."""
+"""Prefixes that wrappers, such as data-parallel ones, give to every name."""
 
 
 class CheckpointFile(msgspec.Struct, frozen=True):
-    """What stands in a file.
+    """The contents of a checkpoint file.
 
     Attributes:
         path: the file.
-        format: which of the three it is.
-        tensors: arrays by the names in the file, less wrappers, counters, a common prefix and ``arg:``/``aux:``.
-        prefix: the common prefix that was taken off.
-        spec: the spec inside, if we wrote the file.
-        symbol: the path of a ``-symbol.json`` beside it.
-        norms: the attributes of the norms in that symbol, by the name of their gamma.
-        symbol_names: the names of all variables in it.
-        notes: what else a careful person should know.
+        format: its format.
+        tensors: arrays by the names in the file, without step counters, the common prefix, and ``arg:``/``aux:``.
+        prefix: the common prefix that was removed.
+        spec: the spec in the file, if resnet_xf wrote it.
+        symbol: the path of a ``-symbol.json`` beside it, or None.
+        norms: the attributes of the batch norms in that symbol, by the names of their gammas.
+        symbol_names: the names of all variables in that symbol.
+        notes: remarks on the file.
     """
 
     path: Path
@@ -52,10 +52,10 @@ class CheckpointFile(msgspec.Struct, frozen=True):
 
 
 def sniff(path: str | Path) -> Format:
-    """The format of a file, by its first bytes.
+    """The format of a file, by its first bytes, or else by its suffix.
 
     Raises:
-        WeightsError: if it cannot be read or is none of them.
+        WeightsError: if the file cannot be read, or has none of the known formats.
     """
     path = Path(path)
     try:
@@ -69,17 +69,17 @@ def sniff(path: str | Path) -> Format:
         return "pth"
     if head[8:9] == b"{":
         return "safetensors"
-    if (named := SUFFIXES.get(path.suffix)) is not None:
-        return named
+    if (by_suffix := SUFFIXES.get(path.suffix)) is not None:
+        return by_suffix
     raise WeightsError(f"{path}: none of the known formats; expected {', '.join(SUFFIXES)}")
 
 
 def read_checkpoint(path: str | Path) -> CheckpointFile:
-    """Read a file of any of the formats, or the last checkpoint of a run's folder; nothing is unpickled.
+    """Read a file of any known format, or the last checkpoint in the folder of a training run. Nothing is unpickled.
 
     Raises:
-        WeightsError: if it cannot be read, is damaged or holds no tensors.
-        BackendError: if it is PyTorch's own format and PyTorch is not installed.
+        WeightsError: if the file cannot be read, is damaged, or has no tensors.
+        BackendError: if the file has PyTorch's format and PyTorch is not installed.
     """
     path = Path(path)
     if path.is_dir() and (runs := list_checkpoints(path)):
@@ -91,10 +91,10 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
     notes: tuple[str, ...] = ()
     if format_ == "params":
         tensors = read_params(path)
-        bare = {name.removeprefix("arg:").removeprefix("aux:"): array for name, array in tensors.items()}
-        if len(bare) < len(tensors):
-            raise WeightsError(f"{path}: two tensors have one name once arg: and aux: are taken off")
-        tensors = bare
+        names = [name.removeprefix("arg:").removeprefix("aux:") for name in tensors]
+        if len(set(names)) < len(names):
+            raise WeightsError(f"{path}: two tensors have the same name without arg: and aux:")
+        tensors = dict(zip(names, tensors.values(), strict=True))
         if (symbol := symbol_beside(path)) is not None:
             norms, symbol_names = read_symbol(symbol)
     elif format_ == "safetensors":
@@ -112,7 +112,7 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
 
 
 def _common_prefix(tensors: Weights) -> str:
-    """The wrappers' prefix that every name begins with, ``module.backbone.`` too."""
+    """The wrappers' prefixes that all names share, joined: ``module.backbone.``, for example."""
     prefix = ""
     while True:
         longer = next((p for p in PREFIXES if all(name.startswith(prefix + p) for name in tensors)), None)

@@ -1,8 +1,8 @@
-"""MXNet's ``.params`` files, read and written in NumPy alone.
+"""Reading and writing MXNet's ``.params`` files with NumPy alone.
 
 The format (``NDArray::Save`` and ``Load`` in MXNet's ``src/ndarray/ndarray.cc``), all little-endian: a magic number
 and a reserved one (8 bytes each), a count and that many arrays, a count and that many names. An array begins with
-a word that tells its version; the oldest have none and begin with the number of axes.
+a word for its version; arrays of the oldest version begin with the number of axes instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from resnet_xf.support.files import atomic
 
 MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
-"""Versions of an array: MXNet 0.11, 0.12 and later, and 1.5 and later under NumPy semantics."""
+"""Versions of an array: of MXNet 0.11, of 0.12 and later, and of 1.5 and later with NumPy semantics."""
 
 BFLOAT16 = 12
 DTYPES = {
@@ -32,19 +32,19 @@ DTYPES = {
 
 FLAGS = {np.dtype(name): flag for flag, name in DTYPES.items() if flag != BFLOAT16}
 DEVICES = (1, 2, 3, 5)
-"""CPU, GPU, and the CPU's pinned and shared memory; where an array was is of no matter here."""
+"""CPU, GPU, and the CPU's pinned and shared memory; all are read alike."""
 
 MOST_AXES = 32
 
 
 class _Cursor:
-    """A place in a file; every step is held against the bytes that are left."""
+    """A position in a file. No step goes beyond its end."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.at, self.what = data, 0, "the header"
 
     def skip(self, count: int) -> int:
-        """Go on by ``count`` bytes and return where they began."""
+        """Advance by ``count`` bytes and return the position before."""
         left = len(self.data) - self.at
         if count > left:
             raise WeightsError(
@@ -55,23 +55,23 @@ class _Cursor:
         return self.at - count
 
     def numbers(self, layout: str) -> tuple[int, ...]:
-        """Little-endian numbers in ``struct``'s notation."""
+        """Read little-endian numbers; ``layout`` is in ``struct``'s notation."""
         layout = f"<{layout}"
         return struct.unpack_from(layout, self.data, self.skip(struct.calcsize(layout)))
 
 
 def read_params(path: str | Path) -> Weights:
-    """The arrays of a ``.params`` file by the names that stand in it, in their own dtype (bfloat16 as float32).
+    """The arrays of a ``.params`` file by the names in it, with their own dtypes (bfloat16 as float32).
 
     Raises:
-        WeightsError: if the file cannot be read, is damaged, or holds what has no dense named array.
+        WeightsError: if the file cannot be read, is damaged, or has arrays that are sparse or without names.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _read(_Cursor(data))
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    except (OSError, ValueError) as error:  # mmap's word for an empty file is a ValueError
+    except (OSError, ValueError) as error:  # mmap raises ValueError for an empty file
         raise WeightsError(f"{path}: cannot be read: {error}") from None
 
 
@@ -114,7 +114,7 @@ def _read_array(cursor: _Cursor) -> Array:
     shape = cursor.numbers(f"{axes}{'q' if version in (V1, V2, V3) else 'I'}")
     if min(shape, default=0) < 0:
         raise WeightsError(f"{cursor.what} claims the shape {shape}; the file is damaged")
-    device, _, flag = cursor.numbers("iii")  # the device that it was on, its number, and the element type
+    device, _, flag = cursor.numbers("iii")  # the kind of device, its number, and the element type
     if device not in DEVICES:
         raise WeightsError(f"{cursor.what} was on a device of unknown kind {device}; the file is damaged")
     if flag not in DTYPES:
@@ -126,10 +126,10 @@ def _read_array(cursor: _Cursor) -> Array:
 
 
 def write_params(path: str | Path, arrays: Mapping[str, Array]) -> None:
-    """Write named arrays as MXNet 1.9.1's ``save`` does; atomically.
+    """Write arrays by name as MXNet 1.9.1's ``save`` does, atomically.
 
     Raises:
-        WeightsError: if an array's dtype is none of MXNet's, or the file cannot be written.
+        WeightsError: if MXNet has no such dtype, or the file cannot be written.
     """
     for name, array in arrays.items():
         if array.dtype not in FLAGS or not array.ndim:

@@ -1,4 +1,4 @@
-"""What an exported network's ``-symbol.json`` tells of its norms."""
+"""The batch norms in the ``-symbol.json`` of an exported network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnet_xf.errors import WeightsError
 
 
 class NormAttributes(msgspec.Struct, frozen=True):
-    """A BatchNorm's attributes; MXNet's own defaults where the file is silent."""
+    """The attributes of a BatchNorm; MXNet's defaults for those that the file does not give."""
 
     eps: float = 1e-3
     momentum: float = 0.9
@@ -28,7 +28,7 @@ class _Node(msgspec.Struct):
     param: dict[str, Any] = {}
 
     def attributes(self) -> dict[str, Any]:
-        """Under whichever of the three names this version of MXNet wrote them."""
+        """The attributes, which MXNet's versions write under three names."""
         return self.attrs or self.attr or self.param
 
 
@@ -37,17 +37,17 @@ class _Symbol(msgspec.Struct):
 
 
 def symbol_beside(params: str | Path) -> Path | None:
-    """``net-symbol.json`` for ``net-0000.params``, if it is there."""
+    """The path of ``net-symbol.json`` beside ``net-0000.params``, or None if there is none."""
     params = Path(params)
     path = params.with_name(re.sub(r"(-\d{4})?\.params$", "-symbol.json", params.name))
     return path if path.is_file() and path != params else None
 
 
 def read_symbol(path: str | Path) -> tuple[dict[str, NormAttributes], tuple[str, ...]]:
-    """The attributes of every BatchNorm, by the name of its gamma; and the names of all variables.
+    """The attributes of every BatchNorm by the name of its gamma, and the names of all variables.
 
     Raises:
-        WeightsError: if the file cannot be read or is no symbol.
+        WeightsError: if the file cannot be read or is not a symbol.
     """
     try:
         nodes = msgspec.json.decode(Path(path).read_bytes(), type=_Symbol).nodes
@@ -66,5 +66,5 @@ def read_symbol(path: str | Path) -> tuple[dict[str, NormAttributes], tuple[str,
 
 
 def _literal(text: Any) -> Any:
-    """MXNet writes every attribute as text, and truth as ``True`` or ``1``."""
+    """The value of an attribute, which MXNet writes as text; a boolean as ``True`` or ``1``."""
     return {"True": True, "False": False}.get(text, text) if isinstance(text, str) else text

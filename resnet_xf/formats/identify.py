@@ -1,4 +1,4 @@
-"""Which network a file's tensors are: its spec, and the layout that its names follow."""
+"""Identifying the network in a checkpoint file: its spec, and the layout of its names."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from resnet_xf.formats.gluon_symbol import NormAttributes
 from resnet_xf.formats.layouts import LAYOUTS, Layout, Place, places
 
 FIRST = ("conv1.weight", "conv1.0.weight")
-"""Our names for a network's first convolution."""
+"""Our names of the first convolution."""
 
-MOST = 1_000_000
-"""Classes or channels that a spec may have."""
+MAX_COUNT = 1_000_000
+"""The largest number of classes or channels in a spec."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a file's tensors were found to be.
+    """The network in a checkpoint file.
 
     Attributes:
-        plan: the network, with the file's own number of classes and input channels.
-        layout: the family whose names the file follows.
-        counted: whether they are the names that ``export`` makes up.
-        prefix: the network's own prefix on such names.
+        plan: the network, with the file's number of classes and input channels.
+        layout: the family whose names the file has.
+        counted: whether they are the counted names of ``export``.
+        prefix: the network's own prefix on counted names.
         weights: the arrays by neutral name.
-        symbol_tensors: the arrays by the names in the symbol that lies beside the file, if one does.
-        guessed: whether the spec was found by names and shapes, and not given.
+        symbol_tensors: the arrays by the names in the symbol beside the file; empty if there is none.
+        guessed: whether the spec is a guess from names and shapes.
     """
 
     plan: Plan
@@ -50,7 +50,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A candidate held against a file."""
+    """A candidate network compared with a file; it fits if there are no complaints."""
 
     plan: Plan
     layout: Layout
@@ -61,16 +61,16 @@ class _Match:
 
 
 def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: int | None = None) -> Identity:
-    """Find the network that the file's tensors are, trying the given spec, the file's own, or the whole zoo.
+    """Identify the network of a file: try the given spec, or else the spec in the file, or else all of the zoo.
 
     Raises:
-        WeightsError: if no candidate fits; the message lists what is missing, left over or of the wrong shape in
-            the nearest one.
+        WeightsError: if no candidate fits. The message lists the tensors that are missing, left over or of the wrong
+            shape for the nearest candidate.
     """
-    known = spec or file.spec
+    given = spec or file.spec
     best: _Match | None = None
     fits: list[_Match] = []
-    for candidate in [known] if known else ZOO.values():
+    for candidate in [given] if given else ZOO.values():
         for match in _matches(file, candidate, num_classes):
             if not match.complaints:
                 fits.append(match)
@@ -79,28 +79,28 @@ def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: 
                 best = match
     if fits:
         chosen = next((match for match in fits if match.layout.is_own(match.plan.spec.name)), fits[0])
-        return _identity(file, chosen, guessed=known is None)
+        return _identity(file, chosen, guessed=given is None)
     if best is None:
         names = ", ".join(list(file.tensors)[:3])
         raise WeightsError(f"{file.path}: the names ({names}, …) follow no known layout; are these a ResNet's weights?")
-    nearest = best.plan.spec.name if known else f"{best.plan.spec.name}, the nearest in the zoo (--spec names another)"
+    nearest = best.plan.spec.name if given else f"{best.plan.spec.name}, the nearest in the zoo (--spec names another)"
     listed = "; ".join(best.complaints[:8])
     more = f"; and {len(best.complaints) - 8} more" if len(best.complaints) > 8 else ""
     raise WeightsError(f"{file.path}: does not hold the weights of {nearest}: {listed}{more}")
 
 
 def twins(planned: Plan) -> list[str]:
-    """Zoo specs of other arithmetic whose arrays have these very names and shapes, so that no file tells them apart."""
+    """Names of zoo specs of other arithmetic with the same array names and shapes: no file distinguishes them."""
     shapes, root = all_weight_shapes(planned), arithmetic(planned.spec).root
-    like = [_sized(spec, planned.spec.num_classes, planned.spec.in_channels) for spec in ZOO.values()]
-    return [spec.name for spec in like if all_weight_shapes(spec) == shapes and arithmetic(spec).root != root]
+    candidates = [_sized(spec, planned.spec.num_classes, planned.spec.in_channels) for spec in ZOO.values()]
+    return [spec.name for spec in candidates if all_weight_shapes(spec) == shapes and arithmetic(spec).root != root]
 
 
 def arithmetic(spec: ResNetSpec) -> Plan:
-    """The spec's plan less what a file's format and layout cannot depend on: its norms' settings and first values."""
+    """The plan of the spec with default settings and initial values of the norms, on which no file's names depend."""
     default = ResNetSpec(name=spec.name, stages=spec.stages)
-    kept = {name: getattr(default, name) for name in ("norm_eps", "norm_momentum", "zero_init_last")}
-    return plan(msgspec.structs.replace(spec, **kept))
+    defaults = {name: getattr(default, name) for name in ("norm_eps", "norm_momentum", "zero_init_last")}
+    return plan(msgspec.structs.replace(spec, **defaults))
 
 
 def _sized(spec: ResNetSpec, num_classes: int, in_channels: int) -> ResNetSpec:
@@ -108,17 +108,19 @@ def _sized(spec: ResNetSpec, num_classes: int, in_channels: int) -> ResNetSpec:
 
 
 def _matches(file: CheckpointFile, spec: ResNetSpec, num_classes: int | None) -> Iterator[_Match]:
-    """The spec under every layout that has its first convolution or its head in the file."""
+    """The spec in every layout whose name of its first convolution or of its head is in the file."""
     planned = plan(spec)
     for layout in LAYOUTS:
         for counted in (False, True) if layout.words == "gluon" else (False,):
             if not counted and layout.outer is None and layout.scopes is not None:
-                continue  # a family whose structural names are another's
-            found = places(planned, layout, counted=counted)
-            if found is None:
+                continue  # its structural names are those of another family
+            expected = places(planned, layout, counted=counted)
+            if expected is None:
                 continue
-            named, prefix = _as_in(list(file.tensors), found, layout) if counted else (found, "")
-            by_ours = {place.ours: file.tensors.get(place.theirs) for place in named}
+            prefix = ""
+            if counted:
+                expected, prefix = _with_prefixes(list(file.tensors), expected, layout)
+            by_ours = {place.ours: file.tensors.get(place.theirs) for place in expected}
             head = by_ours["fc.weight"]
             first = next((by_ours[name] for name in FIRST if by_ours.get(name) is not None), None)
             if head is None and first is None:
@@ -126,36 +128,36 @@ def _matches(file: CheckpointFile, spec: ResNetSpec, num_classes: int | None) ->
             classes = head.shape[0] if head is not None and head.ndim == 2 else spec.num_classes
             channels = first.shape[1] if first is not None and first.ndim == 4 else spec.in_channels
             sizes = (num_classes or classes, channels)
-            if not all(1 <= size <= MOST for size in sizes):
+            if not all(1 <= size <= MAX_COUNT for size in sizes):
                 sizes = (spec.num_classes, spec.in_channels)
             fitted = plan(_sized(spec, *sizes))
             shapes = {place.ours: place.shape for place in places(fitted, layout, counted=counted) or ()}
-            wanted = tuple(replace(place, shape=shapes[place.ours]) for place in named)
-            yield _Match(fitted, layout, counted, prefix, wanted, tuple(_complaints(file.tensors, wanted)))
+            sized = tuple(replace(place, shape=shapes[place.ours]) for place in expected)
+            yield _Match(fitted, layout, counted, prefix, sized, tuple(_complaints(file.tensors, sized)))
 
 
-def _as_in(names: list[str], found: list[Place], layout: Layout) -> tuple[list[Place], str]:
-    """Places with the prefixes that made-up names have in a file, as ``resnetv10_``, and that of the body.
+def _with_prefixes(names: list[str], expected: list[Place], layout: Layout) -> tuple[list[Place], str]:
+    """Places with the prefixes of counted names in a file, as ``resnetv10_``; and the prefix of the body.
 
-    A fine-tuned network often has a head of its own, so that its body and its head come from two counters: the
-    first convolution tells the one's prefix, the only dense layer the other's.
+    A fine-tuned network often has a new head, with a prefix of its own. The first convolution's name gives the prefix
+    of the body, the name of the only dense layer that of the head.
     """
-    first = next(place.theirs for place in found if place.ours in FIRST)
-    begins = [name.removesuffix(first) for name in names if name.endswith(first) and "stage" not in name]
-    prefix = min(begins, key=len, default="")
+    first = next(place.theirs for place in expected if place.ours in FIRST)
+    prefixes = [name.removesuffix(first) for name in names if name.endswith(first) and "stage" not in name]
+    prefix = min(prefixes, key=len, default="")
     heads = [name.removesuffix("_weight") for name in names if re.search(r"dense\d+_weight$", name)]
     head = heads[0] if len(heads) == 1 and layout.scopes is not None else None
     return [
         replace(place, theirs=f"{head}_{place.ours.removeprefix('fc.')}")
         if head and place.ours.startswith("fc.")
         else replace(place, theirs=prefix + place.theirs)
-        for place in found
+        for place in expected
     ], prefix
 
 
-def _complaints(tensors: Weights, wanted: tuple[Place, ...]) -> Iterator[str]:
-    """What keeps the tensors from being exactly the wanted ones, a line each."""
-    shapes = {place.theirs: place.shape for place in wanted}
+def _complaints(tensors: Weights, expected: tuple[Place, ...]) -> Iterator[str]:
+    """A phrase for each tensor that is missing, left over or of the wrong shape."""
+    shapes = {place.theirs: place.shape for place in expected}
     for name, shape in shapes.items():
         if name not in tensors:
             yield f"missing {name}"
@@ -167,29 +169,29 @@ def _complaints(tensors: Weights, wanted: tuple[Place, ...]) -> Iterator[str]:
 
 
 def _identity(file: CheckpointFile, match: _Match, *, guessed: bool) -> Identity:
-    """The match with its arrays under neutral names, what a symbol beside says of its norms taken in."""
+    """The identity of a match: arrays by neutral name, and the settings of norms from the symbol beside the file."""
     weights: Weights = {}
     symbol_names = _symbol_names(file, match) if file.symbol else {}
-    told: list[NormAttributes] = []
+    norms: list[NormAttributes] = []
     for place in match.places:
         array = file.tensors[place.theirs]
         _check_numbers(file, place, array)
         attributes = file.norms.get(symbol_names.get(place.ours, ""))
         if attributes:
-            told.append(attributes)
+            norms.append(attributes)
         if place.fixed is None:
             weights[place.ours] = np.ones_like(array) if attributes and attributes.fix_gamma else array
-        elif place.fixed == 0 and array.any():  # MXNet adds such a shift, though nothing trains it
+        elif place.fixed == 0 and array.any():  # MXNet adds this shift, though it is not trained
             raise WeightsError(f"{file.path}: {place.theirs} is not 0, and {match.plan.spec.name} has no shift there")
         elif place.fixed == 1 and attributes and not attributes.fix_gamma and (array != 1).any():
             raise WeightsError(f"{file.path}: {place.theirs} is not 1, and {match.plan.spec.name} has no scale there")
-    fitted = _with_norms(file, match.plan, told)
+    fitted = _with_norms(file, match.plan, norms)
     in_symbol = {symbol_names[p.ours]: file.tensors[p.theirs] for p in match.places} if symbol_names else {}
     return Identity(fitted, match.layout, match.counted, match.prefix, weights, in_symbol, guessed)
 
 
 def _check_numbers(file: CheckpointFile, place: Place, array: Array) -> None:
-    """Refuse what no sound network holds."""
+    """Raise WeightsError for values that no network can have."""
     if not np.issubdtype(array.dtype, np.floating):
         raise WeightsError(f"{file.path}: {place.theirs} holds {array.dtype} numbers, expected floating point")
     if not np.isfinite(array).all():
@@ -200,16 +202,16 @@ def _check_numbers(file: CheckpointFile, place: Place, array: Array) -> None:
 
 
 def _symbol_names(file: CheckpointFile, match: _Match) -> dict[str, str]:
-    """What the symbol beside a file calls our arrays.
+    """The names of our arrays in the symbol beside a file.
 
     Raises:
-        WeightsError: if its norms are not this network's: a symbol of another would say wrong things of this one.
+        WeightsError: if the symbol has other norms than this network.
     """
-    named = list(match.places)
+    in_symbol = list(match.places)
     if not match.counted:
-        made_up = places(match.plan, match.layout, counted=True) or []
-        named, _ = _as_in(list(file.symbol_names), made_up, match.layout)
-    names = {place.ours: place.theirs for place in named}
+        counted = places(match.plan, match.layout, counted=True) or []
+        in_symbol, _ = _with_prefixes(list(file.symbol_names), counted, match.layout)
+    names = {place.ours: place.theirs for place in in_symbol}
     gammas = {name for name in names.values() if name.endswith("gamma")}
     if gammas != set(file.norms):
         odd = sorted(gammas ^ set(file.norms))
@@ -220,14 +222,14 @@ def _symbol_names(file: CheckpointFile, match: _Match) -> dict[str, str]:
     return names
 
 
-def _with_norms(file: CheckpointFile, planned: Plan, told: list[NormAttributes]) -> Plan:
-    """The plan with the eps and momentum that the symbol beside the file gives all norms alike."""
-    if not told:
+def _with_norms(file: CheckpointFile, planned: Plan, norms: list[NormAttributes]) -> Plan:
+    """The plan with the eps and momentum of all norms in the symbol beside the file."""
+    if not norms:
         return planned
-    if len({(one.eps, one.momentum) for one in told}) > 1:
-        values = ", ".join(sorted({f"{one.eps:g}" for one in told}))
+    if len({(one.eps, one.momentum) for one in norms}) > 1:
+        values = ", ".join(sorted({f"{one.eps:g}" for one in norms}))
         raise WeightsError(f"{file.symbol}: gives its norms different eps or momentum ({values}), and a spec has one")
-    settings = {"norm_eps": told[0].eps, "norm_momentum": round(1 - told[0].momentum, 12)}
+    settings = {"norm_eps": norms[0].eps, "norm_momentum": round(1 - norms[0].momentum, 12)}
     try:
         return plan(msgspec.structs.replace(planned.spec, **settings))
     except SpecError as error:

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, and whether that is a whole network."""
+"""The tensors in a checkpoint file, and the network that they are."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class TensorInfo(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """What a file was found to hold.
+    """The contents of a checkpoint file.
 
     Attributes:
         path: the file.
         format: in words.
-        bytes: its size.
-        network: the spec's name, its number of classes and whose names the tensors have; None if nothing fits.
-        spec: the network, if one fits.
-        others: zoo specs of other arithmetic with the same names and shapes.
-        prefix: what stands before every name.
-        tensors: every one, in the order of the file.
-        numbers: how many they hold together.
+        bytes: size of the file.
+        network: the spec's name, the number of classes and the family of the names; None if no network fits.
+        spec: the network, or None.
+        others: names of zoo specs of other arithmetic with the same names and shapes.
+        prefix: the common prefix of all names.
+        tensors: every tensor, in the order of the file.
+        numbers: number of values in all tensors.
         dtypes: of the tensors.
-        problem: what keeps it from being whole; None if nothing does.
+        problem: why no network fits, or None.
     """
 
     path: str
@@ -51,28 +51,30 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def inspect(path: str | Path, spec: ResNetSpec | None = None) -> Inspection:
-    """Read a checkpoint and say what it is.
+    """Read a checkpoint and identify its network.
 
     Raises:
-        WeightsError: if the file cannot be read at all.
-        BackendError: if it is PyTorch's own format and PyTorch is not installed.
+        WeightsError: if the file cannot be read.
+        BackendError: if the file has PyTorch's format and PyTorch is not installed.
     """
     file = read_checkpoint(path)
-    found, problem = None, None
+    identity, problem = None, None
     try:
-        found = identify(file, spec)
+        identity = identify(file, spec)
     except (WeightsError, SpecError) as error:
         problem = str(error).removeprefix(f"{path}: ")
-    known = found.plan.spec if found else None
-    network = f"{known.name}, {known.num_classes} classes, names of {found.layout.title}" if found and known else None
+    network = None
+    if identity:
+        spec = identity.plan.spec
+        network = f"{spec.name}, {spec.num_classes} classes, names of {identity.layout.title}"
     return Inspection(
         path=str(path),
         format=TITLES[file.format],
         bytes=file.path.stat().st_size,
         network=network,
-        spec=known,
-        others=tuple(twins(found.plan)) if found else (),
-        prefix=file.prefix + (found.prefix if found else ""),
+        spec=spec if identity else None,
+        others=tuple(twins(identity.plan)) if identity else (),
+        prefix=file.prefix + (identity.prefix if identity else ""),
         tensors=tuple(TensorInfo(name, array.shape, str(array.dtype)) for name, array in file.tensors.items()),
         numbers=sum(array.size for array in file.tensors.values()),
         dtypes=tuple(sorted({str(array.dtype) for array in file.tensors.values()})),

@@ -1,8 +1,8 @@
-"""How each source names what we name: explicit tables, one for each family of networks.
+"""Tables of the names that each family of networks gives to our layers and arrays.
 
-A :class:`Layout` gives for every layer of a plan the name that the family's own network gives it. From it come the
-names of every array in a file, as ``save_parameters`` writes them (structural: ``features.5.0.bn1.gamma``) or as
-``export`` does (counted: ``resnetv20_stage1_batchnorm0_gamma``).
+A :class:`Layout` names every layer of a plan as the family does. From it follow the names of all arrays in a file: the
+structural ones of ``save_parameters`` (``features.5.0.bn1.gamma``), or the counted ones of ``export``
+(``resnetv20_stage1_batchnorm0_gamma``).
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ GLUON_WORDS = {"norm": {"weight": "gamma", "bias": "beta"}, "prelu": {"weight": 
 """By kind of layer, what Gluon calls its arrays where the name is not ours."""
 
 COUNTED = {"norm": "batchnorm", "linear": "dense"}
-"""What Gluon calls a kind of layer where it makes up a name for one; the others as we do."""
+"""By kind of layer, its word in Gluon's counted names where that is not ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One family's names.
+    """The names of one family.
 
     Attributes:
-        title: the family.
+        title: the family, in words.
+        models: shell-style patterns of its own networks' names in the zoo.
+        outer: its names of the layers outside the stages; None if they are ours.
+        first_stage: its first stage is ``features.<first_stage>``.
+        inner: its names of the layers in a block; the other layers have our names.
+        scopes: the beginnings of its counted names in a stage, for blocks and for shortcuts; None if its counted names
+            are our dotted names with ``_`` for each dot.
         words: ``torch`` (a norm has ``weight`` and ``bias``) or ``gluon`` (``gamma`` and ``beta``).
-        models: shell-style patterns of the zoo's names that this family's own networks have.
-        outer: its names for the layers outside the stages; None if they are ours.
-        first_stage: its first stage is ``features.<this>``.
-        inner: its names for the layers of a block; a layer that is not there keeps our name.
-        scopes: the beginnings of its counted names, for a stage's blocks and for their shortcuts; None if they are
-            made of our own dotted names.
     """
 
     title: str
-    words: Words
     models: tuple[str, ...] = ()
     outer: dict[str, str] | None = None
     first_stage: int = 0
     inner: dict[str, str] = field(default_factory=dict)
     scopes: tuple[str, str] | None = None
+    words: Words = "gluon"
 
     def is_own(self, model: str) -> bool:
-        """Whether the family has a network of that name."""
+        """Whether the family has a network with this name in the zoo."""
         return any(fnmatch.fnmatchcase(model, pattern) for pattern in self.models)
 
     def structural(self, layer: str) -> str | None:
-        """The family's structural name of our layer, or None if it has no such layer."""
+        """The family's structural name of a layer of ours, or None if it has no such layer."""
         if self.outer is None:
             return layer
         if block := re.fullmatch(r"layer(\d+)\.(\d+)\.(.+)", layer):
@@ -65,59 +65,33 @@ class Layout:
         return self.outer.get(layer)
 
 
-_BODY = {"conv1": "body.0", "bn1": "body.1", "conv2": "body.3", "bn2": "body.4", "conv3": "body.6", "bn3": "body.7"}
-_ONE_CONV = {"downsample.0": "downsample"}
-_STAGES = ("stage{}_", "stage{}_")
+def _outer(*stem: str, norm: int | None = None) -> dict[str, str]:
+    """A zoo's names outside the stages: the stem's layers are ``features.0`` and so on, then the norm and the head."""
+    names = {layer: f"features.{number}" for number, layer in enumerate(stem)}
+    return names | ({} if norm is None else {"norm": f"features.{norm}"}) | {"fc": "output"}
 
-TORCH = Layout("torchvision and timm", "torch")
-GLUON = Layout("this project's Gluon networks, GluonCV's v1b to v1s", "gluon", ("resnet*_v1[bcds]",))
+
+_BODY = {"conv1": "body.0", "bn1": "body.1", "conv2": "body.3", "bn2": "body.4", "conv3": "body.6", "bn3": "body.7"}
+_SHORTCUT = {"downsample.0": "downsample"}
+_STAGES = ("stage{}_", "stage{}_")
+_V1 = _outer("conv1", "bn1")
+
+TORCH = Layout("torchvision and timm", words="torch")
+GLUON = Layout("this project's Gluon networks, GluonCV's v1b to v1s", ("resnet*_v1[bcds]",))
 LAYOUTS = (
     TORCH,
     GLUON,
-    Layout("GluonCV's v1b to v1s, exported", "gluon", scopes=("layers{}_", "down{}_")),
-    Layout(
-        "Gluon model zoo v1",
-        "gluon",
-        ("resnet*_v1",),
-        {"conv1": "features.0", "bn1": "features.1", "fc": "output"},
-        4,
-        _BODY,
-        _STAGES,
-    ),
-    Layout(
-        "Gluon model zoo v2",
-        "gluon",
-        ("resnet*_v2",),
-        {"input_norm": "features.0", "conv1": "features.1", "bn1": "features.2", "norm": "features.9", "fc": "output"},
-        5,
-        _ONE_CONV,
-        _STAGES,
-    ),
-    Layout(
-        "GluonCV CIFAR v1",
-        "gluon",
-        ("cifar_resnet*_v1",),
-        {"conv1": "features.0", "bn1": "features.1", "fc": "output"},
-        2,
-        _BODY,
-        _STAGES,
-    ),
-    Layout(
-        "GluonCV CIFAR v2",
-        "gluon",
-        ("cifar_resnet*_v2",),
-        {"input_norm": "features.0", "conv1": "features.1", "norm": "features.5", "fc": "output"},
-        2,
-        _ONE_CONV,
-        _STAGES,
-    ),
+    Layout("GluonCV's v1b to v1s, exported", scopes=("layers{}_", "down{}_")),
+    Layout("Gluon model zoo v1", ("resnet*_v1",), _V1, 4, _BODY, _STAGES),
+    Layout("Gluon model zoo v2", ("resnet*_v2",), _outer("input_norm", "conv1", "bn1", norm=9), 5, _SHORTCUT, _STAGES),
+    Layout("GluonCV CIFAR v1", ("cifar_resnet*_v1",), _V1, 2, _BODY, _STAGES),
+    Layout("GluonCV CIFAR v2", ("cifar_resnet*_v2",), _outer("input_norm", "conv1", norm=5), 2, _SHORTCUT, _STAGES),
     Layout(
         "GluonCV CIFAR wide",
-        "gluon",
         ("cifar_wideresnet*",),
-        {"input_norm": "features.0", "conv1": "features.1", "bn1": "features.2", "norm": "features.6", "fc": "output"},
+        _outer("input_norm", "conv1", "bn1", norm=6),
         3,
-        _ONE_CONV,
+        _SHORTCUT,
         _STAGES,
     ),
 )
@@ -125,10 +99,10 @@ LAYOUTS = (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An array in a file: its name there, our name for it, its shape, and whether a plan has it at all.
+    """An array in a file: its name there, our name and its shape.
 
-    A norm without scale and shift has no such arrays here, and Gluon's files hold them nevertheless; their ``fixed``
-    is the value that they stand for, and None in every other array.
+    Gluon's files have a scale and a shift also for norms that have neither in a plan. ``fixed`` is the constant value
+    of these arrays, and None for all others.
     """
 
     theirs: str
@@ -138,11 +112,11 @@ class Place:
 
 
 def places(planned: Plan, layout: Layout, *, counted: bool = False) -> list[Place] | None:
-    """Every array of the network as the family names it, in order; None if the family has no such network.
+    """Every array of the network with the family's name, in order; None if the family has no such network.
 
-    ``counted`` asks for the names that ``export`` writes, without the network's own prefix.
+    ``counted``: with the names that ``export`` writes, without the network's own prefix.
     """
-    found: list[Place] = []
+    listed: list[Place] = []
     counts: Counter[tuple[str, str]] = Counter()
     for layer, node in walk(planned.root):
         shapes = {word: array.shape for word, array in node.arrays().items()}
@@ -158,20 +132,20 @@ def places(planned: Plan, layout: Layout, *, counted: bool = False) -> list[Plac
             fixed = {"weight": 1.0, "bias": 0.0}
             shapes = dict.fromkeys((*fixed, *STATISTICS), (node.channels,))
         for suffix, shape in shapes.items():
-            found.append(Place(before + words.get(suffix, suffix), f"{layer}.{suffix}", shape, fixed.get(suffix)))
-    return found
+            listed.append(Place(before + words.get(suffix, suffix), f"{layer}.{suffix}", shape, fixed.get(suffix)))
+    return listed
 
 
 def renamed(layout: Layout, weights: Mapping[str, Array]) -> Weights:
-    """The network's arrays by the family's structural names of layers, each with our own last word.
+    """The arrays by the family's structural names of layers and our own last words.
 
-    So :meth:`resnet_xf.backend.contract.Backend.load` names those of a Gluon zoo's network.
+    :meth:`resnet_xf.backend.contract.Backend.load` expects these names for a network of a Gluon zoo.
     """
     return {f"{layout.structural(layer_of(name))}.{name.rpartition('.')[2]}": array for name, array in weights.items()}
 
 
 def _counted(layer: str, node: Node, layout: Layout, counts: Counter[tuple[str, str]]) -> str:
-    """The name that Gluon makes up: a scope, the layer's kind, and how many of that kind came before it there."""
+    """Gluon's generated name: a scope, the kind of layer, and how many of that kind precede it in the scope."""
     if layout.scopes is None:
         return layer.replace(".", "_")
     scope = ""

@@ -22,7 +22,7 @@ from resnet_xf.architecture.weights import (
 )
 from resnet_xf.data import sample_images
 from resnet_xf.errors import DataError, WeightsError
-from resnet_xf.formats.convert import settle
+from resnet_xf.formats.convert import identify_verified
 from resnet_xf.formats.files import SUFFIXES
 from resnet_xf.ladder.lessons import course_for, lessons_for
 from resnet_xf.ladder.subject import Subject, outline_of
@@ -105,7 +105,7 @@ def weights_of(planned: Plan, given: Mapping[str, Array] | str | Path | None, se
 
 def _read(path: str | Path, spec: ResNetSpec | None) -> tuple[Plan, Weights, str]:
     """The network of a checkpoint, with the file's number of classes and its eps if it tells one, and its arrays."""
-    found, how = settle(path, spec)
+    found, how = identify_verified(path, spec)
     arrays, rounded = float32_of(found.weights)
     return found.plan, arrays, f"from {path}{rounded}{how}"
 
