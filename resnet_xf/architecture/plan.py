@@ -23,6 +23,7 @@ from resnet_xf.architecture.nodes import (
     Residual,
     Sequential,
     Taps,
+    walk,
 )
 from resnet_xf.architecture.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
 from resnet_xf.architecture.zoo import get_spec
@@ -37,6 +38,11 @@ class Plan:
 
     spec: ResNetSpec
     root: Sequential
+
+    @property
+    def opens_with_norm(self) -> bool:
+        """Whether the first layer is a batch norm; nothing before it needs a gradient."""
+        return isinstance(next(node for _, node in walk(self.root) if not node.named_children()), Norm)
 
 
 def plan(spec: Plan | ResNetSpec | str) -> Plan:

@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from resnet_xf.architecture.measures import roundings
-from resnet_xf.architecture.nodes import Norm, is_statistic, walk
+from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.trace import Row, trace
 from resnet_xf.architecture.weights import Array, all_weight_shapes
@@ -170,7 +170,6 @@ def lessons_for(
 ) -> Lessons:
     """Lessons for a plan, in the smallest square images that give every norm so many pixels."""
     spec, size = planned.spec, _small(planned, sides, pixels)
-    first = next(node for _, node in walk(planned.root) if not node.named_children())
     rows = trace(planned, (1, spec.in_channels, *size))
     return Lessons(
         network=planned.root,
@@ -178,7 +177,7 @@ def lessons_for(
         channels=spec.in_channels,
         classes=spec.num_classes,
         size=size,
-        opens_with_norm=isinstance(first, Norm),
+        opens_with_norm=planned.opens_with_norm,
         rows=rows,
         seed=seed,
         steps=steps,

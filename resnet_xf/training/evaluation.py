@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from resnet_xf.architecture.nodes import Norm, walk
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.backend.learner import TIMEOUT, Learner, Task
 from resnet_xf.data import Batches, Dataset, Split, Transform
@@ -48,7 +47,6 @@ def task_of(
 ) -> Task:
     """What a backend's learner is to do with a network, by a recipe, ``together`` with other workers or alone."""
     optimizer = recipe.optimizer
-    first = next(node for _, node in walk(planned.root) if not node.named_children())
     return Task(
         network=planned.root,
         momentum=rounded(optimizer.momentum),
@@ -59,7 +57,7 @@ def task_of(
         preset=preset,
         freeze_statistics=recipe.freeze_statistics,
         device=device,
-        opens_with_norm=isinstance(first, Norm),
+        opens_with_norm=planned.opens_with_norm,
         together=together,
         timeout=timeout,
     )
