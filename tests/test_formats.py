@@ -510,14 +510,14 @@ def test_nan_and_infinity_are_refused(tmp_path, bad: float) -> None:
     weights = draw_weights("d2l_resnext")
     weights["layer2.0.bn1.weight"][3] = bad
     write_checkpoint(tmp_path / "a.params", weights, plan("d2l_resnext"))
-    refused(tmp_path / "a.params", tmp_path, r"layer2\.0\.bn1\.gamma holds 1 numbers that are NaN or infinite")
+    refused(tmp_path / "a.params", tmp_path, r"layer2\.0\.bn1\.gamma holds 1 values that are NaN or infinite")
 
 
 def test_a_negative_variance_is_refused(tmp_path) -> None:
     weights = draw_weights("d2l_resnext")
     weights["bn1.running_var"][3] = -1
     write_checkpoint(tmp_path / "a.params", weights, plan("d2l_resnext"))
-    refused(tmp_path / "a.params", tmp_path, r"bn1\.running_var holds negative numbers")
+    refused(tmp_path / "a.params", tmp_path, r"bn1\.running_var holds negative values")
 
 
 def test_a_spec_that_merely_bears_a_known_name_is_not_held_against_that_network(tmp_path) -> None:

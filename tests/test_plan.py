@@ -100,7 +100,7 @@ def test_a_backbone_ends_with_its_last_map() -> None:
     assert taps.names == ("act1", "layer3")
     assert [name for name, _ in taps.children] == ["conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3"]
     assert plan_features("resnet50").names == ("layer1", "layer2", "layer3", "layer4")
-    with pytest.raises(SpecError, match="no layer is called layer9; choose of conv1, bn1"):
+    with pytest.raises(SpecError, match="no layer is called layer9; choose from conv1, bn1"):
         plan_features("resnet50", ["layer9"])
 
 

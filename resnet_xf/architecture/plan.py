@@ -116,7 +116,9 @@ def plan_features(spec: ResNetSpec | str, out: Sequence[str] | None = None) -> T
     chosen = tuple(out) if out is not None else tuple(name for name in names if name.startswith("layer"))
     missing = [name for name in chosen if name not in names]
     if missing or not chosen:
-        raise SpecError(f"out: no layer is called {', '.join(missing) or '(none given)'}; choose of {', '.join(names)}")
+        raise SpecError(
+            f"out: no layer is called {', '.join(missing) or '(none given)'}; choose from {', '.join(names)}"
+        )
     if len(set(chosen)) < len(chosen):
         raise SpecError(f"out: names a layer twice: {', '.join(chosen)}")
     last = max(names.index(name) for name in chosen)
@@ -259,7 +261,7 @@ def _convolutions(
 
 
 def _shortcut(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int) -> Sequential:
-    """A projecting shortcut. Its children have timm's numbers, where 0 is the pool of ``avg_conv``.
+    """A projecting shortcut. Its children have timm's names, where 0 is the pool of ``avg_conv``.
 
     In a dilated stage without stride, timm pools windows of 2 at every pixel, padded with zeros at the end.
     """

@@ -124,10 +124,8 @@ def identify_verified(source: str | Path, spec: ResNetSpec | None = None) -> tup
     if identity.symbol_tensors and is_installed("mxnet"):
         checks = _verify(file, identity)
         return identity, f", which gives what {checks[0].theirs} gives"
-    return (
-        identity,
-        f"; that it is {identity.plan.spec.name} is a guess from names and shapes" if identity.guessed else "",
-    )
+    guess = f"; that it is {identity.plan.spec.name} is a guess from names and shapes"
+    return identity, guess if identity.guessed else ""
 
 
 def write_checkpoint(path: str | Path, weights: Weights, planned: Plan) -> str:

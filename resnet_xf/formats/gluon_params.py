@@ -54,7 +54,7 @@ class _Cursor:
         self.at += count
         return self.at - count
 
-    def numbers(self, layout: str) -> tuple[int, ...]:
+    def unpack(self, layout: str) -> tuple[int, ...]:
         """Read little-endian numbers; ``layout`` is in ``struct``'s notation."""
         layout = f"<{layout}"
         return struct.unpack_from(layout, self.data, self.skip(struct.calcsize(layout)))
@@ -76,7 +76,7 @@ def read_params(path: str | Path) -> Weights:
 
 
 def _read(cursor: _Cursor) -> Weights:
-    magic, reserved, count = cursor.numbers("QQQ")
+    magic, reserved, count = cursor.unpack("QQQ")
     if (magic, reserved) != (MAGIC, 0):
         raise WeightsError(f"not a .params file: begins with {magic:#x} and {reserved:#x}, not {MAGIC:#x} and 0")
     arrays = []
@@ -84,12 +84,12 @@ def _read(cursor: _Cursor) -> Weights:
         cursor.what = f"array {number + 1} of {count:,}"
         arrays.append(_read_array(cursor))
     cursor.what = "the list of names"
-    (names_count,) = cursor.numbers("Q")
+    (names_count,) = cursor.unpack("Q")
     if names_count != count:
         raise WeightsError(f"holds {count:,} arrays and {names_count:,} names; expected one name for each")
     names = []
     for _ in range(count):
-        (length,) = cursor.numbers("Q")
+        (length,) = cursor.unpack("Q")
         begin = cursor.skip(length)
         names.append(bytes(cursor.data[begin : begin + length]).decode("utf-8", "backslashreplace"))
     if cursor.at != len(cursor.data):
@@ -101,20 +101,20 @@ def _read(cursor: _Cursor) -> Weights:
 
 
 def _read_array(cursor: _Cursor) -> Array:
-    (version,) = cursor.numbers("I")
+    (version,) = cursor.unpack("I")
     if version in (V2, V3):
-        (storage,) = cursor.numbers("i")
+        (storage,) = cursor.unpack("i")
         if storage != 0:
             raise WeightsError(f"{cursor.what} is sparse (storage type {storage}); only dense arrays are weights")
-    axes = cursor.numbers("I")[0] if version in (V1, V2, V3) else version
+    axes = cursor.unpack("I")[0] if version in (V1, V2, V3) else version
     if axes > MOST_AXES:
         raise WeightsError(f"{cursor.what} claims {axes:,} axes at byte {cursor.at - 4:,}; the file is damaged")
     if axes == 0 and version != V3:
         raise WeightsError(f"{cursor.what} has no shape; a weight has at least one axis")
-    shape = cursor.numbers(f"{axes}{'q' if version in (V1, V2, V3) else 'I'}")
+    shape = cursor.unpack(f"{axes}{'q' if version in (V1, V2, V3) else 'I'}")
     if min(shape, default=0) < 0:
         raise WeightsError(f"{cursor.what} claims the shape {shape}; the file is damaged")
-    device, _, flag = cursor.numbers("iii")  # the kind of device, its number, and the element type
+    device, _, flag = cursor.unpack("iii")  # the kind of device, its number, and the element type
     if device not in DEVICES:
         raise WeightsError(f"{cursor.what} was on a device of unknown kind {device}; the file is damaged")
     if flag not in DTYPES:

@@ -113,7 +113,7 @@ def _matches(file: CheckpointFile, spec: ResNetSpec, num_classes: int | None) ->
     for layout in LAYOUTS:
         for counted in (False, True) if layout.words == "gluon" else (False,):
             if not counted and layout.outer is None and layout.scopes is not None:
-                continue  # its structural names are those of another family
+                continue  # another family has the same structural names
             expected = places(planned, layout, counted=counted)
             if expected is None:
                 continue
@@ -140,7 +140,7 @@ def _with_prefixes(names: list[str], expected: list[Place], layout: Layout) -> t
     """Places with the prefixes of counted names in a file, as ``resnetv10_``; and the prefix of the body.
 
     A fine-tuned network often has a new head, with a prefix of its own. The first convolution's name gives the prefix
-    of the body, the name of the only dense layer that of the head.
+    of the body, and the name of the only dense layer gives the prefix of the head.
     """
     first = next(place.theirs for place in expected if place.ours in FIRST)
     prefixes = [name.removesuffix(first) for name in names if name.endswith(first) and "stage" not in name]
@@ -175,7 +175,7 @@ def _identity(file: CheckpointFile, match: _Match, *, guessed: bool) -> Identity
     norms: list[NormAttributes] = []
     for place in match.places:
         array = file.tensors[place.theirs]
-        _check_numbers(file, place, array)
+        _check_values(file, place, array)
         attributes = file.norms.get(symbol_names.get(place.ours, ""))
         if attributes:
             norms.append(attributes)
@@ -190,15 +190,15 @@ def _identity(file: CheckpointFile, match: _Match, *, guessed: bool) -> Identity
     return Identity(fitted, match.layout, match.counted, match.prefix, weights, in_symbol, guessed)
 
 
-def _check_numbers(file: CheckpointFile, place: Place, array: Array) -> None:
+def _check_values(file: CheckpointFile, place: Place, array: Array) -> None:
     """Raise WeightsError for values that no network can have."""
     if not np.issubdtype(array.dtype, np.floating):
-        raise WeightsError(f"{file.path}: {place.theirs} holds {array.dtype} numbers, expected floating point")
+        raise WeightsError(f"{file.path}: {place.theirs} holds {array.dtype} values, expected floating point")
     if not np.isfinite(array).all():
         count = int(np.size(array) - np.isfinite(array).sum())
-        raise WeightsError(f"{file.path}: {place.theirs} holds {count} numbers that are NaN or infinite")
+        raise WeightsError(f"{file.path}: {place.theirs} holds {count} values that are NaN or infinite")
     if place.ours.endswith("running_var") and (array < 0).any():
-        raise WeightsError(f"{file.path}: {place.theirs} holds negative numbers, and a variance has none")
+        raise WeightsError(f"{file.path}: {place.theirs} holds negative values, and a variance has none")
 
 
 def _symbol_names(file: CheckpointFile, match: _Match) -> dict[str, str]:
