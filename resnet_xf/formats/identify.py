@@ -32,8 +32,7 @@ class Identity:
     Attributes:
         plan: the network, with the file's number of classes and input channels.
         layout: the family whose names the file has.
-        counted: whether they are the counted names of ``export``.
-        prefix: the network's own prefix on counted names.
+        prefix: the network's own prefix on the counted names of ``export``; else empty.
         weights: the arrays by neutral name.
         symbol_tensors: the arrays by the names in the symbol beside the file; empty if there is none.
         guessed: whether the spec is a guess from names and shapes.
@@ -41,7 +40,6 @@ class Identity:
 
     plan: Plan
     layout: Layout
-    counted: bool
     prefix: str
     weights: Weights
     symbol_tensors: Weights = field(default_factory=dict)
@@ -187,7 +185,7 @@ def _identity(file: CheckpointFile, match: _Match, *, guessed: bool) -> Identity
             raise WeightsError(f"{file.path}: {place.theirs} is not 1, and {match.plan.spec.name} has no scale there")
     fitted = _with_norms(file, match.plan, norms)
     in_symbol = {symbol_names[p.ours]: file.tensors[p.theirs] for p in match.places} if symbol_names else {}
-    return Identity(fitted, match.layout, match.counted, match.prefix, weights, in_symbol, guessed)
+    return Identity(fitted, match.layout, match.prefix, weights, in_symbol, guessed)
 
 
 def _check_values(file: CheckpointFile, place: Place, array: Array) -> None:
