@@ -20,7 +20,7 @@ from common import DOCS, RESULTS, read_results, reduce_colours, write_between, w
 from resnet_xf.speed.bench.case import OURS
 from resnet_xf.speed.bench.charts import plot
 from resnet_xf.speed.bench.report import BenchReport, Row, baseline
-from resnet_xf.speed.bench.statistics import in_words
+from resnet_xf.speed.bench.statistics import format_rate
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def table_line(row: Row, *, first: bool) -> str:
         low, high = row.ratio.interval
         same = " ≈" if row.ratio.verdict == "no difference shown" else ""
         ratio, interval = f"{row.ratio.median:.2f}{same}", f"{low:.3f} to {high:.3f}"
-    speed = in_words(result.speed.median)
+    speed = format_rate(result.speed.median)
     return f"| {name} | {speed} | {ratio} | {interval} | {result.error:.1e} | {result.agreement:.0%} | {share} |"
 
 
@@ -200,7 +200,7 @@ def summary_cell(row: Row | None) -> str:
     """Images a second, and in brackets their ratio to the first row's."""
     if row is None or row.result is None:
         return "–"
-    speed = in_words(row.result.speed.median)
+    speed = format_rate(row.result.speed.median)
     if row.ratio is None:
         return speed
     return f"{speed} ({'≈' if row.ratio.verdict == 'no difference shown' else ''}{row.ratio.median:.2f}×)"

@@ -94,7 +94,7 @@ def test_rows_are_compared_with_the_first_of_their_group(report: BenchReport) ->
 
 def test_launches_are_processes_of_each_case(monkeypatch) -> None:
     """Memory holds two at a time: what is refused comes last, when the baseline has nobody to take turns with."""
-    monkeypatch.setattr(harness_module, "_room", lambda runners: False)
+    monkeypatch.setattr(harness_module, "_fits_another", lambda runners: False)
     told = []
     wanted = [case(), case(preset="tuned"), case(precision="float16")]
     found = bench([*wanted, wanted[0]], seconds=SECONDS, launches=2, callback=lambda *parts: told.append(parts))

@@ -23,7 +23,7 @@ from resnet_xf.speed.bench.charts import check_format, plot
 from resnet_xf.speed.bench.harness import bench as measure
 from resnet_xf.speed.bench.harness import best_batch
 from resnet_xf.speed.bench.report import BenchReport, Comparison, Row, baseline, compare
-from resnet_xf.speed.bench.statistics import in_words
+from resnet_xf.speed.bench.statistics import format_rate
 from resnet_xf.support.environment import gpus, processors
 from resnet_xf.support.files import atomic
 from resnet_xf.support.optional import optional
@@ -217,8 +217,8 @@ def _cells(row: Row, *, first: bool) -> list[str]:
     return [
         case.way,
         str(case.batch),
-        in_words(result.speed.median),
-        f"{in_words(result.speed.low)}–{in_words(result.speed.high)}",
+        format_rate(result.speed.median),
+        f"{format_rate(result.speed.low)}–{format_rate(result.speed.high)}",
         f"{RATIO_SIGNS[ratio.verdict]}{ratio.median:.2f}" if ratio else "1" if first else "–",
         f"{ratio.interval[0]:.3f}–{ratio.interval[1]:.3f}" if ratio else "",
         f"{result.error:.1e}",
@@ -234,7 +234,7 @@ def _print_comparison(comparison: Comparison) -> None:
     table = Table("", "before>", "after>", "×>", "interval>", "")
     for change in comparison.changes:
         low, high = change.ratio.interval
-        speeds = in_words(change.before.median), in_words(change.after.median)
+        speeds = format_rate(change.before.median), format_rate(change.after.median)
         name = f"{change.case.group_title}: {change.case}"
         table.add_row(name, *speeds, f"{change.ratio.median:.2f}", f"{low:.3f}–{high:.3f}", change.ratio.verdict)
     table.print()

@@ -1,4 +1,4 @@
-"""A network at its fastest in inference: one neutral call for every backend."""
+"""Makes a network as fast in inference as its backend can: the same call for every backend."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, ShapeError
 
 CHECKED = 2
-"""Images on which a fast network is held against float64 before it is handed out."""
+"""How many images the outputs of a fast network are compared with float64 on."""
 
 
 class Optimized:
-    """A network that is fast in inference, and for nothing else; :func:`optimize` makes it.
+    """A network for fast inference, which cannot be trained; :func:`optimize` makes it.
 
-    Called with images ``(N, C, H, W)`` it gives the outputs ``(N, classes)`` in float32: a NumPy array for an array,
-    and the framework's own for the framework's own, on its device.
+    Call it with images ``(N, C, H, W)`` to get the outputs ``(N, classes)`` in float32. A NumPy array gives a NumPy
+    array; a tensor of the framework gives a tensor on the network's device.
 
     Attributes:
-        backend, precision, device: where and how it runs.
+        backend: the backend's name.
+        precision: as ``float32``.
+        device: as ``cpu`` or ``cuda:0``.
         image_shape: channels, height and width of the images that it takes.
-        steps: what was done to it, in order.
-        error: of its outputs for up to two real images against float64, relative to the largest.
+        steps: what was done to it, in order, as ``folded norms``.
+        error: of its outputs for up to two real images, against float64 and relative to the largest output.
     """
 
     def __init__(
@@ -52,22 +54,27 @@ class Optimized:
         self.image_shape, self.steps, self.error = image_shape, steps, error
 
     def __call__(self, images: Any) -> Any:
-        """See the class; raises BackendError where gradients are asked for, ShapeError for other images."""
+        """Compute the outputs.
+
+        Raises:
+            ShapeError: if the images have another shape than ``image_shape``.
+            BackendError: if the framework is recording gradients.
+        """
         shape = tuple(images.shape)
         if len(shape) != 4 or not shape[0] or shape[1:] != self.image_shape:
-            wanted = ", ".join(map(str, self.image_shape))
-            raise ShapeError(f"images: this network was optimised for (N, {wanted}), N at least 1; got {shape}")
+            expected = ", ".join(map(str, self.image_shape))
+            raise ShapeError(f"images: this network was optimised for (N, {expected}), N at least 1; got {shape}")
         return self._fast(images)
 
     def __repr__(self) -> str:
         return f"<Optimized: {self.backend}, {self.precision}, {self.device}, {', '.join(self.steps)}>"
 
     def eval(self) -> Optimized:
-        """Itself: it has no other mode."""
+        """Return the network itself: it is always in inference mode."""
         return self
 
     def train(self, mode: bool = True) -> Optimized:
-        """Refuse, unless ``mode`` is False."""
+        """Raise BackendError; if ``mode`` is False, return the network itself."""
         return no_gradients() if mode else self
 
 
@@ -84,31 +91,33 @@ def optimize(
     preset: str = "best",
     calibration: Array | None = None,
 ) -> Optimized:
-    """Make a network as fast in inference as its backend can, and hold it against float64 before it is handed out.
+    """Make a network as fast in inference as its backend can, and check its outputs against float64.
 
-    Norms are folded into their convolutions in the plan (:func:`fold_norms`). The rest is each
-    backend's own: PyTorch's ``channels_last``, ``torch.compile`` with frozen weights and low precision; Gluon's static
+    Batch norms are folded into their convolutions in the plan (:func:`fold_norms`). The rest depends on the backend:
+    for PyTorch ``channels_last``, ``torch.compile`` with frozen weights and low precision; for Gluon static
     ``hybridize``, oneDNN's fused subgraphs and quantisation.
 
     Args:
         network: a plan, a spec, or the name of one.
         backend: as :func:`resnet_xf.get_backend` chooses it.
-        weights: arrays by name, as ``get_backend(…).dump(module)`` gives them or, after its spec,
-            :func:`resnet_xf.load_weights`; if None they are drawn from ``seed``.
-        seed: for that draw.
+        weights: arrays by name, as ``get_backend(…).dump(module)`` or :func:`resnet_xf.load_weights` returns them; if
+            None they are drawn from ``seed``.
+        seed: the seed of drawn weights.
         precision: ``float32``, ``bfloat16`` or ``int8``; on a GPU also ``float16`` and ``tf32``.
-        batch: how many images it is tuned for; others are cut into such batches, of which the last is filled up.
-        image_size: height and width; the spec's own if None, or those of ``calibration``.
+        batch: the batch size it is tuned for; more images are computed in several batches, the last one filled up.
+        image_size: height and width; if None, those of ``calibration``, else of the spec.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         preset: ``best``, whose compilers take seconds to a minute; ``tuned`` or ``eager``, which need none
             (:data:`resnet_xf.backend.fast.PRESETS`).
-        calibration: real images ``(N, C, H, W)`` like those to come, normalised, by which int8's ranges are set and the
-            error is measured; scikit-learn's photographs or digits if None.
+        calibration: normalised real images ``(N, C, H, W)``, similar to those that will be shown. They set the ranges
+            of int8 and measure the error; scikit-learn's photographs or digits if None.
+
+    Returns:
+        The fast network.
 
     Raises:
-        BackendError: if this backend or device has no such precision, a compiler is missing, or the outputs are not the
-            network's.
-        SpecError, ShapeError, WeightsError: for what makes no network.
+        BackendError: if the backend or device lacks the precision, a compiler is missing, or the outputs are wrong.
+        SpecError, ShapeError, WeightsError: if network, images or weights do not fit each other.
     """
     if precision not in PRECISIONS:
         raise BackendError(f"no precision is called {precision!r}; choose one of {', '.join(PRECISIONS)}")
@@ -126,19 +135,19 @@ def optimize(
     )
     if images.ndim != 4 or not len(images):
         raise ShapeError(f"calibration: expected images (N, C, H, W), N at least 1; got {images.shape}")
-    trace(planned, (batch, *images.shape[1:]))  # refuses images that do not fit, by the layer's name
+    trace(planned, (batch, *images.shape[1:]))  # raises ShapeError, with the layer's name, if the images do not fit
     arrays = draw_weights(planned, seed) if weights is None else without_counters(weights)
-    whole = images[np.arange(ceil(len(images) / batch) * batch) % len(images)]  # batches, the last filled up
+    whole_batches = images[np.arange(ceil(len(images) / batch) * batch) % len(images)]
     native, before = native_of(chosen, planned, arrays, preset)
-    fast = bench.fast(FastTask(native, precision, preset, device, (batch, *images.shape[1:]), whole))
-    error = _error(chosen, planned, arrays, fast, whole[:batch], precision)
+    fast = bench.fast(FastTask(native, precision, preset, device, (batch, *images.shape[1:]), whole_batches))
+    error = _error(chosen, planned, arrays, fast, whole_batches[:batch], precision)
     return Optimized(fast, chosen.name, precision, images.shape[1:], (*before, *fast.steps), error)
 
 
 def native_of(
     backend: Backend, planned: Plan, weights: Mapping[str, Array], preset: str
 ) -> tuple[Any, tuple[str, ...]]:
-    """The native network that a backend makes fast, in float32, and what the preset has done to it before."""
+    """Build the native float32 network for a preset; return it, and what was done to the plan before: folded norms."""
     node: Node = planned.root
     steps: tuple[str, ...] = ()
     if preset == "best":
@@ -150,9 +159,10 @@ def native_of(
 
 
 def tolerance(precision: str) -> float:
-    """How far outputs may be from float64's: of a sound result half the digits are right.
+    """The largest error of correct outputs against float64, relative to the largest output.
 
-    int8 has no such law, and is judged by what it is used for; but zeros are off by 1.
+    It is the square root of the precision's epsilon, so half of the digits are right. int8 has no epsilon; its limit of
+    0.5 only excludes outputs without meaning, such as zeros, whose error is 1.
     """
     return sqrt(EPSILON[precision]) if precision in EPSILON else 0.5
 
@@ -160,10 +170,10 @@ def tolerance(precision: str) -> float:
 def _error(
     backend: Backend, planned: Plan, weights: Mapping[str, Array], fast: Fast, images: Array, precision: str
 ) -> float:
-    """The relative error against the plan's own float64 network; raises BackendError where that is no rounding."""
-    referee = backend.build(planned.root, "float64")
-    backend.load(referee, {name: array.astype(np.float64) for name, array in weights.items()})
-    error = relative_error(fast(images)[:CHECKED], backend.forward(referee, images[:CHECKED]))
+    """The relative error against the same network in float64; raises BackendError if it is above the tolerance."""
+    reference = backend.build(planned.root, "float64")
+    backend.load(reference, {name: array.astype(np.float64) for name, array in weights.items()})
+    error = relative_error(fast(images)[:CHECKED], backend.forward(reference, images[:CHECKED]))
     limit = tolerance(precision)
     if not error <= limit:
         raise BackendError(

@@ -1,4 +1,4 @@
-"""What one measurement is of: a network, whose it is, where and how it runs."""
+"""A case: the network that one measurement runs, who implements it, where and how it runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from resnet_xf.errors import BenchError
 from resnet_xf.support.documents import Document
 
 OURS = "resnet_xf"
-"""Whose networks those are that this project builds."""
+"""The library of the networks that this project builds."""
 
 PEERS = {"torchvision": "torch", "timm": "torch", "gluon": "mxnet"}
-"""Other libraries, each with its backend, whose own networks run under the same harness; ``gluon`` is Gluon's zoo."""
+"""Other libraries, whose own networks can be measured too, and the backend of each; ``gluon`` is Gluon's model zoo."""
 
 MODES = ("infer", "train")
 
@@ -23,16 +23,16 @@ class Case(Document, frozen=True, kw_only=True):
 
     Attributes:
         spec: the network.
-        library: whose implementation of it: this project's, or one of ``PEERS``.
+        library: who implements it: this project, or one of ``PEERS``.
         backend: the framework that runs it.
-        mode: ``infer``; or ``train``: forward, backward and a step of SGD with momentum and decay.
+        mode: ``infer``; or ``train``: forward, backward and a step of SGD with momentum and weight decay.
         preset: one of :data:`resnet_xf.backend.fast.PRESETS`.
         precision: one of :data:`resnet_xf.backend.fast.PRECISIONS`.
-        batch: images at a time.
+        batch: how many images are computed at a time.
         image_size: height and width.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
-        threads: of the CPU, as ``OMP_NUM_THREADS`` tells the process.
-        seed: for the weights.
+        threads: how many CPU threads the process may use (``OMP_NUM_THREADS``).
+        seed: the seed of the weights.
     """
 
     title = "a case"
@@ -52,27 +52,27 @@ class Case(Document, frozen=True, kw_only=True):
 
     @property
     def group(self) -> tuple[object, ...]:
-        """What cases have in common that are compared with each other."""
+        """The fields that must be equal for two cases to be compared with each other."""
         return self.spec, self.seed, self.mode, self.image_size, self.device, self.threads
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it the same measurement in another report."""
+        """The fields that must be equal for two reports to have measured the same."""
         return (*self.group, self.library, self.backend, self.preset, self.precision, self.batch)
 
     @property
     def group_title(self) -> str:
-        """The group in words."""
-        (height, width), threads = self.image_size, "thread" if self.threads == 1 else "threads"
-        return f"{self.spec.name}, {self.mode}, {height}×{width}, {self.device}, {self.threads} {threads}"
+        """The group in words: ``resnet18, infer, 224×224, cpu, 4 threads``."""
+        (height, width), unit = self.image_size, "thread" if self.threads == 1 else "threads"
+        return f"{self.spec.name}, {self.mode}, {height}×{width}, {self.device}, {self.threads} {unit}"
 
     @property
     def way(self) -> str:
-        """Whose, how fast and how exact, in three words."""
+        """Backend or library, preset and precision: ``torch best float32``."""
         return f"{self.backend if self.library == OURS else self.library} {self.preset} {self.precision}"
 
     def __str__(self) -> str:
-        """The case within its group, in words."""
+        """What tells the case from others of its group: ``torch best float32, batch 16``."""
         return f"{self.way}, batch {self.batch}"
 
 
@@ -89,9 +89,9 @@ def cases(
     device: str = "cpu",
     threads: int,
 ) -> list[Case]:
-    """Every combination that is asked for, the peers first, which the others are then compared with.
+    """Every combination of the arguments as a case. Peers come first, so that the others are compared with them.
 
-    What is as wide as float32 is measured in every preset, and lower precision in the fastest that is asked for alone.
+    float32 and tf32 are combined with every preset, lower precisions with the fastest of the presets alone.
     """
     fastest = max(presets, key=list(PRESETS).index)
     sources = [(peer, PEERS[peer]) for peer in peers] + [(OURS, backend) for backend in backends]

@@ -1,4 +1,4 @@
-"""A bench's picture: images a second of every case, and the speed against the error that it costs."""
+"""The picture of a bench: the images per second of every case, and its speed against its error."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import OURS, Case
 from resnet_xf.speed.bench.report import BenchReport, Row
-from resnet_xf.speed.bench.statistics import in_words
+from resnet_xf.speed.bench.statistics import format_rate
 from resnet_xf.support.files import atomic
 from resnet_xf.support.optional import optional
 
 FORMATS = (".svg", ".png", ".pdf")
 
 COLOURS = {"torch": "#c8502d", "mxnet": "#1f6fb2", "torchvision": "#e0a48f", "timm": "#d9b36c", "gluon": "#9cc3e4"}
-"""Of the backends, and paler ones of their peers."""
+"""Colours of the backends, and paler ones of the other libraries that use them."""
 
 MARKERS = {"float32": "o", "tf32": "v", "bfloat16": "s", "float16": "D", "int8": "^"}
 
@@ -35,7 +35,7 @@ STYLE = {
 
 
 def plot(report: BenchReport, path: str | Path) -> None:
-    """Write the picture, one row of two charts for every group of cases.
+    """Write the picture: for every group of cases a chart of speeds, and one of speed against error.
 
     Raises:
         MissingExtraError: if Matplotlib is not installed.
@@ -47,26 +47,26 @@ def plot(report: BenchReport, path: str | Path) -> None:
     if not groups:
         raise BenchError("nothing was measured that could be drawn")
     with figure() as new:
-        heights = [0.9 + 0.3 * len(rows) for rows in groups]
-        drawn = new(figsize=(11, sum(max(2.6, height) for height in heights)), layout="constrained")
-        axes = drawn.subplots(len(groups), 2, squeeze=False, height_ratios=[max(2.6, h) for h in heights])
+        heights = [max(2.6, 0.9 + 0.3 * len(rows)) for rows in groups]
+        picture = new(figsize=(11, sum(heights)), layout="constrained")
+        axes = picture.subplots(len(groups), 2, squeeze=False, height_ratios=heights)
         for (left, right), rows in zip(axes, groups, strict=True):
             _bars(left, rows)
             _errors(right, rows)
         with atomic(path) as temporary:
             metadata = {"Date": None} if path.suffix == ".svg" else None
-            drawn.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+            picture.savefig(temporary, format=path.suffix[1:], metadata=metadata)
 
 
 def check_format(path: Path) -> None:
-    """Raises BenchError unless the file's name ends in one of ``FORMATS``."""
+    """Raise BenchError unless the file's name ends in one of ``FORMATS``."""
     if path.suffix.lower() not in FORMATS:
         raise BenchError(f"{path}: a picture is one of {', '.join(FORMATS)}")
 
 
 @contextmanager
 def figure() -> Iterator[Any]:
-    """Matplotlib's ``Figure``, in our style whatever a person's own settings are."""
+    """Yield Matplotlib's class ``Figure``; within the block our ``STYLE`` replaces the user's own settings."""
     matplotlib = optional("matplotlib", "charts are drawn by Matplotlib")
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -75,22 +75,24 @@ def figure() -> Iterator[Any]:
 
 
 def _measured(rows: Sequence[Row]) -> list[Row]:
+    """The rows with a result."""
     return [row for row in rows if row.result]
 
 
 def _colour(case: Case) -> str:
+    """The colour of the case's backend, or of the other library that implements it."""
     return COLOURS.get(case.backend if case.library == OURS else case.library, "#777777")
 
 
 def _bars(axes: Any, rows: Sequence[Row]) -> None:
-    """Images a second, with the quartiles."""
+    """Draw a bar for each case: its median of images per second, with a line from quartile to quartile."""
     for place, row in enumerate(rows):
         assert row.result is not None
         speed = row.result.speed
         axes.barh(place, speed.median, color=_colour(row.case), height=0.7)
         axes.plot([speed.low, speed.high], [place, place], color="#222222", linewidth=1.4)
         beside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-        axes.annotate(in_words(speed.median), (speed.high, place), **beside)
+        axes.annotate(format_rate(speed.median), (speed.high, place), **beside)
     axes.set_yticks(range(len(rows)), [str(row.case) for row in rows])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
@@ -99,7 +101,7 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def _errors(axes: Any, rows: Sequence[Row]) -> None:
-    """Speed against error; up and to the left is better."""
+    """Draw a point for each case: its error on the x axis, its images per second on the y axis."""
     for row in rows:
         assert row.result is not None
         size = 70 if row.case.preset == "best" else 30

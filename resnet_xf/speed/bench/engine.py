@@ -1,4 +1,4 @@
-"""A measurement's network at work: built, checked against a float64 referee, warmed up, and run."""
+"""The network of one case: built, checked against a float64 reference, warmed up, and run for measurement."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from resnet_xf.training.evaluation import task_of
 from resnet_xf.training.recipe import Optimizer, Recipe, targets
 
 CHECKED, FEW = 32, 8
-"""Images that inference is checked on, and how many a batch for training holds at least."""
+"""How many images inference is checked on; and the least number of distinct images in a training batch."""
 
 RATE, DECAY = 1e-6, 1e-4
-"""The learning rate and the decay of a measured step: the weights stay where they are, however long it is measured."""
+"""Learning rate and weight decay of a measured training step: so small that the weights hardly change."""
 
 TRIES = 20
-"""Steps after which float16's scale, which is halved where a gradient overflows, must have let one pass."""
+"""Training steps in which float16's loss scale, halved when a gradient overflows, must become small enough."""
 
 ROUND, WARM_UP = 0.25, 10.0
-"""Seconds of a round of the warm-up, and after which no further one is begun."""
+"""Seconds of one round of the warm-up; and seconds after which it ends, though the network still gets faster."""
 
-PRODUCT = {"cpu": 2048, "cuda": 8192}
-"""Rows of the square matrices whose product is the machine's ceiling."""
+MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
+"""Rows and columns of the matrices whose product gives the machine's ceiling."""
 
 
 class WrongError(BenchError):
-    """A network gives false results."""
+    """A network computes wrong outputs or gradients."""
 
 
 class Round(msgspec.Struct, frozen=True, tag=True):
-    """Some images and how long they took; ``processors`` were busy on the mean."""
+    """A message: how many images were computed in how many seconds, and how many processors were busy on average."""
 
     images: int
     seconds: float
@@ -57,28 +57,28 @@ class Round(msgspec.Struct, frozen=True, tag=True):
 
 
 def sample_crops(channels: int, size: tuple[int, int], count: int) -> Array:
-    """Real images ``(count, channels, H, W)``, windows of digits for one channel, else of two photographs.
+    """Real images ``(count, channels, H, W)``, float32: random crops of digits, or of photographs if in colour.
 
-    The first of them are the same whatever the count.
+    The first images are the same for every ``count``.
     """
     height, width = size
-    whole = sample_images(channels, (height + height // 2, width + width // 2))
+    images = sample_images(channels, (height + height // 2, width + width // 2))
     corners = np.random.default_rng(0).random((count, 2)) * (height // 2 + 1, width // 2 + 1)
-    shown = [
-        whole[n % len(whole), :, top : top + height, left : left + width]
+    crops = [
+        images[n % len(images), :, top : top + height, left : left + width]
         for n, (top, left) in enumerate(corners.astype(int))
     ]
-    return np.ascontiguousarray(np.stack(shown))
+    return np.ascontiguousarray(np.stack(crops))
 
 
 def distinct_images(batch: int) -> int:
-    """How many different images a batch for training holds, each as often as any other.
+    """Distinct images per training batch: the batch's largest divisor up to 32, or the whole batch if that is below 8.
 
-    A norm's statistics are then those of the few, which is all that the referee need be shown. They are the largest
-    divisor that is not above ``CHECKED``, and all of the batch where that is less than ``FEW``.
+    Each is repeated equally often, so batch norm computes the same statistics as for the distinct images alone. The
+    reference is computed on these alone.
     """
-    found = max(n for n in range(1, min(batch, CHECKED) + 1) if batch % n == 0)
-    return found if found >= FEW else batch
+    divisor = max(n for n in range(1, min(batch, CHECKED) + 1) if batch % n == 0)
+    return divisor if divisor >= FEW else batch
 
 
 def reference_outputs(case: Case) -> Array:
@@ -99,24 +99,20 @@ def reference_outputs(case: Case) -> Array:
 
 
 def _weights(case: Case) -> Weights:
-    """Weights of which each one changes the outputs; initial ones hide a missing norm, whose scale is 1 and shift 0."""
+    """Weights that all change the outputs; with initial weights, a missing batch norm would change little."""
     return draw_weights(plan(case.spec), case.seed, "probe")
 
 
 def _targets(case: Case, count: int) -> Array:
-    """What that many images are held against; those that are equal have one label."""
+    """The target probabilities ``(count, classes)`` of a training batch; repeated images have the same label."""
     labels = np.arange(count) % distinct_images(case.batch) % case.spec.num_classes
     return targets(labels, case.spec.num_classes, 0.0, count)
 
 
 def _learner(case: Case, planned: Plan, native: Any, weights: Weights) -> Learner:
-    """What trains the network, a peer's if one is given; it has the weights."""
-    recipe = Recipe(
-        name="bench",
-        epochs=1,
-        batch_size=case.batch,
-        optimizer=Optimizer(learning_rate=RATE, momentum=0.9, weight_decay=DECAY),
-    )
+    """A learner that trains the case's network, or ``native`` if that is not None, and holds these weights."""
+    optimizer = Optimizer(learning_rate=RATE, momentum=0.9, weight_decay=DECAY)
+    recipe = Recipe(name="bench", epochs=1, batch_size=case.batch, optimizer=optimizer)
     task = replace(task_of(planned, recipe, case.device, preset=case.preset), precision=case.precision)
     if native is not None:
         task = replace(task, network=native, decaying=frozenset(weights))
@@ -126,21 +122,32 @@ def _learner(case: Case, planned: Plan, native: Any, weights: Weights) -> Learne
 
 
 class Engine:
-    """A case at work.
+    """The network of a case, warm and with correct outputs; :meth:`run` measures it.
+
+    Args:
+        case: what to measure.
+        reference: the outputs that it should have, of :func:`reference_outputs`.
+
+    Attributes:
+        device, steps: where the network runs, and what was done to make it fast.
+        error: of its outputs against the reference, relative to the largest of them.
+        agreement: the share of images with the same top-1 class as in the reference, 0 to 1.
+        build, first, warm_up: seconds to build the native network, then to its first outputs, then until it was warm.
 
     Raises:
-        ResNetXFError, MemoryError: if there is nothing to measure.
+        WrongError: if its outputs or gradients are wrong.
+        ResNetXFError, MemoryError: if it cannot be measured for another reason.
     """
 
-    def __init__(self, case: Case, wanted: Array) -> None:
-        self.case, self.wanted = case, wanted
+    def __init__(self, case: Case, reference: Array) -> None:
+        self.case, self.reference = case, reference
         self.planned = plan(case.spec)
         self.backend: Backend = get_backend(case.backend)
         self.bench = require(self.backend, Optimizes).bench
         weights = _weights(case)
         images = sample_crops(case.spec.in_channels, case.image_size, max(2 * CHECKED, distinct_images(case.batch)))
         start = time.perf_counter()
-        native, self.steps = self._native(weights)
+        native, self.steps = self._build(weights)
         self.build = time.perf_counter() - start
         self.step = self._infer(native, images) if case.mode == "infer" else self._train(native, weights, images)
         if not self.error <= (limit := tolerance(case.precision)):
@@ -151,39 +158,39 @@ class Engine:
         self._warm_up()
         self.warm_up = time.perf_counter() - start
 
-    def _native(self, weights: Weights) -> tuple[Any, tuple[str, ...]]:
-        """The network before its backend makes it fast; None where a learner builds it itself."""
+    def _build(self, weights: Weights) -> tuple[Any, tuple[str, ...]]:
+        """The native network before it is made fast, and what was done to it; None if the learner will build it."""
         case = self.case
         if case.library == OURS:
             return native_of(self.backend, self.planned, weights, case.preset) if case.mode == "infer" else (None, ())
         model = case.spec.name
         if case.library == "gluon":
-            layout, own = gluon_layout(self.planned)
-            if own is None:
+            layout, gluon_name = gluon_layout(self.planned)
+            if gluon_name is None:
                 raise BackendError(f"the Gluon model zoo has no {model}, whose like there is {model}_v1")
-            model, weights = own, renamed(layout, weights)
+            model, weights = gluon_name, renamed(layout, weights)
         peers = require(self.backend, BuildsPeers)
         native = peers.peer(case.library, model, case.spec.num_classes, case.spec.in_channels)
-        self.backend.load(native, weights)  # raises unless it is the same network
+        self.backend.load(native, weights)  # raises unless the layers are the same
         return native, ()
 
     def _infer(self, native: Any, images: Array) -> Callable[[], object]:
+        """Make the network fast, check its outputs, and return the function that computes one batch."""
         case = self.case
         shape = (case.batch, *images.shape[1:])
-        judged, others = (
-            images[:CHECKED],
-            images[CHECKED : 2 * CHECKED],
-        )  # int8 is calibrated on others than it is checked on
-        whole = np.resize(others, (-(-CHECKED // case.batch) * case.batch, *images.shape[1:]))
+        # int8 is calibrated on other images than those it is checked on.
+        checked, others = images[:CHECKED], images[CHECKED : 2 * CHECKED]
+        calibration = np.resize(others, (-(-CHECKED // case.batch) * case.batch, *images.shape[1:]))
         start = time.perf_counter()
-        fast = self.bench.fast(FastTask(native, case.precision, case.preset, case.device, shape, whole))
+        fast = self.bench.fast(FastTask(native, case.precision, case.preset, case.device, shape, calibration))
         self.first = time.perf_counter() - start  # it has run a batch
         self.device, self.steps = fast.device, (*self.steps, *fast.steps)
-        self._judge(fast(judged))
-        batch = fast.put(np.resize(judged, shape))
+        self._compare(fast(checked))
+        batch = fast.put(np.resize(checked, shape))
         return lambda: fast(batch)
 
     def _train(self, native: Any, weights: Weights, images: Array) -> Callable[[], object]:
+        """Build the learner, check its outputs and gradients, and return the function that trains one step."""
         case = self.case
         if case.precision == "int8":
             raise BackendError("no network is trained in int8; choose bfloat16")
@@ -191,29 +198,29 @@ class Engine:
         start = time.perf_counter()
         learner = _learner(case, self.planned, native, named)
         self.device, self.steps = learner.device, learner.steps
-        few = images[: distinct_images(case.batch)]
-        batch = learner.put(np.tile(few, (case.batch // len(few), 1, 1, 1)))
-        wanted = _targets(case, case.batch)
-        _, outputs = learner.step(batch, wanted, RATE)()
+        distinct = images[: distinct_images(case.batch)]
+        batch = learner.put(np.tile(distinct, (case.batch // len(distinct), 1, 1, 1)))
+        labels = _targets(case, case.batch)
+        _, outputs = learner.step(batch, labels, RATE)()
         self.first = time.perf_counter() - start
-        self._judge(outputs[: len(few)])
+        self._compare(outputs[: len(distinct)])
         for _ in range(TRIES):
             _, velocity = learner.dump()
             if any(array.any() for array in velocity.values()):
                 break
-            learner.step(batch, wanted, RATE)()
-        # After the first step that is taken, v is the gradient and the decay's share of the weight.
-        still = [name for name, array in named.items() if array.ndim > 1 and _no_gradient(velocity.get(name), array)]
-        if still:
-            raise WrongError(f"{len(still)} of its gradients are zero, the first is that of {still[0]}")
-        return lambda: learner.step(batch, wanted, RATE)
+            learner.step(batch, labels, RATE)()
+        zero = [name for name, array in named.items() if array.ndim > 1 and _no_gradient(velocity.get(name), array)]
+        if zero:
+            raise WrongError(f"{len(zero)} of its gradients are zero, the first is that of {zero[0]}")
+        return lambda: learner.step(batch, labels, RATE)
 
-    def _judge(self, outputs: Array) -> None:
-        self.error = relative_error(outputs, self.wanted)
-        self.agreement = float((outputs.argmax(1) == self.wanted.argmax(1)).mean())
+    def _compare(self, outputs: Array) -> None:
+        """Set ``error`` and ``agreement`` by comparing outputs ``(N, classes)`` with the reference."""
+        self.error = relative_error(outputs, self.reference)
+        self.agreement = float((outputs.argmax(1) == self.reference.argmax(1)).mean())
 
     def run(self, steps: int) -> Round:
-        """Some steps, until the device has done them all."""
+        """Run batches, or training steps, and wait until the device has computed them all."""
         busy, start = time.process_time(), time.perf_counter()
         for _ in range(steps):
             self.step()
@@ -222,7 +229,7 @@ class Engine:
         return Round(steps * self.case.batch, seconds, (time.process_time() - busy) / seconds)
 
     def _warm_up(self) -> None:
-        """Run until it gets no faster."""
+        """Run until the network gets no faster; ``pace`` is then the seconds that one step takes."""
         rates: list[float] = []
         self.pace = self.run(1).seconds
         start = time.perf_counter()
@@ -232,24 +239,24 @@ class Engine:
             rates.append(1 / self.pace)
 
     def steps_in(self, seconds: float) -> int:
-        """How many steps take about that long, one at least."""
+        """How many steps take about so many seconds; at least one."""
         return max(1, round(seconds / self.pace))
 
     def ceiling(self) -> float | None:
-        """Flops a second of a large product of matrices, the best of several; None where there is no such product."""
-        size = PRODUCT[self.device.partition(":")[0]]
-        taken = []
+        """Operations per second of the fastest large matrix product; None if this precision has none on the device."""
+        size = MATRIX_SIZE[self.device.partition(":")[0]]
+        times = []
         with suppress(RuntimeError, MemoryError):
             for multiply in self.bench.products(size, self.case.precision, self.device):
                 multiply()
                 for _ in range(7):
                     start = time.perf_counter()
                     multiply()
-                    taken.append(time.perf_counter() - start)
-        return 2 * size**3 / min(taken) if taken else None
+                    times.append(time.perf_counter() - start)
+        return 2 * size**3 / min(times) if times else None
 
 
 def _no_gradient(velocity: Array | None, weight: Array) -> bool:
-    """Whether nothing but decay is in the first step's v."""
+    """Whether a weight's gradient is zero: after one step its velocity is the gradient plus the weight decay's part."""
     decay = np.float32(DECAY) * weight
     return velocity is None or bool(np.abs(velocity - decay).max() <= 1e-5 * np.abs(decay).max())

@@ -1,4 +1,4 @@
-"""Measures cases, each in a process of its own; those that are compared take turns."""
+"""Measures cases, each in its own process; those that are compared with each other run in turns."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from random import Random
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import msgspec
+from msgspec.structs import replace
 
 from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.trace import trace
-from resnet_xf.errors import BenchError
+from resnet_xf.errors import BenchError, refuse
 from resnet_xf.speed.bench.case import Case
 from resnet_xf.speed.bench.engine import Round, distinct_images
 from resnet_xf.speed.bench.report import BenchReport, Result, Row, merged, with_ratios
-from resnet_xf.speed.bench.statistics import in_words, speed, widening
+from resnet_xf.speed.bench.statistics import format_rate, speed, widening
 from resnet_xf.speed.bench.worker import Ceiling, PeakMemory, Ready, ReferenceWritten, Refused, Worker
 from resnet_xf.support.environment import environment, hardware, memory
 from resnet_xf.support.processes import ProcessDied
 
 Callback = Callable[[int, int, str], object]
+"""Takes the number of parts done, the number of all parts, and what was done in words."""
 
 Ceilings = dict[tuple[str, str, str], float]
-"""Flops a second by device, precision and backend; 0 where there is no such product."""
+"""Operations per second of a large matrix product, by device, precision and backend; 0 if there is none."""
 
 TURNS, LONGEST, MOST = 10, 1.0, 60
-"""How often each case of a group runs at least, over all launches; for how many seconds at a time, if that is often
-enough; and how often at most in a launch. Many short turns give the narrower interval."""
+"""The least number of turns of a case, over all launches; the seconds of a turn if there are more than those; and the
+largest number of turns in a launch. Many short turns give a narrower interval than few long ones."""
 
-ROOM = 1.5
-"""How many times the largest process's peak must be free before another is started beside them."""
+HEADROOM = 1.5
+"""Another process is started only if this many times the largest peak memory of those running is free."""
 
 SEARCH, GAIN = 0.5, 1.03
-"""Seconds of a turn in the search for the best batch, and how much faster one must be for the search to go on."""
+"""In the search for the best batch: the seconds of a turn, and how many times as fast a larger batch must be to pay."""
 
 FLOPS = {"infer": 2, "train": 6}
-"""Floating-point operations for each multiply-add of the forward pass; backward takes twice as many."""
+"""Floating-point operations per multiply-add of the forward pass; the backward pass takes twice as many."""
 
 
 def bench(
@@ -54,88 +55,94 @@ def bench(
     command: str = "",
     callback: Callback | None = None,
 ) -> BenchReport:
-    """Measure cases.
+    """Measure the speed of cases.
 
-    The cases of a group (:attr:`Case.group`) are compared with its first one. Their processes live side by side, as
-    many as memory holds, and run in turns: each once, and then again, ten times and more. What is peculiar to one
-    process, as the place of its memory is, does not cancel out so; ``launches`` show it, and four are few.
+    The cases of a group (:attr:`Case.group`) are compared with the first of them. Their processes live at the same
+    time, as many as the memory holds, and run in turns, so that what slows the machine slows all of them. Differences
+    between one process and the next, as where its memory lies, show only with several launches.
 
     Args:
-        cases: those of one group one after the other.
-        seconds: how long each process is run, over all turns; a turn has one step at least.
-        launches: how many processes each case has, one after the other.
-        command: what was asked for, for the report.
-        callback: told how many parts are done, of how many, and in words what was done.
+        cases: the cases; those of a group must follow one another.
+        seconds: how long each process runs in all, divided into turns; a turn is at least one step.
+        launches: how many times each case's process is started anew.
+        command: the command line, for the report.
+        callback: called after each part.
 
     Raises:
-        BenchError: if a case cannot be.
+        BenchError: if an argument is wrong, or on Windows.
+        MissingExtraError: if SciPy is not installed; for two launches and more.
     """
-    if sys.platform == "win32":
-        raise BenchError("measurements need processes that Windows does not have; use Linux, or a container of it")
-    if not seconds > 0:
-        raise BenchError(f"time: each case must run for more than 0 seconds, got {seconds:g}")
-    if launches < 1:
-        raise BenchError(f"launches: each case needs 1 process at least, got {launches}")
-    widening(launches)  # asks for SciPy before hours are spent
+    complaints = {
+        "measurements need processes that Windows does not have; use Linux, or a container of it": (
+            sys.platform == "win32"
+        ),
+        f"time: each case must run for more than 0 seconds, got {seconds:g}": not seconds > 0,
+        f"launches: each case needs 1 process at least, got {launches}": launches < 1,
+    }
+    refuse(BenchError, complaints)
+    widening(launches)  # needs SciPy: say so before hours are spent
     cases = list(dict.fromkeys(cases))
     turns = min(MOST, max(-(-TURNS // launches), round(seconds / LONGEST)))
-    tell = _Teller(launches * len(cases) * (turns + 1), callback)
+    progress = _Progress(launches * len(cases) * (turns + 1), callback)
     ceilings: dict[str, float] = {}
     rows: list[Row] = []
     for _, group in groupby(cases, key=lambda case: case.group):
-        wanted: dict[Case, list[Row]] = {case: [] for case in group}
+        launched: dict[Case, list[Row]] = {case: [] for case in group}
         with TemporaryDirectory() as folder:
             for launch in range(launches):
-                # What was refused once is not asked again.
-                again = [case for case, before in wanted.items() if all(row.result for row in before)]
-                tell.total -= (len(wanted) - len(again)) * (turns + 1)
+                # A case that was refused in an earlier launch is not started again.
+                again = [case for case, earlier in launched.items() if all(row.result for row in earlier)]
+                progress.total -= (len(launched) - len(again)) * (turns + 1)
                 with ExitStack() as stack:
-                    started = _Group(again, turns, seconds / turns, Path(folder), stack, tell, launch)
+                    started = _Group(again, turns, seconds / turns, Path(folder), stack, progress, launch)
                     for row in started.measure():
-                        wanted[row.case].append(row)
+                        launched[row.case].append(row)
                 for (_, precision, _), flops in started.ceilings.items():
                     if flops > ceilings.get(precision, 0.0):
                         ceilings[precision] = flops
-        rows += with_ratios([merged(launched) for launched in wanted.values()])
-    shown = tuple(_with_share(row, ceilings) for row in rows)
-    return BenchReport(command=command, environment=environment() | hardware(), ceilings=ceilings, rows=shown)
+        rows += with_ratios([merged(one) for one in launched.values()])
+    shares = tuple(_with_share(row, ceilings) for row in rows)
+    return BenchReport(command=command, environment=environment() | hardware(), ceilings=ceilings, rows=shares)
 
 
 def best_batch(case: Case, callback: Callback | None = None) -> Case:
-    """The case with the batch that gives the most images a second: doubled for as long as that pays and fits."""
-    tell = _Teller(0, callback)
-    best, most, worse = msgspec.structs.replace(case, batch=1), 0.0, 0
+    """The case with the batch size of the most images per second, among powers of two.
+
+    The search ends when two batch sizes in a row are not faster by ``GAIN``, or one does not fit into the memory.
+    """
+    progress = _Progress(0, callback)
+    best, best_rate, without_gain = replace(case, batch=1), 0.0, 0
     batch = 1
-    while worse < 2:
-        tried = msgspec.structs.replace(case, batch=batch)
+    while without_gain < 2:
+        trial = replace(case, batch=batch)
         with TemporaryDirectory() as folder, ExitStack() as stack:
-            group = _Group([tried], 3, SEARCH, Path(folder), stack, tell)
-            runner = group.start(tried)
+            group = _Group([trial], 3, SEARCH, Path(folder), stack, progress)
+            runner = group.start(trial)
             for turn in range(group.turns):
-                runner.turn(turn, group.seconds)
-        if runner.row is not None:  # out of memory, for one
+                runner.run(turn, group.seconds)
+        if runner.row is not None:  # refused or crashed
             break
-        tell(0, f"{tried}: {in_words(runner.rate)} images/s")
-        worse = 0 if runner.rate > most * GAIN else worse + 1
-        if runner.rate > most:
-            best, most = tried, runner.rate
+        progress(0, f"{trial}: {format_rate(runner.rate)} images/s")
+        without_gain = 0 if runner.rate > best_rate * GAIN else without_gain + 1
+        if runner.rate > best_rate:
+            best, best_rate = trial, runner.rate
         batch *= 2
     return best
 
 
 def check_memory(case: Case) -> None:
-    """Refuse a batch that this machine's memory cannot hold.
+    """Refuse a batch whose activations alone do not fit into the free memory; checks nothing on a GPU.
 
     Raises:
-        BenchError: saying how much is needed, and what would fit.
+        BenchError: with the memory that is needed, and a batch that fits.
     """
     available = memory()
     if available is None or case.device != "cpu":
         return
     rows = trace(plan(case.spec), (1, case.spec.in_channels, *case.image_size))
-    maps = [prod(row.output_shape) for row in rows if row.kind in ("conv", "norm")]
-    # Training keeps what each layer gives; inference what the largest reads and gives.
-    each = 4 * (sum(maps) if case.mode == "train" else 2 * max(maps))
+    sizes = [prod(row.output_shape) for row in rows if row.kind in ("conv", "norm")]
+    # Training keeps the output of every layer; inference the input and output of one.
+    each = 4 * (sum(sizes) if case.mode == "train" else 2 * max(sizes))
     needed, free = each * case.batch, available.free
     if needed > free:
         raise BenchError(
@@ -147,7 +154,15 @@ def check_memory(case: Case) -> None:
 
 @dataclass(eq=False)
 class _Runner:
-    """A case while it is measured; ``row`` is there once it has ended."""
+    """One case while it is measured.
+
+    Attributes:
+        case: the case.
+        worker: its process.
+        ready: the message with which the process said that it is warm.
+        row: the result or the reason why there is none; None while the case is measured.
+        rounds: what was measured in each turn, by its number.
+    """
 
     case: Case
     worker: Worker | None = None
@@ -157,57 +172,55 @@ class _Runner:
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """Images a second of each round."""
+        """Images per second of each round."""
         return tuple(one.images / one.seconds for one in self.rounds.values())
 
     @property
     def rate(self) -> float:
-        """Their median; 0 before the first."""
+        """The median of the images per second so far; 0 before the first round."""
         return median(self.rates or (0.0,))
 
-    def lose(self, reason: str, *, failed: bool) -> None:
-        """End without a result, and the process with it."""
+    def give_up(self, reason: str, *, failed: bool) -> None:
+        """End the process and the measurement, without a result."""
         if self.worker is not None:
             self.worker.end()
         self.row = Row(case=self.case, reason=reason, failed=failed)
 
-    def turn(self, number: int, seconds: float, *, kept: bool = True) -> None:
-        """Run for about that long; a turn that is not kept is only to get warm."""
+    def run(self, turn: int, seconds: float, *, keep: bool = True) -> None:
+        """Run for about so many seconds, and keep what was measured unless it is only to get warm."""
         if self.row is None and self.worker is not None:
             try:
-                answer = self.worker.ask(seconds)
+                message = self.worker.ask(seconds)
             except ProcessDied as died:
-                self.lose(str(died), failed=True)
+                self.give_up(str(died), failed=True)
                 return
-            assert isinstance(answer, Round)
-            if kept:
-                self.rounds[number] = answer
+            assert isinstance(message, Round)
+            if keep:
+                self.rounds[turn] = message
 
-    def end(self, ceilings: Ceilings) -> None:
-        """Ask for its last words; and for the ceiling, unless a case of that backend and precision has told it."""
+    def finish(self, ceilings: Ceilings) -> None:
+        """Ask for the peak memory, set the row, and end the process.
+
+        The ceiling is measured and added unless a case of the same device, precision and backend has done so.
+        """
         if self.row is not None or self.worker is None or self.ready is None:
             return
         try:
-            used = self.worker.ask("memory")
+            peak = self.worker.ask("memory")
         except ProcessDied as died:
-            self.lose(str(died), failed=True)
+            self.give_up(str(died), failed=True)
             return
-        assert isinstance(used, PeakMemory)
+        assert isinstance(peak, PeakMemory)
+        ready = self.ready
         result = Result(
             speed=speed(self.rates),
             rates=(dict(zip(self.rounds, self.rates, strict=True)),),
-            error=self.ready.error,
-            agreement=self.ready.agreement,
             share=None,
-            build=self.ready.build,
-            first=self.ready.first,
-            warm_up=self.ready.warm_up,
-            host_memory=used.host,
-            device_memory=used.device,
-            threads=self.ready.threads,
+            host_memory=peak.host,
+            device_memory=peak.device,
             busy_processors=median(one.processors for one in self.rounds.values()),
-            version=self.ready.version,
-            steps=(*self.ready.steps, *self.worker.settings),
+            steps=(*ready.steps, *self.worker.settings),
+            **{name: getattr(ready, name) for name in ready.__struct_fields__ if name not in ("memory", "steps")},
         )
         self.row = Row(case=self.case, result=result)
         key = self.case.device, self.case.precision, self.case.backend
@@ -221,85 +234,94 @@ class _Runner:
 
 @dataclass
 class _Group:
-    """Cases that are compared with their first; the processes end with the stack."""
+    """Cases that are compared with the first of them, in one launch.
+
+    Attributes:
+        cases: the cases.
+        turns, seconds: how many turns each case has, and how long a turn is.
+        folder: for temporary files and the reference outputs.
+        stack: ends all processes when it is closed.
+        progress: called after each part.
+        launch: the launch's number, from 0.
+        ceilings: filled by :meth:`measure`.
+    """
 
     cases: list[Case]
     turns: int
     seconds: float
     folder: Path
     stack: ExitStack
-    tell: Callable[[int, str], None]
+    progress: Callable[[int, str], None]
     launch: int = 0
     ceilings: Ceilings = field(default_factory=dict)
 
     def measure(self) -> list[Row]:
-        """Their rows. As many as memory holds run at a time, and the first one beside all of them."""
-        everyone: list[_Runner] = []
+        """Measure the cases, as many at the same time as the memory holds, each beside the first one."""
+        runners: list[_Runner] = []
         waiting = deque(self.cases)
         baseline: _Runner | None = None
         turn = 0
         while waiting:
-            beside = [baseline] if baseline else []
-            while waiting and (len(beside) < 2 or _room(beside)):
+            together = [baseline] if baseline else []
+            while waiting and (len(together) < 2 or _fits_another(together)):
                 runner = self.start(waiting.popleft())
-                everyone.append(runner)
+                runners.append(runner)
                 if runner.row is None:
-                    beside.append(runner)
-            if beside == [baseline]:  # all others were refused
+                    together.append(runner)
+            if together == [baseline]:  # all others were refused
                 continue
-            for runner in beside:  # each has waited while the others got ready, and is not warm any more
-                runner.turn(turn, self.seconds, kept=False)
+            for runner in together:  # each has waited while the others got ready, and is not warm any more
+                runner.run(turn, self.seconds, keep=False)
             for _ in range(self.turns):
-                # In another order each time, since what ran before leaves its clocks and caches to what comes next.
-                for runner in Random(f"{self.launch} {turn}").sample(beside, len(beside)):
-                    runner.turn(turn, self.seconds)
+                # The order changes, because what ran before leaves its caches and clock rates to the next.
+                for runner in Random(f"{self.launch} {turn}").sample(together, len(together)):
+                    runner.run(turn, self.seconds)
                     if runner is not baseline:
-                        self.tell(1, f"{runner.case}: {in_words(runner.rate)} images/s")
+                        self.progress(1, f"{runner.case}: {format_rate(runner.rate)} images/s")
                 turn += 1
-            baseline = next((runner for runner in beside if runner.row is None), None)
-            for runner in beside:
+            baseline = next((runner for runner in together if runner.row is None), None)
+            for runner in together:
                 if runner is not baseline:
-                    runner.end(self.ceilings)
+                    runner.finish(self.ceilings)
         if baseline is not None:
-            baseline.end(self.ceilings)
-        return [runner.row for runner in everyone if runner.row is not None]
+            baseline.finish(self.ceilings)
+        return [runner.row for runner in runners if runner.row is not None]
 
     def start(self, case: Case) -> _Runner:
-        """A case that is ready to run; or with the reason why it is not."""
+        """Start a case's process and wait until it is warm; if it cannot be measured, the runner's row says why."""
         runner = _Runner(case)
-        self.tell(0, f"{case}: getting ready")
+        self.progress(0, f"{case}: getting ready")
         reference = self.folder / f"{case.mode}-{distinct_images(case.batch)}.npy"
         try:
             check_memory(case)
-            worker = self._worker(case, reference)
-            ready = worker.receive()
-            if isinstance(ready, ReferenceWritten):
-                worker = self._worker(case, reference)
-                ready = worker.receive()
+            runner.worker, message = self._first_message(case, reference)
+            if isinstance(message, ReferenceWritten):
+                runner.worker, message = self._first_message(case, reference)
         except BenchError as error:
-            runner.lose(str(error), failed=False)
+            runner.give_up(str(error), failed=False)
         except ProcessDied as died:
-            runner.lose(str(died), failed=True)
+            runner.give_up(str(died), failed=True)
         else:
-            if isinstance(ready, Ready):
-                runner.worker, runner.ready = worker, ready
-                self.tell(1, f"{case}: ready")
+            if isinstance(message, Ready):
+                runner.ready = message
+                self.progress(1, f"{case}: ready")
                 return runner
-            assert isinstance(ready, Refused)
-            runner.lose(ready.reason, failed=ready.wrong)
+            assert isinstance(message, Refused)
+            runner.give_up(message.reason, failed=message.wrong)
         assert runner.row is not None
-        self.tell(self.turns + 1, f"{case}: {runner.row.reason}")
+        self.progress(self.turns + 1, f"{case}: {runner.row.reason}")
         return runner
 
-    def _worker(self, case: Case, reference: Path) -> Worker:
+    def _first_message(self, case: Case, reference: Path) -> tuple[Worker, object]:
+        """Start a process, and return it with its first message."""
         worker = Worker(case, reference, self.folder)
         self.stack.callback(worker.end)
-        return worker
+        return worker, worker.receive()
 
 
 @dataclass
-class _Teller:
-    """Tells how far a bench is: each case has a part for getting ready and one for every turn."""
+class _Progress:
+    """Counts the parts that are done, and calls the callback; a case has one part for getting ready and one a turn."""
 
     total: int
     callback: Callback | None
@@ -311,19 +333,19 @@ class _Teller:
             self.callback(self.done, self.total, text)
 
 
-def _room(runners: Sequence[_Runner]) -> bool:
-    """Whether one more process would find memory beside these."""
-    available = memory()
-    if any(runner.case.device != "cpu" for runner in runners):  # whose memory no two share that need all of it
+def _fits_another(runners: Sequence[_Runner]) -> bool:
+    """Whether one more process has enough memory beside these. On a GPU it never has: a process may need all of it."""
+    if any(runner.case.device != "cpu" for runner in runners):
         return False
-    return available is None or available.free > ROOM * max(runner.ready.memory for runner in runners if runner.ready)
+    available = memory()
+    return available is None or available.free > HEADROOM * max(one.ready.memory for one in runners if one.ready)
 
 
 def _with_share(row: Row, ceilings: dict[str, float]) -> Row:
-    """The row with its result's share of the ceiling."""
-    case, found = row.case, row.result
-    if found is None or case.precision not in ceilings:
+    """The row with its speed as a share of its precision's ceiling, if both are known."""
+    case, result = row.case, row.result
+    if result is None or case.precision not in ceilings:
         return row
     macs = trace(plan(case.spec), (1, case.spec.in_channels, *case.image_size))[0].macs
-    share = found.speed.median * macs * FLOPS[case.mode] / ceilings[case.precision]
-    return msgspec.structs.replace(row, result=msgspec.structs.replace(found, share=share))
+    share = result.speed.median * macs * FLOPS[case.mode] / ceilings[case.precision]
+    return replace(row, result=replace(result, share=share))

@@ -1,4 +1,4 @@
-"""What a bench found: rows, ratios, the environment; as JSON and CSV, and held against another."""
+"""The results of a bench: rows, ratios and the environment; as JSON and CSV, and compared with an earlier report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import groupby
 from statistics import median
 
 import msgspec
+from msgspec.structs import replace
 
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import OURS, Case
@@ -20,17 +21,18 @@ class Result(Struct, frozen=True, kw_only=True):
     """What was measured of one case.
 
     Attributes:
-        speed: images a second.
-        rates: of each round, by launch and turn: those of one turn were run one after the other.
-        error: of the outputs against float64, relative to the largest.
-        agreement: the share of images whose largest output is float64's.
-        share: of the machine's ceiling in that precision; None where that is not known.
-        build, first, warm_up: seconds until the network was there, until its first result, until it was steady.
-            These, and what is not said to be otherwise, are the first launch's, which finds nothing compiled.
-        host_memory, device_memory: peaks in bytes; ``error`` and ``agreement`` too are the worst of all launches.
-        threads, busy_processors: how many the framework says it has, and how many were busy on the mean.
-        version: the framework's.
-        steps: what was done to make it fast.
+        speed: images per second.
+        rates: for each launch, the images per second by the turn's number. Cases ran one after the other in a turn.
+        error: of the outputs against the float64 reference, relative to the largest; the worst of all launches.
+        agreement: the share of images with the reference's top-1 class, 0 to 1; the worst of all launches.
+        share: of the machine's ceiling in this precision, 0 to 1; None if that is not known.
+        build, first, warm_up: seconds to build the network, then to its first outputs, then until it was warm. They
+            are the first launch's, which finds nothing compiled.
+        host_memory, device_memory: the peak in bytes of all launches; None for the device if it is the CPU.
+        threads: how many threads the framework says it uses.
+        busy_processors: how many processors were busy on average.
+        version: the framework's version.
+        steps: what was done to make the network fast.
     """
 
     speed: Speed
@@ -50,14 +52,19 @@ class Result(Struct, frozen=True, kw_only=True):
 
     @property
     def by_launch(self) -> list[list[float]]:
-        """The rates without their turns."""
+        """For each launch, the images per second of each turn."""
         return [list(launch.values()) for launch in self.rates]
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """A case, and its result or the reason why there is none; ``failed`` if that is more than something lacking.
+    """A case with its result.
 
-    ``ratio`` is to its group's :func:`baseline`.
+    Attributes:
+        case: what was measured.
+        result: None if there is none.
+        reason: why there is no result.
+        failed: whether the case crashed or computed wrong results, rather than lacked something.
+        ratio: to the group's :func:`baseline`; None for the baseline itself.
     """
 
     case: Case
@@ -68,12 +75,12 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 class BenchReport(Document, frozen=True, kw_only=True):
-    """Everything a bench found.
+    """The results of a bench.
 
     Attributes:
-        command: what was asked for, as a command line.
+        command: the command line.
         environment: the machine and its software.
-        ceilings: flops a second of a large product of matrices, by precision; the best that any backend reached.
+        ceilings: by precision, the most operations per second that any backend reached in a large matrix product.
         rows: one for each case.
     """
 
@@ -87,28 +94,28 @@ class BenchReport(Document, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        """Whether any case crashed or gave false results."""
+        """Whether any case crashed or computed wrong results."""
         return any(row.failed for row in self.rows)
 
     def groups(self) -> Iterator[list[Row]]:
-        """The rows that are compared with each other."""
+        """Lists of rows that are compared with each other."""
         for _, rows in groupby(self.rows, key=lambda row: row.case.group):
             yield list(rows)
 
     def conclusions(self) -> list[str]:
-        """In words, of each group: which backend is faster at its fastest, in float32 and in any precision."""
+        """A sentence for each group: which backend is faster at its fastest, in float32 and in any precision."""
         return [line for rows in self.groups() for line in _conclusions(rows)]
 
     def ceilings_in_words(self) -> str:
-        """The ceilings of all precisions in a line."""
+        """The ceilings of all precisions in one line."""
         return ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in self.ceilings.items()) or "none"
 
     def to_csv(self) -> str:
-        """One line for each case, with the environment at its end."""
+        """One line for each case, with the environment in its last columns."""
         text = io.StringIO()
         writer = csv.DictWriter(text, (*COLUMNS, *self.environment), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_flat(row) | self.environment for row in self.rows)
+        writer.writerows(_csv_row(row) | self.environment for row in self.rows)
         return text.getvalue()
 
 
@@ -119,105 +126,101 @@ COLUMNS = (
     *("error", "agreement", "share_of_ceiling", "build_seconds", "first_seconds", "warm_up_seconds"),
     *("host_memory", "device_memory", "busy_processors", "version", "reason"),
 )
+"""The columns of the CSV before the environment's."""
 
 
-def _flat(row: Row) -> dict[str, object]:
-    case, found = row.case, row.result
-    flat: dict[str, object] = {
-        "network": case.spec.name,
-        "height": case.image_size[0],
-        "width": case.image_size[1],
-        "reason": row.reason,
-    }
-    flat |= {name: getattr(case, name) for name in COLUMNS if name in case.__struct_fields__}
-    if found:
-        flat |= {
-            "images_per_second": found.speed.median,
-            "lower_quartile": found.speed.low,
-            "upper_quartile": found.speed.high,
-            "rounds": found.speed.rounds,
-            "launches": len(found.rates),
-            "share_of_ceiling": found.share,
-            "build_seconds": found.build,
-            "first_seconds": found.first,
-            "warm_up_seconds": found.warm_up,
+def _csv_row(row: Row) -> dict[str, object]:
+    """The values of one line of the CSV, by column."""
+    case, result = row.case, row.result
+    values: dict[str, object] = {name: getattr(case, name) for name in COLUMNS if name in case.__struct_fields__}
+    values |= {"network": case.spec.name, "reason": row.reason}
+    values["height"], values["width"] = case.image_size
+    if result:
+        values |= {name: getattr(result, name) for name in COLUMNS if name in result.__struct_fields__}
+        values |= {
+            "images_per_second": result.speed.median,
+            "lower_quartile": result.speed.low,
+            "upper_quartile": result.speed.high,
+            "rounds": result.speed.rounds,
+            "launches": len(result.rates),
+            "share_of_ceiling": result.share,
+            "build_seconds": result.build,
+            "first_seconds": result.first,
+            "warm_up_seconds": result.warm_up,
         }
-        flat |= {name: getattr(found, name) for name in COLUMNS if name in found.__struct_fields__}
     if row.ratio:
-        flat |= {"ratio": row.ratio.median, "ratio_low": row.ratio.interval[0], "ratio_high": row.ratio.interval[1]}
-    return flat
+        values |= {"ratio": row.ratio.median, "ratio_low": row.ratio.interval[0], "ratio_high": row.ratio.interval[1]}
+    return values
 
 
 def merged(launches: Sequence[Row]) -> Row:
-    """One row of the same case's rows, a launch each; one without a result leaves the case with none."""
-    found: list[Result] = []
+    """One row from the rows of a case's launches; without a result if any launch has none."""
+    results: list[Result] = []
     for number, row in enumerate(launches):
-        if row.result is None and number:
-            return msgspec.structs.replace(row, failed=True, reason=f"in launch {number + 1}: {row.reason}")
         if row.result is None:
-            return row
-        found.append(row.result)
-    rates = tuple(rates for result in found for rates in result.rates)
-    whole = msgspec.structs.replace(
-        found[0],
+            later = replace(row, failed=True, reason=f"in launch {number + 1}: {row.reason}")
+            return later if number else row
+        results.append(row.result)
+    rates = tuple(rates for result in results for rates in result.rates)
+    whole = replace(
+        results[0],
         speed=speed([rate for launch in rates for rate in launch.values()]),
         rates=rates,
-        error=max(result.error for result in found),
-        agreement=min(result.agreement for result in found),
-        host_memory=max(result.host_memory for result in found),
-        device_memory=max((result.device_memory for result in found if result.device_memory), default=None),
-        busy_processors=median(result.busy_processors for result in found),
+        error=max(result.error for result in results),
+        agreement=min(result.agreement for result in results),
+        host_memory=max(result.host_memory for result in results),
+        device_memory=max((result.device_memory for result in results if result.device_memory), default=None),
+        busy_processors=median(result.busy_processors for result in results),
     )
-    return msgspec.structs.replace(launches[0], result=whole)
+    return replace(launches[0], result=whole)
 
 
 def result_ratio(first: Result, second: Result) -> Ratio | None:
-    """How many times as fast the first is, from the turns that both had; None if there were none."""
-    own: list[list[float]] = []
-    other: list[list[float]] = []
+    """How many times as fast the first is, from the turns in which both ran; None if there are none."""
+    numerators: list[list[float]] = []
+    denominators: list[list[float]] = []
     for one, two in zip(first.rates, second.rates, strict=False):
         if shared := sorted(one.keys() & two.keys()):
-            own.append([one[turn] for turn in shared])
-            other.append([two[turn] for turn in shared])
-    return ratio(own, other) if own else None
+            numerators.append([one[turn] for turn in shared])
+            denominators.append([two[turn] for turn in shared])
+    return ratio(numerators, denominators) if numerators else None
 
 
 def baseline(group: Sequence[Row]) -> Row | None:
-    """What a group's rows are compared with: the first that has a result; None if none has."""
+    """The row that the others of a group are compared with: the first that has a result; None if none has."""
     return next((row for row in group if row.result), None)
 
 
 def with_ratios(group: Sequence[Row]) -> list[Row]:
-    """A group's rows, each but the baseline with its ratio to it."""
+    """The rows of a group, each with its ratio to the baseline."""
     first = baseline(group)
     if first is None or first.result is None:
         return list(group)
     return [
-        msgspec.structs.replace(row, ratio=result_ratio(row.result, first.result))
-        if row.result and row is not first
-        else row
+        replace(row, ratio=result_ratio(row.result, first.result)) if row.result and row is not first else row
         for row in group
     ]
 
 
 def _conclusions(rows: Sequence[Row]) -> Iterator[str]:
+    """Sentences that compare the backends of one group, each at its fastest; one for float32, one for any precision."""
     ours = [(row.case, row.result) for row in rows if row.result and row.case.library == OURS]
-    said = set()
-    for what, precisions in (("in float32", {"float32"}), ("in any precision", {case.precision for case, _ in ours})):
+    compared = set()
+    for scope, precisions in (("in float32", {"float32"}), ("in any precision", {case.precision for case, _ in ours})):
         fastest: dict[str, tuple[Case, Result]] = {}
         for case, result in sorted(ours, key=lambda one: one[1].speed.median):
             if case.precision in precisions:
                 fastest[case.backend] = case, result
         if len(fastest) < 2:
             continue
-        (case, result), (other, beside), *_ = sorted(fastest.values(), key=lambda one: -one[1].speed.median)
-        if (case, other) not in said and (found := result_ratio(result, beside)):
-            yield f"{case.group_title}, {what}: {case} beside {other}: {found}"
-        said.add((case, other))
+        (case, result), (other, slower), *_ = sorted(fastest.values(), key=lambda one: -one[1].speed.median)
+        if (case, other) not in compared and (quotient := result_ratio(result, slower)):
+            yield f"{case.group_title}, {scope}: {case} beside {other}: {quotient}"
+        compared.add((case, other))
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A case in two reports: how many times as fast the second is."""
+    """A case that two reports measured: both speeds, and how many times as fast the later one is."""
 
     case: Case
     before: Speed
@@ -226,7 +229,13 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Two reports side by side: cases that both measured, those that one did alone, and what else is not the same."""
+    """Two reports compared.
+
+    Attributes:
+        changes: the cases that both measured.
+        only_before, only_after: the cases that one alone measured, in words.
+        environment: what differs between the machines and their software, by name: before and after.
+    """
 
     changes: tuple[Change, ...]
     only_before: tuple[str, ...]
@@ -235,46 +244,44 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(before: BenchReport, after: BenchReport) -> Comparison:
-    """Hold two reports against each other.
+    """Compare two reports.
 
-    They were not run in turns, so that whatever else the machine did stands in the ratios as well.
+    The two were measured at different times, so the ratios also contain whatever else slowed the machine.
 
     Raises:
         BenchError: if they have no case in common.
     """
-    one, two = ({row.case.key: row for row in report.rows if row.result} for report in (before, after))
-    shared = [key for key in one if key in two]
-    if not shared:
-        raise BenchError(f"no case was measured in both: {_apart(one, two)}; measure both with the same options")
+    old, new = ({row.case.key: row for row in report.rows if row.result} for report in (before, after))
+    if old.keys().isdisjoint(new):
+        raise BenchError(f"no case was measured in both: {_differences(old, new)}; measure both with the same options")
     changes = []
-    for key in shared:
-        first, second = one[key].result, two[key].result
-        assert first is not None
-        assert second is not None
-        found = unpaired(second.by_launch, first.by_launch)
-        changes.append(Change(case=two[key].case, before=first.speed, after=second.speed, ratio=found))
+    for key in old:
+        if key in new and (first := old[key].result) and (second := new[key].result):
+            quotient = unpaired(second.by_launch, first.by_launch)
+            changes.append(Change(case=new[key].case, before=first.speed, after=second.speed, ratio=quotient))
     names = dict.fromkeys((*before.environment, *after.environment))
-    sides = {name: (before.environment.get(name, "none"), after.environment.get(name, "none")) for name in names}
+    values = {name: (before.environment.get(name, "none"), after.environment.get(name, "none")) for name in names}
     return Comparison(
         changes=tuple(changes),
-        only_before=tuple(_title(one[key].case) for key in one if key not in two),
-        only_after=tuple(_title(two[key].case) for key in two if key not in one),
-        environment={name: (old, new) for name, (old, new) in sides.items() if old != new},
+        only_before=tuple(_title(row.case) for key, row in old.items() if key not in new),
+        only_after=tuple(_title(row.case) for key, row in new.items() if key not in old),
+        environment={name: (one, two) for name, (one, two) in values.items() if one != two},
     )
 
 
 def _title(case: Case) -> str:
+    """The case and its group in words."""
     return f"{case.group_title}: {case}"
 
 
-def _apart(*sides: Mapping[tuple[object, ...], Row]) -> str:
-    """Why two reports have nothing in common: the fields whose values none share."""
-    if not all(sides):
+def _differences(*reports: Mapping[tuple[object, ...], Row]) -> str:
+    """Why two reports have no case in common: the fields in which no value of the one is a value of the other."""
+    if not all(reports):
         return "in one of them, nothing was"
-    found = []
+    differences = []
     for name in Case.__struct_fields__:
-        values = [{getattr(row.case, name) for row in side.values()} for side in sides]
+        values = [{getattr(row.case, name) for row in rows.values()} for rows in reports]
         if values[0].isdisjoint(values[1]):
             first, second = (sorted(getattr(value, "name", str(value)) for value in one) for one in values)
-            found.append(f"{name} is {' or '.join(first)} in the first and {' or '.join(second)} in the second")
-    return ", ".join(found) or "what each has of backend, preset, precision and batch goes together otherwise"
+            differences.append(f"{name} is {' or '.join(first)} in the first and {' or '.join(second)} in the second")
+    return ", ".join(differences) or "what each has of backend, preset, precision and batch goes together otherwise"

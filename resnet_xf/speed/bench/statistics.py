@@ -1,4 +1,7 @@
-"""What a bench's times say: median and quartiles, and the ratio of two things that took turns, with its interval."""
+"""Statistics of measured speeds: median and quartiles, and the ratio of two speeds with its confidence interval.
+
+Images per second are measured in rounds. A launch is one start of the processes, in which some rounds are measured.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,19 @@ from numpy.typing import NDArray
 from resnet_xf.support.optional import optional
 
 RESAMPLES = 10_000
-"""Bootstrap samples of a ratio; its interval's ends are then known to a hundredth of its width."""
+"""Bootstrap samples of a ratio. The ends of its interval are then known to a hundredth of its width."""
 
 CONFIDENCE = 0.95
-"""Of that interval."""
+"""The confidence level of every interval."""
 
 Launches = Sequence[Sequence[float]]
-"""Images per second, or ratios of them: those of each round, launch by launch."""
+"""Images per second, or ratios of them: for each launch, the value of each round."""
 
 Verdict = Literal["faster", "slower", "no difference shown"]
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
-    """Images per second, over the rounds of a measurement."""
+    """Images per second over all rounds: the median, the lower and upper quartile, and the number of rounds."""
 
     median: float
     low: float
@@ -34,17 +37,15 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """How many times as fast the first of two is, from rounds in which they took turns.
+    """How many times as fast the first of two networks is as the second.
 
     Attributes:
-        median: of the rounds' ratios; with several launches, the geometric mean of each one's median.
-        interval: of 95 %, by the bootstrap (Efron 1979): launches are drawn again with replacement, and within each its
-            rounds, whole, so that what slowed the machine for both cancels out (Kalibera and Jones 2013). With one
-            launch it is of those processes; from two on it allows for others, and is widened by Student's t, since a
-            few launches drawn again do not go beyond themselves.
-        rounds: how many there are, over all launches.
-        launches: how often both were started anew; where their memory lies differs between launches alone.
-        verdict: ``no difference shown`` where the interval holds 1.
+        median: the median ratio over the rounds; with several launches, the geometric mean of their medians.
+        interval: the 95 % confidence interval, by the bootstrap (Efron 1979; Kalibera and Jones 2013): launches are
+            drawn again with replacement, and so are the rounds within each launch. With one launch it is valid for
+            these processes only. With more it is widened (:func:`widening`), and valid for other processes too.
+        rounds: the number of rounds, over all launches.
+        launches: how many times both processes were started; where their memory lies differs between launches.
     """
 
     median: float
@@ -54,89 +55,93 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> Verdict:
-        """In words."""
+        """Whether the interval lies above 1, below 1, or contains 1."""
         low, high = self.interval
         return "faster" if low > 1 else "slower" if high < 1 else "no difference shown"
 
     def __str__(self) -> str:
         low, high = self.interval
-        many = f"{self.rounds} rounds in {self.launches} launch{'es' if self.launches > 1 else ''}"
-        return f"{self.median:.2f}× ({low:.3f} to {high:.3f}, {many}): {self.verdict}"
+        counts = f"{self.rounds} rounds in {self.launches} launch{'es' if self.launches > 1 else ''}"
+        return f"{self.median:.2f}× ({low:.3f} to {high:.3f}, {counts}): {self.verdict}"
 
 
-def in_words(rate: float) -> str:
-    """Images a second, to three figures and more."""
+def format_rate(rate: float) -> str:
+    """Images per second as text: ``1,234`` from 100 on, ``12.3`` below."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def speed(rates: Sequence[float]) -> Speed:
-    """The median and quartiles of images per second."""
+    """The median and quartiles of the images per second of all rounds."""
     low, middle, high = np.quantile(rates, (0.25, 0.5, 0.75))
     return Speed(median=float(middle), low=float(low), high=float(high), rounds=len(rates))
 
 
 def ratio(first: Launches, second: Launches, seed: int = 0) -> Ratio:
-    """How many times as fast the first is; both are images per second by launch, one number for each round.
+    """The ratio of two speeds that were measured in turns: each round has its own ratio.
+
+    What slowed the machine in a round slowed both, and cancels out.
 
     Raises:
-        ValueError: if there are not as many of each, or none.
+        ValueError: if the two have different numbers of rounds, or none.
     """
     if [len(rates) for rates in first] != [len(rates) for rates in second] or not first or not all(first):
         raise ValueError(f"rounds: {sum(map(len, first))} of the one and {sum(map(len, second))} of the other")
     ratios = [[one / other for one, other in zip(*rates, strict=True)] for rates in zip(first, second, strict=True)]
-    return _found(_middle(ratios), _drawn(ratios, np.random.default_rng(seed)), ratios)
+    return _with_interval(_center(ratios), _bootstrap(ratios, np.random.default_rng(seed)), ratios)
 
 
 def unpaired(first: Launches, second: Launches, seed: int = 0) -> Ratio:
-    """The same of two that did not take turns: each one's launches and rounds are drawn again by themselves."""
+    """The ratio of two speeds that were measured at different times: each is resampled by itself."""
     rng = np.random.default_rng(seed)
-    return _found(
-        _middle(first) / _middle(second), _drawn(first, rng) / _drawn(second, rng), min(first, second, key=len)
-    )
+    center, samples = _center(first) / _center(second), _bootstrap(first, rng) / _bootstrap(second, rng)
+    return _with_interval(center, samples, min(first, second, key=len))
 
 
-def _middle(launches: Launches) -> float:
-    """The geometric mean of the launches' medians, so that the ratio of b to a is the inverse of a to b's."""
+def _center(launches: Launches) -> float:
+    """The geometric mean of the launches' medians. So the ratio of b to a is the inverse of the ratio of a to b."""
     return float(np.exp(np.mean([np.log(np.median(rounds)) for rounds in launches])))
 
 
-def _drawn(launches: Launches, rng: np.random.Generator) -> NDArray[np.float64]:
-    """The same of launches drawn again, each with its rounds drawn again."""
+def _bootstrap(launches: Launches, rng: np.random.Generator) -> NDArray[np.float64]:
+    """``RESAMPLES`` values of :func:`_center`, each of launches and rounds that are drawn with replacement."""
     logs = np.empty((len(launches), RESAMPLES))
     for row, rounds in zip(logs, launches, strict=True):
-        row[:] = np.log(np.median(np.asarray(rounds)[rng.integers(0, len(rounds), (RESAMPLES, len(rounds)))], axis=1))
+        row[:] = np.log(np.median(rng.choice(np.asarray(rounds), (RESAMPLES, len(rounds))), axis=1))
     chosen = rng.integers(0, len(logs), (len(logs), RESAMPLES))
-    drawn: NDArray[np.float64] = np.exp(logs[chosen, rng.integers(0, RESAMPLES, chosen.shape)].mean(axis=0))
-    return drawn
+    samples: NDArray[np.float64] = np.exp(logs[chosen, rng.integers(0, RESAMPLES, chosen.shape)].mean(axis=0))
+    return samples
 
 
-def _found(middle: float, drawn: NDArray[np.float64], launches: Launches) -> Ratio:
-    ends = np.quantile(drawn, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    low, high = middle * (ends / middle) ** widening(len(launches))
-    return Ratio(
-        median=middle, interval=(float(low), float(high)), rounds=sum(map(len, launches)), launches=len(launches)
-    )
+def _with_interval(center: float, samples: NDArray[np.float64], launches: Launches) -> Ratio:
+    """The ratio with the quantiles of its bootstrap samples, widened, as interval."""
+    ends = np.quantile(samples, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    low, high = center * (ends / center) ** widening(len(launches))
+    rounds = sum(map(len, launches))
+    return Ratio(median=center, interval=(float(low), float(high)), rounds=rounds, launches=len(launches))
 
 
 def widening(launches: int) -> float:
-    """By how much the bootstrap's deviations fall short of Student's t: it divides by n, and takes n as many.
+    """Factor from a bootstrap interval to a Student-t interval for n launches: t/z·√(n/(n−1)); 1 for one launch.
+
+    The bootstrap divides the variance by n in place of n − 1, and takes the deviation as known.
 
     Raises:
-        MissingExtraError: if SciPy, which knows that distribution, is not installed; one launch does not need it.
+        MissingExtraError: if SciPy is not installed; for two launches and more.
     """
     if launches == 1:
         return 1.0
     student = optional("scipy.special", "intervals over several launches are found by SciPy").stdtrit
-    asked = (1 + CONFIDENCE) / 2
-    return float(student(launches - 1, asked) / NormalDist().inv_cdf(asked) * np.sqrt(launches / (launches - 1)))
+    quantile = (1 + CONFIDENCE) / 2
+    t, z = student(launches - 1, quantile), NormalDist().inv_cdf(quantile)
+    return float(t / z * np.sqrt(launches / (launches - 1)))
 
 
 def steady(rates: Sequence[float], window: int = 2, within: float = 0.05) -> bool:
-    """Whether a warm-up is over: the best of the last rounds is no faster than the best of those before them.
+    """Whether a warm-up is over: its last rounds are hardly faster than those before.
 
-    A machine that still compiles, allocates or raises its clock gets faster from round to round.
+    Args:
+        rates: images per second of each round so far.
+        window: how many rounds are the last ones.
+        within: how much faster their best may be than the best of all rounds before, as a share.
     """
-    if len(rates) < 2 * window:
-        return False
-    before, last = max(rates[:-window]), max(rates[-window:])
-    return last <= before * (1 + within)
+    return len(rates) >= 2 * window and max(rates[-window:]) <= max(rates[:-window]) * (1 + within)
