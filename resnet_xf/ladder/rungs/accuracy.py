@@ -1,10 +1,10 @@
-"""Rung 10: the same accuracy, within a declared margin, by runs that are paired by seed."""
+"""Rung 10: the same test accuracy, to within a declared margin, from training runs that are paired by seed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,8 +33,8 @@ DIGITS_TRIAL = msgspec.structs.replace(
     batch_size=32,
     optimizer=msgspec.structs.replace(RECIPES["digits"].optimizer, learning_rate=0.003),
 )
-"""A short run for rung 10, at a rate at which networks of fifty layers learn the digits too, so that accuracies have
-settled and chance has little to add: at 0.01 those of ResNet-50 range over ten points, at 0.003 over one or two."""
+"""A short recipe for rung 10. Its learning rate suits networks of fifty layers too, so that accuracies vary little by
+chance: those of ResNet-50 range over ten points at 0.01, and over one or two at 0.003."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,14 @@ class Trial:
     """How rung 10 trains.
 
     Attributes:
-        dataset: what :func:`resnet_xf.data.load_dataset` takes.
-        recipe: as :func:`resnet_xf.train` takes it; if None the data set's, for digits ``DIGITS_TRIAL``.
-        seeds: how many, from 0.
-        margin: in points (percent of the test images), a difference from which on accuracies are not the same. It is
-            declared, not derived: 2 points of the 359 test digits are seven of them, which is what chance gives and
-            takes.
-        out: the runs' folder, in which an interrupted trial goes on; if None, one that is removed afterwards.
-        data_dir: where the data set's files are, if not to be fetched.
-        jobs: runs at a time; as many as there are processors if None.
+        dataset: as :func:`resnet_xf.data.load_dataset` takes it.
+        recipe: as :func:`resnet_xf.train` takes it; if None the data set's own, and for digits ``DIGITS_TRIAL``.
+        seeds: the number of seeds; they are 0, 1, and so on.
+        margin: the smallest difference of accuracies that counts as one, in percentage points. It is declared, not
+            derived: 2 points are seven of the 359 test digits, which chance alone can change.
+        out: the folder of the runs, in which an interrupted trial goes on; if None, a temporary one.
+        data_dir: the folder with the data set's files; if None they are fetched.
+        jobs: how many runs are trained at the same time; if None, one for each processor.
     """
 
     dataset: str = "digits"
@@ -62,11 +61,16 @@ class Trial:
     jobs: int | None = None
 
     def check(self, spec: ResNetSpec, *, trains: bool) -> None:
-        """Refuse what rung 10 would refuse at the end; ``trains``: anything is trained, and not all was captured.
+        """Refuse, before the ladder starts, what rung 10 would refuse after hours.
+
+        Args:
+            spec: the network.
+            trains: whether runs will be trained; False if all accuracies are in captures.
 
         Raises:
-            TrainingError: if the margin or the number of seeds has no sense.
-            ResNetXFError: if there is no such recipe or data set, it does not fit the network, or SciPy is missing.
+            TrainingError: if the margin or the number of seeds is out of range.
+            MissingExtraError: if SciPy is not installed.
+            ResNetXFError: if there is no such recipe or data set, or it does not fit the network.
         """
         if not (isfinite(self.margin) and self.margin > 0):
             raise TrainingError(f"margin: must be above 0 points, got {self.margin}")
@@ -78,17 +82,22 @@ class Trial:
             check_fit(plan(spec), images_for(spec, load_dataset(self.dataset, self.data_dir)))
 
     def resolved(self) -> Recipe:
-        """The recipe itself."""
+        """The recipe by which the runs are trained."""
         if self.recipe is not None:
             return get_recipe(self.recipe)
         return DIGITS_TRIAL if self.dataset == "digits" else get_recipe(default_recipe(self.dataset))
 
 
 def accuracy(trial: Trial, tell: Callable[[int, int, str], object], subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Two one-sided t-tests on the accuracies of every seed; it holds if they are shown to be within the margin.
+    """Judge: every side's accuracies must be shown to be within the margin of the first side's, and above chance.
 
-    It does not where a network has learnt nothing, so that it answers no better than by the commonest class: all
-    networks are equivalent in that.
+    The accuracies of live sides are measured by training; those of captures are read.
+
+    Args:
+        trial: how runs are trained.
+        tell: called with the steps done, the steps in all, and a text.
+        subject: the network.
+        sides: the backends or captures.
 
     Raises:
         ResNetXFError: as :func:`resnet_xf.ladder.accuracy.study.train_seeds`.
@@ -101,25 +110,26 @@ def accuracy(trial: Trial, tell: Callable[[int, int, str], object], subject: Sub
                 "one; leave the trial out, or install yours under a name of its own"
             )
     devices = {side.name: side.device for side in live}
-    accuracies, there = run_trial(trial, subject, devices, tell) if devices else ({}, 0)
+    accuracies, already_trained = run_trial(trial, subject, devices, tell) if devices else ({}, 0)
     recorded = {side.name: side.accuracies(trial) for side in sides if not isinstance(side, Live)}
-    accuracies |= {name: found for name, (found, _) in recorded.items()}
+    accuracies |= {name: values for name, (values, _) in recorded.items()}
     commonest = min((share for _, share in recorded.values()), default=None) or commonest_share(trial)
     first, *others = sides
     seeds = range(trial.seeds)
-    found = [compare(first.name, other.name, accuracies, seeds, trial.margin, commonest=commonest) for other in others]
-    worst = max(found, key=lambda one: (one.verdict != "equivalent", max(map(abs, one.interval))))
+    results = [compare(first.name, one.name, accuracies, seeds, trial.margin, commonest=commonest) for one in others]
+    worst = max(results, key=lambda one: (one.verdict != "equivalent", max(map(abs, one.interval))))
+    value = max(map(abs, worst.interval))
     detail = f"{worst.sentence()}; {trial.dataset} by the recipe {trial.resolved().name}"
-    detail += f"; {there} of the runs were there already" if there else ""
+    detail += f"; {already_trained} of the runs were there already" if already_trained else ""
     if worst.verdict == "nothing learnt":
+        value = inf
         detail += f"; always naming the commonest class gives {commonest:.2f}%, so train longer, by another recipe"
-        return Finding(float("inf"), trial.margin, detail, "the accuracies", accuracy=worst)
     where = None if worst.verdict == "equivalent" else "the accuracies"
-    return Finding(max(map(abs, worst.interval)), trial.margin, detail, where, accuracy=worst)
+    return Finding(value, trial.margin, detail, where, accuracy=worst)
 
 
 def commonest_share(trial: Trial) -> float:
-    """How many of the test images are of the commonest class, in percent: the accuracy of always saying so."""
+    """The share of the most frequent class among the test images, in percent: the accuracy of always predicting it."""
     labels = load_dataset(trial.dataset, trial.data_dir).test.labels
     return 100 * float(np.bincount(labels).max()) / len(labels)
 
@@ -127,14 +137,15 @@ def commonest_share(trial: Trial) -> float:
 def run_trial(
     trial: Trial, subject: Subject, devices: Mapping[str, str], tell: Callable[[int, int, str], object]
 ) -> tuple[dict[str, tuple[float, ...]], int]:
-    """Train every seed on every backend, each on its device.
+    """Measure: train every seed on every backend, each backend on its device.
 
-    Each backend's accuracies, in percent, and how many of the runs were there already.
+    Returns:
+        The accuracies of every backend in percent, by seed; and how many of the runs were trained by an earlier call.
     """
     assert subject.outline.spec is not None
     planned = plan(subject.outline.spec)
-    found: dict[str, tuple[float, ...]] = {}
-    there = 0
+    accuracies: dict[str, tuple[float, ...]] = {}
+    already_trained = 0
     with TemporaryDirectory(prefix="resnet-xf-") as temporary:
         for device in dict.fromkeys(devices.values()):
             study = train_seeds(
@@ -149,6 +160,6 @@ def run_trial(
                 jobs=trial.jobs,
                 callback=tell,
             )
-            found |= study.accuracies
-            there += study.already_trained
-    return found, there
+            accuracies |= study.accuracies
+            already_trained += study.already_trained
+    return accuracies, already_trained
