@@ -64,21 +64,12 @@ def plan(spec: Plan | ResNetSpec | str) -> Plan:
     layers = list(_stem(spec.stem, spec))
     channels, dilation = spec.stem.width, 1
     for index, stage in enumerate(spec.stages):
-        blocks: list[tuple[str, Node]] = []
-        for number in range(stage.depth):
-            first = number == 0
-            block = _block(
-                spec,
-                stage,
-                in_channels=channels,
-                stride=stage.stride if first else 1,
-                first_dilation=(stage.first_dilation or dilation) if first else stage.dilation,
-                where=f"$.stages[{index}]",
-            )
-            blocks.append((str(number), block))
-            channels = stage.channels
-        layers.append((f"layer{index + 1}", Sequential(tuple(blocks))))
-        dilation = stage.dilation
+        where = f"$.stages[{index}]"
+        first = _block(spec, stage, channels, stage.stride, stage.first_dilation or dilation, where)
+        others = [_block(spec, stage, stage.channels, 1, stage.dilation, where)] * (stage.depth - 1)
+        blocks = tuple((str(number), block) for number, block in enumerate([first, *others]))
+        layers.append((f"layer{index + 1}", Sequential(blocks)))
+        channels, dilation = stage.channels, stage.dilation
     if spec.preactivation:
         layers += [("norm", _norm(spec, channels)), ("act", RELU)]
     head = Linear(channels, spec.num_classes)
@@ -208,20 +199,14 @@ def _block(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int, first_
     convs = _convolutions(spec, stage, in_channels, stride, first_dilation, where)
     # A norm and a ReLU follow each convolution in v1 and precede it in v2. The last ReLU of v1 becomes `post`, the
     # first norm and ReLU of v2 become `pre`.
-    units: list[list[tuple[str, Node]]] = []
+    layers: list[tuple[str, Node]] = []
     for number, conv in enumerate(convs, start=1):
         last = number == len(convs)
         width = conv.in_channels if spec.preactivation else conv.out_channels
         norm = _norm(spec, width, zero_init=spec.zero_init_last and last)
-        rest: list[tuple[str, Node]] = [(f"bn{number}", norm), (f"act{number}", RELU)]
-        named: tuple[str, Node] = (f"conv{number}", conv)
-        units.append([*rest, named] if spec.preactivation else [named, *rest])
-    body = [layer for unit in units for layer in unit]
-    pre, post = [], []
-    if spec.preactivation:
-        pre, body = body[:2], body[2:]
-    else:
-        body, post = body[:-1], body[-1:]
+        rest = ((f"bn{number}", norm), (f"act{number}", RELU))
+        layers += [*rest, (f"conv{number}", conv)] if spec.preactivation else [(f"conv{number}", conv), *rest]
+    pre, body, post = (layers[:2], layers[2:], []) if spec.preactivation else ([], layers[:-1], layers[-1:])
     if spec.se:
         body.append(("se", _gate(spec.se, stage.channels)))
     projects = stride != 1 or in_channels != stage.channels
