@@ -18,7 +18,7 @@ class Text(msgspec.Struct, frozen=True, tag=True):
 PRELUDE = """
 import os, signal, sys, time
 import msgspec
-from resnet_xf.support.processes import connect, report_failure
+from resnet_xf.support.parent import connect, report_failure
 
 class Text(msgspec.Struct, frozen=True, tag=True):
     text: str

@@ -18,7 +18,7 @@ from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.learner import Outcome, Task, device_number
 from resnet_xf.backend.workers import Role, free_port, threads_each
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
-from resnet_xf.support.processes import report_failure
+from resnet_xf.support.parent import report_failure
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, weights_of
 from resnet_xf_mxnet.cuda import gpus, how_to_install, no_code_for

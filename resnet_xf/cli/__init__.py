@@ -11,7 +11,7 @@ import sys
 
 from resnet_xf.cli.application import app
 from resnet_xf.errors import ResNetXFError, TrainingStopped
-from resnet_xf.support.processes import connect, report_failure
+from resnet_xf.support.parent import connect, report_failure
 
 __all__ = ["main"]
 

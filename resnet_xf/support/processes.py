@@ -1,42 +1,31 @@
 """Child processes: each is a fresh Python with its own environment variables, and has a pipe to its parent.
 
-The child inherits one end of a Unix socket; the environment variable ``PIPE`` holds its file descriptor. Messages are
-JSON, in both directions. When the parent is gone, however it ended, the child reads the end of the pipe and ends too.
+This is the parent's side; the child's is :mod:`resnet_xf.support.parent`. Messages are JSON, in both directions.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import inf
 from multiprocessing.connection import Connection, Pipe, wait
-from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 import msgspec
 
+from resnet_xf.support.parent import PIPE, Failure
 from resnet_xf.support.signals import StopRequest, catch_stop_signals
-
-PIPE = "RESNET_XF_PIPE"
 
 STDERR = 2
 """The file descriptor of this process's standard error, for the output of a child."""
 
 TO_SAVE = 60.0
 """Seconds that children have to save and end after they were asked to stop."""
-
-
-class Failure(msgspec.Struct, frozen=True, tag=True):
-    """A message of a child: why it cannot go on, in one line. An empty reason says that another child tells it."""
-
-    reason: str
 
 
 class ProcessDied(Exception):  # noqa: N818 - the child failed, and not this program
@@ -219,57 +208,3 @@ def supervise() -> Iterator[Supervisor]:
         finally:
             for child in supervisor.children:
                 child.end()
-
-
-class Parent:
-    """The process that started this one, as the child sees it. When it is gone, this process ends."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        self._received: SimpleQueue[bytes] = SimpleQueue()
-        Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        with suppress(EOFError, OSError):
-            while True:
-                self._received.put(self._pipe.recv_bytes())
-        os._exit(2)
-
-    def messages(self, kind: Any) -> Iterator[Any]:
-        """Wait for each message, and yield it as an object of this type."""
-        while True:
-            yield msgspec.json.decode(self._received.get(), type=kind)
-
-    def send(self, message: msgspec.Struct, *, droppable: bool = False) -> None:
-        """Send a message. One that is ``droppable`` is lost if the pipe is full; others wait."""
-        poll = select.poll()
-        poll.register(self._pipe, select.POLLOUT)
-        if not droppable or poll.poll(0):
-            with suppress(OSError):
-                self._pipe.send_bytes(msgspec.json.encode(message))
-
-
-_parent: Parent | None = None
-
-
-def connect() -> Parent | None:
-    """The parent of this process if it was started as a :class:`Child`, else None; call this first of all."""
-    global _parent
-    descriptor = os.environ.pop(PIPE, None)  # a process that this one starts has another parent
-    if descriptor is not None:
-        os.set_inheritable(int(descriptor), False)
-        _parent = Parent(Connection(int(descriptor)))
-    return _parent
-
-
-def has_parent() -> bool:
-    """Whether this process is a :class:`Child` and has called :func:`connect`."""
-    return _parent is not None
-
-
-def report_failure(reason: str) -> None:
-    """Send the parent the reason why this process cannot go on; without a parent, print it on stderr."""
-    if _parent is not None:
-        _parent.send(Failure(reason))
-    elif reason:
-        print(f"resnet-xf: {reason}", file=sys.stderr)  # noqa: T201

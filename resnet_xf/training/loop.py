@@ -25,7 +25,7 @@ from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Batch, Batches, Dataset
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError, TrainingStopped
 from resnet_xf.support.files import list_checkpoints, locked
-from resnet_xf.support.processes import has_parent
+from resnet_xf.support.parent import has_parent
 from resnet_xf.support.signals import StopRequest, catch_stop_signals
 from resnet_xf.training.checkpoint import (
     Checkpoint,

@@ -25,7 +25,8 @@ from resnet_xf.data import ArraySplit, Dataset, Split, load_dataset
 from resnet_xf.errors import CheckpointError, ResNetXFError, TrainingError, TrainingStopped, one_line
 from resnet_xf.support.documents import Document
 from resnet_xf.support.files import list_checkpoints
-from resnet_xf.support.processes import STDERR, Child, Parent, connect, report_failure, supervise
+from resnet_xf.support.parent import Parent, connect, report_failure
+from resnet_xf.support.processes import STDERR, Child, supervise
 from resnet_xf.training.checkpoint import EpochRecord, Header, load_checkpoint
 from resnet_xf.training.loop import Progress
 from resnet_xf.training.recipe import Recipe, check_recipe

@@ -22,7 +22,8 @@ from resnet_xf.speed.bench.case import Case
 from resnet_xf.speed.bench.engine import Engine, Round, WrongError, reference_outputs
 from resnet_xf.support.environment import peak_memory
 from resnet_xf.support.files import atomic
-from resnet_xf.support.processes import Child, ProcessDied, connect
+from resnet_xf.support.parent import connect
+from resnet_xf.support.processes import Child, ProcessDied
 
 COMMAND = (sys.executable, "-c", "from resnet_xf.speed.bench.worker import main; main()")
 """Starts the process. The case follows as JSON, and the path of the reference outputs."""
