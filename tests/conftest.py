@@ -13,9 +13,9 @@ os.environ.pop("RESNET_XF_BACKEND", None)
 import pytest
 from hypothesis import settings
 
-from resnet_xf import ResNetSpec, Stage, Stem, cli
+from resnet_xf import ResNetSpec, cli
 
-pytest.register_assert_rewrite("helpers.backend_contract")
+pytest.register_assert_rewrite("resnet_xf.testing")
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
 
@@ -39,9 +39,6 @@ def command(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
 @pytest.fixture(scope="session")
 def odd_spec() -> ResNetSpec:
     """A network that no zoo has: stages of 1, 3 and 2 blocks, odd channels, an oblong image."""
-    stages = (
-        Stage(depth=1, channels=13),
-        Stage(depth=3, channels=21, stride=2),
-        Stage(depth=2, channels=33, stride=2),
-    )
-    return ResNetSpec(name="odd", num_classes=7, image_size=(67, 61), stem=Stem(kind="conv3", width=11), stages=stages)
+    from resnet_xf.testing import SPEC
+
+    return SPEC

@@ -8,13 +8,20 @@ import sys
 import numpy as np
 import pytest
 
-from helpers.backend_contract import Contract, images
 from resnet_xf import ResNetSpec, build, draw_weights, get_backend, plan
 from resnet_xf.backend.observe import trace_network
+from resnet_xf.testing import (
+    BackboneContract,
+    BackendContract,
+    LayersAloneContract,
+    OptimizesContract,
+    TrainsContract,
+    images,
+)
 from resnet_xf_mxnet.loan import mx
 
 
-class TestMxnet(Contract):
+class TestMxnet(BackendContract, BackboneContract, LayersAloneContract, TrainsContract, OptimizesContract):
     backend = get_backend("mxnet")
 
     def maps(self, backbone, shown):

@@ -8,19 +8,26 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from helpers.backend_contract import Contract, images
 from helpers.runs import RECIPE, TINY
 from resnet_xf import ResNetSpec, build, draw_weights, get_backend, plan
 from resnet_xf.architecture.nodes import Activation
 from resnet_xf.architecture.plan import plan_block
 from resnet_xf.backend.observe import trace_network
 from resnet_xf.errors import BackendError
+from resnet_xf.testing import (
+    BackboneContract,
+    BackendContract,
+    LayersAloneContract,
+    OptimizesContract,
+    TrainsContract,
+    images,
+)
 from resnet_xf.training.checkpoint import Header
 from resnet_xf.training.evaluation import task_of
 from resnet_xf.training.recipe import targets
 
 
-class TestTorch(Contract):
+class TestTorch(BackendContract, BackboneContract, LayersAloneContract, TrainsContract, OptimizesContract):
     backend = get_backend("torch")
 
     def maps(self, backbone, shown):

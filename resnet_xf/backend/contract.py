@@ -65,7 +65,7 @@ class Backend(Protocol):
     def forward(self, network: Any, images: Array) -> Array:
         """The output for images ``(N, C, H, W)`` in inference mode.
 
-        Images are cast to the network's dtype. The output has that dtype too.
+        Images are cast to the network's dtype, and the output has it too. A network without weights may use float32.
         """
         ...
 
