@@ -38,8 +38,8 @@ class NumpyBackend:
         return ["cpu"]
 
     def build(self, node: nodes.Node, dtype: str = "float32") -> Network:
-        ones = {name: np.ones(shape, dtype) for name, shape in all_weight_shapes(node).items()}
-        return Network(node, ones, dtype)  # it must run before any weights are loaded
+        weights = {name: np.zeros(shape, dtype) for name, shape in all_weight_shapes(node).items()}
+        return Network(node, weights, dtype)  # rung 1 runs it before any weights are loaded
 
     def load(self, network: Network, weights: Mapping[str, Array]) -> None:
         check_weights(weights, {name: array.shape for name, array in network.weights.items()}, network.dtype)

@@ -231,11 +231,15 @@ CAPABILITIES: dict[str, type] = {
 Group = TypeVar("Group")
 
 
+def lacking(backend: object, group: Any) -> list[str]:
+    """The members of a group that an object has not."""
+    members = {**vars(group), **group.__annotations__}
+    return [member for member in members if not member.startswith("_") and not hasattr(backend, member)]
+
+
 def cannot(backend: Backend, capability: str) -> str | None:
     """Why a backend lacks a capability, as ``numpy cannot train``; None if it has it."""
-    group = CAPABILITIES[capability]
-    members = [name for name in {*vars(group), *group.__annotations__} if not name.startswith("_")]
-    return None if all(hasattr(backend, member) for member in members) else f"{backend.name} cannot {capability}"
+    return f"{backend.name} cannot {capability}" if lacking(backend, CAPABILITIES[capability]) else None
 
 
 def require(backend: Backend, group: Callable[..., Group]) -> Group:

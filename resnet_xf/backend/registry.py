@@ -23,7 +23,7 @@ from resnet_xf.architecture.weights import (
     require_memory,
     without_counters,
 )
-from resnet_xf.backend.contract import DTYPES, Backend
+from resnet_xf.backend.contract import DTYPES, Backend, lacking
 from resnet_xf.errors import BackendError, MissingExtraError
 
 GROUP = "resnet_xf.backends"
@@ -85,6 +85,11 @@ def get_backend(name: str | Backend | None = None) -> Backend:
             chained).
     """
     if name is not None and not isinstance(name, str):
+        if missing := lacking(name, Backend):
+            raise BackendError(
+                f"a backend is a name or an object with the members of resnet_xf.backend.contract.Backend; "
+                f"{type(name).__name__} has no {', '.join(missing)}"
+            )
         return name
     origin = ""
     if name is None:

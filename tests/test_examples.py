@@ -1,0 +1,110 @@
+"""The NumPy backend in ``examples/``: what a backend with the required members alone can do, and what it is told it cannot."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from numpy_backend import BACKEND
+
+from helpers.strategies import fits, specs
+from resnet_xf import ResNetSpec, build, capture, draw_weights, get_backend, list_backends, optimize, parity, plan
+from resnet_xf.architecture.nodes import Node, PReLU
+from resnet_xf.backend import registry
+from resnet_xf.backend.contract import CAPABILITIES, LayersAlone, Trains, cannot, require
+from resnet_xf.errors import BackendError
+
+FOLDER = Path(__file__).parent.parent / "examples" / "numpy_backend"
+
+
+@pytest.fixture
+def installed(monkeypatch) -> None:
+    """As pip would install it, in this process."""
+    point = EntryPoint("numpy", "numpy_backend:BACKEND", registry.GROUP)
+    monkeypatch.setattr(registry, "_third_party", lambda: {"numpy": point})
+
+
+def test_it_is_short() -> None:
+    assert len((FOLDER / "numpy_backend.py").read_text().splitlines()) < 120
+
+
+@pytest.mark.parametrize("name", ["resnet18", "cifar_resnet20"])
+def test_it_holds_five_rungs(name: str) -> None:
+    report = parity(name, ("torch", BACKEND), level="quick", image_size=(32, 32))
+    assert [rung.status for rung in report.rungs] == ["pass"] * 5, report.verdict()
+
+
+@settings(max_examples=40)
+@given(specs().filter(fits))
+def test_it_computes_what_pytorch_computes(spec: ResNetSpec) -> None:
+    compare(plan(spec).root, (2, spec.in_channels, *spec.image_size))
+
+
+def test_it_has_a_case_for_layers_that_no_spec_has() -> None:
+    compare(PReLU(3), (2, 3, 4, 4))
+
+
+def compare(node: Node, shape: tuple[int, ...]) -> None:
+    """Hold both networks of a node against each other, in float64."""
+    images, weights = (
+        np.random.default_rng(0).standard_normal(shape),
+        draw_weights(node, scheme="probe", dtype="float64"),
+    )
+    outputs = []
+    for backend in (get_backend("torch"), BACKEND):
+        outputs.append(backend.forward(build(node, backend, weights=weights, dtype="float64"), images))
+    np.testing.assert_allclose(*outputs, rtol=1e-9, atol=1e-9)
+
+
+def test_rungs_that_it_cannot_climb_are_skipped_with_the_reason() -> None:
+    report = parity("cifar_resnet20", ("torch", BACKEND))
+    assert [rung.status for rung in report.rungs] == ["pass"] * 5 + ["skip"] * 3
+    assert [rung.detail for rung in report.rungs[5:]] == ["numpy cannot run layers alone"] + ["numpy cannot train"] * 2
+
+
+def test_what_it_lacks_is_told_in_one_line(installed: None, tmp_path) -> None:
+    assert list_backends()[-1] == "numpy"
+    assert all(cannot(BACKEND, capability) for capability in CAPABILITIES)
+    assert not any(cannot(get_backend("torch"), capability) for capability in ("train", "optimize", "run layers alone"))
+    with pytest.raises(BackendError, match="^numpy cannot train; choose another backend, such as torch$"):
+        require(BACKEND, Trains)
+    with pytest.raises(BackendError, match="^numpy cannot optimize; choose another backend, such as torch$"):
+        optimize("cifar_resnet20", "numpy")
+    with pytest.raises(BackendError, match="^numpy cannot run layers alone; choose another backend, such as torch$"):
+        capture("cifar_resnet20", tmp_path / "capture", "numpy")
+    assert require(get_backend("torch"), LayersAlone) is get_backend("torch")
+    with pytest.raises(BackendError, match="a backend is a name or an object with the members of .*; PosixPath has no"):
+        get_backend(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line, capability",
+    [
+        ("train cifar_resnet20 --recipe digits --in-channels 1 --backend numpy", "train"),
+        ("capture cifar_resnet20 --backend numpy --out {out}", "run layers alone"),
+    ],
+)
+def test_commands_end_in_one_line_too(installed: None, command, tmp_path, line: str, capability: str) -> None:
+    code, _, complaint = command(*line.format(out=tmp_path / "out").split())
+    assert f"numpy cannot {capability}" in complaint
+    assert "Traceback" not in complaint
+    assert code == 2
+
+
+def test_its_entry_point_makes_it_a_backend_of_the_command_line(tmp_path) -> None:
+    package = tmp_path / "resnet_xf_numpy-0.1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: resnet-xf-numpy\nVersion: 0.1.0\n")
+    lines = (FOLDER / "pyproject.toml").read_text().splitlines()
+    points = lines[lines.index('[project.entry-points."resnet_xf.backends"]') + 1]
+    (package / "entry_points.txt").write_text("[resnet_xf.backends]\n" + points.replace('"', "") + "\n")
+    path = os.pathsep.join([str(tmp_path), str(FOLDER), *sys.path])
+    options = ["parity", "cifar_resnet20", "--backends", "torch,numpy", "--level", "quick"]
+    line = [sys.executable, "-m", "resnet_xf", *options]
+    done = subprocess.run(line, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "torch and numpy are the same network in inference (5 rungs hold)" in " ".join(done.stdout.split())
