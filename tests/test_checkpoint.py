@@ -348,7 +348,7 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint_whole(tmp_path, backen
     after = before.with_name("step-00000012.safetensors")
     assert done.returncode == 2, done.stderr
     assert re.fullmatch(
-        rf"resnet-xf: {re.escape(str(after))}: cannot be written: [^\n]*File too large[^\n]*; make room and resume the run\n",
+        rf"resnet-xf: {re.escape(str(after))}: cannot be written: [^\n]*File too large[^\n]*; free some disk space and resume the run\n",
         done.stderr,
     )
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files

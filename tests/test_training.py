@@ -274,7 +274,7 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path) -> None:
     go("torch", replace(RECIPE, epochs=1, schedule=CONSTANT), out=tmp_path / "run")
     last = list_checkpoints(tmp_path / "run")[-1]
     last.write_bytes(last.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"step-00000006.*; take it away to go on from .*step-00000000"):
+    with pytest.raises(CheckpointError, match=r"step-00000006.*; delete it to resume from .*step-00000000"):
         go_on(tmp_path / "run", "torch")
 
 

@@ -1,4 +1,4 @@
-"""An epoch's batches, made ahead in background threads."""
+"""The batches of an epoch, prepared in background threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resnet_xf.data.transform import Transform
 from resnet_xf.errors import DataError
 
 MOST_THREADS = 4
-"""Also how many batches are made ahead, each of which takes the memory of its float32 images."""
+"""The largest number of threads, and of batches prepared ahead; each takes the memory of its float32 images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +25,11 @@ class Batch:
     """One worker's part of a batch.
 
     Attributes:
-        number: of the batch in its epoch, from 0.
-        indices: which of the split's images these are, ``(B,)`` int64.
+        number: number of the batch in its epoch, from 0.
+        indices: indices of the images in their split, ``(B,)`` int64.
         images: ``(B, C, H, W)`` float32.
         labels: ``(B,)`` int64.
-        size: how many samples the whole batch has, all workers' together; B may be 0 when it is small.
+        size: number of images in the whole batch, of all workers together; B may be 0 if it is small.
     """
 
     number: int
@@ -40,29 +40,28 @@ class Batch:
 
 
 class Batches:
-    """The batches of one epoch, for training if there is a seed and for a test if there is none.
+    """The batches of one epoch: for training if there is a seed, for a test if there is none.
 
-    In training, samples come in the epoch's own order, each cropped and mirrored by its own draws; what a batch holds
-    depends on the seed, the epoch, its number and the batch size alone. In a test they come as they lie.
+    In training, images come in the epoch's random order, each with its own random crop and mirroring. A batch depends
+    only on the seed, the epoch, its number and the batch size. In a test, images come in the split's order.
 
-    Each iteration begins anew and ends its threads when it ends, is left or fails; what fails in a thread is raised
-    where its batch would have come.
+    Each iteration starts at the first batch. Its threads end when the iteration ends. An error in a thread is raised by
+    the iteration when it reaches that batch.
 
     Args:
-        split: where the images are.
-        transform: what is made of them.
-        batch_size: samples of a batch, all workers' together.
-        seed: for training; None for a test.
-        epoch: of the seed's epochs.
-        first: the number of the first batch wanted; those before it are not made.
-        rank: which worker this is, from 0.
-        workers: how many there are; each has every ``workers``-th sample of every batch.
-        drop_last: whether a last batch of fewer samples is left out.
-        threads: how many make batches, and how many batches they are ahead; at most 4 and no more than there are
-            processors if None.
+        split: the images.
+        transform: makes an input tensor of each image.
+        batch_size: images per batch, of all workers together.
+        seed: seed of order and augmentation; None for a test.
+        epoch: number of the epoch, from 0.
+        first: number of the first batch; earlier batches are skipped.
+        rank: number of this worker, from 0.
+        workers: number of workers; each gets every ``workers``-th image of every batch.
+        drop_last: whether to leave out a last batch that is smaller than the others.
+        threads: number of threads, and of batches prepared ahead; if None, one per processor, at most 4.
 
     Raises:
-        DataError: if one of the numbers has no sense, or no batch is left.
+        DataError: if an argument is out of range, or no batch is left.
     """
 
     def __init__(
@@ -92,17 +91,17 @@ class Batches:
         self.threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
 
     def __len__(self) -> int:
-        """How many batches come; ``total`` is how many the epoch has."""
+        """The number of batches from ``first`` on; ``total`` is the number in the epoch."""
         return max(0, self.total - self.first)
 
     def __iter__(self) -> Iterator[Batch]:
         count = len(self.split)
-        places = np.arange(count, dtype=np.int64) if self.seed is None else order(self.seed, self.epoch, count)
+        positions = np.arange(count, dtype=np.int64) if self.seed is None else order(self.seed, self.epoch, count)
         waiting: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(self.threads, "batches") as pool:
             try:
                 for number in range(self.first, self.total):
-                    waiting.append(pool.submit(self._make, number, places))
+                    waiting.append(pool.submit(self._prepare, number, positions))
                     if len(waiting) > self.threads:
                         yield waiting.popleft().result()
                 while waiting:
@@ -111,13 +110,13 @@ class Batches:
                 for future in waiting:
                     future.cancel()
 
-    def _make(self, number: int, places: NDArray[np.int64]) -> Batch:
+    def _prepare(self, number: int, positions: NDArray[np.int64]) -> Batch:
         start = number * self.batch_size
-        whole = places[start : start + self.batch_size]
-        mine = share(whole, self.rank, self.workers)
+        whole = positions[start : start + self.batch_size]
+        indices = share(whole, self.rank, self.workers)
         if self.seed is None:
-            images = self.transform.test(self.split, mine)
+            images = self.transform.test(self.split, indices)
         else:
-            drawn = share(draws(self.seed, self.epoch, start, len(whole)), self.rank, self.workers)
-            images = self.transform.train(self.split, mine, drawn)
-        return Batch(number, mine, images, self.split.labels[mine], len(whole))
+            random = share(draws(self.seed, self.epoch, start, len(whole)), self.rank, self.workers)
+            images = self.transform.train(self.split, indices, random)
+        return Batch(number, indices, images, self.split.labels[indices], len(whole))

@@ -1,4 +1,4 @@
-"""Data sets of one's own: a folder of images for each class."""
+"""Your own data sets: a folder of images for each class."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from resnet_xf.data.images import SUFFIXES, is_image
-from resnet_xf.data.splits import Dataset, FileSplit, parted
+from resnet_xf.data.splits import Dataset, FileSplit, hold_out
 from resnet_xf.errors import DataError
 
 TRAIN, TEST = "train", ("test", "val")
-"""The folders of the two halves; of the second, the first name that there is."""
+"""The folders of the training and of the test images; of several test folders, the first one that exists."""
 
 
 def load_folder(path: str | Path) -> Dataset:
-    """The images below ``path``/train/CLASS and ``path``/test/CLASS (or val), or below ``path``/CLASS alone.
+    """Return the images below ``path``/train/CLASS and ``path``/test/CLASS (or val), or below ``path``/CLASS alone.
 
-    Classes are numbered in the order of their names, and images are found at any depth; hidden ones are passed over.
-    Where there is no train, a fifth of each class, always the same, is the test half. No image is opened yet.
+    Classes are numbered in the order of their names. Images may lie at any depth; hidden files are skipped. Without a
+    folder train, a fixed fifth of each class is for testing. No image is opened yet.
 
     Raises:
-        DataError: if a folder is not there or holds no image, or the halves differ in their classes.
+        DataError: if a folder is missing or holds no image, or training and test have different classes.
     """
     root = Path(path).expanduser()
     name = f"folder:{root.resolve()}"
@@ -31,34 +31,35 @@ def load_folder(path: str | Path) -> Dataset:
         raise DataError(f"{root}: no such folder; give one that holds a folder of images for each class")
     if not (root / TRAIN).is_dir():
         classes, split = _labelled(root)
-        return Dataset(name, 3, classes, *parted(str(root), split, classes))
-    held_back = next((root / test for test in TEST if (root / test).is_dir()), None)
-    if held_back is None:
+        return Dataset(name, 3, classes, *hold_out(str(root), split, classes))
+    test_folder = next((root / test for test in TEST if (root / test).is_dir()), None)
+    if test_folder is None:
         raise DataError(f"{root}: holds {TRAIN}, but neither {' nor '.join(TEST)} beside it; add one of them")
     classes, train = _labelled(root / TRAIN)
-    others, test = _labelled(held_back)
-    if odd := sorted(set(classes) ^ set(others)):
-        raise DataError(f"{root}: class {odd[0]} is in only one of {TRAIN} and {held_back.name}; both need the same")
+    test_classes, test = _labelled(test_folder)
+    if unpaired := sorted(set(classes) ^ set(test_classes)):
+        raise DataError(f"{root}: class {unpaired[0]} is in only one of {TRAIN} and {test_folder.name}; add it to both")
     return Dataset(name, 3, classes, train, test)
 
 
 def _labelled(folder: Path) -> tuple[tuple[str, ...], FileSplit]:
-    """The classes that a folder holds, by name, and their images."""
+    """Return the names of a folder's classes, and their images."""
     classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
     if not classes:
         raise DataError(f"{folder}: holds no folder; expected one of images for each class")
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(_images(folder / name))
-        if not found:
+        images = sorted(_images(folder / name))
+        if not images:
             raise DataError(f"{folder / name}: holds no image; expected files that end in {', '.join(SUFFIXES)}")
-        paths += found
-        labels += [label] * len(found)
+        paths += images
+        labels += [label] * len(images)
     return classes, FileSplit(tuple(paths), np.array(labels, np.int64))
 
 
 def _images(folder: Path) -> Iterator[str]:
-    for parent, inner, names in os.walk(folder):
-        inner[:] = [name for name in inner if name[0] != "."]
+    """Yield the paths of all images below a folder that are not hidden."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
         yield from (os.path.join(parent, name) for name in names if is_image(Path(name)))

@@ -1,4 +1,4 @@
-"""One image: read from a file, resized, cropped."""
+"""Read, resize and crop one image."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from resnet_xf.errors import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet's red, green and blue, values in 0…1; torchvision's."""
+"""Mean and standard deviation of ImageNet's red, green and blue, for values in 0…1; from torchvision."""
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 MODES = {1: "L", 3: "RGB"}
-"""Pillow's name for images of that many channels."""
+"""Pillow's mode for each number of channels."""
 
 Size = tuple[int, int]
-"""Height and width, in this order."""
+"""Height and width in pixels, in this order."""
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name is an image's, and not a hidden one's."""
+    """Whether a file has the name of an image and is not hidden."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
-    """The image in a file, in one of Pillow's modes.
+    """Return the image in a file, in one of Pillow's modes.
 
     Raises:
-        DataError: if the file cannot be read, or is no image or a damaged one.
+        DataError: if the file cannot be read, is no image, or is damaged.
     """
     try:
         with Image.open(path) as image:
@@ -42,14 +42,14 @@ def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
 
 
 def resized(image: Image.Image, size: Size) -> Image.Image:
-    """The whole image at that height and width; bilinear, as torchvision's ``Resize``."""
+    """Return the whole image at a height and width, by bilinear interpolation as in torchvision's ``Resize``."""
     return image.resize(size[::-1], Image.Resampling.BILINEAR)
 
 
 def centre(image: Image.Image, size: Size) -> Image.Image:
-    """The centre of an image, of that height and width, after a resize to 8/7 of it (256 for 224).
+    """Return the centre of an image at a height and width, after a resize to 8/7 of the size (256 for 224).
 
-    Sides and corners are rounded as torchvision's ``Resize`` and ``CenterCrop`` round them.
+    Sides and corners are rounded as in torchvision's ``Resize`` and ``CenterCrop``.
     """
     height, width = size
     if height * image.width >= width * image.height:

@@ -1,4 +1,4 @@
-"""Real images to look at a network with, as NumPy arrays ``(N, C, H, W)``, float32."""
+"""Real images as inputs for a network: float32 arrays ``(N, C, H, W)``."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ Images = NDArray[np.float32]
 
 
 def sample_images(channels: int, size: Size, folder: str | Path | None = None, count: int = 8) -> Images:
-    """Real images for a network of that many input channels, ``(N, channels, H, W)``.
+    """Return real images for a network with that many input channels, ``(N, channels, H, W)``.
 
-    From ``folder`` if one is given, its first ``count`` by name; else scikit-learn's handwritten digits for
-    one channel, and its two photographs for any other number (which take red, green, blue, red, …).
+    With a folder, its first ``count`` images by name. Without, scikit-learn's handwritten digits for one channel, and
+    its two photographs for any other number of channels, which repeat red, green and blue.
 
     Raises:
-        DataError: if the folder holds no image, or one that cannot be read.
+        DataError: if the size is not positive, or the folder holds no image, or an image cannot be read.
     """
     if min(size) < 1:
-        raise DataError(f"images of {size[0]}×{size[1]} pixels hold nothing; each side is at least 1")
+        raise DataError(f"images of {size[0]}×{size[1]} pixels are empty; each side is at least 1 pixel")
     if folder is not None:
         return _stack(_read_folder(Path(folder), count), channels, size)
     return digits(size) if channels == 1 else _stack(_photographs(), channels, size)
 
 
 def photographs(size: Size = (224, 224)) -> Images:
-    """scikit-learn's two photographs, cropped and normalised as ImageNet's: ``(2, 3, H, W)``."""
+    """Return scikit-learn's two photographs, cropped and normalised as for ImageNet: ``(2, 3, H, W)``."""
     return sample_images(3, size)
 
 
 def digits(size: Size = (96, 96), count: int = 4) -> Images:
-    """The first of scikit-learn's handwritten digits, enlarged, values in 0…1: ``(count, 1, H, W)``."""
+    """Return the first of scikit-learn's handwritten digits, enlarged, with values in 0…1: ``(count, 1, H, W)``."""
     pixels, _ = all_digits()
     return _grey(resized(Image.fromarray(image), size) for image in pixels[:count])
 
 
 def all_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """scikit-learn's 1797 handwritten digits, ``(N, 8, 8)``, their 0…16 spread over 0…255; and which they are."""
+    """Return scikit-learn's 1797 handwritten digits, ``(N, 8, 8)`` with values in 0…255, and their labels ``(N,)``."""
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
@@ -57,7 +57,7 @@ def _photographs() -> Iterator[Image.Image]:
 
 
 def _read_folder(folder: Path, count: int) -> Iterator[Image.Image]:
-    """The first images directly in a folder, in the order of their names."""
+    """Return the first images of a folder, by name; folders inside it are not searched."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give a folder that holds images")
     paths = sorted(filter(is_image, folder.iterdir()))
@@ -67,7 +67,7 @@ def _read_folder(folder: Path, count: int) -> Iterator[Image.Image]:
 
 
 def _stack(images: Iterable[Image.Image], channels: int, size: Size) -> Images:
-    """Resize and crop each to ``size``, normalise as ImageNet's, and repeat or drop channels as needed."""
+    """Resize and crop images to ``size``, normalise them as for ImageNet, and repeat or drop channels."""
     if channels == 1:
         return _grey(centre(image.convert("L"), size) for image in images)
     rgb = np.stack([np.asarray(centre(image, size), np.float32) for image in images]) / 255
@@ -76,5 +76,5 @@ def _stack(images: Iterable[Image.Image], channels: int, size: Size) -> Images:
 
 
 def _grey(images: Iterable[Image.Image]) -> Images:
-    """Grey images stacked, values in 0…1."""
+    """Stack grey images, with values in 0…1."""
     return np.stack([np.asarray(image, np.float32) for image in images])[:, None] / np.float32(255)

@@ -1,4 +1,4 @@
-"""Labelled images: one half of a data set, held as an array or as files to read when wanted; and both halves."""
+"""Labelled images: one half of a data set, in memory or in files, and a data set of two halves."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from resnet_xf.data.images import MODES, read_image
 from resnet_xf.data.randomness import permutation
 from resnet_xf.errors import DataError
 
-TEST_PART = 0.2
-"""How much of each class is held back where nobody has parted training from test images."""
+TEST_SHARE = 0.2
+"""The share of each class that is for testing, if a data set has no test images of its own."""
 
 
 class Split(ABC):
-    """Images and their labels, ``(N,)`` int64."""
+    """Images with their labels, ``(N,)`` int64."""
 
     labels: NDArray[np.int64]
 
@@ -29,74 +29,74 @@ class Split(ABC):
 
     @abstractmethod
     def image(self, index: int, channels: int) -> Image.Image:
-        """One image, grey for one channel and red, green, blue for three.
+        """Return one image: grey for one channel, red, green and blue for three.
 
         Raises:
             DataError: if its file cannot be read.
         """
 
     def digest(self) -> str:
-        """What tells these images from others without looking at them: their labels in order, and files' names."""
+        """Return a digest of the labels in order, and of the files' names; pixels are not read."""
         return hashlib.blake2b(self.labels.tobytes(), digest_size=16).hexdigest()
 
     @abstractmethod
     def take(self, indices: NDArray[np.int64]) -> Split:
-        """Those images alone, in that order."""
+        """Return a split of these images, in this order."""
 
     def stack(self, indices: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
-        """A copy of those images, ``(B, H, W, C)``, if they lie as arrays of that shape ``(H, W, C)``."""
+        """Return a copy of these images, ``(B, H, W, C)``, if all are arrays of this shape ``(H, W, C)``; else None."""
         return None
 
 
 @dataclass(frozen=True, eq=False)
 class ArraySplit(Split):
-    """Images of one size, held in memory: ``(N, H, W, C)`` uint8, C being 1 or 3."""
+    """Images of one size in memory: ``(N, H, W, C)`` uint8, where C is 1 or 3."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
     def image(self, index: int, channels: int) -> Image.Image:
-        """One image, grey for one channel and red, green, blue for three."""
+        """Return one image: grey for one channel, red, green and blue for three."""
         pixels = self.images[index]
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert(MODES[channels])
 
     def take(self, indices: NDArray[np.int64]) -> ArraySplit:
-        """Those images alone, in that order; a copy."""
+        """Return a split of copies of these images, in this order."""
         return ArraySplit(self.images[indices], self.labels[indices])
 
     def stack(self, indices: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
-        """A copy of those images, ``(B, H, W, C)``, if they are of that shape ``(H, W, C)``."""
+        """Return a copy of these images, ``(B, H, W, C)``, if they have this shape ``(H, W, C)``; else None."""
         return self.images[indices] if self.images.shape[1:] == shape else None
 
 
 @dataclass(frozen=True, eq=False)
 class FileSplit(Split):
-    """Images of any sizes, each read from its file whenever it is wanted."""
+    """Images of any sizes in files; an image is read each time it is used."""
 
     paths: tuple[str, ...]
     labels: NDArray[np.int64]
 
     def digest(self) -> str:
-        """Of their labels in order, and the files' names."""
+        """Return a digest of the labels in order and of the files' names."""
         names = "/".join(Path(path).name for path in self.paths)
         return hashlib.blake2b(self.labels.tobytes() + names.encode(), digest_size=16).hexdigest()
 
     def image(self, index: int, channels: int) -> Image.Image:
-        """One image, grey for one channel and red, green, blue for three.
+        """Return one image: grey for one channel, red, green and blue for three.
 
         Raises:
-            DataError: if its file cannot be read, or is no image or a damaged one.
+            DataError: if its file cannot be read, is no image, or is damaged.
         """
         return read_image(self.paths[index], MODES[channels])
 
     def take(self, indices: NDArray[np.int64]) -> FileSplit:
-        """Those images alone, in that order."""
+        """Return a split of these images, in this order."""
         return FileSplit(tuple(self.paths[index] for index in indices), self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images to learn from and others to test with; label ``n`` is that of ``classes[n]``."""
+    """Training images and test images; label ``n`` means ``classes[n]``."""
 
     name: str
     channels: int
@@ -105,17 +105,17 @@ class Dataset:
     test: Split
 
 
-def parted(name: str, split: Split, classes: tuple[str, ...]) -> tuple[Split, Split]:
-    """Training and test images where all are in one heap: of each class a fifth, always the same, is held back.
+def hold_out(name: str, split: Split, classes: tuple[str, ...]) -> tuple[Split, Split]:
+    """Return training and test images from images that are not separated: a fixed fifth of each class is for testing.
 
     Raises:
-        DataError: if a class has a single image, which cannot be in both.
+        DataError: if a class has fewer than two images.
     """
     shuffled = permutation("parted", len(split))
-    held_back = np.zeros(len(split), bool)
+    for_test = np.zeros(len(split), bool)
     for label, title in enumerate(classes):
         members = shuffled[split.labels[shuffled] == label]
         if len(members) < 2:
             raise DataError(f"{name}: class {title} has {len(members)} image, and a training and a test half need two")
-        held_back[members[: max(1, round(TEST_PART * len(members)))]] = True
-    return split.take(np.flatnonzero(~held_back)), split.take(np.flatnonzero(held_back))
+        for_test[members[: max(1, round(TEST_SHARE * len(members)))]] = True
+    return split.take(np.flatnonzero(~for_test)), split.take(np.flatnonzero(for_test))

@@ -7,13 +7,14 @@ import numpy as np
 from resnet_xf.data.splits import ArraySplit, Split
 
 SAMPLE = 1000
-"""How many images are read where they lie in files, evenly spaced over them all; and counted at a time in memory."""
+"""The number of images that are read from files, evenly spaced; and the number counted at a time in memory."""
 
 
 def pixel_statistics(split: Split, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, values in 0…1, over all pixels; of files, over some 1,000 images.
+    """Return mean and standard deviation of each channel, for values in 0…1.
 
-    Counted exactly, byte value by byte value, so that they are the same on every machine.
+    They cover all images in memory, and about 1,000 images in files. Pixels are counted by their byte value, so the
+    result is the same on every machine.
 
     Raises:
         DataError: if an image's file cannot be read.

@@ -1,4 +1,4 @@
-"""How an image becomes numbers: its size, its part that is shown, its mirror image, its mean and deviation."""
+"""From images to input tensors: resize, crop, mirror and normalise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from resnet_xf.data.images import MODES, Size, centre, resized
 from resnet_xf.data.randomness import DRAWS
 from resnet_xf.data.splits import Split
-from resnet_xf.errors import DataError
+from resnet_xf.errors import DataError, refuse
 
 Crop: TypeAlias = Literal["resize", "centre", "padded", "random_resized"]
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -25,33 +25,33 @@ FRAMES: dict[Crop, Callable[[Image.Image, Size], Image.Image]] = {
     "padded": resized,
     "random_resized": centre,
 }
-"""What each way to crop shows of a test image."""
+"""How each kind of crop shows a test image."""
 
 AREA, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
-"""A random box's part of the image, its width over its height, and how often one is drawn; torchvision's."""
+"""Range of a random box's area and aspect ratio, and how often one is drawn; from torchvision."""
 
 PLACE, FLIP = slice(2 * TRIES, 2 * TRIES + 2), 2 * TRIES + 2
-"""Which of a sample's draws say where its crop lies and whether it is mirrored; the first are the boxes'."""
+"""Which of an image's random numbers set the place of its crop and its mirroring; the first ones set boxes."""
 assert DRAWS > FLIP
 
 
 @dataclass(frozen=True)
 class Transform:
-    """Images of one size and number of channels; pixels stay bytes until they are normalised, in float32.
+    """A transform from images to float32 tensors of one size and number of channels.
 
     Attributes:
-        size: height and width of what comes out.
-        channels: 1, grey, or 3, red, green and blue; images that have other channels are converted.
-        crop: what is shown of an image. ``resize``: the whole of it. ``centre``: its centre, 7/8 of it. ``padded``: the
-            whole in a test; in training, that with ``padding`` black pixels on each side, cropped to ``size`` at
-            random. ``random_resized``: the centre in a test; in training, a random box of 8 to 100 % of its area.
-        flip: whether every other image, at random, is mirrored left to right in training.
-        padding: pixels, for ``padded``.
-        mean: subtracted from values in 0…1; one for each channel, or one for all.
-        std: what they are then divided by, likewise.
+        size: height and width of the tensors.
+        channels: 1 (grey) or 3 (red, green, blue); images with other channels are converted.
+        crop: the part of an image to show. ``resize``: the whole image. ``centre``: its centre, 7/8 of it. ``padded``:
+            in a test, the whole image; in training, a random crop of the image with ``padding`` black pixels on each
+            side. ``random_resized``: in a test, the centre; in training, a random box of 8 to 100 % of the area.
+        flip: whether a random half of the training images is mirrored left to right.
+        padding: pixels on each side, for ``padded``.
+        mean: subtracted from the pixels, which are 0…1; one value for each channel, or one for all.
+        std: divides the pixels after that; one value for each channel, or one for all.
 
     Raises:
-        DataError: if a field has no sense; the message begins with its name.
+        DataError: if a field is out of range; the message begins with its name.
     """
 
     size: Size
@@ -64,7 +64,7 @@ class Transform:
 
     def __post_init__(self) -> None:
         numbers = f"one number or {self.channels}"
-        wrong = {
+        complaints = {
             f"size: expected a height and a width of at least 1, got {self.size}": min(self.size) < 1,
             f"channels: expected 1 (grey) or 3 (red, green, blue), got {self.channels}": self.channels not in MODES,
             f"crop: expected one of {', '.join(get_args(Crop))}, got {self.crop!r}": self.crop not in FRAMES,
@@ -73,17 +73,15 @@ class Transform:
             f"std: expected {numbers}, above 0, got {self.std}": len(self.std) not in (1, self.channels)
             or not min(self.std) > 0,
         }
-        for complaint, is_wrong in wrong.items():
-            if is_wrong:
-                raise DataError(complaint)
+        refuse(DataError, complaints)
 
     def train(self, split: Split, indices: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Those images as they are learnt from: ``(B, C, H, W)``.
+        """Return images for training, ``(B, C, H, W)``.
 
         Args:
-            split: where the images are.
-            indices: which of them, ``(B,)``.
-            draws: the random numbers of each, ``(B, DRAWS)``.
+            split: all images.
+            indices: indices of the images to return, ``(B,)``.
+            draws: random numbers for each image, ``(B, DRAWS)`` in [0, 1).
 
         Raises:
             DataError: if an image's file cannot be read.
@@ -102,7 +100,7 @@ class Transform:
         return self._normalised(pixels)
 
     def test(self, split: Split, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Those images as a network is tested with them, ``(B, C, H, W)``: nothing is random.
+        """Return images for a test, ``(B, C, H, W)``: nothing is random.
 
         Raises:
             DataError: if an image's file cannot be read.
@@ -110,7 +108,7 @@ class Transform:
         return self._normalised(self._framed(split, indices))
 
     def one(self, image: Image.Image) -> NDArray[np.float32]:
-        """One image as :meth:`test` shows it: ``(1, C, H, W)``."""
+        """Return one image for a test: ``(1, C, H, W)``."""
         framed = FRAMES[self.crop](image.convert(MODES[self.channels]), self.size)
         return self._normalised(self._stacked([framed], 1))
 
@@ -127,18 +125,18 @@ class Transform:
         return pixels
 
     def _normalised(self, pixels: Pixels) -> NDArray[np.float32]:
-        mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (self.mean, self.std))
-        numbers = np.empty((len(pixels), self.channels, *self.size), np.float32)
-        np.divide(pixels.transpose(0, 3, 1, 2), np.float32(255), out=numbers)
-        numbers -= mean
-        numbers /= std
-        return numbers
+        mean, std = (np.array(row, np.float32)[:, None, None] for row in (self.mean, self.std))
+        values = np.empty((len(pixels), self.channels, *self.size), np.float32)
+        np.divide(pixels.transpose(0, 3, 1, 2), np.float32(255), out=values)
+        values -= mean
+        values /= std
+        return values
 
 
 def shifted(pixels: Pixels, padding: int, places: NDArray[np.float64]) -> Pixels:
-    """Each image moved by up to ``padding`` pixels each way, black moving in: ``(B, H, W, C)``.
+    """Shift each image by up to ``padding`` pixels each way, fill with black, and return ``(B, H, W, C)``.
 
-    ``places``, ``(B, 2)`` in [0, 1), say how far down and across the crop lies in the padded image.
+    ``places``, ``(B, 2)`` in [0, 1), set how far down and across the crop lies in the padded image.
     """
     height, width = pixels.shape[1:3]
     sides = (padding, padding)
@@ -150,10 +148,10 @@ def shifted(pixels: Pixels, padding: int, places: NDArray[np.float64]) -> Pixels
 
 
 def random_box(size: tuple[int, int], drawn: NDArray[np.float64]) -> tuple[int, int, int, int]:
-    """A box in an image of that width and height, as Pillow takes it: left, top, right, bottom.
+    """Return a random box in an image of a width and height, as Pillow takes it: left, top, right, bottom.
 
-    Area and ratio are drawn as torchvision's ``RandomResizedCrop`` draws them: up to ten times, until the box fits;
-    else it is the largest central one of a ratio allowed.
+    Area and aspect ratio are drawn as in torchvision's ``RandomResizedCrop``: up to ten times, until the box fits. If
+    none fits, the box is the largest central one with an allowed ratio.
     """
     width, height = size
     for area, ratio in drawn[: 2 * TRIES].reshape(TRIES, 2).tolist():

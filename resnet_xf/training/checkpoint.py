@@ -1,4 +1,4 @@
-"""A training run's whole state in one file, written atomically, which either backend can go on from."""
+"""A training run's state in one file, written atomically. Any backend can resume from it."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ METRICS = "metrics.jsonl"
 
 
 class EpochRecord(Struct, frozen=True, kw_only=True):
-    """What one epoch gave: a line of ``metrics.jsonl``.
+    """The results of one epoch: a line of ``metrics.jsonl``.
 
     Attributes:
-        epoch: its number, from 1.
-        train_loss, train_accuracy: means over its training images, each as seen before its step; accuracy in 0…1.
-        test_loss, test_accuracy: after its last step; the loss without label smoothing.
-        learning_rate: of its last step.
-        images_per_second: training images over the time that training took, evaluation and checkpoint not counted.
-        seconds: that time.
-        backend, device: on which it ended.
-        workers: how many trained it.
+        epoch: number of the epoch, from 1.
+        train_loss, train_accuracy: means over the training images, each before its own step; accuracy is 0…1.
+        test_loss, test_accuracy: means over the test images after the last step, without label smoothing.
+        learning_rate: learning rate of the last step.
+        images_per_second: training images per second, without evaluation and checkpoint.
+        seconds: training time, without evaluation and checkpoint.
+        backend, device: where the epoch ended.
+        workers: number of workers.
     """
 
     epoch: int
@@ -56,9 +56,9 @@ class EpochRecord(Struct, frozen=True, kw_only=True):
 
 
 class Position(Struct, frozen=True, kw_only=True):
-    """Where in the run: ``epoch`` epochs and ``batch`` batches of the next are done.
+    """A position in a run: ``epoch`` epochs are done, and ``batch`` batches of the next epoch.
 
-    ``loss``, ``correct``, ``seen`` and ``seconds`` are the sums of that unfinished epoch.
+    ``loss``, ``correct``, ``seen`` and ``seconds`` are sums over the unfinished epoch.
     """
 
     epoch: int = 0
@@ -70,23 +70,23 @@ class Position(Struct, frozen=True, kw_only=True):
 
 
 class Header(Document, frozen=True, kw_only=True):
-    """All of a run but its network and arrays.
+    """A run without its network and its arrays.
 
-    The order of the images and their augmentation follow from the recipe's seed and the position alone.
+    The recipe's seed and the position determine the order of the images and their augmentation.
 
     Attributes:
-        version: of this form of file.
+        version: version of the file format.
         recipe: see :class:`resnet_xf.training.recipe.Recipe`.
-        backend: on which it is trained, or was last.
-        dataset: its name.
-        data_dir: where its files were, if not in the cache.
-        train_images: how many images an epoch has.
-        train_digest: of their labels and, of files, their names, in order.
-        classes: their names.
-        mean, std: with which images are normalised, one for each channel.
+        backend: name of the backend, or of the last one.
+        dataset: name of the data set.
+        data_dir: folder of the data set's files; None for the user's cache.
+        train_images: number of training images.
+        train_digest: digest of the labels in order, and of the files' names for a folder of images.
+        classes: names of the classes.
+        mean, std: normalisation of the images, one value for each channel or one for all.
         position: see :class:`Position`.
-        loss_scaling: of float16, see :meth:`resnet_xf.backend.learner.Learner.loss_scaling`.
-        history: every finished epoch's record.
+        loss_scaling: state of float16's loss scaling, see :meth:`resnet_xf.backend.learner.Learner.loss_scaling`.
+        history: the records of all finished epochs.
     """
 
     title = "a run's header"
@@ -108,19 +108,19 @@ class Header(Document, frozen=True, kw_only=True):
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
+        """The number of batches of an epoch."""
         whole, rest = divmod(self.train_images, self.recipe.batch_size)
         return whole + (1 if rest and not self.recipe.drop_last else 0)
 
     @property
     def step(self) -> int:
-        """How many steps of the run are done."""
+        """The number of steps that are done."""
         return self.position.epoch * self.steps_per_epoch + self.position.batch
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A run at one moment: the network, the header, its weights, and the optimiser's v under PyTorch's law."""
+    """A run at one moment: network, header, weights, and the optimiser's velocity as PyTorch defines it."""
 
     spec: ResNetSpec
     header: Header
@@ -129,10 +129,10 @@ class Checkpoint:
 
 
 def save_checkpoint(run: str | Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint into a run's folder, and remove all but the ``keep`` last.
+    """Write a checkpoint into a run's folder, delete all but the last ``keep`` checkpoints, and return its path.
 
     Raises:
-        CheckpointError: if it cannot be written; those that were there are left.
+        CheckpointError: if it cannot be written; the earlier checkpoints stay.
     """
     folder = Path(run) / FOLDER
     path = folder / f"{PREFIX}{checkpoint.header.step:08d}.safetensors"
@@ -144,22 +144,22 @@ def save_checkpoint(run: str | Path, checkpoint: Checkpoint, keep: int) -> Path:
         for old in list_checkpoints(run)[:-keep]:
             old.unlink()
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}{_room(error)}") from None
+        raise CheckpointError(f"{path}: cannot be written: {error}{_disk_hint(error)}") from None
     return path
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint: a file, or the last one of a run's folder.
+    """Read a checkpoint: a file, or the last checkpoint in a run's folder.
 
     Raises:
-        CheckpointError: if there is none, or it is damaged or not of a run.
+        CheckpointError: if there is none, or it is damaged, or holds no training run.
     """
-    path, found = Path(path), []
+    path, checkpoints = Path(path), []
     if path.is_dir():
-        found = list_checkpoints(path)
-        if not found:
+        checkpoints = list_checkpoints(path)
+        if not checkpoints:
             raise CheckpointError(f"{path}: holds no run; expected {path / FOLDER / PREFIX}….safetensors")
-        path = found[-1]
+        path = checkpoints[-1]
     try:
         arrays, texts = read_arrays(path)
         if RUN_KEY not in texts:
@@ -171,20 +171,20 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         check_weights(weights, shapes, header.recipe.dtype)
         check_weights(velocity, {name: shapes[name] for name in velocity if name in shapes}, header.recipe.dtype)
     except ResNetXFError as error:
-        older = f"; take it away to go on from {found[-2]}" if len(found) > 1 else ""
+        older = f"; delete it to resume from {checkpoints[-2]}" if len(checkpoints) > 1 else ""
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}{older}") from None
     return Checkpoint(spec, header, weights, velocity)
 
 
 def clear_leftovers(run: str | Path) -> None:
-    """Remove the temporary files that a killed run left behind."""
+    """Delete the temporary files of a killed run."""
     for folder, pattern in ((Path(run) / FOLDER, f".{PREFIX}*"), (Path(run), f".{METRICS}.*")):
         for leftover in folder.glob(pattern):
             leftover.unlink(missing_ok=True)
 
 
 def write_metrics(run: str | Path, history: tuple[EpochRecord, ...]) -> None:
-    """Write ``metrics.jsonl``, a line an epoch; atomically.
+    """Write ``metrics.jsonl`` atomically, one line per epoch.
 
     Raises:
         CheckpointError: if it cannot be written.
@@ -194,10 +194,10 @@ def write_metrics(run: str | Path, history: tuple[EpochRecord, ...]) -> None:
         with atomic(path) as temporary:
             temporary.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in history))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}{_room(error)}") from None
+        raise CheckpointError(f"{path}: cannot be written: {error}{_disk_hint(error)}") from None
 
 
-def _room(error: Exception) -> str:
-    """What helps where a disk is full."""
+def _disk_hint(error: Exception) -> str:
+    """Return the end of the message if the disk is full, else an empty text."""
     full = any(words in str(error) for words in ("No space left", "File too large", "quota exceeded"))
-    return "; make room and resume the run" if full else ""
+    return "; free some disk space and resume the run" if full else ""

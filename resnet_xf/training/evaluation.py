@@ -1,4 +1,4 @@
-"""What training and inference share: a data set held against a network, its images as numbers, loss and accuracy."""
+"""What training and inference share: checks of a data set against a network, image transforms, loss and accuracy."""
 
 from __future__ import annotations
 
@@ -9,16 +9,31 @@ import numpy as np
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.backend.learner import TIMEOUT, Learner, Task
 from resnet_xf.data import Batches, Dataset, Split, Transform
+from resnet_xf.data.statistics import pixel_statistics
 from resnet_xf.errors import DataError, RecipeError
 from resnet_xf.training.checkpoint import Header
 from resnet_xf.training.recipe import Recipe, decaying, rounded, targets
 
 
-def transform_of(header: Header, planned: Plan) -> Transform:
-    """How a run makes numbers of images.
+def normalisation(recipe: Recipe, data: Dataset | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of the channels, from the recipe or else from the data set.
 
     Raises:
-        RecipeError: if mean and deviation are of another number of channels.
+        DataError: if the recipe has none and there is no data set.
+    """
+    mean, std = recipe.augmentation.mean, recipe.augmentation.std
+    if mean is not None and std is not None:
+        return mean, std
+    if data is None:
+        raise DataError(f"recipe {recipe.name}: takes mean and std from a data set, and there is none; name another")
+    return pixel_statistics(data.train, data.channels)
+
+
+def transform_of(header: Header, planned: Plan) -> Transform:
+    """Return the transform from images to a run's input tensors.
+
+    Raises:
+        RecipeError: if mean or std do not fit the number of channels.
     """
     augmentation, channels = header.recipe.augmentation, planned.spec.in_channels
     if len(header.mean) not in (1, channels) or len(header.std) != len(header.mean):
@@ -45,7 +60,7 @@ def task_of(
     together: bool = False,
     preset: str = "tuned",
 ) -> Task:
-    """What a backend's learner is to do with a network, by a recipe, ``together`` with other workers or alone."""
+    """Return what a learner needs to train a network by a recipe, alone or ``together`` with other workers."""
     optimizer = recipe.optimizer
     return Task(
         network=planned.root,
@@ -64,10 +79,10 @@ def task_of(
 
 
 def check_fit(planned: Plan, data: Dataset) -> None:
-    """Hold a data set against a network.
+    """Check that a network can train on a data set.
 
     Raises:
-        DataError: if its images have another number of channels, or its labels go beyond the classes.
+        DataError: if the channels differ, a half has no images, or a label is not below the number of classes.
     """
     spec = planned.spec
     if data.channels != spec.in_channels:
@@ -80,10 +95,10 @@ def check_fit(planned: Plan, data: Dataset) -> None:
             raise DataError(f"{data.name}: has no {half} images")
         if split.labels.min() < 0:
             raise DataError(f"{data.name}: has the label {split.labels.min()}; expected 0 and more")
-    top = max(int(split.labels.max()) for split in (data.train, data.test))
-    if top >= spec.num_classes:
+    largest = max(int(split.labels.max()) for split in (data.train, data.test))
+    if largest >= spec.num_classes:
         raise DataError(
-            f"{data.name}: its labels go up to {top} and {spec.name} has {spec.num_classes} classes; "
+            f"{data.name}: its labels go up to {largest} and {spec.name} has {spec.num_classes} classes; "
             f"change the spec's num_classes (--num-classes {len(data.classes)})"
         )
 
@@ -97,15 +112,15 @@ def evaluate_split(
     *,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[float, float] | None:
-    """Mean cross entropy and accuracy over a split, all workers taking their share; None if it was stopped."""
+    """Return mean cross entropy and accuracy over a split, shared by all workers; None if ``stopped`` returned True."""
     sums = np.zeros(2)
     for batch in Batches(split, transform, batch_size, rank=learner.rank, workers=learner.workers):
         if len(batch.labels):
             outputs = learner.outputs(batch.images).astype(np.float64)
             outputs[~np.isfinite(outputs)] = np.nan
             shifted = outputs - outputs.max(axis=1, keepdims=True)
-            likelihood = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-            sums[0] -= (likelihood * targets(batch.labels, num_classes, 0.0, 1)).sum()
+            log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            sums[0] -= (log_probability * targets(batch.labels, num_classes, 0.0, 1)).sum()
             sums[1] += (outputs.argmax(axis=1) == batch.labels).sum()
         if stopped():
             return None

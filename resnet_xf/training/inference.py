@@ -1,7 +1,8 @@
-"""What a trained network gives: its accuracy on a data set, and the likeliest classes of an image."""
+"""Use a trained network: measure its accuracy on a data set, or classify images."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,18 +18,17 @@ from resnet_xf.backend.learner import Learner
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.images import read_image
-from resnet_xf.data.statistics import pixel_statistics
 from resnet_xf.errors import DataError
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf.training.checkpoint import Header, load_checkpoint
-from resnet_xf.training.evaluation import check_fit, evaluate_split, task_of, transform_of
+from resnet_xf.training.evaluation import check_fit, evaluate_split, normalisation, task_of, transform_of
 from resnet_xf.training.recipe import Recipe, get_recipe
 from resnet_xf.training.runs import dataset_of, default_recipe
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """How well a network does on the test images of a data set: mean cross entropy, and accuracy in 0…1."""
+    """A network's mean cross entropy and accuracy, 0…1, on a data set's test images."""
 
     network: str
     dataset: str
@@ -42,7 +42,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Guess(msgspec.Struct, frozen=True):
-    """A class that an image may show: its number, its name (the number's digits if it has none), its probability."""
+    """A class that an image may show: its label, its name (the label's digits if it has none) and its probability."""
 
     label: int
     name: str
@@ -51,7 +51,7 @@ class Guess(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class _Trained:
-    """A network and its weights; and the run that made them, as far as it is known."""
+    """A network with its weights, and the header of the run that trained it; None for other checkpoints."""
 
     planned: Plan
     weights: Weights
@@ -70,21 +70,22 @@ def evaluate(
     batch_size: int | None = None,
     callback: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
-    """Loss and accuracy of a network on a data set's test images.
+    """Measure loss and accuracy of a network on a data set's test images.
 
     Args:
         source: a run's folder, or a checkpoint in any format that :func:`resnet_xf.convert` reads.
-        dataset: what :func:`resnet_xf.data.load_dataset` takes; if None, the run's.
-        recipe: how images become numbers; if None the run's, or for other checkpoints the data set's.
-        network: the spec of a checkpoint that is no run's; found by names and shapes if None.
+        dataset: a data set or a name for :func:`resnet_xf.data.load_dataset`; if None, the run's.
+        recipe: sets size, crop and normalisation of the images; if None, the run's, or the data set's for other
+            checkpoints.
+        network: the spec of a checkpoint that is no run's; if None, it is identified by names and shapes.
         backend: as in :func:`resnet_xf.train`.
         device: as in :func:`resnet_xf.train`.
         data_dir: as in :func:`resnet_xf.train`.
-        batch_size: images at a time; the recipe's if None.
-        callback: told after every batch how many images are done, and of how many.
+        batch_size: images per batch; if None, the recipe's.
+        callback: called after every batch with the number of images done and of all images.
 
     Raises:
-        ResNetXFError: of the kind of what is wrong.
+        ResNetXFError: if an argument is wrong, by the subclass for its kind.
     """
     trained = _read(source, network)
     if trained.header is not None:
@@ -92,25 +93,22 @@ def evaluate(
     elif dataset is None:
         raise DataError(f"{source}: is no run, so a data set must be named (--dataset)")
     else:
-        data = load_dataset(dataset, data_dir) if isinstance(dataset, str) else dataset
+        data = load_dataset(dataset, data_dir)
     check_fit(trained.planned, data)
     header = _header(trained, data, recipe)
     learner = _learner(trained, header, backend, device)
     size = header.recipe.batch_size if batch_size is None else batch_size
     transform, classes = transform_of(header, trained.planned), trained.planned.spec.num_classes
-    began = time.perf_counter()
-    done = 0
+    start, batches = time.perf_counter(), itertools.count(1)
 
-    def tell() -> bool:
-        nonlocal done
-        done = min(done + size, len(data.test))
+    def report() -> bool:
         if callback is not None:
-            callback(done, len(data.test))
+            callback(min(next(batches) * size, len(data.test)), len(data.test))
         return False
 
-    found = evaluate_split(learner, data.test, transform, size, classes, stopped=tell)
-    assert found is not None  # nothing asks it to stop
-    loss, accuracy = found
+    means = evaluate_split(learner, data.test, transform, size, classes, stopped=report)
+    assert means is not None  # it is never stopped
+    loss, accuracy = means
     return Evaluation(
         network=trained.planned.spec.name,
         dataset=data.name,
@@ -118,7 +116,7 @@ def evaluate(
         image_size=transform.size,
         loss=loss,
         accuracy=accuracy,
-        images_per_second=len(data.test) / (time.perf_counter() - began),
+        images_per_second=len(data.test) / (time.perf_counter() - start),
         backend=get_backend(backend).name,
         device=learner.device,
     )
@@ -134,19 +132,19 @@ def predict(
     backend: str | None = None,
     device: str = "auto",
 ) -> list[list[Guess]]:
-    """The likeliest classes of each image file, the likeliest first.
+    """Return the most likely classes of each image file, the likeliest first.
 
     Args:
         source: a run's folder, or a checkpoint in any format that :func:`resnet_xf.convert` reads.
-        images: files.
-        top: how many classes.
-        recipe: how images become numbers; if None the run's, or for other checkpoints ``imagenet``.
+        images: paths of image files.
+        top: number of classes for each image.
+        recipe: as in :func:`evaluate`; if None, the run's, or ``imagenet`` for other checkpoints.
         network: as in :func:`evaluate`.
-        backend: as in :func:`evaluate`.
-        device: as in :func:`evaluate`.
+        backend: as in :func:`resnet_xf.train`.
+        device: as in :func:`resnet_xf.train`.
 
     Raises:
-        ResNetXFError: of the kind of what is wrong.
+        ResNetXFError: if an argument is wrong, by the subclass for its kind.
     """
     if isinstance(images, str | Path):
         raise DataError(f"{images}: give a list of images, even of one")
@@ -155,56 +153,49 @@ def predict(
     trained = _read(source, network)
     header = _header(trained, None, recipe)
     transform = transform_of(header, trained.planned)
-    numbers = [transform.one(read_image(path)) for path in images]
+    inputs = [transform.one(read_image(path)) for path in images]
     learner = _learner(trained, header, backend, device)
-    return [_best(learner.outputs(one)[0].astype(np.float64), header.classes, top) for one in numbers]
+    return [_best(learner.outputs(batch)[0].astype(np.float64), header.classes, top) for batch in inputs]
 
 
 def _best(outputs: np.ndarray[tuple[int], np.dtype[np.float64]], classes: Sequence[str], top: int) -> list[Guess]:
-    likelihood = np.exp(outputs - outputs.max())
-    likelihood /= likelihood.sum()
-    best = np.argsort(-likelihood, kind="stable")[:top].tolist()
-    return [Guess(n, classes[n] if n < len(classes) else str(n), float(likelihood[n])) for n in best]
+    """Return the ``top`` most likely classes for one image's outputs, by softmax."""
+    probability = np.exp(outputs - outputs.max())
+    probability /= probability.sum()
+    best = np.argsort(-probability, kind="stable")[:top].tolist()
+    return [Guess(n, classes[n] if n < len(classes) else str(n), float(probability[n])) for n in best]
 
 
 def _read(source: str | Path, network: str | None) -> _Trained:
-    """A run's last checkpoint, or any other checkpoint."""
+    """Read a run's last checkpoint, or a checkpoint of any other format."""
     path = Path(source)
     if path.is_dir() or (path.suffix == ".safetensors" and path.is_file() and RUN_KEY in read_arrays(path)[1]):
         checkpoint = load_checkpoint(path)
         return _Trained(plan(checkpoint.spec), checkpoint.weights, checkpoint.header)
-    found = identify(read_checkpoint(path), plan(network).spec if network else None)
-    return _Trained(found.plan, found.weights, None)
+    identity = identify(read_checkpoint(path), plan(network).spec if network else None)
+    return _Trained(identity.plan, identity.weights, None)
 
 
 def _header(trained: _Trained, data: Dataset | None, recipe: Recipe | str | Path | None) -> Header:
-    """How images are to become numbers: the run's way, unless another recipe is named."""
+    """Return the run's header, or a new one if a recipe is given or there is no run."""
     if recipe is None and trained.header is not None:
         return trained.header
-    recipe = recipe or default_recipe(data.name if data else "")
-    recipe = get_recipe(recipe)
-    mean, std = recipe.augmentation.mean, recipe.augmentation.std
-    if mean is None or std is None:
-        if data is None:
-            raise DataError(
-                f"recipe {recipe.name}: takes mean and std from a data set, and there is none; name another"
-            )
-        mean, std = pixel_statistics(data.train, data.channels)
-    classes = data.classes if data else trained.header.classes if trained.header else ()
+    recipe = get_recipe(recipe or default_recipe(data.name if data else ""))
+    mean, std = normalisation(recipe, data)
     return Header(
         recipe=recipe,
         backend="",
         dataset=data.name if data else "",
         train_images=0,
         train_digest="",
-        classes=classes,
+        classes=data.classes if data else trained.header.classes if trained.header else (),
         mean=mean,
         std=std,
     )
 
 
 def _learner(trained: _Trained, header: Header, backend: str | None, device: str) -> Learner:
-    """In the precision of the weights: a network trained in float16 on a GPU can be looked at anywhere."""
+    """Return a learner in the precision of the weights, so that a network trained in float16 also runs on a CPU."""
     exact = msgspec.structs.replace(header.recipe, precision=header.recipe.dtype)
     learner = require(get_backend(backend), Trains).learner(task_of(trained.planned, exact, device))
     learner.load(trained.weights, {})

@@ -1,4 +1,4 @@
-"""The training loop, the same for every backend: batches to a learner, metrics and checkpoints out."""
+"""The training loop of every backend: it feeds batches to a learner and writes metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from resnet_xf.training.recipe import Recipe, learning_rates, targets
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is, after a step or an epoch.
+    """The progress of a run, after a step or an epoch.
 
     Attributes:
-        epoch: its number, from 1; ``epochs`` is the last.
-        step: of the whole run, from 1; ``steps`` is the last.
+        epoch, epochs: number of the epoch, from 1, and of the last one.
+        step, steps: number of the step in the run, from 1, and of the last one.
         loss, accuracy: means over the epoch so far.
-        images_per_second: over the epoch so far, all workers together.
-        record: the finished epoch's, if this step was its last and the epoch has been evaluated.
+        images_per_second: mean over the epoch so far, of all workers together.
+        record: the epoch's record, if the epoch is finished and evaluated.
     """
 
     epoch: int
@@ -63,9 +63,15 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run: the network, its recipe, its weights by name, each epoch's record, and its folder if any.
+    """A finished run.
 
-    ``first`` says whether this process was the first of the workers, which alone writes and tells.
+    Attributes:
+        spec: the network's spec.
+        recipe: the recipe.
+        weights: the trained weights by name.
+        history: the record of each epoch.
+        path: the run's folder, if any.
+        first: whether this process was the first worker, the only one that writes and prints.
     """
 
     spec: ResNetSpec
@@ -77,17 +83,17 @@ class Run:
 
 
 class Training:
-    """A run that is begun, or about to go on; :meth:`run` trains.
+    """A training that is ready to run, from its start or from a checkpoint; :meth:`run` trains.
 
     Args:
         planned: the network.
-        data: its images.
-        start: the state to begin from.
-        backend: its name.
+        data: the data set.
+        start: the initial state.
+        backend: the backend's name.
         device, preset, out, keep, timeout, callback: as in :func:`resnet_xf.train`.
 
     Raises:
-        ResNetXFError: if network, data and recipe do not fit each other.
+        ResNetXFError: if network, data and recipe do not fit together.
     """
 
     def __init__(
@@ -115,7 +121,7 @@ class Training:
         self.device, self.preset, self.timeout = device, preset, timeout
         self.out = None if out is None else Path(out)
         if keep < 1:
-            raise CheckpointError(f"keep: at least 1 checkpoint must be kept, got {keep}")
+            raise CheckpointError(f"keep: expected 1 checkpoint or more, got {keep}")
         self.keep = keep
         self.callback = callback
         self.steps = self.recipe.epochs * self.header.steps_per_epoch
@@ -123,12 +129,12 @@ class Training:
         self.clock = 0.0
         if not self.header.steps_per_epoch:
             raise RecipeError(
-                f"$.drop_last: leaves nothing of {self.header.train_images} images; choose a smaller batch_size"
+                f"$.drop_last: leaves no batch of {self.header.train_images} images; choose a smaller batch_size"
             )
         self.rates = learning_rates(self.recipe, self.header.steps_per_epoch)
 
     def run(self) -> Run:
-        """Train from where the run is to its end."""
+        """Train to the end of the run and return it."""
         task = task_of(self.planned, self.recipe, self.device, self.timeout, together=True, preset=self.preset)
         self.learner: Learner = require(get_backend(self.header.backend), Trains).learner(task)
         failure: BaseException | None = None
@@ -137,16 +143,16 @@ class Training:
             self.learner.load(self.start.weights, self.start.velocity)
             self.learner.load_loss_scaling(self.header.loss_scaling)
             self._check_together()
-            if self.learner.rank:  # the sums of an unfinished epoch are the first worker's to go on with
+            if self.learner.rank:  # only the first worker continues the sums of an unfinished epoch
                 self.position = msgspec.structs.replace(self.position, loss=0.0, correct=0, seen=0)
             signals = catch_stop_signals(enabled=self.out is not None, announce=not has_parent())
-            with self._alone(), signals as self.stop_request:
+            with self._lock(), signals as self.stop_request:
                 if self.writes:
                     self._open()
                 while self.position.epoch < self.recipe.epochs:
-                    self._epoch()
+                    self._train_epoch()
             weights, _ = self.learner.dump()
-            self._meet()
+            self._synchronize()
         except BaseException as error:
             failure = error
             raise
@@ -160,7 +166,7 @@ class Training:
         return self.out is not None and self.learner.rank == 0
 
     def _open(self) -> None:
-        """Begin a run's folder, or find it as it was left."""
+        """Prepare the run's folder: write the first checkpoint, or remove what a killed run left behind."""
         assert self.out is not None
         clear_leftovers(self.out)
         if list_checkpoints(self.out):
@@ -168,48 +174,49 @@ class Training:
         else:
             self._save()
 
-    def _alone(self) -> AbstractContextManager[None]:
-        """Keep other processes from writing into the run's folder."""
+    def _lock(self) -> AbstractContextManager[None]:
+        """Lock the run's folder against other processes."""
         return locked(self.out) if self.out is not None and self.writes else nullcontext()
 
     def check_shares(self, workers: int) -> None:
-        """Refuse batches that give a worker nothing, or a single image where a norm sees a single pixel of it.
+        """Check that each worker gets enough images of the smallest batch.
+
+        A worker needs one image, or two if a batch norm sees a single pixel of each image: its variance would be 0.
 
         Raises:
-            RecipeError: saying which batch is too small.
+            RecipeError: if the smallest batch is too small.
         """
         whole, rest = divmod(self.header.train_images, self.recipe.batch_size)
         sizes = ([self.recipe.batch_size] if whole else []) + ([rest] if rest and not self.recipe.drop_last else [])
         rows = trace(self.planned, (1, self.planned.spec.in_channels, *self.transform.size))
-        pixel = not self.recipe.freeze_statistics and any(
+        single_pixel = not self.recipe.freeze_statistics and any(
             row.kind == "norm" and row.output_shape[2:] == (1, 1) for row in rows
         )
-        least = workers * (2 if pixel else 1)
-        if min(sizes) < least:
-            why = "each needs two, since a norm sees one pixel of each image" if pixel else "each needs one"
+        if min(sizes) < workers * (2 if single_pixel else 1):
+            why = "each needs two, since a norm sees one pixel of each image" if single_pixel else "each needs one"
             raise RecipeError(
                 f"$.batch_size: the smallest batch has {min(sizes)} of the images, for {workers} at work, and {why}; "
                 "set drop_last or another batch_size"
             )
 
-    def _meet(self) -> None:
-        """Wait for all workers, so that none looks for a checkpoint that the first has yet to write."""
+    def _synchronize(self) -> None:
+        """Wait for all workers, so that none looks for a checkpoint before the first worker has written it."""
         self.learner.total(np.zeros(1))
 
     def _check_together(self) -> None:
-        """All workers must begin at the same step."""
-        mine = self.header.step
-        if self.learner.total(np.array([float(mine)]))[0] != mine * self.learner.workers:
+        """Raise TrainingError if the workers do not begin at the same step."""
+        step = self.header.step
+        if self.learner.total(np.array([float(step)]))[0] != step * self.learner.workers:
             raise TrainingError(
-                f"worker {self.learner.rank} begins at step {mine}, others at another; each needs the same checkpoint"
+                f"worker {self.learner.rank} begins at step {step}, others at another; each needs the same checkpoint"
             )
 
-    def _asked(self) -> bool:
-        """Whether any worker was asked to stop; all of them learn it at the same step."""
+    def _must_stop(self) -> bool:
+        """Whether any worker got a stop signal; the answer is the same for all workers at the same step."""
         return bool(self.learner.total(np.array([float(self.stop_request.signal)]))[0])
 
-    def _epoch(self) -> None:
-        """The rest of an epoch, its evaluation and its checkpoint; leaves when that is wished."""
+    def _train_epoch(self) -> None:
+        """Train the rest of an epoch, evaluate and save; raise TrainingStopped after a stop signal."""
         recipe, learner = self.recipe, self.learner
         batches = Batches(
             self.data.train,
@@ -224,58 +231,58 @@ class Training:
         )
         classes, step = self.planned.spec.num_classes, self.header.step
         waiting: tuple[Batch, Outcome] | None = None
-        asked = False
+        stop = False
         self.clock = time.perf_counter()
         for batch in batches:
-            wanted = targets(batch.labels, classes, recipe.label_smoothing, batch.size)
-            outcome = learner.step(batch.images, wanted, float(self.rates[step]))
+            goal = targets(batch.labels, classes, recipe.label_smoothing, batch.size)
+            outcome = learner.step(batch.images, goal, float(self.rates[step]))
             if waiting is not None:  # the step before is read while this one runs
-                self._settle(*waiting)
+                self._count(*waiting)
             waiting, step = (batch, outcome), step + 1
-            if asked := self._asked():
+            if stop := self._must_stop():
                 break
         if waiting is not None:
-            self._settle(*waiting)
-        if not asked and self.position.batch == batches.total:
-            asked = not self._finish_epoch()
-        if asked:
+            self._count(*waiting)
+        if not stop and self.position.batch == batches.total:
+            stop = not self._finish_epoch()
+        if stop:
             self._stop()
 
-    def _settle(self, batch: Batch, outcome: Outcome) -> None:
-        """Wait for a step, and count it."""
+    def _count(self, batch: Batch, outcome: Outcome) -> None:
+        """Wait for a step's outcome and add it to the epoch's sums."""
         loss, outputs = outcome()
         if not np.isfinite(loss):
             raise TrainingError(f"the loss is {loss} at {self._where(self.header.step + 1)}; {self._last_good()}")
         now = time.perf_counter()
-        before = self.position
+        last = self.position
         self.position = Position(
-            epoch=before.epoch,
-            batch=before.batch + 1,
-            loss=before.loss + loss * batch.size,
-            correct=before.correct + int((outputs.argmax(axis=1) == batch.labels).sum()),
-            seen=before.seen + len(batch.labels),
-            seconds=before.seconds + now - self.clock,
+            epoch=last.epoch,
+            batch=last.batch + 1,
+            loss=last.loss + loss * batch.size,
+            correct=last.correct + int((outputs.argmax(axis=1) == batch.labels).sum()),
+            seen=last.seen + len(batch.labels),
+            seconds=last.seconds + now - self.clock,
         )
         self.clock = now
         self.header = msgspec.structs.replace(self.header, position=self.position)
-        self._tell()
+        self._report()
 
     def _sums(self) -> tuple[float, int, int]:
-        """Loss, correct answers and images seen of the epoch so far, of all workers."""
+        """Return the epoch's summed loss, correct answers and images so far, of all workers."""
         at = self.position
         loss, correct, seen = self.learner.total(np.array([at.loss, at.correct, at.seen], np.float64)).tolist()
         return loss, int(correct), int(seen)
 
     def _finish_epoch(self) -> bool:
-        """Evaluate, record and save; False if asked to stop before that was done."""
+        """Evaluate, record and save the epoch; return False if a stop signal came before the evaluation ended."""
         learner, position = self.learner, self.position
         loss, correct, seen = self._sums()
         self._share_statistics()
         classes, size = self.planned.spec.num_classes, self.recipe.batch_size
-        found = evaluate_split(learner, self.data.test, self.transform, size, classes, stopped=self._asked)
-        if found is None:
+        means = evaluate_split(learner, self.data.test, self.transform, size, classes, stopped=self._must_stop)
+        if means is None:
             return False
-        test_loss, test_accuracy = found
+        test_loss, test_accuracy = means
         if not np.isfinite(test_loss):
             raise TrainingError(
                 f"the test loss is {test_loss} after {self._where(self.header.step)}; {self._last_good()}"
@@ -298,37 +305,39 @@ class Training:
         self.header = msgspec.structs.replace(self.header, position=self.position, history=self.history)
         if self.writes:
             self._save()
-        self._tell(record)
+        self._report(record)
         return True
 
     def _share_statistics(self) -> None:
-        """Give every worker the first one's running statistics, which the checkpoint will hold."""
+        """Copy the first worker's running statistics, which the checkpoint holds, to all workers."""
         if self.learner.workers == 1:
             return
         weights, _ = self.learner.dump()
         names = [name for name in weights if is_statistic(name)]
         if not names:
             return
-        mine = np.concatenate([weights[name].ravel() for name in names]).astype(np.float64)
+        statistics = np.concatenate([weights[name].ravel() for name in names]).astype(np.float64)
         parts = np.split(
-            self.learner.total(mine if self.learner.rank == 0 else np.zeros_like(mine)),
+            self.learner.total(statistics if self.learner.rank == 0 else np.zeros_like(statistics)),
             np.cumsum([weights[name].size for name in names])[:-1],
         )
         self.learner.load({n: part.astype(weights[n].dtype) for n, part in zip(names, parts, strict=True)}, {})
 
     def _save(self) -> None:
-        """Write the checkpoint and the metrics; only whole, finite states."""
+        """Write the checkpoint and the metrics; raise TrainingError if a weight is not finite."""
         assert self.out is not None
         weights, velocity = self.learner.dump()
         self.header = msgspec.structs.replace(self.header, loss_scaling=self.learner.loss_scaling())
-        bad = next((name for name, array in weights.items() if not np.isfinite(array).all()), None)
-        if bad is not None:
-            raise TrainingError(f"{bad} is no longer finite after {self._where(self.header.step)}; {self._last_good()}")
+        broken = next((name for name, array in weights.items() if not np.isfinite(array).all()), None)
+        if broken is not None:
+            raise TrainingError(
+                f"{broken} is no longer finite after {self._where(self.header.step)}; {self._last_good()}"
+            )
         save_checkpoint(self.out, Checkpoint(self.planned.spec, self.header, weights, velocity), self.keep)
         write_metrics(self.out, self.history)
 
     def _stop(self) -> None:
-        """Save and leave, all workers at the same step; the first one says so."""
+        """Save and raise TrainingStopped, in all workers at the same step; only the first has a message."""
         loss, correct, seen = self._sums()
         self.position = msgspec.structs.replace(self.position, loss=loss, correct=correct, seen=seen)
         self.header = msgspec.structs.replace(self.header, position=self.position)
@@ -337,22 +346,24 @@ class Training:
             self._save()
             again = f"resnet-xf train --resume {shlex.quote(str(self.out))}"
             message = f"stopped after {self._where(self.header.step)}; go on with `{again}`"
-        self._meet()
+        self._synchronize()
         raise TrainingStopped(message, self.stop_request.signal or SIGTERM)
 
     def _where(self, step: int) -> str:
+        """Return a step's number and epoch in words."""
         epoch = (step - 1) // self.header.steps_per_epoch + 1
         return f"step {step} of {self.steps} (epoch {epoch} of {self.recipe.epochs})"
 
     def _last_good(self) -> str:
-        """What is left to a run that went wrong, and what to do."""
-        found = list_checkpoints(self.out) if self.out is not None else []
-        if not found:
+        """Return the end of a failed run's message: its last good checkpoint, and what to do."""
+        checkpoints = list_checkpoints(self.out) if self.out is not None else []
+        if not checkpoints:
             return "begin anew with a lower learning rate"
-        path = shlex.quote(str(found[-1]))
+        path = shlex.quote(str(checkpoints[-1]))
         return f"the last good checkpoint is {path}; begin anew with a lower --lr, from there by --weights {path}"
 
-    def _tell(self, record: EpochRecord | None = None) -> None:
+    def _report(self, record: EpochRecord | None = None) -> None:
+        """Call the callback, on the first worker."""
         if self.callback is None or self.learner.rank:
             return
         at = self.position

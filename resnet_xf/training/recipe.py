@@ -1,4 +1,4 @@
-"""What a training run is, as frozen data: optimiser, schedule, augmentation, epochs, batch size, seed, precision."""
+"""A training run as frozen data: optimiser, schedule, augmentation, epochs, batch size, seed, precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import Name, ResNetSpec
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.data import IMAGENET_MEAN, IMAGENET_STD
-from resnet_xf.errors import RecipeError
+from resnet_xf.errors import RecipeError, refuse
 from resnet_xf.support.documents import Document, Struct
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
@@ -28,18 +28,18 @@ Precision = Literal["float32", "float64", "bfloat16", "float16"]
 
 
 class Optimizer(Struct, frozen=True, kw_only=True):
-    """Stochastic gradient descent, by PyTorch's law on every backend.
+    """Stochastic gradient descent as PyTorch defines it, on every backend.
 
-    With g the gradient of the mean loss, plus ``weight_decay`` · w where w decays: v ← ``momentum`` · v + g, then
-    w ← w − rate · v, or w ← w − rate · (g + ``momentum`` · v) with Nesterov's momentum.
+    g is the gradient of the mean loss, plus ``weight_decay`` · w for weights that decay. A step computes
+    v ← ``momentum`` · v + g, then w ← w − rate · v. With Nesterov momentum it is w ← w − rate · (g + ``momentum`` · v).
 
     Attributes:
-        learning_rate: the schedule's peak.
-        momentum: the share of v that is kept.
-        nesterov: look ahead by one step of momentum.
-        weight_decay: added to the gradient, as a multiple of the weight.
-        decay: which arrays decay: ``all``, or ``weights``: the kernels of convolutions and linear layers, and neither
-            biases nor norms.
+        learning_rate: peak learning rate.
+        momentum: factor of the velocity v.
+        nesterov: whether to use Nesterov momentum.
+        weight_decay: factor of the weights that is added to the gradient.
+        decay: which weights decay. ``all``, or ``weights``: only the kernels of convolutions and linear layers, not
+            biases and not batch norms.
     """
 
     learning_rate: Annotated[float, Meta(ge=1e-30, le=1e30)]
@@ -50,15 +50,15 @@ class Optimizer(Struct, frozen=True, kw_only=True):
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
-    """The learning rate of every step, as multiples of the peak.
+    """The learning rate of every step, as a factor of the peak.
 
     Attributes:
-        kind: ``constant``; ``step``: times ``gamma`` at each milestone; ``cosine``: half a cosine from the peak, at the
-            end of the warm-up, to 0, at the end of the run.
-        milestones: of ``step``, in epochs; those beyond the run's end are never reached.
-        gamma: of ``step``.
-        warmup_epochs: for so long the rate climbs linearly, from ``warmup_start`` of the peak.
-        warmup_start: that share.
+        kind: ``constant``; ``step``: multiplied by ``gamma`` at each milestone; ``cosine``: half a cosine, from
+            the peak at the end of the warm-up to 0 at the end of the run.
+        milestones: for ``step``, in epochs.
+        gamma: for ``step``, the factor at each milestone.
+        warmup_epochs: length of the linear warm-up, in epochs.
+        warmup_start: factor of the peak at the start of the warm-up.
     """
 
     kind: Literal["constant", "step", "cosine"] = "constant"
@@ -69,17 +69,17 @@ class Schedule(Struct, frozen=True, kw_only=True):
 
 
 class Augmentation(Struct, frozen=True, kw_only=True):
-    """How an image becomes numbers.
+    """How an image becomes an input tensor.
 
     Attributes:
-        crop: ``resize``: the whole image; ``centre``: its centre, after a resize to 8/7 of the size; ``padded``: in
-            training a random crop of the image with ``padding`` zeros around (He et al. 2016, CIFAR), else the whole;
-            ``random_resized``: in training a random part (Szegedy et al. 2015), else the centre.
-        padding: of ``padded``, in pixels on each side.
-        flip: in training, half of the images are mirrored left to right.
-        mean: taken off each channel of values in 0…1; one for each channel or one for all; if None, the mean of the
-            data set's training images.
-        std: by which it is then divided; if None, their standard deviation.
+        crop: ``resize``: the whole image. ``centre``: its centre, after a resize to 8/7 of the size. ``padded``: in
+            training, a random crop of the image with ``padding`` zeros around it (He et al. 2016, CIFAR); in a test,
+            the whole image. ``random_resized``: a random part (Szegedy et al. 2015); in a test, the centre.
+        padding: for ``padded``, in pixels on each side.
+        flip: whether a random half of the training images is mirrored left to right.
+        mean: subtracted from the pixels, which are 0…1; one value for each channel or one for all. If None, the mean of
+            the training images.
+        std: divides the pixels after that; if None, the standard deviation of the training images.
     """
 
     crop: Literal["resize", "centre", "padded", "random_resized"] = "resize"
@@ -93,19 +93,20 @@ class Recipe(Document, frozen=True, kw_only=True):
     """A training run.
 
     Attributes:
-        name: what to call it.
-        epochs: passes over the training images.
-        batch_size: images a step, of all workers together.
+        name: name of the recipe.
+        epochs: number of passes over the training images.
+        batch_size: images per step, of all workers together.
         optimizer: see :class:`Optimizer`.
         schedule: see :class:`Schedule`.
         augmentation: see :class:`Augmentation`.
-        label_smoothing: the share of each target that is spread over all classes (Szegedy et al. 2016).
-        image_size: height and width that images are brought to; if None, the spec's.
-        init: how weights are drawn: ``he`` or ``xavier`` (:func:`resnet_xf.architecture.weights.draw_weights`).
-        seed: of weights, order and augmentation.
-        precision: ``float32``, ``float64``, or mixed: float32 weights, and convolutions in ``bfloat16`` or ``float16``.
-        drop_last: leave out an epoch's last batch where it is smaller than the others.
-        freeze_statistics: norms use their running statistics and leave them as they are.
+        label_smoothing: share of each target that is spread over all classes (Szegedy et al. 2016).
+        image_size: height and width of the input, in pixels; if None, the spec's.
+        init: distribution of the initial weights: ``he`` or ``xavier``, see
+            :func:`resnet_xf.architecture.weights.draw_weights`.
+        seed: seed of the weights, the order of the images and the augmentation.
+        precision: ``float32``, ``float64``, or mixed: float32 weights with convolutions in ``bfloat16`` or ``float16``.
+        drop_last: whether to leave out an epoch's last batch if it is smaller than the others.
+        freeze_statistics: whether batch norms use their running statistics and do not update them.
     """
 
     title = "a recipe"
@@ -127,7 +128,7 @@ class Recipe(Document, frozen=True, kw_only=True):
 
     @property
     def dtype(self) -> str:
-        """Of the weights: ``float64`` in that precision, else ``float32``."""
+        """The dtype of the weights: ``float64`` for that precision, else ``float32``."""
         return "float64" if self.precision == "float64" else "float32"
 
 
@@ -170,16 +171,17 @@ RECIPES: dict[str, Recipe] = {
         ),
     )
 }
-"""The named recipes. ``digits``: ours, for scikit-learn's digits. ``d2l``: the book's two notebooks. ``cifar``: He et
-al. 2016, section 4.2: 64,000 steps of 128 images are 164 epochs of 50,000, and its rate drops at 32,000 and 48,000
-are at 82 and 123. ``imagenet``: torchvision's reference script, its 8 processes of 32 images as one batch."""
+"""The named recipes. ``digits``: ours, for scikit-learn's digits. ``d2l``: the two notebooks of "Dive into Deep
+Learning". ``cifar``: He et al. 2016, section 4.2; its 64,000 steps of 128 images are 164 epochs of 50,000 images, and
+its milestones of 32,000 and 48,000 steps are epochs 82 and 123. ``imagenet``: torchvision's reference script, with its
+8 processes of 32 images as one batch."""
 
 
 def get_recipe(name_or_path: Recipe | str | Path) -> Recipe:
-    """A recipe by name, read from a ``.toml`` or ``.json`` file, or as it is; and checked.
+    """Return a recipe: by name, from a ``.toml`` or ``.json`` file, or the one given. It is checked.
 
     Raises:
-        RecipeError: if there is no such name, or the file cannot be read or is malformed.
+        RecipeError: if there is no such name, the file cannot be read, or a field is wrong.
     """
     if isinstance(name_or_path, Recipe):
         return check_recipe(name_or_path)
@@ -196,14 +198,19 @@ def get_recipe(name_or_path: Recipe | str | Path) -> Recipe:
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
-    """The same recipe, with all checked: types, ranges, and what belongs together.
+    """Check types, ranges and combinations of a recipe's fields, and return the recipe.
 
     Raises:
-        RecipeError: with the path of the field that is wrong.
+        RecipeError: naming the field that is wrong by its path, as ``$.schedule.milestones``.
     """
     recipe = recipe.checked()
     milestones, augmentation = recipe.schedule.milestones, recipe.augmentation
-    wrong = {
+    values = {
+        "$.schedule.milestones": milestones,
+        "$.augmentation.mean": augmentation.mean or (),
+        "$.augmentation.std": augmentation.std or (),
+    }
+    complaints = {
         "$.optimizer.nesterov: needs a momentum above 0": recipe.optimizer.nesterov and not recipe.optimizer.momentum,
         "$.schedule.milestones: belong to the kind 'step', and it needs at least one": (
             bool(milestones) != (recipe.schedule.kind == "step")
@@ -216,28 +223,19 @@ def check_recipe(recipe: Recipe) -> Recipe:
             (augmentation.mean is None) != (augmentation.std is None)
         ),
         "$.augmentation.std: must be above 0": min(augmentation.std or (1.0,)) <= 0,
-        **{
-            f"{path}: every number must be finite": not np.isfinite(numbers).all()
-            for path, numbers in {
-                "$.schedule.milestones": milestones,
-                "$.augmentation.mean": augmentation.mean or (),
-                "$.augmentation.std": augmentation.std or (),
-            }.items()
-        },
     }
-    for complaint, holds in wrong.items():
-        if holds:
-            raise RecipeError(complaint)
+    complaints |= {f"{path}: every number must be finite": not np.isfinite(row).all() for path, row in values.items()}
+    refuse(RecipeError, complaints)
     return recipe
 
 
-def rounded(number: float) -> float:
-    """The float32 nearest to a number: MXNet holds rates, momentum and decay as such, so PyTorch is given the same."""
-    return float(np.float32(number))
+def rounded(value: float) -> float:
+    """Return the nearest float32: MXNet stores learning rate, momentum and decay so, and PyTorch must use the same."""
+    return float(np.float32(value))
 
 
 def learning_rates(recipe: Recipe, steps_per_epoch: int) -> NDArray[np.float32]:
-    """The learning rate of every step of a run, ``(epochs · steps_per_epoch,)``; the first step's is the first."""
+    """Return the learning rate of every step of a run, ``(epochs · steps_per_epoch,)``."""
     schedule, steps = recipe.schedule, recipe.epochs * steps_per_epoch
     step = np.arange(steps, dtype=np.float64)
     warm = round(schedule.warmup_epochs * steps_per_epoch)
@@ -253,7 +251,7 @@ def learning_rates(recipe: Recipe, steps_per_epoch: int) -> NDArray[np.float32]:
 
 
 def decaying(network: Plan | ResNetSpec | str, recipe: Recipe) -> frozenset[str]:
-    """The names of the arrays that decay."""
+    """Return the names of the weights that decay."""
     return frozenset(
         name
         for name, shape in all_weight_shapes(network).items()
@@ -264,10 +262,10 @@ def decaying(network: Plan | ResNetSpec | str, recipe: Recipe) -> frozenset[str]
 def targets(
     labels: Sequence[int] | NDArray[np.int64], num_classes: int, smoothing: float, size: int
 ) -> NDArray[np.float64]:
-    """What the outputs are held against, ``(N, num_classes)``: the loss is −Σ log-softmax(outputs) · targets.
+    """Return the targets of the loss, ``(N, num_classes)``: the loss is −Σ log-softmax(outputs) · targets.
 
-    Each row is a label's one-hot, of which ``smoothing`` is spread evenly over all classes, divided by ``size``: the
-    images of the whole batch. So the loss of a batch is the mean cross entropy, and those of its parts add up to it.
+    Each row is the label's one-hot vector with a share ``smoothing`` spread over all classes, divided by ``size``. With
+    ``size`` the number of images of the whole batch, the losses of its parts add up to the mean cross entropy.
     """
     even = np.full((len(labels), num_classes), smoothing / num_classes)
     even[np.arange(len(labels)), np.asarray(labels)] += 1 - smoothing

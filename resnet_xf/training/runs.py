@@ -1,4 +1,4 @@
-"""Training: begin a run, or go on with one from its checkpoint."""
+"""Train a network, or resume a run from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from resnet_xf.architecture.weights import Array, all_weight_shapes, check_weigh
 from resnet_xf.backend.learner import TIMEOUT
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Dataset, load_dataset
-from resnet_xf.data.statistics import pixel_statistics
 from resnet_xf.errors import CheckpointError
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import Checkpoint, Header, load_checkpoint
-from resnet_xf.training.evaluation import check_fit
+from resnet_xf.training.evaluation import check_fit, normalisation
 from resnet_xf.training.loop import Progress, Run, Training
 from resnet_xf.training.recipe import Recipe, get_recipe
 
 DEFAULT_RECIPES = {"digits": "digits", "mnist": "d2l", "fashion-mnist": "d2l", "cifar10": "cifar", "cifar100": "cifar"}
-"""The recipe of a data set where none is named; class folders take ``imagenet``."""
+"""The recipe for each data set if none is given; folders of images take ``imagenet``."""
 
 
 def default_recipe(dataset: str) -> str:
-    """The name of a data set's recipe."""
+    """Return the name of a data set's recipe."""
     return DEFAULT_RECIPES.get(dataset, "imagenet")
 
 
@@ -47,36 +46,35 @@ def train(
     timeout: float = TIMEOUT,
     callback: Callable[[Progress], object] | None = None,
 ) -> Run:
-    """Train a network.
+    """Train a network and return the finished run.
 
     Args:
-        network: a plan, a spec or the name of one.
-        dataset: a data set or what :func:`resnet_xf.data.load_dataset` takes.
-        recipe: a recipe, or what :func:`resnet_xf.training.recipe.get_recipe` takes; if None, the data set's
+        network: a plan, a spec or a name.
+        dataset: a data set, or a name for :func:`resnet_xf.data.load_dataset`.
+        recipe: a recipe, or a name for :func:`resnet_xf.training.recipe.get_recipe`; if None, the data set's own
             (``DEFAULT_RECIPES``).
-        backend: as :func:`resnet_xf.backend.registry.get_backend` chooses it.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        preset: how much is done for speed, one of :data:`PRESETS`; low precision is the recipe's choice.
-        out: the run's folder, for its checkpoints and ``metrics.jsonl``; nothing is written if None.
-        weights: to begin with; if None they are drawn from the recipe's seed.
-        data_dir: where the data set's files are, if not to be fetched.
-        keep: how many checkpoints are kept.
-        timeout: seconds for which a worker waits for the others, where there are several.
-        callback: told of every step and epoch, on the first worker.
+        backend: a name, as in :func:`resnet_xf.get_backend`.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+        preset: one of :data:`resnet_xf.backend.fast.PRESETS`. The precision is set by the recipe.
+        out: folder for the checkpoints and ``metrics.jsonl``; if None, nothing is written.
+        weights: initial weights by name; if None, they are drawn from the recipe's seed.
+        data_dir: folder with the data set's files; if None, they are downloaded.
+        keep: number of checkpoints to keep.
+        timeout: seconds to wait for other workers.
+        callback: called after every step and epoch, on the first worker.
 
     Raises:
-        ResNetXFError: of the kind of what is wrong; TrainingError if the loss is no longer finite or another worker is
-            lost; TrainingStopped after SIGINT or SIGTERM, once the checkpoint is written.
+        ResNetXFError: if an argument is wrong, by the subclass for its kind.
+        TrainingError: if the loss is not finite, or another worker is lost.
+        TrainingStopped: after SIGINT or SIGTERM, once the checkpoint is written.
     """
     settings: dict[str, Any] = {
-        "device": device,
-        "preset": preset,
-        "keep": keep,
-        "timeout": timeout,
-        "callback": callback,
-    }
-    start = prepare(network, dataset, recipe, backend=backend, out=out, weights=weights, data_dir=data_dir, **settings)
-    return start.run()
+        "device": device, "preset": preset, "keep": keep, "timeout": timeout, "callback": callback,
+    }  # fmt: skip
+    training = prepare(
+        network, dataset, recipe, backend=backend, out=out, weights=weights, data_dir=data_dir, **settings
+    )
+    return training.run()
 
 
 def prepare(
@@ -90,15 +88,13 @@ def prepare(
     data_dir: str | Path | None,
     **settings: Any,
 ) -> Training:
-    """What :func:`train` runs, with all checked that can be before the first step."""
+    """Check all arguments of :func:`train` and return the training, ready to run."""
     backend = get_backend(backend).name  # first: in a parameter server's process it does not return
     planned = plan(network)
-    data = load_dataset(dataset, data_dir) if isinstance(dataset, str) else dataset
-    recipe = get_recipe(default_recipe(data.name) if recipe is None else recipe)
-    mean, std = recipe.augmentation.mean, recipe.augmentation.std
+    data = load_dataset(dataset, data_dir)
+    recipe = get_recipe(recipe or default_recipe(data.name))
     check_fit(planned, data)
-    if mean is None or std is None:
-        mean, std = pixel_statistics(data.train, data.channels)
+    mean, std = normalisation(recipe, data)
     header = Header(
         recipe=recipe,
         backend=backend,
@@ -132,30 +128,29 @@ def resume(
     timeout: float = TIMEOUT,
     callback: Callable[[Progress], object] | None = None,
 ) -> Run:
-    """Go on with a run from its last checkpoint; on the same backend and a CPU, to the bit as if it never stopped.
+    """Resume a run from its last checkpoint and return the finished run.
+
+    On the same backend and a CPU, the result is equal to the bit to the result of a run that never stopped.
 
     Args:
-        run: its folder.
-        network: if given, the run must be of this network.
-        backend: any; if None, the one that it was on.
-        dataset: where the images are now; if None, where they were.
+        run: the run's folder.
+        network: the network that the run must be of; if None, any.
+        backend: any backend; if None, the run's last one.
+        dataset: the data set, if a folder of images has moved; if None, the run's.
+        data_dir: folder with the data set's files; if None, the run's.
         device: as in :func:`train`.
         preset: as in :func:`train`.
-        data_dir: where the data set's files are now; if None, where they were.
         keep: as in :func:`train`.
         timeout: as in :func:`train`.
         callback: as in :func:`train`.
 
     Raises:
-        ResNetXFError: as :func:`train`; CheckpointError if there is no run, or it is of other data.
+        ResNetXFError: as :func:`train`.
+        CheckpointError: if there is no run, or it is of other data.
     """
     settings: dict[str, Any] = {
-        "device": device,
-        "preset": preset,
-        "keep": keep,
-        "timeout": timeout,
-        "callback": callback,
-    }
+        "device": device, "preset": preset, "keep": keep, "timeout": timeout, "callback": callback,
+    }  # fmt: skip
     return prepare_resume(run, network, backend=backend, dataset=dataset, data_dir=data_dir, **settings).run()
 
 
@@ -168,16 +163,16 @@ def prepare_resume(
     data_dir: str | Path | None,
     **settings: Any,
 ) -> Training:
-    """What :func:`resume` runs, with all checked that can be before the first step."""
+    """Check all arguments of :func:`resume` and return the training, ready to run."""
     if not Path(run).is_dir():
         raise CheckpointError(f"{run}: no such folder; expected the folder of a run")
     start = load_checkpoint(run)
     header = start.header
     backend = get_backend(backend or header.backend).name
-    if network is not None and (asked := plan(network).spec) != start.spec:
-        fields = [field for field in asked.__struct_fields__ if getattr(asked, field) != getattr(start.spec, field)]
+    if network is not None and (spec := plan(network).spec) != start.spec:
+        fields = [field for field in spec.__struct_fields__ if getattr(spec, field) != getattr(start.spec, field)]
         raise CheckpointError(
-            f"{run}: is a run of {start.spec.name}, and {asked.name} was asked for; they differ in {', '.join(fields)}"
+            f"{run}: is a run of {start.spec.name}, and {spec.name} was asked for; they differ in {', '.join(fields)}"
         )
     data = dataset_of(header, dataset, data_dir)
     if (len(data.train), data.train.digest()) != (header.train_images, header.train_digest):
@@ -185,19 +180,18 @@ def prepare_resume(
             f"{run}: trains on {header.train_images} images of {header.dataset}, and the {len(data.train)} of "
             f"{data.name} are not those; it needs the same ones"
         )
-    moved = {"dataset": data.name} | ({"data_dir": str(Path(data_dir).resolve())} if data_dir is not None else {})
-    start = dataclasses.replace(start, header=msgspec.structs.replace(header, **moved))
+    places = {"dataset": data.name} | ({"data_dir": str(Path(data_dir).resolve())} if data_dir is not None else {})
+    start = dataclasses.replace(start, header=msgspec.structs.replace(header, **places))
     return Training(plan(start.spec), data, start, backend=backend, out=run, **settings)
 
 
 def dataset_of(header: Header, dataset: Dataset | str | None, data_dir: str | Path | None) -> Dataset:
-    """A run's data set, or another of the same classes.
+    """Return the data set if one is given, else the run's.
 
     Raises:
-        CheckpointError: if the classes are not the same.
+        CheckpointError: if its classes are not the run's.
     """
-    if not isinstance(dataset, Dataset):
-        dataset = load_dataset(dataset or header.dataset, data_dir or header.data_dir)
-    if dataset.classes != header.classes:
-        raise CheckpointError(f"{dataset.name}: has other classes than {header.dataset}, which the run was begun on")
-    return dataset
+    data = load_dataset(dataset or header.dataset, data_dir or header.data_dir)
+    if data.classes != header.classes:
+        raise CheckpointError(f"{data.name}: has other classes than {header.dataset}, which the run was begun on")
+    return data
