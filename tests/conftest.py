@@ -1,10 +1,11 @@
 """Settings and inputs that several tests share."""
 
+import gc
 import os
 from collections.abc import Callable
 
-# Before any framework is imported. The cores are shared out among the processes that run tests; a value that such a
-# process inherits is the one that its parent, which runs none, set here for itself.
+# Before any framework is imported. The processes that run tests share the cores. A value that such a process inherits
+# does not count: its parent, which runs no tests, has set it here for itself.
 os.environ["OMP_NUM_THREADS"] = str(
     max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 )
@@ -18,6 +19,12 @@ from resnet_xf import ResNetSpec, cli
 pytest.register_assert_rewrite("resnet_xf.testing")
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports have made out of garbage collections: it stays, and there is much of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,15 @@ def digits(size: Size = (96, 96), count: int = 4) -> Images:
     return _grey(resized(Image.fromarray(image), size) for image in pixels[:count])
 
 
+@cache
 def all_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return scikit-learn's 1797 handwritten digits, ``(N, 8, 8)`` with values in 0…255, and their labels ``(N,)``."""
+    """Return scikit-learn's 1797 handwritten digits, ``(N, 8, 8)`` with values in 0…255, and labels ``(N,)``; read-only."""
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
-    return (loaded.images * (255 / 16)).astype(np.uint8), loaded.target.astype(np.int64)
+    pixels, labels = (loaded.images * (255 / 16)).astype(np.uint8), loaded.target.astype(np.int64)
+    pixels.flags.writeable = labels.flags.writeable = False
+    return pixels, labels
 
 
 def _photographs() -> Iterator[Image.Image]:
