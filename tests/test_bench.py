@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
@@ -23,6 +24,17 @@ from resnet_xf.support.environment import Memory, environment, hardware
 
 CASE = Case(spec=TINY, backend="torch", image_size=(12, 12), threads=1, batch=4, preset="eager")
 SECONDS = 0.05
+QUICK = """import resnet_xf.speed.bench.engine as engine
+engine.ROUND, engine.WARM_UP, engine.PRODUCT = 0.01, 0.1, {"cpu": 256}
+"""
+"""What a process runs before it measures: no test needs a steady speed or a true ceiling."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_processes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_module, "COMMAND", (*COMMAND[:2], QUICK + COMMAND[2]))
+        yield
 
 
 def case(**fields) -> Case:
@@ -173,11 +185,12 @@ def test_a_measurement_that_lacked_processors_is_told(report: BenchReport, capsy
 
 
 def patched(monkeypatch, **patches: str) -> None:
-    """Have some Python run in the processes that measure cases of those presets or backends."""
+    """Run Python first in the processes that measure cases whose JSON holds such a value: a preset, a backend."""
     lines = ["import sys, pathlib", "case = sys.argv[1]"]
     for word, patch in patches.items():
         lines += [f"if ':\"{word}\"' in case:", *(f"    {line}" for line in patch.splitlines())]
-    monkeypatch.setattr(worker_module, "COMMAND", (*COMMAND[:2], "\n".join([*lines, COMMAND[2]])))
+    *python, code = worker_module.COMMAND
+    monkeypatch.setattr(worker_module, "COMMAND", (*python, "\n".join([*lines, code])))
 
 
 CRASH = "import os\nprint('the last words', file=sys.stderr, flush=True)\nos.abort()"
