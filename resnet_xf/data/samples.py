@@ -45,7 +45,7 @@ def digits(size: Size = (96, 96), count: int = 4) -> Images:
 
 @cache
 def all_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return scikit-learn's 1797 handwritten digits, ``(N, 8, 8)`` with values in 0…255, and labels ``(N,)``; read-only."""
+    """Return scikit-learn's 1797 digits, ``(N, 8, 8)`` with values in 0…255, and labels ``(N,)``; both read-only."""
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
