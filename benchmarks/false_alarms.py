@@ -25,6 +25,7 @@ from resnet_xf.errors import ShapeError
 from resnet_xf.ladder.climb import climb
 from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.report.report import Report
+from resnet_xf.ladder.rungs.layers import rounding
 from resnet_xf.ladder.sides.live import Live
 from resnet_xf.support.environment import environment
 
@@ -74,7 +75,7 @@ def shares(report: Report, sides: list[Live]) -> Iterator[tuple[str, float]]:
     for layer in report.layers:
         if layer.own is not None and layer.own_bound:
             yield "6 layers, given the other's input", layer.own / layer.own_bound
-    for own in (own for side in sides for own in side.own_rounding().values()):
+    for own in (own for side in sides for own in rounding(side).values()):
         yield "6 layers, float32 of each alone", own.forward / own.forward_bound
         yield "7 gradients, float32 of each layer alone", own.backward / own.backward_bound
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from helpers.runs import RECIPE, TINY
-from helpers.sabotage import Saboteur, only
+from helpers.sabotage import Bare, Saboteur, only
 from resnet_xf import ResNetSpec, capture, convert, draw_weights, parity, parity_against
 from resnet_xf.architecture.zoo import ZOO
 from resnet_xf.data import sample_images
 from resnet_xf.errors import EvidenceError, ResNetXFError, WeightsError
 from resnet_xf.ladder.capture.evidence import read_manifest
-from resnet_xf.ladder.capture.sketch import CHUNKS, sketch
 from resnet_xf.ladder.rungs.accuracy import Trial
+from resnet_xf.ladder.sketch import CHUNKS, sketch
 from resnet_xf_mxnet.loan import mx
 
 SMALL = {"image_size": (16, 16)}
@@ -89,7 +89,7 @@ def test_learning_curves_and_accuracies_are_captured(tmp_path) -> None:
 
     for backend in ("torch", "mxnet"):
         told = json.loads((tmp_path / backend / "manifest.json").read_text())
-        told["trial"]["accuracies"] = [10.0, 20.0]
+        told["evidence"]["accuracy"]["accuracies"] = [10.0, 20.0]
         (tmp_path / backend / "manifest.json").write_text(json.dumps(told))
     failure = parity_against([tmp_path / "torch", tmp_path / "mxnet"], trial=TRIAL).failure
     assert failure.where == "the accuracies"
@@ -130,8 +130,8 @@ def changed(captures, tmp_path, **fields: object) -> Path:
 
 
 def test_what_cannot_be_compared_is_refused_by_name(captures, tmp_path) -> None:
-    with pytest.raises(EvidenceError, match=r"version 2 of this format, and this resnet-xf reads version 1"):
-        parity_against([changed(captures, tmp_path, version=2)])
+    with pytest.raises(EvidenceError, match=r"version 3 of this format, and this resnet-xf reads versions 1 and 2"):
+        parity_against([changed(captures, tmp_path, version=3)])
     with pytest.raises(EvidenceError, match=r"is of tiny, and resnet18 was asked for; they differ in .*stages"):
         parity_against([captures["torch"]], spec="resnet18")
     renamed = msgspec.structs.replace(TINY, name="another")
@@ -201,22 +201,36 @@ def test_a_capture_that_fails_leaves_nothing_behind(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rungs_that_a_captured_backend_cannot_climb_are_skipped(tmp_path) -> None:
+    capture(TINY, tmp_path / "here", Bare(), **SMALL)
+    report = parity_against([tmp_path / "here"], ["mxnet"])
+    assert [rung.status for rung in report.rungs] == ["pass"] * 5 + ["skip"] * 3
+    assert report.verdict().endswith(
+        "in inference (5 rungs hold; 6 skipped: bare cannot run layers alone; 7 to 8 skipped: bare cannot train)"
+    )
+
+
 def test_layers_are_captured_in_parts_that_fit_the_memory(tmp_path) -> None:
     class Counts(Saboteur):
         most = 0
 
-        def capture(self, network, images, names):
-            passed = super().__getattr__("capture")(network, images, names)
-            sizes = [a.nbytes for one in passed.values() for a in (*one.inputs, one.output)]
-            self.most = max(self.most, sum(sizes))
-            return passed
+        def watch(self, network, images, look, names=None):
+            sizes = []
+
+            def counted(name, inputs, output):
+                sizes.extend(array.nbytes for array in (*inputs, output))
+                look(name, inputs, output)
+
+            super().__getattr__("watch")(network, images, counted, names)
+            if names is not None:
+                self.most = max(self.most, sum(sizes))
 
     bound = 800_000
     few, all_ = Counts("torch"), Counts("torch")
     assert parity(TINY, [few, "mxnet"], max_memory=bound, **SMALL).holds
     assert parity(TINY, [all_, "mxnet"], **SMALL).holds
     assert few.most <= bound < all_.most
-    with pytest.raises(MemoryError, match=r"what passes conv1 takes .* MiB, and max_memory allows 0"):
+    with pytest.raises(MemoryError, match=r"inputs and output of conv1 take .* MiB, and max_memory allows 0"):
         parity(TINY, max_memory=10_000, **SMALL)
 
 

@@ -9,8 +9,8 @@ from torch import nn
 from resnet_xf import assert_parity, parity, suggest_names
 from resnet_xf.data import photographs
 from resnet_xf.errors import DataError, RecipeError, SpecError, WeightsError
-from resnet_xf.ladder.lessons import COURSE_RATE, RATE
 from resnet_xf.ladder.pair import pairs
+from resnet_xf.ladder.short_run import CURVE, LOCKSTEP
 from resnet_xf_mxnet.arrays import ndarray, weights_of
 from resnet_xf_mxnet.loan import mx
 
@@ -248,8 +248,8 @@ def test_a_norm_that_keeps_a_plain_mean_is_refused_beyond_quick() -> None:
 
 def test_a_pair_learns_at_the_rates_of_our_own_networks(module: Hand) -> None:
     subject, *_ = pairs.pair_of((module, copy.deepcopy(module)), {}, IMAGES, None, 0, "quick", None)
-    assert subject.lessons.learning_rate == RATE
-    assert subject.course.learning_rate == COURSE_RATE
+    assert subject.lockstep_run.learning_rate == LOCKSTEP["learning_rate"]
+    assert subject.curve_run.learning_rate == CURVE["learning_rate"]
 
 
 def test_what_is_no_pair_is_refused(module: Hand) -> None:
@@ -273,8 +273,7 @@ def test_what_is_no_pair_is_refused(module: Hand) -> None:
 
 def test_torchvision_and_the_gluon_zoo(monkeypatch) -> None:
     """Eight steps of four images in lock-step, where there would be twenty of eight, which take a second each."""
-    monkeypatch.setattr(pairs, "STEPS", 8)
-    monkeypatch.setattr(pairs, "BATCH", 4)
+    monkeypatch.setattr(pairs, "LOCKSTEP", LOCKSTEP | {"steps": 8, "batch_size": 4})
     torch.manual_seed(0)
     module, block = torchvision.models.resnet18(num_classes=10), mx.gluon.model_zoo.vision.resnet18_v1(classes=10)
     block.initialize()

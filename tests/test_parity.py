@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import replace
 
-from helpers.sabotage import Saboteur, only
+from helpers.sabotage import Bare, Saboteur, only
 from helpers.strategies import fits, specs
 from resnet_xf import (
     ResNetSpec,
@@ -14,7 +14,6 @@ from resnet_xf import (
     Stem,
     assert_parity,
     draw_weights,
-    get_backend,
     get_spec,
     list_models,
     parity,
@@ -23,10 +22,9 @@ from resnet_xf import (
 from resnet_xf.architecture.measures import HEADROOM, relative_error, rounding_bound, roundings, same_bits
 from resnet_xf.architecture.spec import SqueezeExcitation
 from resnet_xf.architecture.zoo import REFERENCE
-from resnet_xf.backend.contract import CAPABILITIES
 from resnet_xf.data import photographs
 from resnet_xf.errors import BackendError, DataError, ShapeError, WeightsError
-from resnet_xf.ladder.sides.side import loss_error
+from resnet_xf.ladder.training_errors import loss_error
 
 FIRST = ("resnet18", "resnet34", "resnet50", "resnet50_v1", "d2l_resnet18")
 SIZES = [(name, (224, 224)) for name in ("resnet50", "d2l_resnet18")]  # the README's ladder is of resnet18
@@ -264,18 +262,6 @@ def test_a_gate_whose_one_hidden_number_cancels_out_raises_no_false_alarm() -> N
         zero_init_last=True,
     )
     assert_parity(spec, level="standard")
-
-
-class Bare:
-    """A backend with the required members alone: PyTorch's."""
-
-    def __init__(self, name: str = "bare") -> None:
-        self.name = name
-
-    def __getattr__(self, member: str) -> object:
-        if any(member in members for members in CAPABILITIES.values()):
-            raise AttributeError(member)
-        return getattr(get_backend("torch"), member)
 
 
 def test_rungs_that_a_backend_cannot_climb_are_skipped_and_nothing_more_is_claimed() -> None:

@@ -7,6 +7,7 @@ the layers. The gain, by which a network magnifies a rounding error, is measured
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from itertools import pairwise
 from math import isfinite, prod, sqrt
 
@@ -88,6 +89,13 @@ def _largest_by_layer(values: Mapping[str, float]) -> dict[str, float]:
 def same_bits(got: Array, expected: Array) -> bool:
     """Whether two arrays agree in dtype, shape and every bit, including signs of zeros and NaN."""
     return got.dtype == expected.dtype and got.shape == expected.shape and got.tobytes() == expected.tobytes()
+
+
+def array_digest(array: Array) -> str:
+    """Return a digest (BLAKE2b, 16 bytes, in hex) of an array's dtype, shape and bytes."""
+    hasher = blake2b(f"{array.dtype.str} {array.shape}".encode(), digest_size=16)
+    hasher.update(np.ascontiguousarray(array).data)
+    return hasher.hexdigest()
 
 
 def roundings(rows: Sequence[Row]) -> float:

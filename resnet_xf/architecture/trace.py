@@ -7,16 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
 
 from resnet_xf.architecture.nodes import Children, Node, is_statistic, join
 from resnet_xf.architecture.plan import Plan, root_of
 from resnet_xf.architecture.rules import Shape
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import ShapeError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +52,6 @@ class Observed:
     weight_shapes: dict[str, Shape]
     settings: dict[str, float] = field(default_factory=dict)
     input_shapes: tuple[Shape, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """The inputs and the output of one layer of a native network in a forward pass."""
-
-    inputs: tuple[NDArray[Any], ...]
-    output: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

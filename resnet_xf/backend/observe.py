@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from resnet_xf.architecture.measures import layer_of
 from resnet_xf.architecture.rules import Shape
-from resnet_xf.architecture.trace import Observed, ObservedTrace, Passed
+from resnet_xf.architecture.trace import Observed, ObservedTrace
 from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.contract import Backend
 from resnet_xf.errors import one_line
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The inputs and the output of one layer of a native network in a forward pass."""
+
+    inputs: tuple[Array, ...]
+    output: Array
 
 
 def trace_network(backend: Backend, network: object, images: Array) -> ObservedTrace:

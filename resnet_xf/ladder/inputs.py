@@ -1,4 +1,4 @@
-"""What a person gives to a parity run, made into what is compared: a network, its weights, its images."""
+"""Reads what a user gives to a parity run: a network, its weights, its images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from resnet_xf.data import sample_images
 from resnet_xf.errors import DataError, WeightsError
 from resnet_xf.formats.convert import identify_verified
 from resnet_xf.formats.files import SUFFIXES
-from resnet_xf.ladder.lessons import course_for, lessons_for
+from resnet_xf.ladder.short_run import curve_run, lockstep_run
 from resnet_xf.ladder.subject import Subject, outline_of
 from resnet_xf.support import environment
 from resnet_xf.support.files import list_checkpoints
@@ -38,10 +38,18 @@ def subject_of(
     seed: int,
     max_memory: int | None,
 ) -> tuple[Subject, str, str]:
-    """The subject of a run, and a word each on where its weights and its images came from.
+    """Return the subject of a parity run, and in words where its weights and its images came from.
+
+    Args:
+        spec: a plan, a spec, the name or the path of one, or the path of a checkpoint.
+        image_size: height and width; the spec's own if None.
+        images: an array ``(N, C, H, W)``, or a folder of images; photographs or digits if None.
+        weights: arrays by name, or the path of a checkpoint; drawn from ``seed`` if None.
+        seed: of drawn weights, and of the training runs.
+        max_memory: see :func:`memory_limit`.
 
     Raises:
-        SpecError, ShapeError, WeightsError, DataError: for input that makes no network.
+        SpecError, ShapeError, WeightsError, DataError: if these do not make a network, or do not fit it.
     """
     if isinstance(spec, str) and is_checkpoint(spec):
         if weights is not None:
@@ -51,76 +59,80 @@ def subject_of(
         planned = plan(spec)
         require_memory(planned)
         planned, arrays, origin = weights_of(planned, weights, seed)
-    pixels, shown = _images(planned, images, image_size)
+    pixels, images_origin = _images(planned, images, image_size)
     trace(planned, pixels.shape)  # refuses images that do not fit, by the layer's name
     subject = Subject(
         outline=outline_of(planned, pixels.shape),
         weights=arrays,
         images=pixels,
         probe=None if weights is None else draw_weights(planned, seed, "probe"),
-        lessons=lessons_for(planned, seed),
-        start=draw_weights(planned, seed) if weights is None else arrays,
-        course=course_for(planned, seed),
-        max_memory=memory(max_memory),
+        lockstep_run=lockstep_run(planned, seed),
+        curve_start=draw_weights(planned, seed) if weights is None else arrays,
+        curve_run=curve_run(planned, seed),
+        max_memory=memory_limit(max_memory),
     )
-    return subject, origin, shown
+    return subject, origin, images_origin
 
 
-def memory(asked: int | None) -> int:
-    """Bytes that captured layers may take; 1 GiB where nobody asks, or a quarter of a small machine's."""
-    if asked is not None:
-        return asked
+def memory_limit(max_memory: int | None) -> int:
+    """Return ``max_memory``, or if it is None, 1 GiB, or a quarter of the memory of a small machine."""
+    if max_memory is not None:
+        return max_memory
     available = environment.memory()
     return min(2**30, available.total // 4) if available else 2**30
 
 
-def _images(planned: Plan, given: Array | str | Path | None, size: tuple[int, int] | None) -> tuple[Array, str]:
-    """The images to show to every network, float32, and a word on where they came from."""
+def _images(planned: Plan, images: Array | str | Path | None, size: tuple[int, int] | None) -> tuple[Array, str]:
+    """Return images as float32 ``(N, C, H, W)``, and in words where they came from."""
     channels = planned.spec.in_channels
-    if given is None or isinstance(given, str | Path):
-        shown = "scikit-learn's digits" if channels == 1 else "scikit-learn's photographs"
-        shown = shown if given is None else f"the images of {given}"
-        return sample_images(channels, size or planned.spec.image_size, given), shown
-    return pixels_of(given), "images given as an array"
+    if images is None or isinstance(images, str | Path):
+        origin = "scikit-learn's digits" if channels == 1 else "scikit-learn's photographs"
+        origin = origin if images is None else f"the images of {images}"
+        return sample_images(channels, size or planned.spec.image_size, images), origin
+    return pixels_of(images), "images given as an array"
 
 
-def pixels_of(given: Array) -> Array:
-    """An array of images as float32; raises DataError if it holds what compares with nothing."""
-    if not np.isfinite(given).all():
-        raise DataError("images: hold NaN or infinite numbers, which compare with nothing")
-    return plain(given, "float32")
+def pixels_of(images: Array) -> Array:
+    """Return images as float32. Raises DataError if a value is not finite."""
+    if not np.isfinite(images).all():
+        raise DataError("images: hold NaN or infinite values, which compare with nothing")
+    return plain(images, "float32")
 
 
-def weights_of(planned: Plan, given: Mapping[str, Array] | str | Path | None, seed: int) -> tuple[Plan, Weights, str]:
-    """The arrays to put into every network, float32, a word on where they came from, and the network they are of."""
-    if given is None:
+def weights_of(planned: Plan, weights: Mapping[str, Array] | str | Path | None, seed: int) -> tuple[Plan, Weights, str]:
+    """Return the network with what a checkpoint says of it, float32 weights, and in words where these came from."""
+    if weights is None:
         return planned, draw_weights(planned, seed, "probe"), f"drawn as probe from seed {seed}"
-    if isinstance(given, str | Path):
-        return _read(given, planned.spec)
-    given = without_counters(given)
-    check_weights(given, all_weight_shapes(planned), "float64")
-    arrays, rounded = float32_of(given)
+    if isinstance(weights, str | Path):
+        return _read(weights, planned.spec)
+    weights = without_counters(weights)
+    check_weights(weights, all_weight_shapes(planned), "float64")
+    arrays, rounded = float32_of(weights)
     return planned, arrays, "given as arrays" + rounded
 
 
 def _read(path: str | Path, spec: ResNetSpec | None) -> tuple[Plan, Weights, str]:
-    """The network of a checkpoint, with the file's number of classes and its eps if it tells one, and its arrays."""
+    """Return the network of a checkpoint, with its number of classes and its eps if it tells one, and its weights."""
     found, how = identify_verified(path, spec)
     arrays, rounded = float32_of(found.weights)
     return found.plan, arrays, f"from {path}{rounded}{how}"
 
 
 def is_checkpoint(path: str) -> bool:
-    """Whether a name is that of a checkpoint, or of a run's folder, and not of a spec."""
+    """Return whether a path is a checkpoint's, or that of a run's folder, and not a spec's."""
     return Path(path).suffix in SUFFIXES or bool(list_checkpoints(path))
 
 
-def float32_of(given: Mapping[str, Array]) -> tuple[Weights, str]:
-    """Arrays as float32, and a word on it if that rounds them; raises WeightsError if they compare with nothing."""
-    for name, array in given.items():
+def float32_of(weights: Mapping[str, Array]) -> tuple[Weights, str]:
+    """Return weights as float32, and a remark if this rounded them.
+
+    Raises:
+        WeightsError: if a value is not finite, or a variance is negative.
+    """
+    for name, array in weights.items():
         if not np.isfinite(array).all():
-            raise WeightsError(f"{name}: holds NaN or infinite numbers, which compare with nothing")
+            raise WeightsError(f"{name}: holds NaN or infinite values, which compare with nothing")
         if name.endswith("running_var") and (array < 0).any():
-            raise WeightsError(f"{name}: holds negative numbers, and a variance has none")
-    rounded = ", rounded to float32" if any(array.dtype == np.float64 for array in given.values()) else ""
-    return {name: plain(array, "float32") for name, array in given.items()}, rounded
+            raise WeightsError(f"{name}: holds negative values, and a variance has none")
+    rounded = ", rounded to float32" if any(array.dtype == np.float64 for array in weights.values()) else ""
+    return {name: plain(array, "float32") for name, array in weights.items()}, rounded

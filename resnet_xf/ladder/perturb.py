@@ -1,4 +1,4 @@
-"""Small random changes of numbers, by which it is measured how much a rounding is magnified on its way."""
+"""Small random changes of tensors. They show how much a network magnifies a rounding error."""
 
 from __future__ import annotations
 
@@ -7,62 +7,78 @@ from collections.abc import Mapping
 import numpy as np
 
 from resnet_xf.architecture.measures import layer_of
-from resnet_xf.architecture.trace import Passed
-from resnet_xf.architecture.weights import Array
+from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.backend.observe import Passed
 from resnet_xf.support.seeding import seed_of
 
-NUDGE = 2.0**-42
-"""How far numbers are moved, relatively, to see how much a rounding of float64 is magnified: a thousand roundings, so
-that the answer is not itself rounding, and so little that hardly a ReLU changes its mind."""
+PERTURBATION = 2.0**-42
+"""Relative size of a perturbation in training: a thousand float64 rounding errors. So the answer is not rounding error
+itself, and hardly any ReLU input changes its sign."""
 
-PIXEL_NUDGE = 1e-6
-"""The same in inference, where no ReLU's mind makes a jump."""
+PIXEL_PERTURBATION = 1e-6
+"""Relative size of a perturbation in inference, where a ReLU makes no jump."""
 
 
 def noise(key: str, shape: tuple[int, ...]) -> Array:
-    """Normal random numbers, the same for the same key."""
+    """Return standard normal float64 values. The same key gives the same values."""
     return np.random.default_rng(seed_of(key, 8)).standard_normal(shape)
 
 
-def nudge(array: Array, by: float, key: str) -> Array:
-    """An array as float64, each number moved at random by so much of itself."""
-    moved: Array = array.astype(np.float64) * (1 + by * noise(key, array.shape))
-    return moved
+def perturb(array: Array, size: float, key: str) -> Array:
+    """Return an array in float64, each value changed at random by about ``size`` of itself."""
+    perturbed: Array = array.astype(np.float64) * (1 + size * noise(key, array.shape))
+    return perturbed
 
 
-def repeated(array: Array, times: int, key: str) -> Array:
-    """So many times the images, each time but the first with every number changed at random by about half of itself."""
-    return np.concatenate([array, *(nudge(array, 0.5, f"{key}/{time}") for time in range(1, times))])
+def perturb_all(arrays: Mapping[str, Array], size: float) -> Weights:
+    """Perturb every array, with its name as the key."""
+    return {name: perturb(array, size, name) for name, array in arrays.items()}
 
 
-def neighbours(array: Array, key: str) -> Array:
-    """An array with each number moved to the next of its dtype, up or down at random."""
-    towards = np.where(noise(key, array.shape) < 0, -np.inf, np.inf).astype(array.dtype)
-    moved: Array = np.nextafter(array, towards)
-    return moved
+def perturb_pixels(images: Array) -> Array:
+    """Return images in float64, each pixel changed by a share of the brightest one. So black pixels change too."""
+    images = images.astype(np.float64)
+    perturbed: Array = images + PIXEL_PERTURBATION * np.abs(images).max() * noise("images", images.shape)
+    return perturbed
 
 
-def offset(images: Array, eps: float) -> float:
-    """How many deviations a norm's input is from 0, in the channel where that is most; ``(N, C, H, W)``.
+def tile(batch: Array, times: int, key: str) -> Array:
+    """Tile the batch; perturb every copy but the first by about 50%."""
+    return np.concatenate([batch, *(perturb(batch, 0.5, f"{key}/{time}") for time in range(1, times))])
 
-    A rounding of the mean is so many times as large in the normalised numbers, all of which it moves together (Chan,
-    Golub and LeVeque 1983). No nudge shows that: it moves each number by itself, and the mean by far less.
+
+def next_values(arrays: Mapping[str, Array], key: object) -> Weights:
+    """Change every value to the next larger or next smaller one of its dtype, at random."""
+
+    def step(array: Array, key: str) -> Array:
+        return np.nextafter(array, np.where(noise(key, array.shape) < 0, -np.inf, np.inf).astype(array.dtype))
+
+    return {name: step(array, f"{key}/{name}") for name, array in arrays.items()}
+
+
+def largest_mean(images: Array, eps: float) -> float:
+    """Return the largest mean of a channel of ``(N, C, H, W)``, in standard deviations of that channel.
+
+    A batch norm magnifies a rounding error of the mean by this factor, because it changes all normalised values
+    together (Chan, Golub and LeVeque 1983). A perturbation cannot show it: it changes each value on its own, and the
+    mean far less.
     """
-    numbers = images.astype(np.float64)
-    mean, variance = np.abs(numbers.mean((0, 2, 3))), numbers.var((0, 2, 3))
+    values = images.astype(np.float64)
+    mean, variance = np.abs(values.mean((0, 2, 3))), values.var((0, 2, 3))
     return float((mean / np.sqrt(variance + eps)).max())
 
 
 def longest_sum(weights: Mapping[str, Array], layer: str, passed: Passed) -> float:
-    """How many terms the longest sum has that a layer makes, forwards or from its outputs back to its inputs.
+    """Return the number of terms in the longest sum of a layer, forward or from its outputs back to its inputs.
 
-    Of a global mean, the pixels; of a convolution, the weights of one output channel, or of one input channel.
+    For a global mean these are its pixels. For a convolution these are the weights of one output channel, or of one
+    input channel.
     """
     pixels = [x.size / passed.output.size for x in passed.inputs]
     kernels = [a.size / min(a.shape[:2]) for k, a in weights.items() if layer_of(k) == layer and a.ndim > 1]
     return max([*pixels, *kernels])
 
 
-def terms(count: float) -> float:
-    """The roundings of a sum of so many terms: one, and a twelfth for each, the variance of a rounding error."""
-    return 1 + count / 12
+def roundings_of_sum(terms: float) -> float:
+    """Return how many rounding errors a sum counts as: one, and 1/12 per term, the variance of a rounding error."""
+    return 1 + terms / 12

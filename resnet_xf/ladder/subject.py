@@ -1,4 +1,4 @@
-"""What a parity run compares: one network, weights for it, images to show to it, and lessons to train it on."""
+"""What a parity run compares: a network, its weights, images to show to it, and short training runs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.trace import Observed, Row, trace
 from resnet_xf.architecture.weights import Array, Weights
-from resnet_xf.ladder.accuracy.equivalence import Equivalence
-from resnet_xf.ladder.lessons import Lessons
-from resnet_xf.ladder.report.report import Curves, LayerError
+from resnet_xf.ladder.short_run import ShortRun
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A network's layers as they are expected to be, whoever builds it.
+    """The layers that every side must have.
 
     Attributes:
         name: of the network.
-        spec: of ours; None for networks that somebody else built.
-        root: what a backend builds; None likewise.
-        rows: the trace for one image, the whole first, in the order in which layers run.
-        settings: of each norm its ``eps`` and its ``momentum`` (share of the new value).
-        source: what all this was read off.
+        spec: of a network that this package builds; None for a user's own.
+        root: the node that a backend builds; None for a user's own.
+        rows: the trace for one image: first the whole network, then the layers in the order in which they run.
+        settings: ``eps`` and ``momentum`` (the share of the new value) of each norm.
+        source: where the outline comes from, for messages.
     """
 
     name: str
@@ -38,36 +36,36 @@ class Outline:
     source: str = "the plan"
 
     def inner(self, name: str) -> list[str]:
-        """The names directly in a container, in the order in which they run."""
+        """Return the names directly inside a container, in the order in which they run."""
         return self._inner.get(name, [])
 
     @cached_property
     def _inner(self) -> dict[str, list[str]]:
-        """By container. Somebody else's network may have rows of layers without any of what holds them."""
-        known = {row.name for row in self.rows} | {""}
-        found: dict[str, list[str]] = {}
+        """Names by container. In a user's own network, some containers have no row; their layers belong one up."""
+        names = {row.name for row in self.rows} | {""}
+        inner: dict[str, list[str]] = {}
         for row in self.rows:
-            holder = row.name
-            while holder and (holder == row.name or holder not in known):
-                holder = holder.rpartition(".")[0]
+            container = row.name
+            while container and (container == row.name or container not in names):
+                container = container.rpartition(".")[0]
             if row.name:
-                found.setdefault(holder, []).append(row.name)
-        return found
+                inner.setdefault(container, []).append(row.name)
+        return inner
 
     @property
     def layers(self) -> list[str]:
-        """What computes: every name that holds no others, and the gates, whose product is nobody else's output."""
-        holders = {row.name.rpartition(".")[0] for row in self.rows if row.name}
-        return [row.name for row in self.rows if row.name and (row.name not in holders or row.kind == "gate")]
+        """The names of everything that computes: all layers without others inside, and gates, which multiply."""
+        containers = {row.name.rpartition(".")[0] for row in self.rows if row.name}
+        return [row.name for row in self.rows if row.name and (row.name not in containers or row.kind == "gate")]
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Each layer's kind in a word."""
+        """Each layer's kind, as ``conv`` or ``norm``."""
         return {row.name: row.kind for row in self.rows}
 
 
 def outline_of(planned: Plan, shape: tuple[int, ...]) -> Outline:
-    """The outline of a plan, for images of that shape ``(N, C, H, W)``."""
+    """Return the outline of a plan, for images of shape ``(N, C, H, W)``."""
     norms = {name: node for name, node in walk(planned.root) if isinstance(node, Norm)}
     settings = {name: {"eps": node.eps, "momentum": node.momentum} for name, node in norms.items()}
     rows = tuple(trace(planned, (1, *shape[1:])))
@@ -76,102 +74,60 @@ def outline_of(planned: Plan, shape: tuple[int, ...]) -> Outline:
 
 @dataclass(frozen=True)
 class Subject:
-    """The inputs of a run, the same for every side.
+    """The inputs of a parity run, the same for every side.
 
     Attributes:
-        outline: the network.
-        weights: float32 arrays by name.
+        outline: the layers of the network.
+        weights: float32, by name.
         images: ``(N, C, H, W)``, float32.
-        probe: weights under which every number matters, where ``weights`` are somebody's own and may hide a part of the
-            network behind zeros; else None.
-        lessons: what it is trained on step by step.
-        start: weights to begin the course from, float32.
-        course: what it is trained on for its learning curve.
-        max_memory: bytes that captured layers may take at a time.
-        brought: what the networks held already, where they are somebody's own, by side.
+        probe: weights in which no value is without effect, float32. None if ``weights`` are such themselves. A user's
+            weights may hide a part of the network behind zeros.
+        lockstep_run: the steps of rungs 7 and 8.
+        curve_start: the weights from which ``curve_run`` begins, float32.
+        curve_run: the steps of rung 9.
+        max_memory: bytes that tensors captured inside the networks may take at a time.
+        brought: for a user's own networks the weights that each held, by side.
     """
 
     outline: Outline
     weights: Weights
     images: Array
     probe: Weights | None
-    lessons: Lessons
-    start: Weights
-    course: Lessons
+    lockstep_run: ShortRun
+    curve_start: Weights
+    curve_run: ShortRun
     max_memory: int
     brought: Mapping[str, Weights] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a rung found. It holds if ``where`` is None and ``value`` is within ``bound``.
-
-    Attributes:
-        value: the worst that was measured.
-        bound: the largest value that passes.
-        detail: one line on what was compared, or what is wrong.
-        where: the first layer or tensor that diverges.
-        layers, curves, accuracy: what rungs 6, 9 and 10 tell besides.
-    """
-
-    value: float
-    bound: float
-    detail: str
-    where: str | None = None
-    layers: tuple[LayerError, ...] = ()
-    curves: Curves | None = None
-    accuracy: Equivalence | None = None
-
-    @property
-    def holds(self) -> bool:
-        """Whether the rung passes."""
-        return self.where is None and self.value <= self.bound
-
-
-class Worst:
-    """The measurement nearest to its bound, or furthest beyond it, of many."""
-
-    def __init__(self) -> None:
-        self.value, self.bound, self.where = 0.0, float("inf"), ""
-
-    def see(self, value: float, bound: float, where: str) -> None:
-        """One more measurement; NaN counts as infinite."""
-        value = value if value == value else float("inf")
-        if not self.where or value * self.bound > self.value * bound or (value > bound and self.value <= self.bound):
-            self.value, self.bound, self.where = value, bound, where
-
-    @property
-    def holds(self) -> bool:
-        """Whether all are within their bounds."""
-        return self.value <= self.bound
-
-
-def groups(subject: Subject, shown: Mapping[str, Observed], names: Sequence[str], shares: int) -> Iterator[list[str]]:
-    """Layers in order, parted so that what passes the layers of a part, ``shares`` times, fits the bound on memory.
+def batches_of_layers(
+    subject: Subject, observed: Mapping[str, Observed], names: Sequence[str], copies: int
+) -> Iterator[list[str]]:
+    """Split layers into consecutive batches whose tensors, held ``copies`` times, fit in ``max_memory``.
 
     Args:
-        subject: tells the bound, and how many images pass.
-        shown: what each layer showed for one image.
-        names: of the layers.
-        shares: how many copies are held at a time, in float64.
+        subject: has ``max_memory`` and the number of images.
+        observed: the shapes of each layer for one image.
+        names: the layers, in order.
+        copies: how many copies of each layer's inputs and output are held at a time, in float64.
 
     Raises:
-        MemoryError: if one layer alone does not fit.
+        MemoryError: if a single layer does not fit.
     """
-    group: list[str] = []
-    held = 0
+    batch: list[str] = []
+    total = 0
     for name in names:
-        layer = shown[name]
-        numbers = sum(prod(shape) for shape in (layer.output_shape, *layer.input_shapes))
-        needed = numbers * len(subject.images) * 8 * shares
+        layer = observed[name]
+        values = sum(prod(shape) for shape in (layer.output_shape, *layer.input_shapes))
+        needed = values * len(subject.images) * 8 * copies
         if needed > subject.max_memory:
             raise MemoryError(
-                f"what passes {name} takes {needed / 2**20:,.0f} MiB, and max_memory allows "
+                f"inputs and output of {name} take {needed / 2**20:,.0f} MiB, and max_memory allows "
                 f"{subject.max_memory / 2**20:,.0f}; allow more, or show fewer or smaller images"
             )
-        if held + needed > subject.max_memory:
-            yield group
-            group, held = [], 0
-        group.append(name)
-        held += needed
-    yield group
+        if total + needed > subject.max_memory:
+            yield batch
+            batch, total = [], 0
+        batch.append(name)
+        total += needed
+    yield batch

@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 from resnet_xf import get_backend
 from resnet_xf.architecture.nodes import Children, Node, join
 from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.backend.contract import CAPABILITIES
 from resnet_xf.backend.learner import Learner, Outcome, Task
-from resnet_xf.ladder.lessons import Lesson
+from resnet_xf.ladder.short_run import TrainingStep
 
 Change = Callable[[str, Node], Node]
 Alteration = Callable[..., Any]
@@ -64,7 +65,7 @@ class Saboteur:
         hides: whether a network's weights come out as they were given.
         tells: whether its norms tell their settings.
         task: what it trains in place of a task.
-        shown: the lesson that a learner takes, of all those that it was given, the last one at the end.
+        shown: the step that a learner takes, of all steps that it was given so far.
         after: what it does with a learner after each step.
         taught: what it does with a new learner.
         precisions: those in which it does any of this.
@@ -78,7 +79,7 @@ class Saboteur:
     hides: bool = False
     tells: bool = True
     task: Callable[[Task], Task] = lambda task: task
-    shown: Callable[[Learner, Sequence[Lesson]], Lesson] = lambda learner, lessons: lessons[-1]
+    shown: Callable[[Learner, Sequence[TrainingStep]], TrainingStep] = lambda learner, steps: steps[-1]
     after: Callable[[Learner], object] | None = None
     taught: Callable[[Learner], object] = lambda learner: None
     precisions: Sequence[str] = ("float32", "float64")
@@ -134,7 +135,7 @@ class Pupil:
         for layer, change in teacher.altered.items():
             alter(teacher.name, self.real._network, layer, change)
         teacher.taught(self.real)
-        self.lessons: list[Lesson] = []
+        self.steps_given: list[TrainingStep] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
@@ -143,11 +144,23 @@ class Pupil:
         self.real.load(self.teacher.changed(weights, self.precision), velocity)
 
     def step(self, images: Array, targets: Array, rate: float) -> Outcome:
-        self.lessons.append(Lesson(images, targets, rate))
-        lesson = self.teacher.shown(self.real, self.lessons)
-        outcome = self.real.step(lesson.images, lesson.targets, lesson.rate)
+        self.steps_given.append(TrainingStep(images, targets, rate))
+        step = self.teacher.shown(self.real, self.steps_given)
+        outcome = self.real.step(step.images, step.targets, step.learning_rate)
         if self.teacher.after is not None:
             loss, outputs = outcome()
             self.teacher.after(self.real)
             return lambda: (loss, outputs)
         return outcome
+
+
+class Bare:
+    """A backend with the required members alone: PyTorch's."""
+
+    def __init__(self, name: str = "bare") -> None:
+        self.name = name
+
+    def __getattr__(self, member: str) -> object:
+        if any(member in {*vars(group), *group.__annotations__} for group in CAPABILITIES.values()):
+            raise AttributeError(member)
+        return getattr(get_backend("torch"), member)

@@ -12,9 +12,9 @@ from mutants.mutant import Mutant
 from resnet_xf.architecture.nodes import STATISTICS
 from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.learner import Learner, Task
-from resnet_xf.ladder.lessons import Lesson
+from resnet_xf.ladder.short_run import TrainingStep
 
-Shown = Callable[[Learner, Sequence[Lesson]], Lesson]
+Shown = Callable[[Learner, Sequence[TrainingStep]], TrainingStep]
 
 
 def held(F: Any, x: Any) -> Any:  # noqa: N803
@@ -34,16 +34,16 @@ def cut_shortcut(F: Any, layer: Any, body: Any, shortcut: Any) -> Any:  # noqa: 
 
 
 def on_targets(change: Callable[[Array], Array]) -> Shown:
-    return lambda learner, lessons: replace(lessons[-1], targets=np.ascontiguousarray(change(lessons[-1].targets)))
+    return lambda learner, steps: replace(steps[-1], targets=np.ascontiguousarray(change(steps[-1].targets)))
 
 
 def on_images(change: Callable[[Array], Array]) -> Shown:
-    return lambda learner, lessons: replace(lessons[-1], images=np.ascontiguousarray(change(lessons[-1].images)))
+    return lambda learner, steps: replace(steps[-1], images=np.ascontiguousarray(change(steps[-1].images)))
 
 
 def on_rate(change: Callable[[Sequence[float]], float]) -> Shown:
     """Change a step's rate, given all rates so far."""
-    return lambda learner, lessons: replace(lessons[-1], rate=change([lesson.rate for lesson in lessons]))
+    return lambda learner, steps: replace(steps[-1], learning_rate=change([step.learning_rate for step in steps]))
 
 
 def smoothed_over_others(targets: Array) -> Array:
@@ -71,17 +71,17 @@ def of_a_norm(name: str) -> bool:
     return "bn" in name or name.startswith("layer2.0.downsample.1")
 
 
-def with_rate_in_momentum(learner: Learner, lessons: Sequence[Lesson]) -> Lesson:
+def with_rate_in_momentum(learner: Learner, steps: Sequence[TrainingStep]) -> TrainingStep:
     """MXNet's own law: the buffer holds rate · v, and is not rescaled where the rate changes."""
-    if len(lessons) > 1:
+    if len(steps) > 1:
         _, velocity = learner.dump()
-        ratio = lessons[-2].rate / lessons[-1].rate
+        ratio = steps[-2].learning_rate / steps[-1].learning_rate
         learner.load({}, {name: array * ratio for name, array in velocity.items()})
-    return lessons[-1]
+    return steps[-1]
 
 
-def with_the_images_before(learner: Learner, lessons: Sequence[Lesson]) -> Lesson:
-    return replace(lessons[-1], images=lessons[max(0, len(lessons) - 2)].images)
+def with_the_images_before(learner: Learner, steps: Sequence[TrainingStep]) -> TrainingStep:
+    return replace(steps[-1], images=steps[max(0, len(steps) - 2)].images)
 
 
 def dampened(learner: Any) -> None:

@@ -1,4 +1,4 @@
-"""Apart, then compared: capturing one backend's answers, and holding captures against each other or a backend here."""
+"""Captures one backend's measurements, and compares captures with each other or with a backend that runs here."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from resnet_xf.architecture.measures import array_digest
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.contract import Backend
 from resnet_xf.backend.registry import get_backend, is_installed, list_backends
 from resnet_xf.errors import EvidenceError
+from resnet_xf.ladder.capture.captured import Captured, record
 from resnet_xf.ladder.capture.evidence import Manifest
-from resnet_xf.ladder.capture.recorded import Recorded, record
-from resnet_xf.ladder.climb import Tell, check, climb, places
-from resnet_xf.ladder.inputs import memory, subject_of, weights_of
-from resnet_xf.ladder.report.report import LEVELS, Level, Report, check_level
+from resnet_xf.ladder.climb import Tell, backends_of, climb, live_sides, rungs
+from resnet_xf.ladder.inputs import memory_limit, subject_of, weights_of
+from resnet_xf.ladder.report.report import LEVELS, Level, Report
 from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf.ladder.sides.live import Live
-from resnet_xf.ladder.sides.side import Side, fingerprint
+from resnet_xf.ladder.sides.side import Side
 from resnet_xf.training.recipe import Recipe
 
 
@@ -39,35 +40,31 @@ def capture(
     max_memory: int | None = None,
     tell: Callable[[str, float], object] = lambda what, share: None,
 ) -> Manifest:
-    """Record all that :func:`resnet_xf.parity_against` needs of one backend's network, into a new folder.
+    """Measure one backend's network, and save in a new folder what :func:`resnet_xf.parity_against` needs of it.
 
     Args:
         spec: as in :func:`resnet_xf.parity`.
-        out: the folder, which must not be there yet, or be empty.
+        out: the folder. It must be missing or empty.
         backend: as :func:`resnet_xf.get_backend` chooses it.
-        level: how far up the ladder a comparison can then go.
+        level: the highest level at which the capture can be compared.
         image_size: as in :func:`resnet_xf.parity`.
         images: as in :func:`resnet_xf.parity`.
         weights: as in :func:`resnet_xf.parity`.
         seed: as in :func:`resnet_xf.parity`.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         precisions: as in :func:`resnet_xf.parity`.
+        trial: the runs whose accuracies are saved. If None, they are saved at ``full`` only, on digits.
         max_memory: as in :func:`resnet_xf.parity`.
-        trial: the runs whose accuracies are recorded; if None, only on level ``full``, on digits.
-        tell: told what is being done, and how much of it is, 0…1.
+        tell: called with the name of a rung and its finished share, from 0 to 1.
 
     Raises:
-        ResNetXFError: of the kind of what is wrong; EvidenceError if the folder cannot be written.
+        EvidenceError: if the folder cannot be written.
+        ResNetXFError: as in :func:`resnet_xf.parity`.
     """
-    check_level(level)
-    chosen = get_backend(backend) if backend is None or isinstance(backend, str) else backend
-    subject, origin, shown = subject_of(spec, image_size, images, weights, seed, max_memory)
-    side = Live(subject, chosen, device)
-    if level == "full" and trial is None:
-        trial = Trial()
-    check(subject, [side], precisions, trial)
-    words = (origin, shown)
-    return record(Path(out), side, level=level, words=words, precisions=precisions, trial=trial, tell=tell)
+    subject, origin, images_origin = subject_of(spec, image_size, images, weights, seed, max_memory)
+    live = Live(subject, get_backend(backend), device)
+    climbed = rungs(subject, [live], level, precisions, trial, lambda number, name, share: tell(name, share))
+    return record(Path(out), live, climbed, level, (origin, images_origin), precisions, tell)
 
 
 def parity_against(
@@ -82,18 +79,18 @@ def parity_against(
     max_memory: int | None = None,
     on_rung: Tell = lambda number, name, share: None,
 ) -> Report:
-    """Hold captures against backends that are here, or against each other.
+    """Compare captures with backends that run here, or with each other.
 
-    Weights, images and lessons are those of the first capture.
+    Weights, images and training steps are those of the first capture.
 
     Args:
         captures: folders that :func:`capture` wrote.
-        backends: those to run; if None and there is a single capture, the first other one that is installed.
-        spec: if given, the captures must be of this network.
-        weights: if given, they must be of these weights.
-        level: as far as the captures reach if None.
+        backends: those to run. If None and there is a single capture, the first other one that is installed.
+        spec: the network of which the captures must be, if given.
+        weights: the weights of which they must be, if given.
+        level: the highest that all captures allow if None.
         device: as in :func:`resnet_xf.parity`.
-        trial: for the accuracies' margin and the folder of runs; what is trained is what the captures tell.
+        trial: the accuracies' margin and the folder of runs. Data set, recipe and seeds are the captures'.
         max_memory: as in :func:`resnet_xf.parity`.
         on_rung: as in :func:`resnet_xf.parity`.
 
@@ -101,75 +98,86 @@ def parity_against(
         EvidenceError: if a capture cannot be read, or is of another network, other weights, images or settings.
         BackendError: if no backend is left to compare with.
     """
-    recorded = [Recorded(folder) for folder in captures]
-    first = recorded[0]
-    for other in recorded[1:]:
+    captured = [Captured(folder) for folder in captures]
+    first = captured[0]
+    for other in captured[1:]:
         if wrong := first.differs(other):
             raise EvidenceError(f"{first.folder} and {other.folder} cannot be compared; they differ in {wrong}")
-    if len({one.folder.resolve() for one in recorded}) < len(recorded):
+    if len({one.folder.resolve() for one in captured}) < len(captured):
         raise EvidenceError(f"{first.folder}: is named twice; a capture is the same as itself")
-    _check(first, spec, weights)
-    level = _level(recorded, level)
-    subject = first.subject(memory(max_memory))
-    chosen = _backends(recorded, backends)
-    sides: list[Side] = [Live(subject, *both) for both in zip(chosen, places(chosen, device), strict=True)]
+    _check_subject(first, spec, weights)
+    level = _level(captured, level)
+    subject = first.subject(memory_limit(max_memory))
+    sides: list[Side] = [*live_sides(subject, _backends(captured, backends), device)]
     names = [side.name for side in sides]
-    for one in recorded:
+    for one in captured:
         if one.name in names:
             one.name = f"{one.name} of {one.folder}"
         names.append(one.name)
     if len(set(names)) < len(names):
         raise EvidenceError(f"a comparison is of different sides, got {', '.join(names)}")
-    sides += recorded
-    if subject.lessons.recipe.to_complete_json() != first.manifest.recipe:
+    if subject.lockstep_run.recipe.to_complete_json() != first.manifest.recipe:
         raise EvidenceError(f"{first.folder}: was captured by a version that trains by another recipe; capture again")
-    precisions = [p for p in first.manifest.precisions if all(p in one.manifest.precisions for one in recorded)]
-    told = first.manifest.trial
-    if told is not None and (trial is not None or level == "full"):
-        trained = Trial(dataset=told.dataset, recipe=Recipe.from_json(told.recipe), seeds=len(told.accuracies))
-        asked = trial or trained
-        for field in ("dataset", "recipe", "seeds"):
-            if getattr(asked, field) not in (getattr(trained, field), getattr(Trial(), field)):
-                raise EvidenceError(f"{first.folder}: accuracies were captured of another {field}; leave that out")
-        trial = replace(trained, margin=asked.margin, out=asked.out, data_dir=asked.data_dir, jobs=asked.jobs)
-    elif trial is not None:
-        raise EvidenceError(f"{first.folder}: holds no accuracies; capture again with --accuracy")
-    held = f", which {weights} holds too" if isinstance(weights, str | Path) else ""
-    words = (f"{first.manifest.weights}, as captured{held}", f"{first.manifest.images}, as captured")
-    return climb(subject, sides, *words, level=level, precisions=precisions, trial=trial, on_rung=on_rung)
+    also = f", which {weights} holds too" if isinstance(weights, str | Path) else ""
+    return climb(
+        subject,
+        [*sides, *captured],
+        f"{first.manifest.weights}, as captured{also}",
+        f"{first.manifest.images}, as captured",
+        level=level,
+        precisions=[p for p in first.manifest.precisions if all(p in one.manifest.precisions for one in captured)],
+        trial=_trial(first, trial, level),
+        on_rung=on_rung,
+    )
 
 
-def _check(
-    first: Recorded, spec: Plan | ResNetSpec | str | None, weights: Mapping[str, Array] | str | Path | None
+def _trial(first: Captured, asked: Trial | None, level: Level) -> Trial | None:
+    """Return the trial of a capture, with the margin and the folders that were asked for; None if none is compared."""
+    record = first.manifest.trial
+    if record is None:
+        if asked is not None:
+            raise EvidenceError(f"{first.folder}: holds no accuracies; capture again with --accuracy")
+        return None
+    if asked is None and level != "full":
+        return None
+    trained = Trial(dataset=record.dataset, recipe=Recipe.from_json(record.recipe), seeds=len(record.accuracies))
+    asked = asked or trained
+    for field in ("dataset", "recipe", "seeds"):
+        if getattr(asked, field) not in (getattr(trained, field), getattr(Trial(), field)):
+            raise EvidenceError(f"{first.folder}: accuracies were captured of another {field}; leave that out")
+    return replace(trained, margin=asked.margin, out=asked.out, data_dir=asked.data_dir, jobs=asked.jobs)
+
+
+def _check_subject(
+    first: Captured, spec: Plan | ResNetSpec | str | None, weights: Mapping[str, Array] | str | Path | None
 ) -> None:
-    """Refuse a capture of another network or of other weights than those asked for."""
-    there = first.manifest.spec
-    asked = plan(there if spec is None else spec)
+    """Raise EvidenceError if a capture is of another network, or of other weights, than those asked for."""
+    captured = first.manifest.spec
+    planned = plan(captured if spec is None else spec)
     arrays: Weights = {}
     if weights is not None:
-        asked, arrays, _ = weights_of(asked, weights, first.manifest.seed)
-    fields = [f for f in there.__struct_fields__ if f != "name" and getattr(asked.spec, f) != getattr(there, f)]
+        planned, arrays, _ = weights_of(planned, weights, first.manifest.seed)
+    asked = planned.spec
+    fields = [f for f in captured.__struct_fields__ if f != "name" and getattr(asked, f) != getattr(captured, f)]
     if fields:
         raise EvidenceError(
-            f"{first.folder}: is of {there.name}, and {asked.spec.name} was asked for; they differ in "
+            f"{first.folder}: is of {captured.name}, and {asked.name} was asked for; they differ in "
             f"{', '.join(fields)}; name the capture's network, or capture this one"
         )
-    if weights is not None:
-        captured = first.manifest.arrays
-        wrong = [name for name, array in arrays.items() if captured.get(f"weights/{name}") != fingerprint(array)]
-        if wrong:
-            raise EvidenceError(
-                f"{first.folder}: was captured with other weights; {len(wrong)} of {len(arrays)} arrays differ, "
-                f"first {wrong[0]}"
-            )
+    digests = first.digests()
+    wrong = [name for name, array in arrays.items() if digests.get(name) != array_digest(array)]
+    if wrong:
+        raise EvidenceError(
+            f"{first.folder}: was captured with other weights; {len(wrong)} of {len(arrays)} arrays differ, "
+            f"first {wrong[0]}"
+        )
 
 
-def _level(recorded: Sequence[Recorded], asked: Level | None) -> Level:
-    """The level asked for, or the highest that all captures reach."""
-    reached = min((one.manifest.level for one in recorded), key=LEVELS.index)
+def _level(captured: Sequence[Captured], asked: Level | None) -> Level:
+    """Return the level that was asked for, or the highest that all captures allow."""
     if asked is None:
-        return reached
-    for one in recorded:
+        return min((one.manifest.level for one in captured), key=LEVELS.index)
+    for one in captured:
         if LEVELS.index(one.manifest.level) < LEVELS.index(asked):
             raise EvidenceError(
                 f"{one.folder}: was captured at level {one.manifest.level}; capture again with --level {asked}"
@@ -177,12 +185,11 @@ def _level(recorded: Sequence[Recorded], asked: Level | None) -> Level:
     return asked
 
 
-def _backends(recorded: Sequence[Recorded], asked: str | Sequence[str | Backend] | None) -> list[Backend]:
-    if asked is None:
-        there = {one.manifest.backend for one in recorded}
-        others = [name for name in list_backends() if name not in there and is_installed(name)]
-        asked = others[:1] if len(recorded) == 1 else []
-        if not asked and len(recorded) == 1:
-            return [get_backend()]
-    named = asked.split(",") if isinstance(asked, str) else asked
-    return [get_backend(b.strip()) if isinstance(b, str) else b for b in named]
+def _backends(captured: Sequence[Captured], asked: str | Sequence[str | Backend] | None) -> list[Backend]:
+    """Return the backends that were asked for; if none, one to compare a single capture with."""
+    if asked is not None:
+        return backends_of(asked)
+    if len(captured) > 1:
+        return []
+    others = [name for name in list_backends() if name != captured[0].manifest.backend and is_installed(name)]
+    return [get_backend(others[0] if others else None)]

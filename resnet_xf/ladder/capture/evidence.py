@@ -1,12 +1,11 @@
-"""A capture on disk: all that one side answered, so that it can be compared where its framework is not installed.
+"""The files of a capture.
 
-A folder with ``manifest.json``, which tells everything but arrays, and ``arrays-000.safetensors`` and so on, in which
-every array stands once, under its fingerprint, so that one that was damaged or changed is noticed when it is read.
+A folder with ``manifest.json``, which holds all but arrays, and ``arrays-000.safetensors``, and so on. Each array is in
+these once, under its digest, so a damaged or changed array is noticed when it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,29 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from resnet_xf.architecture.measures import array_digest
 from resnet_xf.architecture.spec import ResNetSpec
-from resnet_xf.architecture.trace import Observed
-from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.architecture.weights import Array
 from resnet_xf.errors import EvidenceError
+from resnet_xf.ladder.capture.version1 import upgrade
 from resnet_xf.ladder.report.report import Level
-from resnet_xf.ladder.sides.side import Curve, Own, fingerprint
 from resnet_xf.support.documents import Document, Struct
 from resnet_xf.support.files import atomic
 
-MANIFEST, VERSION = "manifest.json", 1
-"""Its name, and the version of this form of capture."""
+MANIFEST, VERSION = "manifest.json", 2
 
-
-class StepRecord(Struct, frozen=True, kw_only=True):
-    """One step of the lock-step run: its loss, and what a nudge had become by then."""
-
-    loss: float
-    gain: dict[str, float]
+ACCURACY = "accuracy"
+"""The key of a :class:`TrialRecord`."""
 
 
 class TrialRecord(Struct, frozen=True, kw_only=True):
-    """What rung 10 needs: how it was trained, each seed's accuracy, and the commonest class's share, in percent."""
+    """Accuracies of rung 10.
+
+    Attributes:
+        dataset, recipe: what was trained, and how, as complete JSON.
+        accuracies: in percent, of each seed.
+        commonest: the share of the test images' most common class, in percent.
+    """
 
     dataset: str
     recipe: str
@@ -46,31 +46,21 @@ class TrialRecord(Struct, frozen=True, kw_only=True):
 
 
 class Manifest(Document, frozen=True, kw_only=True):
-    """A capture, but for its arrays.
+    """A capture without its arrays.
 
     Attributes:
-        version: of this form of capture.
+        version: of the format. Version 1 is read too.
         spec: the network.
-        level: how far up the ladder it reaches.
-        seed: of weights that were drawn, and of the lessons.
-        backend, backend_version, device: what was captured.
+        level: the highest level at which the capture can be compared.
+        seed: of drawn weights, and of the training runs.
+        backend, backend_version, device: what was measured.
         unbiased_variance: see :class:`resnet_xf.backend.contract.Backend`.
-        environment: the machine's software.
-        recipe: of the lessons.
-        precisions: in which outputs were captured, besides float32 and float64.
-        weights, images: a word each on where they came from.
-        probed: whether outputs under the probe's weights were captured too.
-        layers: what each showed for one image.
-        broken: what the framework said if that run broke.
-        held, returned: of rung 2, by dtype and name.
-        gain, gains, sensitivity: what nudges became, see :class:`resnet_xf.ladder.sides.side.Side`.
-        own: each layer's own float32 rounding.
-        losses: of rung 7, by dtype.
-        lockstep: of rung 8, step by step.
-        rates: the learning rates of the lessons, and of the course.
-        curve: of rung 9.
-        trial: of rung 10.
-        arrays: the fingerprints of all arrays, by name.
+        environment: the software of the machine.
+        recipe: of the run in lock-step, as complete JSON.
+        precisions: in which the output was measured, besides float32 and float64.
+        weights, images: where they came from, in words.
+        cannot: why the backend lacks a capability, by capability.
+        evidence: what was given and measured, by key, as plain data in which digests stand for arrays.
     """
 
     title = "a capture"
@@ -89,108 +79,117 @@ class Manifest(Document, frozen=True, kw_only=True):
     precisions: tuple[str, ...]
     weights: str
     images: str
-    probed: bool
-    layers: dict[str, Observed]
-    broken: str | None = None
-    held: dict[str, dict[str, tuple[int, ...]]]
-    returned: dict[str, dict[str, str]]
-    gain: float
-    gains: dict[str, float] = msgspec.field(default_factory=dict)
-    sensitivity: dict[str, float] = msgspec.field(default_factory=dict)
-    own: dict[str, Own] = msgspec.field(default_factory=dict)
-    losses: dict[str, float] = msgspec.field(default_factory=dict)
-    lockstep: tuple[StepRecord, ...] = ()
-    rates: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
-    curve: Curve | None = None
-    trial: TrialRecord | None = None
-    arrays: dict[str, str] = msgspec.field(default_factory=dict)
+    cannot: dict[str, str] = msgspec.field(default_factory=dict)
+    evidence: dict[str, Any]
+
+    @property
+    def trial(self) -> TrialRecord | None:
+        """The accuracies, if they were captured."""
+        return msgspec.convert(self.evidence[ACCURACY], TrialRecord) if ACCURACY in self.evidence else None
 
 
 class Writer:
-    """Writes arrays into a capture's folder, each once."""
+    """Writes arrays into a capture's folder, each once, and collects ``evidence`` for the manifest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.names: dict[str, str] = {}
+        self.evidence: dict[str, Any] = {}
+        self._written: set[str] = set()
         self._files = 0
-        self._there: set[str] = set()
 
-    def put(self, arrays: Mapping[str, Array]) -> None:
-        """Write arrays under their names; raises EvidenceError if that cannot be done."""
-        found = {name: fingerprint(array) for name, array in arrays.items()}
-        self.names |= found
-        new = {mark: np.ascontiguousarray(arrays[name]) for name, mark in found.items() if mark not in self._there}
-        if not new:
-            return
+    def save(self, key: str, value: object) -> None:
+        """Save a value of arrays, plain data and dataclasses.
+
+        Raises:
+            EvidenceError: if a number in it is not finite, or a file cannot be written.
+        """
+        arrays: dict[str, Array] = {}
+
+        def encode(item: Any) -> Any:
+            if isinstance(item, np.generic):
+                return item.item()
+            arrays[mark := array_digest(item)] = np.ascontiguousarray(item)
+            return mark
+
+        self.evidence[key] = data = msgspec.to_builtins(value, enc_hook=encode)
+        if not _is_finite(data):
+            raise EvidenceError(
+                f"{key}: what was measured is not finite, so nothing can be compared with it; does the network "
+                "overflow with these weights and images? `resnet-xf parity --level quick` says where"
+            )
+        new = {mark: array for mark, array in arrays.items() if mark not in self._written}
         path = self.folder / f"arrays-{self._files:03d}.safetensors"
-        try:
-            with atomic(path) as temporary:
-                save_file(new, temporary)
-        except (OSError, SafetensorError) as error:
-            raise EvidenceError(f"{path}: cannot be written: {error}") from None
-        self._files += 1
-        self._there |= set(new)
+        if new:
+            try:
+                with atomic(path) as temporary:
+                    save_file(new, temporary)
+            except (OSError, SafetensorError) as error:
+                raise EvidenceError(f"{path}: cannot be written: {error}") from None
+            self._files += 1
+            self._written |= set(new)
+
+
+def _is_finite(data: Any) -> bool:
+    """Return whether all numbers in plain data are finite."""
+    if isinstance(data, dict):
+        return all(map(_is_finite, data.values()))
+    if isinstance(data, list | tuple):
+        return all(map(_is_finite, data))
+    return not isinstance(data, float) or isfinite(data)
 
 
 class Reader:
-    """Reads arrays from a capture's folder, one at a time."""
+    """Reads a capture's folder, one value at a time.
 
-    def __init__(self, folder: Path, names: Mapping[str, str]) -> None:
-        self.names = names
-        self._places: dict[str, Path] = {}
+    Raises:
+        EvidenceError: if a file cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.manifest = folder, read_manifest(folder)
+        self._files: dict[str, Path] = {}
         for path in sorted(folder.glob("arrays-*.safetensors")):
             try:
                 with safe_open(path, framework="numpy") as file:
-                    self._places |= dict.fromkeys(file.keys(), path)
+                    self._files |= dict.fromkeys(file.keys(), path)
             except (OSError, SafetensorError) as error:
                 raise EvidenceError(f"{path}: not readable as safetensors: {error}; capture again") from None
 
-    def get(self, name: str) -> Array:
-        """The array of that name.
+    def load(self, key: str, kind: Any) -> Any:
+        """Return a value of type ``kind``.
 
         Raises:
-            EvidenceError: if it was not captured, or was changed since.
+            EvidenceError: if it was not captured, or is damaged.
         """
-        mark = self.names.get(name)
-        if mark is None:
-            raise EvidenceError(f"the capture holds no {name}; capture again with this version of resnet-xf")
-        path = self._places.get(mark)
+        if key not in self.manifest.evidence:
+            raise EvidenceError(f"{self.folder}: holds no {key}; capture again with this version of resnet-xf")
+        try:
+            return msgspec.convert(self.manifest.evidence[key], kind, dec_hook=lambda kind, mark: self._get(mark, key))
+        except msgspec.ValidationError as error:  # raised in place of any error in the hook
+            if isinstance(error.__cause__, EvidenceError):
+                raise error.__cause__ from None
+            raise EvidenceError(f"{self.folder / MANIFEST}: evidence: {key}: {error}; capture again") from None
+
+    def _get(self, mark: str, key: str) -> Array:
+        """Return the array of a digest, which belongs to a key."""
+        path = self._files.get(mark)
         if path is None:
-            raise EvidenceError(f"the capture's folder lacks the file that holds {name}; copy the whole folder")
+            raise EvidenceError(f"{self.folder}: lacks the file that holds {key}; copy the whole folder")
         with safe_open(path, framework="numpy") as file:
             array: Array = file.get_tensor(mark)
-        if fingerprint(array) != mark:
-            raise EvidenceError(f"{path}: {name} is not what was captured; the file is damaged or was changed")
+        if array_digest(array) != mark:
+            raise EvidenceError(f"{path}: {key} is not what was captured; the file is damaged or was changed")
         return array
-
-    def all(self, prefix: str) -> Weights:
-        """All arrays whose names begin so, by the rest of their names."""
-        return {name.removeprefix(prefix): self.get(name) for name in self.names if name.startswith(prefix)}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, the last file of a capture; raises EvidenceError if that cannot be done."""
+    """Write the manifest, the last file of a capture. Raises EvidenceError if it cannot be written."""
     path = folder / MANIFEST
-    for field, value in msgspec.to_builtins(manifest).items():
-        if not _finite(value):
-            raise EvidenceError(
-                f"{field}: what was measured is not finite, so that nothing could be compared with it; does the "
-                "network overflow with these weights and images? `resnet-xf parity --level quick` says where"
-            )
     try:
         with atomic(path) as temporary:
             temporary.write_bytes(msgspec.json.format(manifest.to_complete_json().encode(), indent=1))
     except OSError as error:
         raise EvidenceError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def _finite(value: Any) -> bool:
-    """Whether all numbers in plain data are."""
-    if isinstance(value, dict):
-        return all(map(_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_finite, value))
-    return not isinstance(value, float) or isfinite(value)
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -203,11 +202,17 @@ def read_manifest(folder: str | Path) -> Manifest:
     if not path.is_file():
         raise EvidenceError(f"{folder}: holds no capture; expected {path}, as `resnet-xf capture` writes it")
     try:
-        version = msgspec.json.decode(path.read_bytes(), type=dict[str, Any]).get("version")
-    except (msgspec.MsgspecError, OSError) as error:
+        data = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        version = data.get("version")
+        data = upgrade(data) if version == 1 else data
+    except (msgspec.MsgspecError, OSError, LookupError, TypeError, AttributeError) as error:
         raise EvidenceError(f"{path}: not readable: {error}") from None
-    if version != VERSION:
+    if version not in (1, VERSION):
         raise EvidenceError(
-            f"{path}: is of version {version} of this format, and this resnet-xf reads version {VERSION}; capture again"
+            f"{path}: is of version {version} of this format, and this resnet-xf reads versions 1 and {VERSION}; "
+            "capture again"
         )
-    return Manifest.read(path)
+    try:
+        return Manifest.from_json(msgspec.json.encode(data).decode())
+    except EvidenceError as error:
+        raise EvidenceError(f"{path}: {error}") from None

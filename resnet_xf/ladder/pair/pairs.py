@@ -17,15 +17,12 @@ from resnet_xf.backend.contract import Backend, Trains, require
 from resnet_xf.backend.observe import running_order, trace_network
 from resnet_xf.backend.registry import BUILT_IN, get_backend
 from resnet_xf.errors import DataError, ResNetXFError, SpecError, WeightsError, one_line
-from resnet_xf.ladder.inputs import float32_of, memory, pixels_of
-from resnet_xf.ladder.lessons import BATCH, COURSE_RATE, RATE, STEPS, Lessons
+from resnet_xf.ladder.inputs import float32_of, memory_limit, pixels_of
 from resnet_xf.ladder.pair.foreign import ForeignBackend
 from resnet_xf.ladder.pair.names import Layers, partners, proposed, tensor_partners
 from resnet_xf.ladder.perturb import noise
+from resnet_xf.ladder.short_run import CURVE, LOCKSTEP, ShortRun
 from resnet_xf.ladder.subject import Outline, Subject
-
-COURSE = (40, 32, COURSE_RATE)
-"""Steps, batch size and highest learning rate of the course, as for networks of ours."""
 
 STEADY = 1e-9
 """How far apart, relatively, the loss of one float64 step taken twice may be if nothing is drawn at random: far beyond
@@ -97,22 +94,21 @@ def pair_of(
     brought = {given.name: given.dump(given.network) for given in (ours, theirs)}
     arrays, rounded = float32_of(brought[ours.name])
     outline = _outline(pair, ours, pixels)
-    lessons, course = (
-        _lessons(outline.rows, arrays, pixels.shape, first.classes, seed, *how)
-        for how in ((STEPS, BATCH, RATE), COURSE)
+    lockstep_run, curve_run = (
+        _short_run(outline.rows, arrays, pixels.shape, first.classes, seed, settings) for settings in (LOCKSTEP, CURVE)
     )
     if level != "quick":
         for own, given in ((first, ours), (second, theirs)):
-            _refuse_chance(own, given, lessons)
+            _refuse_chance(own, given, lockstep_run)
     subject = Subject(
         outline=outline,
         weights=arrays,
         images=pixels,
         probe=probe_weights(arrays, seed),
-        lessons=lessons,
-        start=arrays,
-        course=course,
-        max_memory=memory(max_memory),
+        lockstep_run=lockstep_run,
+        curve_start=arrays,
+        curve_run=curve_run,
+        max_memory=memory_limit(max_memory),
         brought=brought,
     )
     idle = sorted({layer_of(name) for own in (first, second) for name in own.arrays} - set(layers) - set(owns))
@@ -221,18 +217,16 @@ def _kind(layer: Observed) -> str:
     return "layer"
 
 
-def _lessons(
+def _short_run(
     rows: Sequence[Row],
     arrays: Weights,
     shape: tuple[int, ...],
     classes: int,
     seed: int,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-) -> Lessons:
-    """Lessons in images of their own size, which may be the only one that the networks take."""
-    return Lessons(
+    settings: Mapping[str, Any],
+) -> ShortRun:
+    """Return a run on images of the networks' own size, which may be the only one that they take."""
+    return ShortRun(
         network=None,
         weights=tuple(arrays),
         channels=shape[1],
@@ -240,14 +234,12 @@ def _lessons(
         size=(shape[2], shape[3]),
         opens_with_norm=True,
         rows=rows,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
         seed=seed,
+        **settings,
     )
 
 
-def _refuse_chance(own: _Own, given: ForeignBackend, lessons: Lessons) -> None:
+def _refuse_chance(own: _Own, given: ForeignBackend, run: ShortRun) -> None:
     """Complain if a network in training draws at random, as no two frameworks do alike, or has a law of its own."""
     mend = "set its rate to 0 in both networks, or choose level='quick'"
     for name, layer in own.layers.seen.items():
@@ -260,10 +252,10 @@ def _refuse_chance(own: _Own, given: ForeignBackend, lessons: Lessons) -> None:
             raise SpecError(f"{given.name}: {name} drops out at random in training, with rate {rate:g}; {mend}")
     losses = []
     for _ in range(2):
-        learner = require(given, Trains).learner(lessons.task("float64", "cpu"))
-        lesson = next(iter(lessons))
+        learner = require(given, Trains).learner(run.task("float64", "cpu"))
+        step = next(iter(run))
         try:
-            losses.append(learner.step(lesson.images, lesson.targets, 0.0)()[0])
+            losses.append(learner.step(step.images, step.targets, 0.0)()[0])
         except ResNetXFError:  # a network that does not train is a finding, of rung 7
             return
         finally:

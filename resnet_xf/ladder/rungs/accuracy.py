@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf, isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,16 +16,20 @@ from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.backend.registry import get_backend, list_backends
 from resnet_xf.data import load_dataset
-from resnet_xf.errors import BackendError, TrainingError
+from resnet_xf.errors import BackendError, EvidenceError, TrainingError
 from resnet_xf.ladder.accuracy.equivalence import compare
 from resnet_xf.ladder.accuracy.study import images_for, train_seeds
+from resnet_xf.ladder.capture.evidence import ACCURACY, TrialRecord
+from resnet_xf.ladder.rungs.rung import Finding, Rung
 from resnet_xf.ladder.sides.live import Live
-from resnet_xf.ladder.sides.side import Side
-from resnet_xf.ladder.subject import Finding, Subject
+from resnet_xf.ladder.sides.side import Side, measured
+from resnet_xf.ladder.subject import Subject
 from resnet_xf.support.optional import optional
 from resnet_xf.training.evaluation import check_fit
 from resnet_xf.training.recipe import RECIPES, Recipe, get_recipe
 from resnet_xf.training.runs import default_recipe
+
+Tell = Callable[[int, int, str], object]
 
 DIGITS_TRIAL = msgspec.structs.replace(
     RECIPES["digits"],
@@ -88,7 +93,41 @@ class Trial:
         return DIGITS_TRIAL if self.dataset == "digits" else get_recipe(default_recipe(self.dataset))
 
 
-def accuracy(trial: Trial, tell: Callable[[int, int, str], object], subject: Subject, sides: Sequence[Side]) -> Finding:
+@measured(ACCURACY)
+def accuracies(live: Live, trial: Trial, tell: Tell) -> TrialRecord:
+    """The accuracies of one side's runs."""
+    found, _ = run_trial(trial, live.subject, {live.name: live.device}, tell)
+    return TrialRecord(
+        dataset=trial.dataset,
+        recipe=trial.resolved().to_complete_json(),
+        accuracies=found[live.name],
+        commonest=commonest_share(trial),
+    )
+
+
+def accuracy_rung(trial: Trial, tell: Tell) -> Rung:
+    """Return rung 10 for a trial. ``tell`` is called with the finished steps, their total, and the run."""
+
+    def measure(subject: Subject, side: Side) -> None:
+        accuracies(side, trial, tell)
+
+    return Rung(10, "accuracy", "points", measure, partial(accuracy, trial, tell), "full", ("train",))
+
+
+def _captured(side: Side, trial: Trial, tell: Tell) -> TrialRecord:
+    """Return a capture's accuracies; raise EvidenceError if they are of another trial."""
+    record = accuracies(side, trial, tell)
+    for field, captured, asked in (
+        ("dataset", record.dataset, trial.dataset),
+        ("recipe", record.recipe, trial.resolved().to_complete_json()),
+        ("seeds", len(record.accuracies), trial.seeds),
+    ):
+        if captured != asked:
+            raise EvidenceError(f"{side.name}: trial: {field} {captured} was captured, and {asked} was asked for")
+    return record
+
+
+def accuracy(trial: Trial, tell: Tell, subject: Subject, sides: Sequence[Side]) -> Finding:
     """Judge: every side's accuracies must be shown to be within the margin of the first side's, and above chance.
 
     The accuracies of live sides are measured by training; those of captures are read.
@@ -110,13 +149,13 @@ def accuracy(trial: Trial, tell: Callable[[int, int, str], object], subject: Sub
                 "one; leave the trial out, or install yours under a name of its own"
             )
     devices = {side.name: side.device for side in live}
-    accuracies, already_trained = run_trial(trial, subject, devices, tell) if devices else ({}, 0)
-    recorded = {side.name: side.accuracies(trial) for side in sides if not isinstance(side, Live)}
-    accuracies |= {name: values for name, (values, _) in recorded.items()}
-    commonest = min((share for _, share in recorded.values()), default=None) or commonest_share(trial)
+    reached, already_trained = run_trial(trial, subject, devices, tell) if devices else ({}, 0)
+    captured = {side.name: _captured(side, trial, tell) for side in sides if not isinstance(side, Live)}
+    reached |= {name: record.accuracies for name, record in captured.items()}
+    commonest = min((record.commonest for record in captured.values()), default=None) or commonest_share(trial)
     first, *others = sides
     seeds = range(trial.seeds)
-    results = [compare(first.name, one.name, accuracies, seeds, trial.margin, commonest=commonest) for one in others]
+    results = [compare(first.name, one.name, reached, seeds, trial.margin, commonest=commonest) for one in others]
     worst = max(results, key=lambda one: (one.verdict != "equivalent", max(map(abs, one.interval))))
     value = max(map(abs, worst.interval))
     detail = f"{worst.sentence()}; {trial.dataset} by the recipe {trial.resolved().name}"
@@ -135,7 +174,7 @@ def commonest_share(trial: Trial) -> float:
 
 
 def run_trial(
-    trial: Trial, subject: Subject, devices: Mapping[str, str], tell: Callable[[int, int, str], object]
+    trial: Trial, subject: Subject, devices: Mapping[str, str], tell: Tell
 ) -> tuple[dict[str, tuple[float, ...]], int]:
     """Measure: train every seed on every backend, each backend on its device.
 

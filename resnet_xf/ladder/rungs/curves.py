@@ -1,58 +1,95 @@
-"""Rung 9: learning curves in float32, held against what a change of one rounding does to them."""
+"""Rung 9: learning curves in float32, compared with what a change by one rounding error does to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from math import sqrt
 
 import numpy as np
 
 from resnet_xf.architecture.measures import EPSILON
+from resnet_xf.architecture.weights import Weights
+from resnet_xf.ladder.perturb import next_values
 from resnet_xf.ladder.report.report import Curves
-from resnet_xf.ladder.sides.side import Side
-from resnet_xf.ladder.subject import Finding, Subject
+from resnet_xf.ladder.rungs.rung import Finding, Rung
+from resnet_xf.ladder.short_run import TrainingStep
+from resnet_xf.ladder.sides.live import Live
+from resnet_xf.ladder.sides.side import Side, measured
+from resnet_xf.ladder.subject import Subject
 
 CURVE_MULTIPLE = 3.0
-"""How many times as far apart as a side's own nudged runs two sides' losses may be: a declared margin.
+"""The bound: how many times as far apart as a side's own perturbed runs two sides may be. It is a declared margin.
 
-Training in float32 is chaotic: a change of one rounding grows within ten steps to what chance alone would make of the
-losses. The zoo's networks were 0.4 to 0.9 times as far from the other side as the furthest of four nudged runs was from
-its own; a run at another learning rate is further by its trend."""
+Training in float32 is chaotic: within ten steps, a change by one rounding error makes the losses as different as chance
+would. Networks of the zoo were 0.4 to 0.9 times as far apart as the furthest of a side's four perturbed runs. A run at
+another learning rate is further away, because of its trend."""
+
+PERTURBED_RUNS = 2
+"""How many perturbed runs each side takes."""
 
 PART = 0.01
-"""A share of the loss, by which curves are said to part."""
+"""The relative difference from which two curves are said to part."""
+
+PLACE = "the losses"
 
 
-def learning_curves(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """The root of the mean square of the losses' differences over a run on real data, with the same batches.
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The losses of a float32 run, step by step, and those of its perturbed runs."""
 
-    The yardstick is the largest such distance between a side's run and the same begun with every weight moved to one of
-    the two float32 numbers next to it, on the calmer side; and no less than the roundings of so many steps, added up,
-    where training is so calm that none of them grows.
+    losses: tuple[float, ...]
+    nudged: tuple[tuple[float, ...], ...]
+
+
+@measured("curve")
+def curve(live: Live) -> Curve:
+    """The losses from the given weights, and from weights each changed to a neighbouring float32 value."""
+    steps, start = list(live.subject.curve_run), live.subject.curve_start
+    starts = [start, *(next_values(start, run) for run in range(1, 1 + PERTURBED_RUNS))]
+    losses, *perturbed = (_train(live, steps, weights, run) for run, weights in enumerate(starts))
+    return Curve(losses, tuple(perturbed))
+
+
+def _train(live: Live, steps: Sequence[TrainingStep], weights: Weights, run: int) -> tuple[float, ...]:
+    """Return the losses of one run. ``run`` is its number, for the progress."""
+    losses = []
+    with live.learner(live.subject.curve_run.task("float32", live.device), weights) as learner:
+        for number, step in enumerate(steps, start=1):
+            losses.append(learner.step(step.images, step.targets, step.learning_rate)()[0])
+            live.tell((run + number / len(steps)) / (1 + PERTURBED_RUNS))
+    return tuple(losses)
+
+
+def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
+    """Compare the losses of every two sides, which train on the same batches, by their root mean square difference.
+
+    The unit is the largest such distance between a side's run and its perturbed runs, on the side where that is less.
+    It is at least the sum of so many steps' rounding errors, for training so calm that none of them grows.
     """
-    found = {side.name: side.curve() for side in sides}
+    found = {side.name: curve(side) for side in sides}
     curves = Curves(
-        losses={name: curve.losses for name, curve in found.items()},
-        nudged={name: curve.nudged for name, curve in found.items()},
+        losses={name: one.losses for name, one in found.items()},
+        nudged={name: one.nudged for name, one in found.items()},
     )
-    wild = next((name for name, curve in found.items() if not np.isfinite([curve.losses, *curve.nudged]).all()), None)
-    if wild is not None:
-        return Finding(float("inf"), CURVE_MULTIPLE, f"{wild}'s loss does not stay finite", "the losses", curves=curves)
-    nudges = min(max(distance(curve.losses, nudged) for nudged in curve.nudged) for curve in found.values())
-    course, loss = subject.course, max(abs(x) for c in found.values() for x in c.losses)
-    yardstick = max(nudges, EPSILON["float32"] * sqrt(course.roundings * course.steps) * max(1.0, loss))
-    apart, pair = max((distance(curves.losses[a], curves.losses[b]), (a, b)) for a, b in combinations(curves.losses, 2))
+    infinite = next((name for name, one in found.items() if not np.isfinite([one.losses, *one.nudged]).all()), None)
+    if infinite is not None:
+        return Finding(float("inf"), CURVE_MULTIPLE, f"{infinite}'s loss does not stay finite", PLACE, curves=curves)
+    perturbed = min(max(distance(one.losses, losses) for losses in one.nudged) for one in found.values())
+    run, loss = subject.curve_run, max(abs(x) for one in found.values() for x in one.losses)
+    unit = max(perturbed, EPSILON["float32"] * sqrt(run.roundings * run.steps) * max(1.0, loss))
+    apart, a, b = max((distance(curves.losses[a], curves.losses[b]), a, b) for a, b in combinations(curves.losses, 2))
     detail = (
-        f"{len(curves.losses[pair[0]])} steps, {_parting(curves.losses[pair[0]], curves.losses[pair[1]])}; "
-        f"{apart:.2g} apart, {nudges:.2g} after a nudge of one rounding"
+        f"{len(curves.losses[a])} steps, {_parting(curves.losses[a], curves.losses[b])}; "
+        f"{apart:.2g} apart, {perturbed:.2g} after a nudge of one rounding"
     )
-    value = apart / yardstick
-    return Finding(value, CURVE_MULTIPLE, detail, None if value <= CURVE_MULTIPLE else "the losses", curves=curves)
+    value = apart / unit
+    return Finding(value, CURVE_MULTIPLE, detail, None if value <= CURVE_MULTIPLE else PLACE, curves=curves)
 
 
 def distance(first: Sequence[float], second: Sequence[float]) -> float:
-    """The root of the mean square of the differences; infinite if one is not finite or of another length."""
+    """Return the root mean square difference; infinite if a loss is not finite or the lengths differ."""
     a, b = np.array(first), np.array(second)
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("inf")
@@ -60,8 +97,11 @@ def distance(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def _parting(first: Sequence[float], second: Sequence[float]) -> str:
-    """Where two curves part."""
+    """Describe where two curves part."""
     for step, (a, b) in enumerate(zip(first, second, strict=True), start=1):
         if abs(a - b) > PART * abs(a):
             return f"the curves part by {PART:.0%} at step {step}"
     return f"the curves never part by {PART:.0%}"
+
+
+RUNG = Rung(9, "learning curves", "distance in nudges", lambda subject, side: curve(side), judge, "full", ("train",))

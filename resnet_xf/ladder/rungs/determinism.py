@@ -5,13 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from resnet_xf.architecture.measures import same_bits
-from resnet_xf.ladder.sides.side import Side
-from resnet_xf.ladder.subject import Finding, Subject
+from resnet_xf.architecture.weights import Array
+from resnet_xf.ladder.rungs.forward import output
+from resnet_xf.ladder.rungs.rung import Finding, Rung
+from resnet_xf.ladder.sides.live import Live
+from resnet_xf.ladder.sides.side import Side, measured
+from resnet_xf.ladder.subject import Subject
 
 
-def determinism(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare each side's two float32 outputs: those of two networks, built and run one after the other."""
+@measured("repeated output")
+def repeat_output(live: Live) -> Array:
+    """The float32 output of a second network, built anew."""
+    return live.backend.forward(live.fresh("float32"), live.subject.images)
+
+
+def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
+    """Compare each side's two float32 outputs."""
     for side in sides:
-        if not same_bits(*side.twice()):
-            return Finding(1, 0, f"{side.name} gives other numbers the second time", "the whole network")
+        if not same_bits(output(side, "float32"), repeat_output(side)):
+            return Finding(1, 0, f"{side.name} gives other values the second time", "the whole network")
     return Finding(0, 0, "two builds, two runs, equal to the bit")
+
+
+RUNG = Rung(
+    3, "determinism", "backends that vary", lambda subject, side: (output(side, "float32"), repeat_output(side)), judge
+)

@@ -1,96 +1,160 @@
-"""Rungs 4 and 5: the same output in float64, and in other precisions one that differs by rounding alone."""
+"""Rungs 4 and 5: the same output in float64, and in any other precision an output that differs by rounding alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from math import sqrt
 
 from resnet_xf.architecture.measures import relative_error, rounding_bound, roundings
-from resnet_xf.architecture.trace import Passed
+from resnet_xf.architecture.weights import Array
+from resnet_xf.backend.contract import DTYPES
+from resnet_xf.backend.observe import Passed, capture_layers
 from resnet_xf.errors import BackendError, EvidenceError
-from resnet_xf.ladder.sides.side import Side
-from resnet_xf.ladder.subject import Finding, Outline, Subject, groups
+from resnet_xf.ladder.perturb import PIXEL_PERTURBATION, perturb_pixels
+from resnet_xf.ladder.rungs.rung import Finding, Rung
+from resnet_xf.ladder.rungs.shapes import observe
+from resnet_xf.ladder.sides.live import Live, WeightSet
+from resnet_xf.ladder.sides.side import Side, measured
+from resnet_xf.ladder.subject import Subject, batches_of_layers
 
-Capture = Callable[[Sequence[str]], dict[str, Passed]]
-Parts = Callable[[Sequence[str]], Iterator[list[str]]]
+
+@measured("output/{precision}/{weights}")
+def output(live: Live, precision: str, weights: WeightSet = "given") -> Array:
+    """The output for the images. Precisions other than float32 and float64 run in a learner."""
+    if precision in DTYPES:
+        return live.backend.forward(live.network(precision, weights), live.subject.images)
+    task = live.subject.lockstep_run.task(precision, live.device)
+    with live.learner(task, live.subject.weights) as learner:
+        return learner.outputs(live.subject.images)
 
 
-def forward_float64(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Every side's float64 output against the first's, under the given weights and under the probe's."""
+@measured("gain")
+def gain(live: Live) -> float:
+    """How much larger a small relative perturbation becomes in the float64 output.
+
+    Perturbed are once the images, and once all weights together. The latter is one perturbation for each rounding, and
+    counts as such.
+    """
+    exact, network = output(live, "float64"), live.network("float64")
+    by_images = relative_error(live.backend.forward(network, perturb_pixels(live.subject.images)), exact)
+    with live.perturbed_weights(network):
+        by_weights = relative_error(live.backend.forward(network, live.subject.images), exact)
+    return max(by_images, by_weights / sqrt(roundings(live.subject.outline.rows))) / PIXEL_PERTURBATION
+
+
+@measured("inside/{dtype}/{weights}/{each}")
+def inside(live: Live, names: Sequence[str], dtype: str, weights: WeightSet = "given") -> Iterator[Passed]:
+    """The inputs and the output of each named layer, for the images."""
+    passed = capture_layers(live.backend, live.network(dtype, weights), live.subject.images, names)
+    return (passed.pop(name) for name in names)
+
+
+def capture_inside(side: Side, names: Sequence[str], dtype: str, weights: WeightSet = "given") -> dict[str, Passed]:
+    """Return the inputs and the output of each named layer, by name. A capture holds float64 alone."""
+    return dict(zip(names, inside(side, names, dtype, weights), strict=True))
+
+
+def measure_float64(subject: Subject, side: Side) -> None:
+    """Measure the outputs and the gain. Layers are measured on rung 6."""
+    for weights in _weight_sets(subject):
+        output(side, "float64", weights)
+    gain(side)
+
+
+def judge_float64(subject: Subject, sides: Sequence[Side]) -> Finding:
+    """Compare every side's float64 output with the first side's, under the given weights and the probe's."""
     first, *others = sides
     bound = _bound(subject, first, "float64")
     worst = 0.0
-    for probe in (False, True) if subject.probe is not None else (False,):
+    for weights in _weight_sets(subject):
         for other in others:
-            error, where = _compare(subject, (other, "float64"), (first, "float64"), bound, probe=probe)
+            error, where = _compare(subject, (other, "float64"), first, bound, weights)
             if where is not None:
-                under = ", under weights that hide nothing" if probe else ""
+                under = ", under weights that hide nothing" if weights == "probe" else ""
                 return Finding(error, bound, f"{other.name} is not {first.name}{under}", where)
             worst = max(worst, error)
-    weights = ", also under weights that hide nothing" if subject.probe is not None else ""
-    return Finding(worst, bound, f"outputs {first.output('float64').shape}{weights}")
+    also = ", also under weights that hide nothing" if subject.probe is not None else ""
+    return Finding(worst, bound, f"outputs {output(first, 'float64').shape}{also}")
 
 
-def forward(precision: str, subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Every side's output in a precision against the float64 referee, which the rung before found to be one."""
-    referee = sides[0]
-    bound = _bound(subject, referee, precision)
-    errors: dict[str, float] = {}
-    lacking: dict[str, BackendError] = {}
-    for side in sides:
-        try:
-            error, where = _compare(subject, (side, precision), (referee, "float64"), bound)
-        except BackendError as lack:
-            lacking[side.name] = lack
-            continue
-        if where is not None:
-            return Finding(error, bound, f"{side.name} in {precision} is not the float64 result", where)
-        errors[side.name] = error
-    if not errors:
-        raise next(iter(lacking.values()))
-    told = [f"{name} {error:.1e}" for name, error in errors.items()] + [
-        f"{name} has no {precision}" for name in lacking
-    ]
-    return Finding(max(errors.values()), bound, ", ".join(told))
+def in_precision(precision: str) -> Rung:
+    """Return the rung that compares outputs in a precision with the first side's float64 output."""
+
+    def measure(subject: Subject, side: Side) -> None:
+        output(side, precision)
+
+    def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
+        referee = sides[0]  # the rung before has shown that all float64 outputs are the same
+        bound = _bound(subject, referee, precision)
+        errors: dict[str, float] = {}
+        lacking: dict[str, BackendError] = {}
+        for side in sides:
+            try:
+                error, where = _compare(subject, (side, precision), referee, bound)
+            except BackendError as lack:
+                lacking[side.name] = lack
+                continue
+            if where is not None:
+                return Finding(error, bound, f"{side.name} in {precision} is not the float64 result", where)
+            errors[side.name] = error
+        if not errors:
+            raise next(iter(lacking.values()))
+        details = [f"{name} {error:.1e}" for name, error in errors.items()]
+        details += [f"{name} has no {precision}" for name in lacking]
+        return Finding(max(errors.values()), bound, ", ".join(details))
+
+    return Rung(5, f"forward {precision}", "relative error", measure, judge)
+
+
+def _weight_sets(subject: Subject) -> tuple[WeightSet, ...]:
+    return ("given",) if subject.probe is None else ("given", "probe")
 
 
 def _bound(subject: Subject, referee: Side, precision: str) -> float:
-    return rounding_bound(precision, roundings(subject.outline.rows), referee.gain())
+    return rounding_bound(precision, roundings(subject.outline.rows), gain(referee))
 
 
 def _compare(
-    subject: Subject, got: tuple[Side, str], wanted: tuple[Side, str], bound: float, *, probe: bool = False
+    subject: Subject, compared: tuple[Side, str], referee: Side, bound: float, weights: WeightSet = "given"
 ) -> tuple[float, str | None]:
-    """How far one side's output is from another's, and the layer at which it leaves the bound, if any."""
-    (side, precision), (referee, exact) = got, wanted
-    error = relative_error(side.output(precision, probe=probe), referee.output(exact, probe=probe))
+    """Compare a side's output in a precision with the referee's in float64.
+
+    Return the relative error, and the first layer that exceeds the bound, or None if the output does not.
+    """
+    side, precision = compared
+    error = relative_error(output(side, precision, weights), output(referee, "float64", weights))
     if error <= bound:
         return error, None
-    if precision not in ("float32", "float64"):
-        return error, "the whole network"
-    captures = partial(side.passed, precision, probe=probe), partial(referee.passed, exact, probe=probe)
-    parts = partial(groups, subject, side.trace().layers, shares=2)
-    try:
-        return error, first_divergence(subject.outline, *captures, bound, parts)
-    except EvidenceError:  # a capture does not hold every layer in every way
-        return error, "the whole network"
+    if precision in DTYPES:
+        with suppress(EvidenceError):  # a capture holds layers in float64 and under the given weights alone
+            return error, _first_divergence(subject, compared, referee, bound, weights)
+    return error, "the whole network"
 
 
-def first_divergence(outline: Outline, got: Capture, wanted: Capture, bound: float, parts: Parts) -> str:
-    """The first layer, in the order in which they run, whose output is further from the other's than ``bound``.
+def _first_divergence(
+    subject: Subject, compared: tuple[Side, str], referee: Side, bound: float, weights: WeightSet
+) -> str:
+    """Return the first layer whose output differs by more than ``bound``, in the order in which layers run.
 
-    A bisection: goes down the tree one level at a time, and in a level by parts that fit the bound on memory. Where the
-    layers in a container agree and its own output does not, the container is named.
+    The search goes down the tree of containers, one level at a time. If all layers in a container agree and its own
+    output does not, the container is named.
     """
-    name = ""
-    while names := outline.inner(name):
-        diverging = next((n for part in parts(names) for n in _apart(got(part), wanted(part), bound)), None)
-        if diverging is None:
+    (side, precision), name = compared, ""
+    while names := subject.outline.inner(name):
+        for batch in batches_of_layers(subject, observe(side).layers, names, copies=2):
+            pairs = zip(
+                inside(side, batch, precision, weights), inside(referee, batch, "float64", weights), strict=True
+            )
+            errors = [relative_error(passed.output, expected.output) for passed, expected in pairs]
+            wrong = [layer for layer, error in zip(batch, errors, strict=True) if not error <= bound]
+            if wrong:
+                name = wrong[0]
+                break
+        else:
             break
-        name = diverging
     return name or "the whole network"
 
 
-def _apart(got: Mapping[str, Passed], wanted: Mapping[str, Passed], bound: float) -> list[str]:
-    """Those layers whose outputs are further apart, in order."""
-    return [name for name in wanted if not relative_error(got[name].output, wanted[name].output) <= bound]
+FLOAT64 = Rung(4, "forward float64", "relative error", measure_float64, judge_float64)
+FLOAT32 = in_precision("float32")

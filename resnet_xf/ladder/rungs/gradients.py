@@ -1,77 +1,156 @@
-"""Rung 7: the loss and every parameter's gradient in training mode, in float64 as a whole and in float32 by layers."""
+"""Rung 7: the loss and every gradient of one training step, in float64 as a whole and in float32 by layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
+from math import sqrt
 
 import numpy as np
 
-from resnet_xf.architecture.measures import layer_errors, rounding_bound
-from resnet_xf.ladder.rungs.lockstep import sensitivities, statistics_apart
-from resnet_xf.ladder.sides.side import LOSS, Side, loss_error
-from resnet_xf.ladder.subject import Finding, Subject, Worst
+from resnet_xf.architecture.measures import EPSILON, layer_errors, rounding_bound
+from resnet_xf.architecture.weights import Weights
+from resnet_xf.ladder.perturb import PERTURBATION, next_values, perturb, perturb_all
+from resnet_xf.ladder.rungs.layers import rounding
+from resnet_xf.ladder.rungs.rung import Finding, Rung, Worst
+from resnet_xf.ladder.sides.live import Live
+from resnet_xf.ladder.sides.side import Side, measured
+from resnet_xf.ladder.subject import Subject
+from resnet_xf.ladder.training_errors import LOSS, compare_statistics, growth, loss_error, statistics_of
+
+DRAWS = 3
+"""How many float32 steps show a side's rounding error of gradients. In a single one, an error may be 0 by chance."""
 
 
-def gradients(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """One step on the first lesson, float64; and each layer's own gradients in float32 against its float64.
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One training step: the loss, the gradient of every parameter, and the running statistics after it."""
 
-    In float64 the bound is the rounding law with each layer's measured gain; so it is for the loss in float32. The
-    gradients of a whole float32 network have no bound: a ReLU whose input lies within a rounding of zero may let a
-    gradient through or not, which is a jump and no rounding (a tenth of a layer's gradient was measured, on both
-    frameworks). So there each layer is held alone against its own float64 on the same inputs, where no ReLU can change
-    its mind.
+    loss: float
+    gradients: Weights
+    statistics: Weights
+
+
+@measured("step/{dtype}", large=True)
+def first_step(live: Live, dtype: str) -> Step:
+    """The first training step, at learning rate 0."""
+    return _take_step(live, dtype, live.subject.weights)
+
+
+@measured("sensitivity")
+def sensitivity(live: Live) -> dict[str, float]:
+    """How much larger a small perturbation of weights and images becomes in each layer's gradients.
+
+    A perturbation cannot show gradients that are always zero (a conv bias before BatchNorm). Take their noise from
+    ``DRAWS`` float32 steps, and count it as the rounding of sums made in blocks. So float32 sums are made; float64 sums
+    may be made term by term.
+    """
+    weights, exact = live.subject.weights, first_step(live, "float64")
+    perturbed = _take_step(live, "float64", perturb_all(weights, PERTURBATION), PERTURBATION)
+    found = growth(
+        (perturbed.loss, perturbed.gradients | perturbed.statistics), (exact.loss, exact.gradients | exact.statistics)
+    )
+    typical = EPSILON["float32"] * sqrt(live.subject.lockstep_run.path)
+    singles = [first_step(live, "float32")]
+    singles += [_take_step(live, "float32", next_values(weights, draw)) for draw in range(1, DRAWS)]
+    for single in singles:
+        for layer, error in layer_errors(single.gradients, exact.gradients).items():
+            found[layer] = max(found[layer], error / typical)
+    return found
+
+
+def _take_step(live: Live, dtype: str, weights: Weights, perturbation: float = 0.0) -> Step:
+    """Take one step without momentum and decay: the optimiser's buffer then is the gradient. Perturb the images."""
+    step = next(iter(live.subject.lockstep_run))
+    images = perturb(step.images, perturbation, "lesson") if perturbation else step.images
+    task = live.subject.lockstep_run.task(dtype, live.device, weight_decay=0.0, nesterov=False)
+    with live.learner(task, _cast(weights, dtype)) as learner:
+        loss, _ = learner.step(images, step.targets, 0.0)()
+        weights, velocity = learner.dump()
+    return Step(loss, velocity, statistics_of(weights))
+
+
+def _cast(weights: Weights, dtype: str) -> Weights:
+    return {name: array.astype(dtype) for name, array in weights.items()}
+
+
+def measure(subject: Subject, side: Side) -> None:
+    """Measure the step in both dtypes."""
+    for dtype in ("float64", "float32"):
+        first_step(side, dtype)
+    sensitivity(side)
+    rounding(side)
+
+
+def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
+    """Compare the first training step in float64, and each layer's own gradients in float32 with its float64 ones.
+
+    The float64 bound is the rounding law with each layer's measured gain. The loss in float32 has such a bound too. The
+    gradients of a whole float32 network have none. If the input of a ReLU is within a rounding error of zero, the ReLU
+    may pass a gradient or not. This is a jump, not a rounding error: it changed a layer's gradient by a tenth, on both
+    frameworks. So in float32 each layer is run alone in both dtypes on the same inputs, where no ReLU can change.
     """
     first, *others = sides
-    start = {name: array.astype("float64") for name, array in subject.weights.items()}
-    steps = subject.lessons.roundings
+    start = _cast(subject.weights, "float64")
+    steps = subject.lockstep_run.roundings
     worst = Worst()
     for side, dtype in product(sides, ("float64", "float32")):
-        if (finding := _unheld(side, dtype)) is not None:
+        if finding := _check_gradients(side, dtype):
             return finding
-    truth, gains = first.step("float64"), sensitivities(sides)
+    truth, gains = first_step(first, "float64"), sensitivities(sides)
     for other in others:
-        step = other.step("float64")
-        before, after = (start, start), (truth.statistics, step.statistics)
-        for norm, error, bound in statistics_apart(subject, (first, other), before, after, gains, steps):
+        step = first_step(other, "float64")
+        after = (truth.statistics, step.statistics)
+        for norm, error, bound in compare_statistics(subject, (first, other), (start, start), after, gains, steps):
             if not error <= bound:
                 return Finding(error, bound, f"{other.name}'s statistics are not {first.name}'s in training", norm)
-        # Where the losses differ, so do all gradients, and none of them is the cause.
-        finding = _loss(other, "float64", truth.loss, rounding_bound("float64", steps, gains[LOSS]))
-        if finding is not None:
+        # If the losses differ, so do all gradients, and no layer is the cause.
+        if finding := _compare_loss(other, "float64", truth.loss, rounding_bound("float64", steps, gains[LOSS])):
             return finding
         errors = layer_errors(step.gradients, truth.gradients)
-        # Gradients come from the end, so the last layer that is wrong is the cause.
+        # Gradients are computed from the end, so the last layer that is wrong is the cause.
         for layer in reversed(list(errors)):
-            worst.see(errors[layer], rounding_bound("float64", steps, gains.get(layer, 0.0)), layer)
-            if not worst.holds:
+            if not worst.see(errors[layer], rounding_bound("float64", steps, gains.get(layer, 0.0)), layer):
                 return Finding(worst.value, worst.bound, f"{other.name}'s gradient is not {first.name}'s", layer)
     for side in sides:
-        finding = _loss(side, "float32", truth.loss, rounding_bound("float32", steps, gains[LOSS]))
-        if finding is not None:
+        if finding := _compare_loss(side, "float32", truth.loss, rounding_bound("float32", steps, gains[LOSS])):
             return finding
-        for layer, own in side.own_rounding().items():
+        for layer, own in rounding(side).items():
             if not own.backward <= own.backward_bound:
                 detail = f"{side.name}'s gradient in float32 is not its own float64 one"
                 return Finding(own.backward, own.backward_bound, detail, layer)
-    whole = max(max(layer_errors(side.step("float32").gradients, truth.gradients).values()) for side in sides)
-    single = max(own.backward for side in sides for own in side.own_rounding().values())
+    whole = max(max(layer_errors(first_step(side, "float32").gradients, truth.gradients).values()) for side in sides)
+    single = max(own.backward for side in sides for own in rounding(side).values())
     detail = f"loss {truth.loss:.4f}; float32 by layers at most {single:.1e}, as a whole {whole:.1e}"
     return Finding(worst.value, worst.bound, detail)
 
 
-def _unheld(side: Side, dtype: str) -> Finding | None:
-    """Gradients that are not there, since the momentum that holds them is not, or that are no numbers."""
-    found = side.step(dtype).gradients
-    where = "the optimiser" if not found else next((n for n, a in found.items() if not np.isfinite(a).all()), None)
+def sensitivities(sides: Sequence[Side]) -> dict[str, float]:
+    """Return each layer's largest sensitivity on any side."""
+    found: dict[str, float] = {}
+    for side in sides:
+        for layer, gain in sensitivity(side).items():
+            found[layer] = max(found.get(layer, 0.0), gain)
+    return found
+
+
+def _check_gradients(side: Side, dtype: str) -> Finding | None:
+    """Find gradients that are missing, because the optimiser keeps no momentum, or that are not finite."""
+    gradients = first_step(side, dtype).gradients
+    if not gradients:
+        return Finding(float("inf"), 0, f"{side.name} keeps no momentum in {dtype}", "the optimiser")
+    where = next((name for name, array in gradients.items() if not np.isfinite(array).all()), None)
     if where is None:
         return None
-    detail = "holds a gradient that is not finite" if found else "keeps no momentum"
-    return Finding(float("inf"), 0, f"{side.name} {detail} in {dtype}", where)
+    return Finding(float("inf"), 0, f"{side.name} holds a gradient that is not finite in {dtype}", where)
 
 
-def _loss(side: Side, dtype: str, truth: float, bound: float) -> Finding | None:
-    error = loss_error(side.step(dtype).loss, truth)
+def _compare_loss(side: Side, dtype: str, expected: float, bound: float) -> Finding | None:
+    error = loss_error(first_step(side, dtype).loss, expected)
     if error <= bound:
         return None
-    return Finding(error, bound, f"{side.name} computes another loss in {dtype}", "the loss")
+    return Finding(error, bound, f"{side.name} computes another loss in {dtype}", LOSS)
+
+
+RUNG = Rung(7, "gradients", "relative error", measure, judge, "standard", ("train", "run layers alone"))

@@ -1,74 +1,197 @@
-"""Rung 6: every layer's output, and every layer's own error where it is given the other side's input."""
+"""Rung 6: every layer's output, its own error for the other side's input, and its own rounding error in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import ceil, sqrt
+from typing import Any
 
-from resnet_xf.architecture.measures import relative_error, rounding_bound, roundings
-from resnet_xf.architecture.trace import Passed
-from resnet_xf.ladder.perturb import NUDGE, longest_sum, nudge, terms
+import numpy as np
+
+from resnet_xf.architecture.measures import layer_errors, layer_of, relative_error, rounding_bound, roundings
+from resnet_xf.architecture.weights import Weights
+from resnet_xf.backend.contract import LayersAlone, require
+from resnet_xf.backend.observe import Passed, capture_layers
+from resnet_xf.ladder.perturb import (
+    PERTURBATION,
+    PIXEL_PERTURBATION,
+    largest_mean,
+    longest_sum,
+    noise,
+    perturb,
+    perturb_pixels,
+    roundings_of_sum,
+    tile,
+)
 from resnet_xf.ladder.report.report import LayerError
+from resnet_xf.ladder.rungs.forward import capture_inside
+from resnet_xf.ladder.rungs.rung import Finding, Rung
+from resnet_xf.ladder.rungs.shapes import observe
 from resnet_xf.ladder.sides.live import Live
-from resnet_xf.ladder.sides.side import Side
-from resnet_xf.ladder.subject import Finding, Subject, groups
+from resnet_xf.ladder.sides.side import Side, measured
+from resnet_xf.ladder.subject import Subject, batches_of_layers
+
+ELEMENTS = 16
+"""Smallest number of values per channel in a single-layer test. With two, a batch norm's input gradient is pure
+rounding error: little is left of it when its mean, and its share along the output, are taken off."""
 
 
-def layer_by_layer(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Every layer in float64, inherited and own error apart; and each side's own float32 against its own float64.
+@dataclass(frozen=True, slots=True)
+class LayerRounding:
+    """The relative error of one layer in float32 against its own float64, and the bounds, forward and backward."""
 
-    Inherited is what a layer gives in the whole network, against the first side's. Own is what it gives for the inputs
-    that the other side's layer had. The layers are captured in parts that fit the bound on memory: every side's, and
-    the first's once more, nudged.
+    forward: float
+    forward_bound: float
+    backward: float
+    backward_bound: float
+
+
+@measured("gain/{each}")
+def gains(live: Live, names: Sequence[str], passed: Mapping[str, Passed]) -> Iterator[float]:
+    """How much larger a small relative perturbation becomes in each layer's float64 output, as for the whole network.
+
+    ``passed`` holds the unperturbed outputs.
+    """
+    network, rows = live.network("float64"), live.subject.outline.rows
+    steps = {row.name: roundings(rows[: place + 1]) for place, row in enumerate(rows)}
+    perturbed = capture_layers(live.backend, network, perturb_pixels(live.subject.images), names)
+    by_images = {name: relative_error(perturbed.pop(name).output, passed[name].output) for name in names}
+    with live.perturbed_weights(network):
+        perturbed = capture_layers(live.backend, network, live.subject.images, names)
+    for name in names:
+        by_weights = relative_error(perturbed[name].output, passed[name].output) / sqrt(steps[name])
+        yield max(by_images[name], by_weights) / PIXEL_PERTURBATION
+
+
+@measured("rounding")
+def rounding(live: Live) -> dict[str, LayerRounding]:
+    """Each layer's own rounding error in float32: run alone, in both precisions, on the same inputs."""
+    found = {}
+    single, double = live.fresh("float32"), live.fresh("float64")
+    for names in batches_of_layers(live.subject, observe(live).layers, live.subject.outline.layers, 1):
+        passed = capture_inside(live, names, "float64")
+        for name in names:
+            found[name] = _rounding_of(live, name, passed.pop(name), single, double)
+        live.load(single)  # training mode has updated the running statistics
+        live.load(double)
+    return found
+
+
+def _rounding_of(live: Live, name: str, passed: Passed, single: Any, double: Any) -> LayerRounding:
+    """Run one layer alone in float32 and float64, and in float64 on perturbed inputs for its gain.
+
+    A layer with weights inside it, as a gate has, is perturbed three times, weights included. A mean and a product
+    inside it may cancel out to a single value, of which one perturbation of the inputs may show nothing.
+    """
+    times = ceil(ELEMENTS * passed.output.shape[1] / passed.output.size)
+    inputs = [tile(x, times, f"{name}/{n}").astype(np.float32) for n, x in enumerate(passed.inputs)]
+    alone = require(live.backend, LayersAlone)
+    run, differentiate = alone.apply, alone.differentiate
+
+    output = run(double, name, inputs)
+    cotangent = noise(name, output.shape).astype(np.float32)
+    forward = relative_error(run(single, name, inputs), output)
+    gradients = _by_kind(differentiate(double, name, inputs, cotangent))
+    backward = max(layer_errors(_by_kind(differentiate(single, name, inputs, cotangent)), gradients).values())
+
+    gain = gradient_gain = 0.0
+    inner = {n: a for n, a in live.subject.weights.items() if layer_of(n).startswith(f"{name}.")}
+    for draw in ("", "/1", "/2") if inner else ("",):
+        perturbed = [perturb(x, PERTURBATION, f"{name}/{n}{draw}") for n, x in enumerate(inputs)]
+        perturbed_cotangent = perturb(cotangent, PERTURBATION, f"{name}/cotangent{draw}")
+        if inner:
+            weights = {n: perturb(a, PERTURBATION, f"{n}{draw}") for n, a in inner.items()}
+            live.backend.load(double, live.subject.weights | weights)
+        gain = max(gain, relative_error(run(double, name, perturbed), output) / PERTURBATION)
+        errors = layer_errors(_by_kind(differentiate(double, name, perturbed, perturbed_cotangent)), gradients)
+        gradient_gain = max(gradient_gain, max(errors.values()) / PERTURBATION)
+    if inner:
+        live.load(double)
+    if settings := live.subject.outline.settings.get(name):
+        gradient_gain = max(gradient_gain, largest_mean(inputs[0], settings["eps"]))
+
+    terms = longest_sum(live.subject.weights, name, passed)
+    values = output.size / output.shape[1]
+    return LayerRounding(
+        forward,
+        rounding_bound("float32", roundings_of_sum(terms), gain),
+        backward,
+        rounding_bound("float32", roundings_of_sum(terms + values), gradient_gain),
+    )
+
+
+def _by_kind(gradients: Weights) -> Weights:
+    """Name gradients of inputs and of weights as two layers: each kind has its own scale."""
+    return {f"{'inputs' if key.startswith('input') else 'weights'}.{key}": array for key, array in gradients.items()}
+
+
+def measure(subject: Subject, side: Side) -> None:
+    """Measure every layer, with the containers, which rung 4 may ask for."""
+    rounding(side)
+    layers, containers = subject.outline.layers, [row.name for row in subject.outline.rows if row.name]
+    for names in batches_of_layers(subject, observe(side).layers, containers, 2):
+        passed = capture_inside(side, names, "float64")
+        list(gains(side, [name for name in names if name in layers], passed))
+
+
+def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
+    """Compare every layer in float64, and each side's own float32 with its own float64.
+
+    The inherited error is that of a layer's output in the whole network. Its own error is that of its output for the
+    inputs of the other side's layer. If a layer's own error is too large, the layer is the cause.
     """
     first = sides[0]
-    measured: list[LayerError] = []
-    longest = 1.0
     for side in sides:
-        side.own_rounding()  # before anything else is held
-    for names in groups(subject, first.trace().layers, subject.outline.layers, len(sides) + 1):
-        found, longest = _measure(subject, sides, names, longest)
-        measured += found
-    wrong = [(layer, *complaint) for layer in measured if (complaint := _complaint(layer))]
-    # A layer whose own arithmetic is off is the cause; one that only inherits an error is not.
-    wrong.sort(key=lambda found: found[0].own is None or found[0].own <= (found[0].own_bound or 0))
+        rounding(side)  # before other large arrays are held
+    layers: list[LayerError] = []
+    longest = 1.0
+    for names in batches_of_layers(subject, observe(first).layers, subject.outline.layers, len(sides) + 1):
+        found, longest = _compare(subject, sides, names, longest)
+        layers += found
+    wrong = [(layer, *excess) for layer in layers if (excess := _excess(layer))]
+    wrong.sort(key=lambda one: one[0].own is None or one[0].own <= (one[0].own_bound or 0))
     if wrong:
         layer, value, bound, detail = wrong[0]
-        return Finding(value, bound, detail, layer.name, layers=tuple(measured))
-    worst = max(measured, key=lambda layer: layer.inherited / layer.inherited_bound)
-    detail = f"{len(measured)} layers"
-    if owns := [layer for layer in measured if layer.own is not None]:
-        top = max(owns, key=lambda layer: layer.own or 0.0)
+        return Finding(value, bound, detail, layer.name, layers=tuple(layers))
+    worst = max(layers, key=lambda layer: layer.inherited / layer.inherited_bound)
+    detail = f"{len(layers)} layers"
+    if alone := [layer for layer in layers if layer.own is not None]:
+        top = max(alone, key=lambda layer: layer.own or 0.0)
         detail += f"; given the other's input at most {top.own:.1e} ({top.name})"
     else:
         detail += "; no side is here to be given the other's input"
-    single = max(max(layer.float32.values(), default=0.0) for layer in measured)
+    single = max(max(layer.float32.values(), default=0.0) for layer in layers)
     detail += f"; float32 of its own at most {single:.1e}"
-    return Finding(worst.inherited, worst.inherited_bound, detail, layers=tuple(measured))
+    return Finding(worst.inherited, worst.inherited_bound, detail, layers=tuple(layers))
 
 
-def _measure(
+def _compare(
     subject: Subject, sides: Sequence[Side], names: Sequence[str], longest: float
 ) -> tuple[list[LayerError], float]:
-    """Some layers, and the longest sum that any layer has made so far, whose roundings all that follow inherit."""
+    """Compare some layers. ``longest`` is the longest sum of the layers before, whose rounding errors they inherit.
+
+    Return their errors, and the longest sum up to the last of them.
+    """
     first, *others = sides
-    passed = {side.name: side.passed("float64", names) for side in sides}
-    gains = first.gains(names, passed[first.name])
+    passed = {side.name: capture_inside(side, names, "float64") for side in sides}
     rows = subject.outline.rows
     places = {row.name: place for place, row in enumerate(rows)}
     found = []
-    for name in names:
+    for name, gain in zip(names, gains(first, names, passed[first.name]), strict=True):
         ours = passed[first.name][name]
         longest = max(longest, longest_sum(subject.weights, name, ours))
         steps = roundings(rows[: places[name] + 1]) + longest / 12
-        own = [error for other in others if (error := _own(subject, first, other, name, passed))]
+        own = [error for other in others if (error := _own_error(subject, first, other, name, passed))]
         worst = max(own, key=lambda pair: pair[0] / pair[1]) if own else (None, None)
-        single = {side.name: side.own_rounding()[name] for side in sides}
+        single = {side.name: rounding(side)[name] for side in sides}
         found.append(
             LayerError(
                 name=name,
                 kind=subject.outline.kinds[name],
                 inherited=max(relative_error(passed[other.name][name].output, ours.output) for other in others),
-                inherited_bound=rounding_bound("float64", steps, gains[name]),
+                inherited_bound=rounding_bound("float64", steps, gain),
                 own=worst[0],
                 own_bound=worst[1],
                 float32={side: one.forward for side, one in single.items()},
@@ -78,23 +201,27 @@ def _measure(
     return found, longest
 
 
-def _own(
+def _own_error(
     subject: Subject, first: Side, other: Side, name: str, passed: Mapping[str, Mapping[str, Passed]]
 ) -> tuple[float, float] | None:
-    """A layer's error for the other's input, and its bound; the layer is of whichever side can be run."""
-    runs, shown = (other, first) if isinstance(other, Live) else (first, other)
-    if not isinstance(runs, Live):
+    """Run a layer of one side alone on the other side's inputs.
+
+    Return its error against the other side's output, and the bound. None if neither side can be run.
+    """
+    running, given = (other, first) if isinstance(other, Live) else (first, other)
+    if not isinstance(running, Live):
         return None
-    given = passed[shown.name][name]
-    output = runs.apply("float64", name, given.inputs)
-    moved = runs.apply("float64", name, [nudge(x, NUDGE, f"{name}/{n}") for n, x in enumerate(given.inputs)])
-    gain = relative_error(moved, output) / NUDGE
-    bound = rounding_bound("float64", terms(longest_sum(subject.weights, name, given)), gain)
-    return relative_error(output, given.output), bound
+    alone = require(running.backend, LayersAlone)
+    expected, run = passed[given.name][name], partial(alone.apply, running.network("float64"), name)
+    output = run(expected.inputs)
+    perturbed = [perturb(x, PERTURBATION, f"{name}/{n}") for n, x in enumerate(expected.inputs)]
+    gain = relative_error(run(perturbed), output) / PERTURBATION
+    bound = rounding_bound("float64", roundings_of_sum(longest_sum(subject.weights, name, expected)), gain)
+    return relative_error(output, expected.output), bound
 
 
-def _complaint(layer: LayerError) -> tuple[float, float, str] | None:
-    """What is beyond its bound in a layer: the error, the bound, and a line."""
+def _excess(layer: LayerError) -> tuple[float, float, str] | None:
+    """Return the first error of a layer that exceeds its bound: the error, the bound, a description."""
     if layer.own is not None and layer.own_bound is not None and not layer.own <= layer.own_bound:
         return layer.own, layer.own_bound, "given the other side's input it gives another output"
     for side, error in layer.float32.items():
@@ -103,3 +230,6 @@ def _complaint(layer: LayerError) -> tuple[float, float, str] | None:
     if not layer.inherited <= layer.inherited_bound:
         return layer.inherited, layer.inherited_bound, "its output differs in the whole network"
     return None
+
+
+RUNG = Rung(6, "layers", "relative error", measure, judge, "standard", ("run layers alone",))

@@ -1,60 +1,129 @@
-"""Rung 8: training step by step in float64, with weights, momentum and norm statistics compared after each."""
+"""Rung 8: training in float64, with weights, momentum and running statistics compared after every step."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from resnet_xf.architecture.measures import layer_of, layer_sizes, rounding_bound, tensor_errors
+from resnet_xf.architecture.measures import layer_of, layer_sizes, tensor_errors
+from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.weights import VELOCITY, Weights
-from resnet_xf.ladder.capture.sketch import sketched
-from resnet_xf.ladder.sides.side import LOSS, Side, State, loss_error, statistic_errors, statistics_of, trained
-from resnet_xf.ladder.subject import Finding, Subject, Worst
-from resnet_xf.training.recipe import rounded
+from resnet_xf.backend.learner import Learner
+from resnet_xf.ladder.perturb import PERTURBATION, perturb_all
+from resnet_xf.ladder.rungs.gradients import sensitivities
+from resnet_xf.ladder.rungs.rung import Finding, Rung, Worst
+from resnet_xf.ladder.sides.live import Live
+from resnet_xf.ladder.sides.side import Side, measured
+from resnet_xf.ladder.sketch import sketch
+from resnet_xf.ladder.subject import Subject
+from resnet_xf.ladder.training_errors import (
+    LOSS,
+    compare_statistics,
+    float64_bound,
+    growth,
+    loss_error,
+    parameters_of,
+    statistics_of,
+)
 
-MOST = 1e-11
-"""The largest bound, a declared margin: a run so chaotic that rounding alone may exceed it proves nothing, and fails.
 
-The zoo's networks' own bounds, which their gains give, stay below 1e-11 for twenty steps. The smallest difference of
-law that is known, a rate that is held as float64 on one side and as float32 on the other, parts the runs of a small
-ResNet by 1e-12 at the first step, where their bound is 2.5e-14 (``docs/mutants.md``)."""
+@dataclass(frozen=True, slots=True)
+class State:
+    """A run after one step.
+
+    Attributes:
+        loss: of the step.
+        arrays: the weights, and the momentum of each behind ``VELOCITY``.
+        growth: per layer, how much a small perturbation of the initial weights has grown so far; also for running
+            statistics, by their arrays' names, and for the loss. Empty if not measured.
+        sketched: whether sketches stand for the large arrays (:func:`resnet_xf.ladder.sketch.sketch`).
+    """
+
+    loss: float
+    arrays: Weights
+    growth: dict[str, float]
+    sketched: bool = False
 
 
-def lockstep(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Every array of every side after every step, against the first side's.
+@measured("lock-step/{each}")
+def states(live: Live, steps: Sequence[int], *, growing: bool, sketching: bool = False) -> Iterator[State]:
+    """The states of a float64 run after each of its steps, numbered from 1.
 
-    The bound grows with the step and with what a nudge of the first weights has become by then in the first side's own
-    run. That of momentum is at least what it is for the gradients of rung 7, of which it is the sum: where they cancel,
-    their roundings do not, so that these count as a share of what the momentum was before. Running variances are held
-    to their exact law: one framework keeps the biased and the other the unbiased variance of a batch, which differ by
-    m / (m − 1), m being the elements that a norm saw of each channel.
+    ``growing`` runs a second one from perturbed weights beside it, to measure the growth. With ``sketching`` every
+    state but the last is sketched.
+    """
+    run = live.subject.lockstep_run
+    task, weights = run.task("float64", live.device), live.subject.weights
+    start = {name: array.astype(np.float64) for name, array in weights.items()}
+    beside = live.learner(task, perturb_all(weights, PERTURBATION)) if growing else nullcontext()
+    with live.learner(task, start) as learner, beside as shadow:
+        for number, step in zip(steps, run, strict=True):
+            loss, _ = learner.step(step.images, step.targets, step.learning_rate)()
+            arrays = _arrays_of(learner)
+            grown = {}
+            if shadow is not None:
+                shadow_loss, _ = shadow.step(step.images, step.targets, step.learning_rate)()
+                grown = growth((shadow_loss, _arrays_of(shadow)), (loss, arrays))
+            live.tell(number / len(steps))
+            state = State(loss, arrays, grown)
+            yield sketched(state) if sketching and number < len(steps) else state
+
+
+def _arrays_of(learner: Learner) -> Weights:
+    weights, velocity = learner.dump()
+    return weights | {VELOCITY + name: array for name, array in velocity.items()}
+
+
+def sketched(state: State) -> State:
+    """Return a state with sketches of its large arrays. Running statistics stay, so that their law can be checked."""
+    if state.sketched:
+        return state
+    arrays = {name: array if is_statistic(name) else sketch(name, array) for name, array in state.arrays.items()}
+    return replace(state, arrays=arrays, sketched=True)
+
+
+def measure(subject: Subject, side: Side) -> None:
+    """Measure all states."""
+    for _ in states(side, range(1, subject.lockstep_run.steps + 1), growing=True, sketching=True):
+        pass
+
+
+def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
+    """Compare every array of every side with the first side's, after every step.
+
+    The bound grows with the number of steps, and with the growth of a perturbation in the first side's run. Momentum
+    sums gradients, so its bound is at least rung 7's. Gradients may cancel but their rounding errors do not: scale by
+    peak momentum. Running variances must follow their law: one framework keeps the biased variance of a batch and the
+    other the unbiased one. The two differ by m / (m − 1), where m is the number of elements per channel.
     """
     first, *others = sides
     worst = Worst()
     start = {name: array.astype(np.float64) for name, array in subject.weights.items()}
     before: list[Weights] = [start for _ in sides]
-    rough = {VELOCITY + layer: gain for layer, gain in sensitivities(sides).items()}
-    momentum, peaks = subject.lessons.recipe.optimizer.momentum, dict[str, float]()
-    runs = [side.lockstep(measured=side is first) for side in sides]
+    noise = {VELOCITY + layer: gain for layer, gain in sensitivities(sides).items()}
+    momentum, peaks = subject.lockstep_run.recipe.optimizer.momentum, dict[str, float]()
+    numbers = range(1, subject.lockstep_run.steps + 1)
+    runs = [states(side, numbers, growing=side is first) for side in sides]
     taken, last_loss = 0, 0.0
-    for taken, states in enumerate(zip(*runs, strict=True), start=1):
-        steps = subject.lessons.roundings * taken
-        if any(state.sketched for state in states):
-            states = tuple(state if state.sketched else sketched(state) for state in states)
-        sizes = layer_sizes(states[0].arrays)
+    for taken, reached in zip(numbers, zip(*runs, strict=True), strict=True):
+        roundings = subject.lockstep_run.roundings * taken
+        if any(state.sketched for state in reached):
+            reached = tuple(map(sketched, reached))
+        sizes = layer_sizes(reached[0].arrays)
         peaks = {place: max(size, momentum * peaks.get(place, 0.0)) for place, size in sizes.items()}
-        gain = dict(states[0].gain)
-        for place in gain.keys() & rough.keys() & sizes.keys():
-            gain[place] = max(gain[place], rough[place] * (peaks[place] / sizes[place] if sizes[place] else 1.0))
-        for other, state, old in zip(others, states[1:], before[1:], strict=True):
-            finding = _compare(subject, (first, other), (states[0], state), (before[0], old), gain, steps, worst)
-            if finding is not None:
-                where = f"{finding.where}, step {taken}"
-                return Finding(finding.value, finding.bound, finding.detail, where)
-        before = [statistics_of(state.arrays) for state in states]
-        last_loss = states[0].loss
+        gain = dict(reached[0].growth)
+        for place in gain.keys() & noise.keys() & sizes.keys():
+            gain[place] = max(gain[place], noise[place] * (peaks[place] / sizes[place] if sizes[place] else 1.0))
+        for other, state, old in zip(others, reached[1:], before[1:], strict=True):
+            pair, now = (first, other), (reached[0], state)
+            if finding := _compare(subject, pair, now, (before[0], old), gain, roundings, worst):
+                return replace(finding, where=f"{finding.where}, step {taken}")
+        before = [statistics_of(state.arrays) for state in reached]
+        last_loss = reached[0].loss
     detail = f"{taken} steps to a loss of {last_loss:.4f}; weights, momentum and statistics after each"
     return Finding(worst.value, worst.bound, detail)
 
@@ -65,84 +134,36 @@ def _compare(
     states: tuple[State, State],
     before: tuple[Weights, Weights],
     gain: Mapping[str, float],
-    steps: float,
+    roundings: float,
     worst: Worst,
 ) -> Finding | None:
-    """What one step has put apart, if anything."""
-    (first, other), (wanted, got) = sides, states
-    wrong: list[tuple[str, float, float]] = []
-    loss = loss_error(got.loss, wanted.loss)
-    bound = _bound(steps, gain[LOSS])
-    worst.see(loss, bound, "the loss")
-    if not loss <= bound:
-        return Finding(loss, bound, f"{other.name} computes another loss than {first.name}", "the loss")
-    for norm, error, bound in statistics_apart(subject, sides, before, (wanted.arrays, got.arrays), gain, steps):
-        worst.see(error, bound, norm)
-        if not error <= bound:
+    """Compare two sides after a step: the loss, then the running statistics, then the parameters and their momentum."""
+    (first, other), (expected, state) = sides, states
+    error, bound = loss_error(state.loss, expected.loss), float64_bound(roundings, gain[LOSS])
+    if not worst.see(error, bound, LOSS):
+        return Finding(error, bound, f"{other.name} computes another loss than {first.name}", LOSS)
+    after = (expected.arrays, state.arrays)
+    for norm, error, bound in compare_statistics(subject, sides, before, after, gain, roundings):
+        if not worst.see(error, bound, norm):
             return Finding(error, bound, f"{other.name}'s statistics do not follow {first.name}'s by their law", norm)
-    moved = [trained(state.arrays) for state in states]
-    errors = tensor_errors(moved[1], moved[0])
-    for tensor, error in errors.items():
-        bound = _bound(steps, gain.get(layer_of(tensor), 0.0))
-        worst.see(error, bound, tensor)
-        if not error <= bound:
-            wrong.append((tensor, error, bound))
+    errors = tensor_errors(parameters_of(state.arrays), parameters_of(expected.arrays))
+    bounds = {tensor: float64_bound(roundings, gain.get(layer_of(tensor), 0.0)) for tensor in errors}
+    wrong = [tensor for tensor, error in errors.items() if not worst.see(error, bounds[tensor], tensor)]
     if not wrong:
         return None
-    tensor, error, bound = wrong[0]
-    parted, whole = _of_each_kind(name for name, *_ in wrong), _of_each_kind(errors)
+    tensor = wrong[0]
+    differing, total = _count_by_kind(wrong), _count_by_kind(errors)
     kind = "momentum" if tensor.startswith(VELOCITY) else "weights"
-    # All weights at once, or all momenta, are no one layer's doing.
-    all_of_them = any(parted[kind] == whole[kind] for kind in whole)
-    where = "the optimiser" if all_of_them else tensor.removeprefix(VELOCITY)
-    detail = f"{other.name}'s {kind} part from {first.name}'s in {parted[kind]} of {whole[kind]} arrays"
-    return Finding(error, bound, detail, where)
+    # If all weights differ, or all momentum, no single layer is the cause.
+    all_differ = any(differing[kind] == total[kind] for kind in total)
+    where = "the optimiser" if all_differ else tensor.removeprefix(VELOCITY)
+    detail = f"{other.name}'s {kind} part from {first.name}'s in {differing[kind]} of {total[kind]} arrays"
+    return Finding(errors[tensor], bounds[tensor], detail, where)
 
 
-def _of_each_kind(tensors: Iterable[str]) -> Counter[str]:
-    """How many of the arrays are weights, and how many momenta."""
+def _count_by_kind(tensors: Iterable[str]) -> Counter[str]:
+    """Count the arrays that are weights, and those that are momentum."""
     return Counter("momentum" if tensor.startswith(VELOCITY) else "weights" for tensor in tensors)
 
 
-def sensitivities(sides: Sequence[Side]) -> dict[str, float]:
-    """For each layer, the largest that any side measured in its own run."""
-    found: dict[str, float] = {}
-    for side in sides:
-        for layer, gain in side.sensitivity().items():
-            found[layer] = max(found.get(layer, 0.0), gain)
-    return found
-
-
-def statistics_apart(
-    subject: Subject,
-    sides: tuple[Side, Side],
-    before: tuple[Weights, Weights],
-    after: tuple[Weights, Weights],
-    gain: Mapping[str, float],
-    steps: float,
-) -> Iterator[tuple[str, float, float]]:
-    """Each norm in the order in which they run, how far its statistics are from their law, and the bound.
-
-    With r the running value, b the batch's and k the share of r that is kept: r ← k · r + (1 − k) · b, where a
-    variance's b is Σ (x − x̄)² / m on one framework and / (m − 1) on the other. So what one side adds to k · r is what
-    the other adds, times the ratio of the two.
-    """
-    first, other = sides
-    for norm, settings in subject.outline.settings.items():
-        elements, keep = subject.lessons.elements[norm], rounded(1 - settings["momentum"])
-        ratios = {"running_mean": 1.0, "running_var": _correction(other, elements) / _correction(first, elements)}
-        expected = {}
-        for name, ratio in ratios.items():
-            key = f"{norm}.{name}"
-            expected[key] = keep * before[1][key] + ratio * (after[0][key] - keep * before[0][key])
-        for key, error in statistic_errors(after[1], expected).items():
-            yield norm, error, _bound(steps, gain.get(key, 0.0))
-
-
-def _correction(side: Side, elements: int) -> float:
-    """A side's variance as a multiple of the biased one."""
-    return elements / (elements - 1) if side.unbiased_variance else 1.0
-
-
-def _bound(steps: float, gain: float) -> float:
-    return min(MOST, rounding_bound("float64", steps, gain))
+RUNG = Rung(8, "lock-step", "relative error", measure, judge, "standard", ("train",))

@@ -1,28 +1,37 @@
-"""Rung 1: the trace that is expected and each side's own are the same, row by row."""
+"""Rung 1: every side has the expected layers, in the expected order, with the expected shapes and counts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isclose, isnan
 
-from resnet_xf.architecture.trace import Row, observed_rows
-from resnet_xf.ladder.sides.side import Side
-from resnet_xf.ladder.subject import Finding, Outline, Subject
+from resnet_xf.architecture.trace import ObservedTrace, Row, observed_rows
+from resnet_xf.backend.observe import trace_network
+from resnet_xf.ladder.rungs.rung import Finding, Rung
+from resnet_xf.ladder.sides.live import Live
+from resnet_xf.ladder.sides.side import Side, measured
+from resnet_xf.ladder.subject import Outline, Subject
 
 SAME = 1e-9
-"""How far apart, relatively, two settings may be: PyTorch's momentum is 1 less MXNet's, which rounds it by 1e-16, and
-what a person writes differs by far more."""
+"""Relative tolerance of a norm's settings. PyTorch's momentum is 1 minus MXNet's, which rounds it by 1e-16; a person
+who writes another value changes it far more."""
 
 
-def shapes(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Names, output shapes, parameters and multiply-accumulates of every layer on one image; the norms' settings."""
+@measured("trace")
+def observe(live: Live) -> ObservedTrace:
+    """The shapes and settings of every layer, for one image."""
+    return trace_network(live.backend, live.build("float32"), live.subject.images[:1])
+
+
+def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
+    """Compare each side's layers with the outline: names, output shapes, parameters, MACs, settings of norms."""
     outline = subject.outline
     expected = {row.name: row for row in outline.rows}
-    # Layers before the containers that hold them, so that the first difference names its cause.
-    holders = {name for name in expected if outline.inner(name)}
-    order = sorted(expected, key=lambda name: (name in holders, -expected[name].depth if name in holders else 0))
+    # Layers before their containers, so that the first difference names its cause.
+    containers = {name for name in expected if outline.inner(name)}
+    order = sorted(expected, key=lambda name: (name in containers, -expected[name].depth if name in containers else 0))
     for side in sides:
-        observed = side.trace()
+        observed = observe(side)
         rows = {row.name: row for row in observed_rows(observed, outline.kinds)}
         wrong = [name for name in order if rows.get(name) != expected[name]]
         extra = [name for name in rows if name not in expected]
@@ -32,35 +41,33 @@ def shapes(subject: Subject, sides: Sequence[Side]) -> Finding:
         if list(rows) != list(expected):
             where = next(name for name, other in zip(rows, expected, strict=True) if name != other)
             return Finding(1, 0, f"{side.name} holds its layers in another order", where)
-        if finding := _settings(outline, side):
+        if finding := _compare_settings(outline, side):
             return finding
     whole = expected[""]
     return Finding(0, 0, f"{len(expected)} rows; {whole.parameters:,} parameters; {whole.macs:,} MACs")
 
 
-def _settings(outline: Outline, side: Side) -> Finding | None:
-    """A norm whose eps or momentum is not the expected one."""
-    layers = side.trace().layers
+def _compare_settings(outline: Outline, side: Side) -> Finding | None:
+    """Find a norm with another eps or momentum."""
+    layers = observe(side).layers
     for name, settings in outline.settings.items():
         for setting, value in layers[name].settings.items():
             both_none = isnan(value) and isnan(settings[setting])  # a norm that keeps a plain mean
             if not both_none and not isclose(value, settings[setting], rel_tol=SAME):
-                said = f"{setting} {settings[setting]:g} in {outline.source}, {value:g} in {side.name}"
-                return Finding(1, 0, said, where=name)
+                detail = f"{setting} {settings[setting]:g} in {outline.source}, {value:g} in {side.name}"
+                return Finding(1, 0, detail, where=name)
     return None
 
 
-def _difference(source: str, side: str, expected: Row | None, got: Row | None, error: str | None) -> str:
-    """One line on how two rows of one name differ; ``source`` is whose the first one is."""
+def _difference(source: str, side: str, expected: Row | None, observed: Row | None, error: str | None) -> str:
+    """Describe in one line how two rows of one name differ. ``source`` says where the expected one comes from."""
     if expected is None:
         return f"{side} has a layer that {source} has not"
-    if got is None:
-        said = f"; it said: {error}" if error else ""
-        return f"{side} never ran this layer{said}"
+    if observed is None:
+        return f"{side} never ran this layer" + (f"; it said: {error}" if error else "")
     fields = ("output_shape", "parameters", "macs")
-    parts = [
-        f"{field} {getattr(expected, field)} in {source}, {getattr(got, field)} in {side}"
-        for field in fields
-        if getattr(expected, field) != getattr(got, field)
-    ]
-    return "; ".join(parts)
+    pairs = {field: (getattr(expected, field), getattr(observed, field)) for field in fields}
+    return "; ".join(f"{field} {a} in {source}, {b} in {side}" for field, (a, b) in pairs.items() if a != b)
+
+
+RUNG = Rung(1, "shapes", "rows that differ", lambda subject, side: observe(side), judge)

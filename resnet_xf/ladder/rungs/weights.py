@@ -1,4 +1,4 @@
-"""Rung 2: weights go into each side and come out again to the bit."""
+"""Rung 2: the weights go into each side and come out again, equal to the bit."""
 
 from __future__ import annotations
 
@@ -6,53 +6,80 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resnet_xf.architecture.measures import same_bits
+from resnet_xf.architecture.measures import array_digest, same_bits
 from resnet_xf.architecture.weights import Array
-from resnet_xf.ladder.sides.side import Side, fingerprint
-from resnet_xf.ladder.subject import Finding, Subject
+from resnet_xf.ladder.rungs.rung import Finding, Rung
+from resnet_xf.ladder.sides.live import Live
+from resnet_xf.ladder.sides.side import Side, measured
+from resnet_xf.ladder.subject import Subject
+
+DTYPES = ("float32", "float64")
 
 
-def round_trip(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Every array, in float32 and float64: none missing, none left over, each with the same bits.
+@measured("shapes/{dtype}")
+def shapes(live: Live, dtype: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a new network's arrays, by name."""
+    return {name: array.shape for name, array in live.backend.dump(live.build(dtype)).items()}
 
-    Networks that somebody else built held theirs before, and those are compared first.
+
+@measured("digests/{dtype}")
+def digests(live: Live, dtype: str) -> dict[str, str]:
+    """The digests of a network's arrays, by name, after the weights were loaded."""
+    live.release()
+    return {name: array_digest(array) for name, array in live.backend.dump(live.network(dtype)).items()}
+
+
+def measure(subject: Subject, side: Side) -> None:
+    """Measure both dtypes."""
+    for dtype in DTYPES:
+        shapes(side, dtype)
+        digests(side, dtype)
+
+
+def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
+    """Find an array that is missing, left over, of another shape, or whose bits changed.
+
+    Two networks of a user's own brought weights. These must be the same, and are compared first.
     """
-    if finding := _brought(subject):
+    if finding := _compare_brought(subject):
         return finding
     weights = subject.weights
     for side in sides:
-        for dtype in ("float32", "float64"):
-            held = side.held(dtype)
-            for name in [*weights, *(name for name in held if name not in weights)]:
-                if name not in held or name not in weights:
-                    state = "left over" if name in held else "missing"
+        for dtype in DTYPES:
+            there = shapes(side, dtype)
+            for name in [*weights, *(name for name in there if name not in weights)]:
+                if name not in there or name not in weights:
+                    state = "left over" if name in there else "missing"
                     return Finding(1, 0, f"{state} in {side.name}", where=name)
-                if held[name] != weights[name].shape:
-                    shapes = f"{weights[name].shape} in {subject.outline.source}, {held[name]} in {side.name}"
-                    return Finding(1, 0, f"shape {shapes}", where=name)
-            returned = side.returned(dtype)
-            wrong = [n for n, a in weights.items() if returned[n] != fingerprint(a.astype(dtype, copy=False))]
+                if there[name] != weights[name].shape:
+                    both = f"{weights[name].shape} in {subject.outline.source}, {there[name]} in {side.name}"
+                    return Finding(1, 0, f"shape {both}", where=name)
+            returned = digests(side, dtype)
+            wrong = [name for name, a in weights.items() if returned[name] != array_digest(a.astype(dtype, copy=False))]
             if wrong:
                 return Finding(len(wrong), 0, f"comes back changed from {side.name} in {dtype}", where=wrong[0])
     own = "; each network's own are the same" if subject.brought else ""
     return Finding(0, 0, f"{len(weights)} arrays, in float32 and float64{own}")
 
 
-def _brought(subject: Subject) -> Finding | None:
-    """An array that one of somebody's own networks holds with other bits than the first."""
-    (first, wanted), *others = subject.brought.items() or [("", {})]
+def _compare_brought(subject: Subject) -> Finding | None:
+    """Find an array that differs between the two networks of a user's own."""
+    (first, expected), *others = subject.brought.items() or [("", {})]
     for other, arrays in others:
-        pairs = {name: _same_dtype(arrays[name], wanted[name]) for name in wanted if name in arrays}
-        wrong = [name for name, (got, want) in pairs.items() if got.shape == want.shape and not same_bits(got, want)]
+        pairs = {name: _in_coarser_dtype(arrays[name], expected[name]) for name in expected if name in arrays}
+        wrong = [name for name, (a, b) in pairs.items() if a.shape == b.shape and not same_bits(a, b)]
         if wrong:
-            got, want = pairs[wrong[0]]
-            apart = np.abs(got.astype(np.float64) - want).max()
-            detail = f"{other}'s own is not {first}'s, by up to {apart:.2g}; {len(wrong)} of {len(wanted)} differ"
+            a, b = pairs[wrong[0]]
+            most = np.abs(a.astype(np.float64) - b).max()
+            detail = f"{other}'s own is not {first}'s, by up to {most:.2g}; {len(wrong)} of {len(expected)} differ"
             return Finding(len(wrong), 0, detail, where=wrong[0])
     return None
 
 
-def _same_dtype(first: Array, second: Array) -> tuple[Array, Array]:
-    """Both in the dtype of fewer digits: in moving weights, that is where they were rounded."""
+def _in_coarser_dtype(first: Array, second: Array) -> tuple[Array, Array]:
+    """Cast both to the dtype of fewer digits: a migration may have rounded them to it."""
     dtype = min(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
     return first.astype(dtype), second.astype(dtype)
+
+
+RUNG = Rung(2, "weights", "arrays that change", measure, judge)

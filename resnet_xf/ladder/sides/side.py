@@ -1,183 +1,84 @@
-"""What the ladder asks of each side of a comparison."""
+"""One of the sides that the ladder compares, and how a rung measures it."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, get_args, get_type_hints
 
-import numpy as np
+if TYPE_CHECKING:
+    from resnet_xf.ladder.sides.live import Live
 
-from resnet_xf.architecture.measures import relative_error
-from resnet_xf.architecture.nodes import is_statistic
-from resnet_xf.architecture.trace import ObservedTrace, Passed
-from resnet_xf.architecture.weights import Array, Weights
-
-LOSS = "the loss"
-"""The loss's place among the layers' gains."""
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """What one layer's own float32 arithmetic adds, relative, forwards and backwards, and what it may."""
-
-    forward: float
-    forward_bound: float
-    backward: float
-    backward_bound: float
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One training step: the loss, every parameter's gradient, and the norms' statistics after it."""
-
-    loss: float
-    gradients: Weights
-    statistics: Weights
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """A run after one step: the loss, all arrays by name, momentum's behind ``momentum/``.
-
-    ``gain`` tells how many times its size a change of the first weights has by now: in what is trained of each layer,
-    in each norm's statistics by their arrays' names, and in the loss; empty if not asked.
-    ``sketched`` says that of large arrays only sketches are there (:func:`resnet_xf.ladder.capture.evidence.sketch`).
-    """
-
-    loss: float
-    arrays: Weights
-    gain: Mapping[str, float]
-    sketched: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """The losses of a float32 run, and of such runs with every weight nudged to a float32 number next to it."""
-
-    losses: tuple[float, ...]
-    nudged: tuple[tuple[float, ...], ...]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Side(Protocol):
-    """One of the networks that are compared: here and now, or as a capture recorded it."""
+    """A network that runs here (:class:`Live`), or one whose measurements were saved (:class:`Captured`)."""
 
     name: str
     version: str
     device: str
     unbiased_variance: bool
+    """See :class:`resnet_xf.backend.contract.Backend`."""
     tell: Callable[[float], object]
-    """Told how much of a rung that takes long is done, 0…1."""
+    """Called with the finished share of a long measurement, from 0 to 1."""
 
     def cannot(self, capability: str) -> str | None:
-        """Why the side lacks a capability, as ``numpy cannot train``; None if it has it."""
+        """Return why the side lacks a capability (``numpy cannot train``), or None if it has it."""
         ...
 
-    def let_go(self) -> None:
-        """Forget what takes much memory and can be had again."""
+    def release(self) -> None:
+        """Free what takes much memory and can be measured again."""
         ...
 
-    def trace(self) -> ObservedTrace:
-        """What the layers show for one image."""
+    def take(self, key: str, kind: Any, measure: Callable[[Any], T], *, large: bool) -> T:
+        """Return a measurement of type ``kind``. See :func:`measured`, which calls this."""
         ...
 
-    def held(self, dtype: str) -> dict[str, tuple[int, ...]]:
-        """The shapes of its arrays, by name."""
-        ...
-
-    def returned(self, dtype: str) -> dict[str, str]:
-        """The fingerprints of its arrays after the weights were put in."""
-        ...
-
-    def twice(self) -> tuple[Array, Array]:
-        """The float32 outputs of two networks built and run one after the other."""
-        ...
-
-    def output(self, precision: str, *, probe: bool = False) -> Array:
-        """The output for the images; ``probe``: under the weights that hide nothing."""
-        ...
-
-    def gain(self) -> float:
-        """How many times larger, relatively, a small random change is in the float64 output.
-
-        A change of the images, or of all weights at once, which is one for each rounding and is counted as such.
-        """
-        ...
-
-    def passed(self, dtype: str, names: Sequence[str], *, probe: bool = False) -> dict[str, Passed]:
-        """What goes into and comes out of the named layers for the images."""
-        ...
-
-    def gains(self, names: Sequence[str], passed: Mapping[str, Passed]) -> dict[str, float]:
-        """For each layer, what :meth:`gain` is for its output; ``passed`` is what passed them for the images."""
-        ...
-
-    def own_rounding(self) -> dict[str, Own]:
-        """Each layer's own float32 rounding, against its own float64 on the same inputs."""
-        ...
-
-    def step(self, dtype: str) -> Step:
-        """The first lesson, at a learning rate of 0."""
-        ...
-
-    def sensitivity(self) -> dict[str, float]:
-        """How many times its size a small change of all numbers has in each layer's gradients, as ``State.gain``."""
-        ...
-
-    def lockstep(self, *, measured: bool) -> Iterator[State]:
-        """Every lesson in float64; ``measured``: with the gain."""
-        ...
-
-    def curve(self) -> Curve:
-        """The course in float32, and again from nudged weights."""
-        ...
-
-    def accuracies(self, trial: Any) -> tuple[tuple[float, ...], float]:
-        """What a capture recorded of a :class:`resnet_xf.ladder.rungs.accuracy.Trial`, in percent.
-
-        The accuracy for each seed, and the share of the test images' commonest class.
-        """
+    def take_each(self, keys: Sequence[str], kind: Any, measure: Callable[[Any], Iterable[T]]) -> Iterator[T]:
+        """Return measurements of type ``kind``, one at a time, so that they need not fit in memory together."""
         ...
 
 
-def fingerprint(array: Array) -> str:
-    """A digest of an array's dtype, shape and bits."""
-    digest = hashlib.blake2b(f"{array.dtype.str} {array.shape}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+def measured(
+    key: str, *, large: bool = False
+) -> Callable[[Callable[Concatenate[Live, P], T]], Callable[Concatenate[Side, P], T]]:
+    """Decorate a function that measures a live side, so that it can be asked of any side.
 
+    A live side calls the function and remembers the result. A capture returns what it saved under ``key``, in which
+    ``{dtype}`` stands for the argument ``dtype``. Both return the type that the function declares:
+    ``@measured("output/{precision}")`` on ``def output(live: Live, precision: str) -> Array`` lets a rung call
+    ``output(side, "float64")``.
 
-def trained(arrays: Weights) -> Weights:
-    """What an optimiser moves, less what norms keep."""
-    return {name: array for name, array in arrays.items() if not is_statistic(name)}
+    If the key has ``{each}``, the function measures several things. Its first argument after the side lists their
+    names. It yields one result for each name, in that order. These are not remembered.
 
-
-def statistics_of(arrays: Weights) -> Weights:
-    """What norms keep."""
-    return {name: array for name, array in arrays.items() if is_statistic(name)}
-
-
-def statistic_errors(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> dict[str, float]:
-    """How far each norm's running mean and variance are from others, by the arrays' names.
-
-    A mean's error is a share of its channels' deviation where that is more: what a norm is given may have a mean of 0,
-    as what another norm gave has, and nothing is a share of that.
+    Args:
+        key: the name of the measurement in a capture.
+        large: the result holds large arrays, so a live side forgets it on :meth:`Side.release`.
     """
-    found = {}
-    for name, array in wanted.items():
-        scale = float(np.abs(array).max(initial=0.0))
-        if name.endswith("running_mean"):
-            variances = wanted[name.removesuffix("mean") + "var"]
-            scale = max(scale, float(np.sqrt(np.abs(variances).max(initial=0.0))))
-        found[name] = relative_error(got[name], array, scale)
-    return found
 
+    def decorate(measure: Callable[Concatenate[Live, P], T]) -> Callable[Concatenate[Side, P], T]:
+        parameters, kind = signature(measure), get_type_hints(measure)["return"]
 
-def loss_error(got: float, wanted: float) -> float:
-    """How far a loss is from another, as a share of it or of 1, whichever is more.
+        @wraps(measure)
+        def ask(side: Side, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            bound = parameters.bind(side, *args, **kwargs)
+            bound.apply_defaults()
 
-    A loss is the logarithm of a probability: what is relative in the one is absolute in the other. A network of a
-    single class has no other loss than 0.
-    """
-    return relative_error(np.array(got), np.array(wanted), max(1.0, abs(wanted)))
+            def run(live: Live) -> Any:
+                return measure(live, *args, **kwargs)
+
+            found: Any
+            if "{each}" in key:
+                keys = [key.format_map(bound.arguments | {"each": name}) for name in bound.args[1]]
+                found = side.take_each(keys, get_args(kind)[0], run)
+            else:
+                found = side.take(key.format_map(bound.arguments), kind, run, large=large)
+            return found  # type: ignore[no-any-return]
+
+        return ask
+
+    return decorate

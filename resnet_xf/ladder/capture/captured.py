@@ -1,0 +1,186 @@
+"""Captures: all that the rungs of a level measure of a live side, saved, and the side that returns it later."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from resnet_xf.architecture.plan import plan
+from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.errors import EvidenceError
+from resnet_xf.ladder.capture.evidence import Manifest, Reader, Writer, write_manifest
+from resnet_xf.ladder.report.report import Level
+from resnet_xf.ladder.rungs.rung import Rung
+from resnet_xf.ladder.short_run import TrainingStep, curve_run, lockstep_run
+from resnet_xf.ladder.sides.live import Live
+from resnet_xf.ladder.subject import Subject, outline_of
+from resnet_xf.support.environment import environment
+
+INPUTS = "inputs"
+"""The key of :class:`Inputs`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a subject gives to every side. Without the training steps and weights that the level of a capture needs not.
+
+    Training steps are saved because another version of Pillow may resize images otherwise.
+    """
+
+    weights: Weights
+    images: Array
+    probe: Weights | None = None
+    lockstep_run: tuple[TrainingStep, ...] = ()
+    curve_start: Weights | None = None
+    curve_run: tuple[TrainingStep, ...] = ()
+
+
+def record(
+    folder: Path,
+    live: Live,
+    rungs: Sequence[Rung],
+    level: Level,
+    origins: tuple[str, str],
+    precisions: Sequence[str],
+    tell: Callable[[str, float], object],
+) -> Manifest:
+    """Measure a side for every rung that it can climb, and write a capture, whole or not at all.
+
+    Args:
+        folder: must be empty or missing.
+        live: the side.
+        rungs: those of the level, in order.
+        level: see :class:`Manifest`.
+        origins: where the weights and the images came from, in words.
+        precisions: those among the rungs.
+        tell: called with the name of a rung and its finished share, from 0 to 1.
+
+    Raises:
+        EvidenceError: if the folder holds anything, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise EvidenceError(f"{folder}: is there already; choose another folder by --out")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            inside = Path(temporary) / "capture"
+            inside.mkdir()
+            writer = Writer(inside)
+            writer.save(INPUTS, _inputs_of(live.subject, level))
+            live.save = writer.save
+            for rung in rungs:
+                if not any(map(live.cannot, rung.needs)):
+                    live.tell = partial(tell, rung.name)
+                    live.tell(0.0)
+                    rung.measure(live.subject, live)
+                    if rung.level != "quick":
+                        live.release()
+            manifest = _manifest_of(live, level, origins, precisions, writer.evidence)
+            write_manifest(inside, manifest)
+            if folder.exists():
+                folder.rmdir()
+            inside.rename(folder)
+    except OSError as error:
+        raise EvidenceError(f"{folder}: cannot be written: {error.strerror}") from None
+    return manifest
+
+
+def _inputs_of(subject: Subject, level: Level) -> Inputs:
+    inputs = Inputs(subject.weights, subject.images, subject.probe)
+    if level != "quick":
+        inputs = replace(inputs, lockstep_run=tuple(subject.lockstep_run))
+    if level == "full":
+        inputs = replace(inputs, curve_start=subject.curve_start, curve_run=tuple(subject.curve_run))
+    return inputs
+
+
+def _manifest_of(
+    live: Live, level: Level, origins: tuple[str, str], precisions: Sequence[str], evidence: dict[str, Any]
+) -> Manifest:
+    spec, run = live.subject.outline.spec, live.subject.lockstep_run
+    assert spec is not None
+    return Manifest(
+        spec=spec,
+        level=level,
+        seed=run.seed,
+        backend=live.name,
+        backend_version=live.version,
+        device=live.device,
+        unbiased_variance=live.unbiased_variance,
+        environment=environment(),
+        recipe=run.recipe.to_complete_json(),
+        precisions=tuple(precisions),
+        weights=origins[0],
+        images=origins[1],
+        cannot={capability: lack for capability in ("run layers alone", "train") if (lack := live.cannot(capability))},
+        evidence=evidence,
+    )
+
+
+class Captured:
+    """A side that returns what a capture holds. See :class:`resnet_xf.ladder.sides.side.Side`.
+
+    Raises:
+        EvidenceError: if the folder holds no capture that can be read.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._reader = Reader(self.folder)
+        self.manifest = manifest = self._reader.manifest
+        there = manifest.environment
+        captured = f"(captured under Python {there.get('python', '?')}, NumPy {there.get('numpy', '?')})"
+        self.name, self.version = manifest.backend, f"{manifest.backend_version} {captured}"
+        self.device, self.unbiased_variance = manifest.device, manifest.unbiased_variance
+        self.tell: Callable[[float], object] = lambda share: None
+        self.cannot = manifest.cannot.get
+
+    def release(self) -> None:
+        """Do nothing, since nothing is held."""
+
+    def take(self, key: str, kind: Any, measure: object, *, large: bool) -> Any:
+        """Return the saved measurement; raise EvidenceError if it was not captured, or is damaged."""
+        return self._reader.load(key, kind)
+
+    def take_each(self, keys: Sequence[str], kind: Any, measure: object) -> Iterator[Any]:
+        """Return the saved measurements one after the other."""
+        return (self._reader.load(key, kind) for key in keys)
+
+    def subject(self, max_memory: int) -> Subject:
+        """Return what was captured, to run another side on it."""
+        planned, seed = plan(self.manifest.spec), self.manifest.seed
+        inputs: Inputs = self._reader.load(INPUTS, Inputs)
+        return Subject(
+            outline=outline_of(planned, inputs.images.shape),
+            weights=inputs.weights,
+            images=inputs.images,
+            probe=inputs.probe,
+            lockstep_run=replace(lockstep_run(planned, seed), saved=inputs.lockstep_run),
+            curve_start=inputs.curve_start or inputs.weights,
+            curve_run=replace(curve_run(planned, seed), saved=inputs.curve_run),
+            max_memory=max_memory,
+        )
+
+    def digests(self) -> dict[str, str]:
+        """Return the digests of the weights, by name."""
+        digests: dict[str, str] = self.manifest.evidence[INPUTS]["weights"]
+        return digests
+
+    def differs(self, other: Captured) -> str | None:
+        """Return in words why this capture and another cannot be compared, or None if they can."""
+        ours, theirs = self.manifest, other.manifest
+        if ours.spec != theirs.spec:
+            return f"spec ({ours.spec.name} and {theirs.spec.name})"
+        if ours.seed != theirs.seed:
+            return f"seed ({ours.seed} and {theirs.seed})"
+        if ours.recipe != theirs.recipe:
+            return "recipe of the training runs"
+        for name, mark in self.digests().items():
+            if mark != other.digests().get(name):
+                return f"the weights' {name}"
+        pairs = {key: (mine, theirs.evidence[INPUTS].get(key)) for key, mine in ours.evidence[INPUTS].items()}
+        return next((key for key, (a, b) in pairs.items() if a != b and (key == "probe" or (a and b))), None)

@@ -1,0 +1,191 @@
+"""The short training runs of the ladder: digits in batches, the same for every side, with each learning rate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from resnet_xf.architecture.measures import roundings
+from resnet_xf.architecture.nodes import is_statistic
+from resnet_xf.architecture.plan import Plan
+from resnet_xf.architecture.trace import Row, trace
+from resnet_xf.architecture.weights import Array, all_weight_shapes
+from resnet_xf.backend.learner import TIMEOUT, Task
+from resnet_xf.data import Batches, load_dataset
+from resnet_xf.data.transform import Transform
+from resnet_xf.errors import ShapeError
+from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe, Schedule, learning_rates, rounded, targets
+
+SIZES = (16, 24, 32, 48, 64, 96, 128)
+"""Height and width of the images that may be trained on, the smallest first."""
+
+LOCKSTEP: dict[str, Any] = {"steps": 20, "batch_size": 8, "learning_rate": 3e-4}
+"""The run in lock-step, and its highest learning rate. At 1e-2, float64 rounding errors grow to the size of ResNet-50's
+weights within twenty steps, so a comparison proves nothing. At 1e-3 they grow to 2e-11 of its momentum, at this one to
+3e-15."""
+
+CURVE: dict[str, Any] = {"steps": 40, "batch_size": 32, "learning_rate": 1e-2}
+"""The run for learning curves, in which networks do learn."""
+
+PIXELS = 4
+"""Smallest number of pixels per channel and image that each norm sees. Statistics of fewer are mostly chance."""
+
+MEAN, STD = 0.3, 0.37
+"""Of the digits' pixels in 0…1, rounded."""
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """The inputs of one step: images ``(N, C, H, W)`` float32, targets ``(N, classes)`` float64, the learning rate."""
+
+    images: Array
+    targets: Array
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class ShortRun:
+    """A training run of 2 epochs of ``steps`` / 2 batches each. Iterate over it for its :class:`TrainingStep`.
+
+    The learning rate rises for half an epoch and drops to a tenth in the middle of the second, so that a schedule off
+    by one step shows. Momentum, weight decay, label smoothing, padded crops and flips are on.
+
+    Attributes:
+        network: what backends train.
+        weights: the names of its arrays.
+        channels, classes: of its input and output.
+        size: height and width of the images.
+        opens_with_norm: see :class:`resnet_xf.backend.learner.Task`.
+        rows: the trace for one image of that size.
+        steps: their number, even, at least 8.
+        batch_size: images per step.
+        learning_rate: the highest.
+        seed: of order and augmentation.
+        saved: the steps themselves, if a capture brought them.
+    """
+
+    network: object
+    weights: Sequence[str]
+    channels: int
+    classes: int
+    size: tuple[int, int]
+    opens_with_norm: bool
+    rows: Sequence[Row]
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    saved: Sequence[TrainingStep] = ()
+
+    @cached_property
+    def elements(self) -> dict[str, int]:
+        """How many values per channel each norm sees in a step."""
+        return {row.name: self.batch_size * prod(row.output_shape[2:]) for row in self.rows if row.kind == "norm"}
+
+    @property
+    def roundings(self) -> float:
+        """The rounding errors of a step: those along the layers, and those of the longest sum over a batch's pixels."""
+        positions = max(self.batch_size * prod(row.output_shape[2:]) for row in self.rows if row.name)
+        return self.path + positions / 12
+
+    @property
+    def path(self) -> float:
+        """The rounding errors along the layers, forward and backward: all there are if long sums are made in blocks."""
+        return 2 * roundings(self.rows)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run as a recipe."""
+        return Recipe(
+            name="lockstep",
+            epochs=2,
+            batch_size=self.batch_size,
+            optimizer=Optimizer(learning_rate=self.learning_rate, momentum=0.9, weight_decay=5e-4),
+            schedule=Schedule(kind="step", milestones=(1.5,), warmup_epochs=0.5),
+            augmentation=Augmentation(crop="padded", padding=2, flip=True, mean=(MEAN,), std=(STD,)),
+            label_smoothing=0.1,
+            image_size=self.size,
+            seed=self.seed,
+        )
+
+    def task(self, precision: str, device: str, **changes: object) -> Task:
+        """Return the task of a learner. ``changes`` are other values for its fields."""
+        optimizer = self.recipe.optimizer
+        task = Task(
+            network=self.network,
+            momentum=rounded(optimizer.momentum),
+            nesterov=optimizer.nesterov,
+            weight_decay=rounded(optimizer.weight_decay),
+            decaying=frozenset(name for name in self.weights if not is_statistic(name)),
+            precision=precision,
+            preset="tuned",
+            freeze_statistics=False,
+            device=device,
+            opens_with_norm=self.opens_with_norm,
+            together=False,
+            timeout=TIMEOUT,
+        )
+        return dataclasses.replace(task, **changes)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[TrainingStep]:
+        """Yield every step, in order."""
+        if self.saved:
+            yield from self.saved
+            return
+        recipe = self.recipe
+        data = load_dataset("digits")
+        shown = 1 if self.channels == 1 else 3
+        half = data.train.take(np.arange(self.batch_size * self.steps // 2))
+        crop = recipe.augmentation
+        transform = Transform(self.size, shown, crop.crop, crop.flip, crop.padding, (MEAN,), (STD,))
+        rates = iter(learning_rates(recipe, self.steps // 2))
+        # The same digit in every channel, each fainter than the one before, so that no two channels are equal.
+        tints = np.linspace(1, 0.5, self.channels, dtype=np.float32)[:, None, None]
+        for epoch in range(recipe.epochs):
+            for batch in Batches(half, transform, self.batch_size, seed=self.seed, epoch=epoch, threads=1):
+                images = batch.images[:, np.arange(self.channels) % shown] * tints
+                smoothed = targets(batch.labels % self.classes, self.classes, recipe.label_smoothing, batch.size)
+                yield TrainingStep(images, smoothed, float(next(rates)))
+
+
+def lockstep_run(planned: Plan, seed: int) -> ShortRun:
+    """Return the run in lock-step, on the smallest images that give every norm ``PIXELS`` pixels."""
+    return _short_run(planned, seed, _smallest_size(planned, SIZES, PIXELS), LOCKSTEP)
+
+
+def curve_run(planned: Plan, seed: int) -> ShortRun:
+    """Return the run for learning curves: longer, in larger batches, at a higher learning rate."""
+    size = _smallest_size(planned, [size for size in SIZES if size >= 32], 1)
+    return _short_run(planned, seed, size, CURVE)
+
+
+def _short_run(planned: Plan, seed: int, size: tuple[int, int], settings: Mapping[str, Any]) -> ShortRun:
+    return ShortRun(
+        network=planned.root,
+        weights=tuple(all_weight_shapes(planned)),
+        channels=planned.spec.in_channels,
+        classes=planned.spec.num_classes,
+        size=size,
+        opens_with_norm=planned.opens_with_norm,
+        rows=trace(planned, (1, planned.spec.in_channels, *size)),
+        seed=seed,
+        **settings,
+    )
+
+
+def _smallest_size(planned: Plan, sizes: Sequence[int], pixels: int) -> tuple[int, int]:
+    """Return the smallest size of images that gives every norm enough pixels; the spec's own if none does."""
+    for size in sizes:
+        try:
+            rows = trace(planned, (1, planned.spec.in_channels, size, size))
+        except ShapeError:
+            continue
+        if min((prod(row.output_shape[2:]) for row in rows if row.kind == "norm"), default=PIXELS) >= pixels:
+            return size, size
+    return planned.spec.image_size

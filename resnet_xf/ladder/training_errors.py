@@ -1,0 +1,103 @@
+"""How far two training states are apart: their losses, running statistics, gradients and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from resnet_xf.architecture.measures import layer_errors, relative_error, rounding_bound
+from resnet_xf.architecture.nodes import is_statistic
+from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.ladder.perturb import PERTURBATION
+from resnet_xf.ladder.sides.side import Side
+from resnet_xf.ladder.subject import Subject
+from resnet_xf.training.recipe import rounded
+
+LOSS = "the loss"
+"""The loss's name among those of the layers."""
+
+MOST = 1e-11
+"""The largest bound of float64 training, a declared margin. A run in which rounding alone may exceed it proves nothing.
+
+The bounds of the zoo's networks, which follow from their gains, stay below 1e-11 for twenty steps. The smallest known
+difference of law is a learning rate in float64 on one side and in float32 on the other. It parts the runs of a small
+ResNet by 1e-12 at the first step, where their bound is 2.5e-14 (``docs/mutants.md``)."""
+
+
+def parameters_of(arrays: Weights) -> Weights:
+    """Return what an optimiser updates: everything but the running statistics."""
+    return {name: array for name, array in arrays.items() if not is_statistic(name)}
+
+
+def statistics_of(arrays: Weights) -> Weights:
+    """Return the running statistics."""
+    return {name: array for name, array in arrays.items() if is_statistic(name)}
+
+
+def loss_error(loss: float, expected: float) -> float:
+    """Error of a loss, relative to the larger of 1 and the expected loss.
+
+    A loss is the logarithm of a probability, so its absolute error is the relative one of the probability. A network of
+    one class always has loss 0.
+    """
+    return relative_error(np.array(loss), np.array(expected), max(1.0, abs(expected)))
+
+
+def statistic_errors(statistics: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:
+    """Relative error. Means are scaled by max(|mean|, std), because a mean may be 0."""
+    errors = {}
+    for name, array in expected.items():
+        scale = float(np.abs(array).max(initial=0.0))
+        if name.endswith("running_mean"):
+            variances = expected[name.removesuffix("mean") + "var"]
+            scale = max(scale, float(np.sqrt(np.abs(variances).max(initial=0.0))))
+        errors[name] = relative_error(statistics[name], array, scale)
+    return errors
+
+
+def growth(perturbed: tuple[float, Weights], exact: tuple[float, Weights]) -> dict[str, float]:
+    """How much larger a perturbation has become, from the loss and the arrays of a run with it and of one without.
+
+    By layer for parameters, by array for running statistics, and by ``LOSS``.
+    """
+    errors = layer_errors(parameters_of(perturbed[1]), parameters_of(exact[1]))
+    errors |= statistic_errors(statistics_of(perturbed[1]), statistics_of(exact[1]))
+    errors[LOSS] = loss_error(perturbed[0], exact[0])
+    return {name: error / PERTURBATION for name, error in errors.items()}
+
+
+def compare_statistics(
+    subject: Subject,
+    sides: tuple[Side, Side],
+    before: tuple[Weights, Weights],
+    after: tuple[Weights, Weights],
+    gain: Mapping[str, float],
+    steps: float,
+) -> Iterator[tuple[str, float, float]]:
+    """Compare the running statistics of two sides after a step. Yield each norm, its error and the bound, in order.
+
+    Let r be the running value, b the batch's, and k the share of r that is kept: r ← k · r + (1 − k) · b. For a
+    variance, b is Σ (x − x̄)² / m on one framework and / (m − 1) on the other. So one side adds to k · r what the other
+    adds, times the ratio of the two.
+    """
+    first, other = sides
+    for norm, settings in subject.outline.settings.items():
+        elements, keep = subject.lockstep_run.elements[norm], rounded(1 - settings["momentum"])
+        ratios = {"running_mean": 1.0, "running_var": _correction(other, elements) / _correction(first, elements)}
+        expected = {}
+        for name, ratio in ratios.items():
+            key = f"{norm}.{name}"
+            expected[key] = keep * before[1][key] + ratio * (after[0][key] - keep * before[0][key])
+        for key, error in statistic_errors(after[1], expected).items():
+            yield norm, error, float64_bound(steps, gain.get(key, 0.0))
+
+
+def _correction(side: Side, elements: int) -> float:
+    """Return a side's variance as a multiple of the biased one."""
+    return elements / (elements - 1) if side.unbiased_variance else 1.0
+
+
+def float64_bound(steps: float, gain: float) -> float:
+    """Return the bound of an error after so many roundings in float64 training, at most ``MOST``."""
+    return min(MOST, rounding_bound("float64", steps, gain))
