@@ -16,7 +16,7 @@ from resnet_xf import ResNetSpec, build, capture, draw_weights, get_backend, lis
 from resnet_xf.architecture.nodes import Node, PReLU
 from resnet_xf.backend import registry
 from resnet_xf.backend.contract import CAPABILITIES, LayersAlone, Trains, cannot, require
-from resnet_xf.errors import BackendError
+from resnet_xf.errors import BackendError, SpecError
 
 FOLDER = Path(__file__).parent.parent / "examples" / "numpy_backend"
 
@@ -28,8 +28,10 @@ def installed(monkeypatch) -> None:
     monkeypatch.setattr(registry, "_third_party", lambda: {"numpy": point})
 
 
-def test_it_is_short() -> None:
-    assert len((FOLDER / "numpy_backend.py").read_text().splitlines()) < 120
+def test_it_is_short_and_the_guide_shows_all_of_it() -> None:
+    code = (FOLDER / "numpy_backend.py").read_text()
+    assert len(code.splitlines()) < 120
+    assert f"```python\n{code}```" in (FOLDER.parent.parent / "docs" / "backends.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "cifar_resnet20"])
@@ -79,6 +81,18 @@ def test_what_it_lacks_is_told_in_one_line(installed: None, tmp_path) -> None:
     assert require(get_backend("torch"), LayersAlone) is get_backend("torch")
     with pytest.raises(BackendError, match="a backend is a name or an object with the members of .*; PosixPath has no"):
         get_backend(tmp_path)
+
+
+def test_a_pair_of_networks_may_be_of_it(installed: None, monkeypatch) -> None:
+    pair = build("cifar_resnet20", "torch", seed=3), build("cifar_resnet20", BACKEND, seed=3)
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
+    with pytest.raises(SpecError, match="or of the backend numpy, got Network"):
+        parity(pair, images=images)
+    monkeypatch.setattr(type(BACKEND), "network_type", type(pair[1]), raising=False)
+    report = parity(pair, images=images)
+    assert [rung.status for rung in report.rungs] == ["pass"] * 5 + ["skip"] * 3, report.verdict()
+    other = build("cifar_resnet20", BACKEND, seed=4)
+    assert parity((other, pair[0]), images=images).failure.name == "weights"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_xf import ResNetSpec, build, draw_weights, get_backend, plan
+from resnet_xf.architecture.nodes import Pad, walk
 from resnet_xf.backend.observe import trace_network
 from resnet_xf.testing import (
     BackboneContract,
@@ -50,6 +51,17 @@ def test_parameters_are_named_by_their_place(network) -> None:
     assert names[:5] == ["conv1.weight", "bn1.gamma", "bn1.beta", "bn1.running_mean", "bn1.running_var"]
     assert "layer2.0.downsample.0.weight" in names
     assert "layer2_0_downsample_0_weight" in network.collect_params()
+
+
+def test_a_printed_network_shows_all_its_layers(odd_spec: ResNetSpec) -> None:
+    """As PyTorch prints: each layer on a line, in the block that holds it."""
+    lines = str(build(odd_spec, "mxnet")).splitlines()
+    named = [line.partition(":")[0].strip(" ()") for line in lines if line.lstrip().startswith("(")]
+    assert named == [name.rpartition(".")[2] for name, _ in walk(plan(odd_spec).root) if name]
+    assert "(conv1): Conv2D(3 -> 11" in lines[1]
+    assert "    (0): ResidualBlock(" in lines
+    assert sum(line.strip() == "(add): Sum()" for line in lines) == 6
+    assert str(get_backend("mxnet").build(Pad(1))) == "ZeroPad(0, 1, 0, 1)"
 
 
 def test_hybridized_static_gives_equal_outputs(network) -> None:

@@ -21,6 +21,7 @@ from resnet_xf.architecture.nodes import (
     Residual,
     Sequential,
     Taps,
+    join,
 )
 from resnet_xf_mxnet.loan import mx
 
@@ -83,7 +84,8 @@ def build(node: Node, name: str = "") -> Any:
             return Sum(prefix=prefix)
         case Sequential():
             block = nn.HybridSequential(prefix=prefix)
-            _register(block, node.children, name)
+            for child_name, child in node.children:
+                block.register_child(build(child, join(name, child_name)), child_name)
             return block
         case Taps():
             return FeatureMaps(node, name, prefix=prefix)
@@ -92,13 +94,6 @@ def build(node: Node, name: str = "") -> Any:
         case Gate():
             return ChannelGate(node, name, prefix=prefix)
     raise TypeError(f"{node!r} is no node")
-
-
-def _register(block: Any, children: Children, name: str) -> tuple[str, ...]:
-    """Build children into a block, named directly in it; returns their names."""
-    for child_name, child in children:
-        block.register_child(build(child, f"{name}.{child_name}" if name else child_name), child_name)
-    return tuple(child_name for child_name, _ in children)
 
 
 class ExactPReLU(mx.gluon.nn.PReLU):
@@ -116,6 +111,9 @@ class ZeroPad(mx.gluon.HybridBlock):
         super().__init__(prefix=prefix)
         self.width = (0, 0, 0, 0, 0, after, 0, after)
 
+    def __repr__(self) -> str:
+        return f"ZeroPad{self.width[4:]}"
+
     def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
         """``(N, C, H, W)`` to ``(N, C, H + after, W + after)``."""
         return F.pad(x, mode="constant", constant_value=0, pad_width=self.width)
@@ -124,13 +122,22 @@ class ZeroPad(mx.gluon.HybridBlock):
 class Sum(mx.gluon.HybridBlock):
     """The body and the shortcut, added."""
 
+    def __repr__(self) -> str:
+        return "Sum()"
+
     def hybrid_forward(self, F: Any, body: Any, shortcut: Any) -> Any:  # noqa: N803
         """Both ``(N, C, H, W)``."""
         return body + shortcut
 
 
 class _Named(mx.gluon.HybridBlock):
-    """A block whose children run in groups."""
+    """A block whose children are named directly in it and run in groups."""
+
+    def _register(self, children: Children, name: str) -> tuple[str, ...]:
+        """Build children into the block as attributes, by which Gluon prints it; return their names."""
+        for child_name, child in children:
+            setattr(self, child_name, build(child, join(name, child_name)))
+        return tuple(child_name for child_name, _ in children)
 
     def _run(self, names: tuple[str, ...], x: Any) -> Any:
         for name in names:
@@ -143,7 +150,7 @@ class FeatureMaps(_Named):
 
     def __init__(self, node: Taps, name: str, prefix: str) -> None:
         super().__init__(prefix=prefix)
-        self.layers = _register(self, node.children, name)
+        self.layers = self._register(node.children, name)
         self.names = node.names
 
     def hybrid_forward(self, F: Any, x: Any) -> list[Any]:  # noqa: N803
@@ -161,20 +168,20 @@ class ResidualBlock(_Named):
 
     def __init__(self, node: Residual, name: str, prefix: str) -> None:
         super().__init__(prefix=prefix)
-        self.pre = _register(self, node.pre, name)
-        self.body = _register(self, node.body, name)
-        self.downsample = _register(self, (("downsample", node.shortcut),), name) if node.shortcut else None
+        self.pre = self._register(node.pre, name)
+        self.body = self._register(node.body, name)
+        self.downsample = build(node.shortcut, join(name, "downsample")) if node.shortcut else None
         self.shortcut_from = node.shortcut_from
-        _register(self, (("add", Add()),), name)
-        self.post = _register(self, node.post, name)
+        self.add = build(Add(), join(name, "add"))
+        self.post = self._register(node.post, name)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
         """``(N, C, H, W)`` to ``(N, C', H', W')``."""
         before = self._run(self.pre, x)
         body = self._run(self.body, before)
         if self.downsample is not None:
-            x = self._run(self.downsample, x if self.shortcut_from == "input" else before)
-        return self._run(self.post, self._children["add"](body, x))
+            x = self.downsample(x if self.shortcut_from == "input" else before)
+        return self._run(self.post, self.add(body, x))
 
 
 class ChannelGate(_Named):
@@ -182,7 +189,7 @@ class ChannelGate(_Named):
 
     def __init__(self, node: Gate, name: str, prefix: str) -> None:
         super().__init__(prefix=prefix)
-        self.body = _register(self, node.children, name)
+        self.body = self._register(node.children, name)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
         """``(N, C, H, W)`` to the same."""

@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -24,7 +25,7 @@ from resnet_xf.architecture.weights import (
     without_counters,
 )
 from resnet_xf.backend.contract import DTYPES, Backend, lacking
-from resnet_xf.errors import BackendError, MissingExtraError
+from resnet_xf.errors import BackendError, MissingExtraError, SpecError
 
 GROUP = "resnet_xf.backends"
 VARIABLE = "RESNET_XF_BACKEND"
@@ -101,6 +102,28 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     if name not in list_backends():
         raise BackendError(f"{origin}no backend is called {name!r}; choose one of {', '.join(list_backends())}")
     return _load(name)
+
+
+def backend_of(network: object) -> Backend:
+    """The backend whose framework a native network belongs to.
+
+    Of those that ship with this project, only the one whose framework the network's class comes from is imported.
+
+    Raises:
+        SpecError: if the network belongs to no backend.
+        BackendError: if that backend cannot be used.
+    """
+    modules = {base.__module__.partition(".")[0] for base in type(network).__mro__}
+    for name in list_backends():
+        if name not in BUILT_IN:
+            with suppress(BackendError):  # a broken one harms no other
+                if isinstance(network, getattr(get_backend(name), "network_type", ())):
+                    return get_backend(name)
+        elif BUILT_IN[name].framework in modules:
+            return get_backend(name)
+    others = "".join(f" or of the backend {name}" for name in list_backends() if name not in BUILT_IN)
+    kinds = f"a torch.nn.Module or a mxnet.gluon.HybridBlock{others}"
+    raise SpecError(f"a network is {kinds}, got {type(network).__name__}")
 
 
 def build(

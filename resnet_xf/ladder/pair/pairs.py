@@ -13,9 +13,9 @@ import numpy as np
 from resnet_xf.architecture.measures import layer_of
 from resnet_xf.architecture.trace import Observed, ObservedTrace, Row, observed_rows
 from resnet_xf.architecture.weights import Array, Weights
-from resnet_xf.backend.contract import Backend, Trains, require
+from resnet_xf.backend.contract import Backend, Trains, cannot, require
 from resnet_xf.backend.observe import running_order, trace_network
-from resnet_xf.backend.registry import BUILT_IN, get_backend
+from resnet_xf.backend.registry import backend_of
 from resnet_xf.errors import DataError, ResNetXFError, SpecError, WeightsError, one_line
 from resnet_xf.ladder.inputs import float32_of, memory_limit, pixels_of
 from resnet_xf.ladder.pair.foreign import ForeignBackend
@@ -133,20 +133,6 @@ def _both(pair: Pair, images: object) -> tuple[_Own, _Own]:
     return first, second
 
 
-def backend_of(network: object) -> Backend:
-    """The backend to whose framework a native network belongs, by the modules of its classes.
-
-    Raises:
-        SpecError: if it is of none.
-        BackendError: if that backend cannot be used.
-    """
-    modules = {base.__module__.partition(".")[0] for base in type(network).__mro__}
-    for name, known in BUILT_IN.items():
-        if known.framework in modules:
-            return get_backend(name)
-    raise SpecError(f"a network is a torch.nn.Module or a mxnet.gluon.HybridBlock, got {type(network).__name__}")
-
-
 def _look(backend: Backend, side: str, network: Any, images: Array) -> _Own:
     """A copy of a network, and what it shows."""
     copied = backend.copy(network)
@@ -250,6 +236,8 @@ def _refuse_chance(own: _Own, given: ForeignBackend, run: ShortRun) -> None:
             )
         if rate := layer.settings.get("rate"):
             raise SpecError(f"{given.name}: {name} drops out at random in training, with rate {rate:g}; {mend}")
+    if cannot(given, "train"):
+        return
     losses = []
     for _ in range(2):
         learner = require(given, Trains).learner(run.task("float64", "cpu"))
