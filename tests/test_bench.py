@@ -25,7 +25,7 @@ from resnet_xf.support.environment import Memory, environment, hardware
 CASE = Case(spec=TINY, backend="torch", image_size=(12, 12), threads=1, batch=4, preset="eager")
 SECONDS = 0.05
 QUICK = """import resnet_xf.speed.bench.engine as engine
-engine.ROUND, engine.WARM_UP, engine.PRODUCT = 0.01, 0.1, {"cpu": 256}
+engine.ROUND, engine.WARM_UP, engine.MATRIX_SIZE = 0.01, 0.1, {"cpu": 256}
 """
 """What a process runs before it measures: no test needs a steady speed or a true ceiling."""
 
