@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -17,6 +18,7 @@ from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.report.report import Level
 from resnet_xf.ladder.sides.live import Live
 
+T = TypeVar("T")
 BOTH = ("torch", "mxnet")
 
 
@@ -66,12 +68,36 @@ class Mutant:
     level: Level = "standard"
 
 
-def climbed(mutant: Mutant, broken: str) -> Report:
-    """The ladder's report on two networks, of which the one of the backend ``broken`` has the defect."""
-    spec, side = NETWORKS[mutant.network]
-    weights, images = mutant.weights and mutant.weights(spec), mutant.images and mutant.images(spec)
-    subject, *words = subject_of(spec, (side, side), images, weights, 0, None)
+class Remembering(Live):
+    """A live side that measures everything once, and forgets its networks alone."""
+
+    def take_each(self, keys: Sequence[str], kind: Any, measure: Callable[[Any], Iterable[T]]) -> Iterator[T]:
+        """Return the remembered measurements of several layers or steps, or else new ones."""
+        together = "\n".join(keys)
+        if together not in self._memory:
+            self._memory[together] = list(measure(self))
+        return iter(self._memory[together])
+
+    def release(self) -> None:
+        """Forget the network."""
+        self._network.clear()
+
+
+@cache
+def sound(
+    network: str, weights: Callable[[ResNetSpec], Weights] | None, images: Callable[[ResNetSpec], Array] | None
+) -> tuple[list[Remembering], list[str]]:
+    """Both backends without a defect, which serve for all mutants of a network; and what the report says of its input."""
+    spec, size = NETWORKS[network]
+    subject, *words = subject_of(spec, (size, size), images and images(spec), weights and weights(spec), 0, None)
     # Accuracies are of a spec, and none are compared where it is left out.
     subject = dataclasses.replace(subject, outline=dataclasses.replace(subject.outline, spec=None))
-    backends = [Saboteur(name, **mutant.plant) if name == broken else get_backend(name) for name in BOTH]
-    return climb(subject, [Live(subject, backend) for backend in backends], *words, level=mutant.level)
+    return [Remembering(subject, get_backend(name)) for name in BOTH], words
+
+
+def climbed(mutant: Mutant, broken: str) -> Report:
+    """The ladder's report on two networks, of which the one of the backend ``broken`` has the defect."""
+    sides, words = sound(mutant.network, mutant.weights, mutant.images)
+    subject = sides[0].subject
+    planted = [Live(subject, Saboteur(broken, **mutant.plant)) if side.name == broken else side for side in sides]
+    return climb(subject, planted, *words, level=mutant.level)
