@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import msgspec
@@ -127,6 +128,15 @@ def changed(captures, tmp_path, **fields: object) -> Path:
     told = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(told | fields))
     return copy
+
+
+def test_a_capture_of_version_1_is_read(tmp_path) -> None:
+    with tarfile.open(Path(__file__).parent / "data" / "capture_of_version_1.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    assert [rung.status for rung in parity_against([tmp_path / "v1"], ["torch"]).rungs] == ["pass"] * 8
+    planted = Saboteur("torch", node=only("layer1.0.bn1", eps=1e-3), tells=False)
+    failure = parity_against([tmp_path / "v1"], [planted]).failure
+    assert (failure.name, failure.where) == ("forward float64", "layer1.0.bn1")
 
 
 def test_what_cannot_be_compared_is_refused_by_name(captures, tmp_path) -> None:
