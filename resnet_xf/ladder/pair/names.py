@@ -1,4 +1,4 @@
-"""Which layer of one network is which of another's: by the names that a person gives, and a proposal for those."""
+"""Which layer of one network corresponds to which of another: by the user's names, with a proposal for them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MOST = 5
 
 @dataclass(frozen=True)
 class Layers:
-    """What a network shows of its layers.
+    """The layers of a network that has run once.
 
     Attributes:
-        side: the network, in a word.
-        tensors: the shapes of all its arrays, by name.
-        seen: what each layer that ran showed, by name.
-        runs: the layers in the order in which they end, each as often as it runs.
+        side: the network's name in messages.
+        tensors: the shapes of all its weights, by name.
+        seen: shapes and settings of each layer that ran, by name.
+        runs: the layers in the order in which they finish, each as often as it runs.
     """
 
     side: str
@@ -35,15 +35,15 @@ class Layers:
 
     @cached_property
     def arrays(self) -> dict[str, dict[str, Shape]]:
-        """Each layer that has weights: their shapes, by the last word of their names."""
-        found: dict[str, dict[str, Shape]] = {}
+        """By layer: the shapes of its weights, by the last word of their names."""
+        shapes: dict[str, dict[str, Shape]] = {}
         for name, shape in self.tensors.items():
-            found.setdefault(layer_of(name), {})[name.rpartition(".")[2]] = shape
-        return found
+            shapes.setdefault(layer_of(name), {})[name.rpartition(".")[2]] = shape
+        return shapes
 
     @cached_property
     def order(self) -> list[str]:
-        """The layers in the order in which they first end."""
+        """The layers in the order in which they first finish."""
         return list(dict.fromkeys(self.runs))
 
     @cached_property
@@ -53,111 +53,120 @@ class Layers:
 
     @cached_property
     def holders(self) -> set[str]:
-        """Every name that holds others."""
+        """The names of layers that hold others."""
         return {layer_of(name) for name in self.order if name}
 
     def kind(self, name: str) -> tuple[object, ...]:
-        """What a layer's weights say of it."""
+        """Whether a layer has running statistics, and the shapes of its weights."""
         shapes = self.arrays[name]
         return "running_mean" in shapes, *sorted(shapes.values())
 
     def place(self, name: str) -> str | None:
-        """The layer with weights that ended last before this one first did."""
+        """The last layer with weights that finished before this one first did."""
         return next((n for n in reversed(self.order[: self.order.index(name)]) if n in self.arrays), None)
 
     def described(self, names: Sequence[str]) -> str:
-        """The first few of those layers, with the shapes of their weights."""
+        """The first few of these layers with the shapes of their weights, for a message."""
         some = [f"{n or 'the whole'} {' '.join(map(str, self.arrays[n].values()))}" for n in names[:MOST]]
         more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
         return f"{', '.join(some) or 'none'}{more} of {self.side}"
 
 
 def partners(first: Layers, second: Layers, names: Mapping[str, str]) -> dict[str, str]:
-    """For every layer of the second network that is compared, the first's.
+    """Match the layers of the second network to those of the first.
 
-    Those that ``names`` names, the whole, and those of equal name: if they have weights, or if they hold no others,
-    give the same shape as often, and stand behind the same layer with weights. Layers that never run are left out.
+    Layers match if ``names`` says so. The whole networks match, and so do layers with weights and the same name.
+    Layers without weights match if both are leaves with the same name, output shape, call count and preceding
+    weighted layer.
+
+    Returns:
+        The first network's names, by the second's. Layers without a partner are left out.
 
     Raises:
-        SpecError: for a name that no layer has, or that is given twice.
-        WeightsError: for layers with weights that have no partner; it proposes some.
+        SpecError: if ``names`` has a layer that does not exist, or names one twice.
+        WeightsError: if a layer with weights has no partner; the message proposes names.
     """
     _check(first, second, names)
-    found = {"": ""} | dict(names)
-    taken = set(found.values())
+    matched = {"": ""} | dict(names)
+    taken = set(matched.values())
     for name in second.arrays:
-        if name not in found and name in first.arrays and name not in taken:
-            found[name] = name
-    lonely = (
-        [name for name in first.at_work if name not in set(found.values())],
-        [name for name in second.at_work if name not in found],
+        if name not in matched and name in first.arrays and name not in taken:
+            matched[name] = name
+    unmatched = (
+        [name for name in first.at_work if name not in set(matched.values())],
+        [name for name in second.at_work if name not in matched],
     )
-    if any(lonely):
+    if any(unmatched):
         raise WeightsError(
-            f"layers with weights that have no partner: {first.described(lonely[0])}, "
-            f"{second.described(lonely[1])}; name them, {second.side}'s to {first.side}'s{_proposal(first, second)}"
+            f"layers with weights that have no partner: {first.described(unmatched[0])}, "
+            f"{second.described(unmatched[1])}; name them, {second.side}'s to {first.side}'s{_proposal(first, second)}"
         )
     for name in second.order:
-        free = name not in found and name not in taken
-        if free and name in first.order and _alike(first, second, name, found):
-            found[name] = name
-    return found
+        free = name not in matched and name not in taken
+        if free and name in first.order and _alike(first, second, name, matched):
+            matched[name] = name
+    return matched
 
 
 def _check(first: Layers, second: Layers, names: Mapping[str, str]) -> None:
-    """Complain of names that cannot be meant."""
-    for side, given in ((second, list(names)), (first, list(names.values()))):
-        known = {*side.order, *side.arrays}
-        for name in given:
-            if name not in known:
-                near = get_close_matches(name, known, n=3, cutoff=0.4)
-                hint = f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(sorted(known - {''}))}"
+    """Raise SpecError for unknown names, names used twice, and layers that do not run equally often."""
+    for side, requested in ((second, list(names)), (first, list(names.values()))):
+        layers = {*side.order, *side.arrays}
+        for name in requested:
+            if name not in layers:
+                near = get_close_matches(name, layers, n=3, cutoff=0.4)
+                hint = (
+                    f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(sorted(layers - {''}))}"
+                )
                 raise SpecError(f"names: no layer of {side.side} that runs is called {name!r}{hint}")
-    meant: dict[str, str] = {}
+    used: dict[str, str] = {}
     for name, partner in names.items():
-        if partner in meant:
-            raise SpecError(f"names: {meant[partner]!r} and {name!r} are both named {partner!r}; name one")
-        meant[partner] = name
-        often = second.runs.count(name), first.runs.count(partner)
-        if name not in second.arrays and often[0] != often[1]:
+        if partner in used:
+            raise SpecError(f"names: {used[partner]!r} and {name!r} are both named {partner!r}; name one")
+        used[partner] = name
+        calls = second.runs.count(name), first.runs.count(partner)
+        if name not in second.arrays and calls[0] != calls[1]:
             raise SpecError(
-                f"names: {name!r} runs {often[0]} times in {second.side} and {partner!r} {often[1]} times in "
+                f"names: {name!r} runs {calls[0]} times in {second.side} and {partner!r} {calls[1]} times in "
                 f"{first.side}; leave it out, for it has no weights"
             )
 
 
-def _alike(first: Layers, second: Layers, name: str, found: Mapping[str, str]) -> bool:
-    """Whether two layers without weights that bear one name may be the same."""
+def _alike(first: Layers, second: Layers, name: str, matched: Mapping[str, str]) -> bool:
+    """Whether two layers without weights and with the same name match."""
     if name in first.holders or name in second.holders or name in first.arrays:
         return False
     if first.seen[name].output_shape != second.seen[name].output_shape:
         return False
     place = second.place(name)
-    same = first.place(name) == (None if place is None else found.get(place))
+    same = first.place(name) == (None if place is None else matched.get(place))
     return same and first.runs.count(name) == second.runs.count(name)
 
 
 def proposed(first: Layers, second: Layers) -> dict[str, str]:
-    """The second network's layers with weights and the first's, by order of running where kinds and shapes agree.
+    """Match layers with weights by the order in which they run, where kinds and shapes agree.
 
-    The longest runs of layers that agree are matched first; then those that are left, each with the next of its kind.
+    The longest sequences of layers that agree are matched first, then each remaining layer with the next of its kind.
+
+    Returns:
+        The first network's names, by the second's.
     """
     ours, theirs = first.at_work, second.at_work
     kinds = [first.kind(name) for name in ours], [second.kind(name) for name in theirs]
-    found: dict[str, str] = {}
+    matched: dict[str, str] = {}
     for block in SequenceMatcher(None, kinds[0], kinds[1], autojunk=False).get_matching_blocks():
         for step in range(block.size):
-            found[theirs[block.b + step]] = ours[block.a + step]
-    left = [name for name in ours if name not in set(found.values())]
+            matched[theirs[block.b + step]] = ours[block.a + step]
+    left = [name for name in ours if name not in set(matched.values())]
     for name in theirs:
-        if name not in found and (same := next((n for n in left if first.kind(n) == second.kind(name)), None)):
-            found[name] = same
+        if name not in matched and (same := next((n for n in left if first.kind(n) == second.kind(name)), None)):
+            matched[name] = same
             left.remove(same)
-    return {name: found[name] for name in theirs if name in found and name}
+    return {name: matched[name] for name in theirs if name in matched and name}
 
 
 def _proposal(first: Layers, second: Layers) -> str:
-    """The proposal as Python that can be pasted."""
+    """The proposal as Python code to paste."""
     entries = {name: partner for name, partner in proposed(first, second).items() if name != partner}
     if not entries:
         return "; no two of them are alike"
@@ -166,11 +175,12 @@ def _proposal(first: Layers, second: Layers) -> str:
 
 
 def tensor_partners(first: Layers, second: Layers, layers: Mapping[str, str]) -> dict[str, str]:
-    """For every array of those layers of the second network, its name in the first.
+    """The name in the first network of each weight of the second network's matched layers.
 
-    The last words are the same, but for a single array that is called otherwise on either side and has one shape.
+    The last words are the same. If one weight of a layer is left over in each network and both have the same shape,
+    they match too.
     """
-    found = {}
+    matched = {}
     for name, partner in layers.items():
         own, other = second.arrays.get(name, {}), first.arrays.get(partner, {})
         odd, missing = [w for w in own if w not in other], [w for w in other if w not in own]
@@ -178,5 +188,5 @@ def tensor_partners(first: Layers, second: Layers, layers: Mapping[str, str]) ->
         if len(odd) == len(missing) == 1 and own[odd[0]] == other[missing[0]]:
             alias = {odd[0]: missing[0]}
         for word in own:
-            found[join(name, word)] = join(partner, alias.get(word, word))
-    return found
+            matched[join(name, word)] = join(partner, alias.get(word, word))
+    return matched

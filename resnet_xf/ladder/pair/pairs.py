@@ -1,4 +1,4 @@
-"""A person's own pair of networks, made into what the ladder compares."""
+"""Two networks that a user built, prepared for the ladder."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from resnet_xf.ladder.short_run import CURVE, LOCKSTEP, ShortRun
 from resnet_xf.ladder.subject import Outline, Subject
 
 STEADY = 1e-9
-"""How far apart, relatively, the loss of one float64 step taken twice may be if nothing is drawn at random: far beyond
-any rounding of it, which is below 1e-11, and far below what one dropped number changes."""
+"""Largest relative difference of the loss when one float64 step is taken twice and nothing is random. Rounding errors
+are below 1e-11; one value that is dropped out changes far more than this."""
 
 Pair = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
-class _Own:
-    """One of the two: its backend, a copy of it whose weights are all there, those weights, and its layers."""
+class _Member:
+    """One network of the pair: its backend, a copy with all weights initialized, these weights, and its layers."""
 
     backend: Backend
     network: Any
@@ -43,24 +43,24 @@ class _Own:
 
 
 def suggest_names(first: Any, second: Any, images: Array) -> dict[str, str]:
-    """A proposal for the ``names`` of :func:`resnet_xf.parity`: by order of running, where kinds and shapes agree.
+    """Propose the ``names`` of :func:`resnet_xf.parity`: layers match by their order where kinds and shapes agree.
 
-    Look it over: layers of one shape that run in another order are matched wrongly.
+    Check the result: layers of the same shape that run in another order are matched wrongly.
 
     Args:
-        first: a ``torch.nn.Module`` or ``mxnet.gluon.HybridBlock``; it is not touched.
-        second: another.
+        first: a ``torch.nn.Module`` or ``mxnet.gluon.HybridBlock``; it is not changed.
+        second: the other one.
         images: ``(N, C, H, W)``.
 
     Returns:
-        For the second's layers with weights, the first's; those of equal name are left out.
+        The first network's layers with weights, by the second's; layers of equal name are left out.
 
     Raises:
-        SpecError, WeightsError, DataError: if a network is none, or does not run on the images.
+        SpecError, WeightsError, DataError: if an argument is no network, or does not run on the images.
     """
     ours, theirs = _both((first, second), images)
-    found = proposed(ours.layers, theirs.layers)
-    return {name: partner for name, partner in found.items() if name != partner}
+    matched = proposed(ours.layers, theirs.layers)
+    return {name: partner for name, partner in matched.items() if name != partner}
 
 
 def pair_of(
@@ -72,7 +72,7 @@ def pair_of(
     level: str,
     max_memory: int | None,
 ) -> tuple[Subject, list[Backend], str, str]:
-    """The subject of a run and its two backends, and a word each on where weights and images came from.
+    """The subject of a comparison, its two backends, and for the report where weights and images came from.
 
     Raises:
         SpecError, WeightsError, DataError: for networks that cannot be compared.
@@ -118,8 +118,8 @@ def pair_of(
     return subject, [ours, theirs], origin, "images given as an array"
 
 
-def _both(pair: Pair, images: object) -> tuple[_Own, _Own]:
-    """Both networks, looked at."""
+def _both(pair: Pair, images: object) -> tuple[_Member, _Member]:
+    """Copy and run both networks once."""
     if not isinstance(images, np.ndarray) or images.ndim != 4:
         got = f"an array of shape {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
         raise DataError(f"images: a pair needs an array (N, C, H, W), as resnet_xf.data.photographs() gives, got {got}")
@@ -133,8 +133,8 @@ def _both(pair: Pair, images: object) -> tuple[_Own, _Own]:
     return first, second
 
 
-def _look(backend: Backend, side: str, network: Any, images: Array) -> _Own:
-    """A copy of a network, and what it shows."""
+def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
+    """Copy a network, run the copy on one image, and list its layers."""
     copied = backend.copy(network)
     shown = images[:1]
     try:
@@ -155,13 +155,13 @@ def _look(backend: Backend, side: str, network: Any, images: Array) -> _Own:
     if output.ndim != 2:
         raise SpecError(f"{side}: {type(network).__name__} gives {output.shape}; expected (N, classes)")
     shapes = {name: array.shape for name, array in arrays.items()}
-    return _Own(backend, copied, arrays, Layers(side, shapes, seen.layers, runs), output.shape[1])
+    return _Member(backend, copied, arrays, Layers(side, shapes, seen.layers, runs), output.shape[1])
 
 
 def _named(
-    own: _Own, layers: Mapping[str, str], tensors: Mapping[str, str] | None = None
+    own: _Member, layers: Mapping[str, str], tensors: Mapping[str, str] | None = None
 ) -> tuple[dict[str, str], frozenset[str]]:
-    """For every array that is compared, its own name; and those of layers that never run."""
+    """The name in this network of each compared weight, and the compared weights of layers that never run."""
     if tensors is None:
         compared = set(layers.values())
         tensors = {name: name for name in own.arrays if layer_of(name) in compared}
@@ -170,7 +170,7 @@ def _named(
 
 
 def _outline(pair: Pair, first: ForeignBackend, pixels: Array) -> Outline:
-    """The first network's layers, by which the second's are measured."""
+    """The first network's layers, which the second's must equal."""
     seen = trace_network(first, first.build(None), pixels[:1])
     names = list(dict.fromkeys(type(network).__name__ for network in pair))
     kinds = {name: _kind(layer) if name else "network" for name, layer in seen.layers.items()}
@@ -181,7 +181,7 @@ def _outline(pair: Pair, first: ForeignBackend, pixels: Array) -> Outline:
 
 
 def _settings(seen: ObservedTrace) -> dict[str, dict[str, float]]:
-    """Of the norms that keep statistics."""
+    """The settings of the norms with running statistics."""
     return {
         name: dict(layer.settings)
         for name, layer in seen.layers.items()
@@ -190,7 +190,7 @@ def _settings(seen: ObservedTrace) -> dict[str, dict[str, float]]:
 
 
 def _kind(layer: Observed) -> str:
-    """A layer's kind in a word, by its arrays; and what makes one pixel of many, for its long sums."""
+    """A layer's kind in a word, from its weights. A global pool is known by its shapes."""
     shapes = layer.weight_shapes
     if "running_mean" in shapes:
         return "norm"
@@ -225,8 +225,8 @@ def _short_run(
     )
 
 
-def _refuse_chance(own: _Own, given: ForeignBackend, run: ShortRun) -> None:
-    """Complain if a network in training draws at random, as no two frameworks do alike, or has a law of its own."""
+def _refuse_chance(own: _Member, given: ForeignBackend, run: ShortRun) -> None:
+    """Raise SpecError if training is random, which no two frameworks are alike, or follows a rule of one framework."""
     mend = "set its rate to 0 in both networks, or choose level='quick'"
     for name, layer in own.layers.seen.items():
         if isnan(layer.settings.get("momentum", 0.0)):
@@ -254,7 +254,7 @@ def _refuse_chance(own: _Own, given: ForeignBackend, run: ShortRun) -> None:
 
 
 def probe_weights(arrays: Weights, seed: int) -> Weights:
-    """Weights of those shapes under which every number matters, as :func:`resnet_xf.draw_weights` draws ``probe``."""
+    """Random weights of these shapes, under which each one matters, like the scheme ``probe`` of ``draw_weights``."""
     norms = {layer_of(name) for name, array in arrays.items() if name.endswith("weight") and array.ndim == 1}
     return {name: _probe(name, array, layer_of(name) in norms, seed) for name, array in arrays.items()}
 
