@@ -182,5 +182,9 @@ class Captured:
         for name, mark in self.digests().items():
             if mark != other.digests().get(name):
                 return f"the weights' {name}"
-        pairs = {key: (mine, theirs.evidence[INPUTS].get(key)) for key, mine in ours.evidence[INPUTS].items()}
-        return next((key for key, (a, b) in pairs.items() if a != b and (key == "probe" or (a and b))), None)
+        inputs, others = ours.evidence[INPUTS], theirs.evidence[INPUTS]
+        # A capture of a lower level has fewer inputs, but each has a probe or has none.
+        wrong = [
+            key for key in inputs if inputs[key] != others[key] and (key == "probe" or (inputs[key] and others[key]))
+        ]
+        return wrong[0].replace("_", " ") if wrong else None

@@ -178,6 +178,7 @@ def _compare(
     passed = {side.name: capture_inside(side, names, "float64") for side in sides}
     rows = subject.outline.rows
     places = {row.name: place for place, row in enumerate(rows)}
+    alone = {side.name: rounding(side) for side in sides}
     found = []
     for name, gain in zip(names, gains(first, names, passed[first.name]), strict=True):
         ours = passed[first.name][name]
@@ -185,7 +186,7 @@ def _compare(
         steps = roundings(rows[: places[name] + 1]) + longest / 12
         own = [error for other in others if (error := _own_error(subject, first, other, name, passed))]
         worst = max(own, key=lambda pair: pair[0] / pair[1]) if own else (None, None)
-        single = {side.name: rounding(side)[name] for side in sides}
+        single = {side: layers[name] for side, layers in alone.items()}
         found.append(
             LayerError(
                 name=name,
