@@ -130,6 +130,12 @@ def changed(captures, tmp_path, **fields: object) -> Path:
     return copy
 
 
+def test_captures_of_different_levels_are_compared_as_far_as_both_reach(captures, tmp_path) -> None:
+    capture(TINY, tmp_path / "quick", "torch", level="quick", **SMALL)
+    report = parity_against([captures["mxnet"], tmp_path / "quick"])
+    assert (report.level, report.holds, len(report.rungs)) == ("quick", True, 5)
+
+
 def test_a_capture_of_version_1_is_read(tmp_path) -> None:
     with tarfile.open(Path(__file__).parent / "data" / "capture_of_version_1.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
