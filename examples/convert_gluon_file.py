@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import resnet_xf
-from resnet_xf_mxnet.loan import mx  # `import mxnet as mx` fails with a recent NumPy
+from resnet_xf_mxnet.numpy_compat import mx  # `import mxnet as mx` fails with a recent NumPy
 
 with tempfile.TemporaryDirectory() as folder:
     gluon_file, torch_file = Path(folder) / "tuned.params", Path(folder) / "tuned.pth"

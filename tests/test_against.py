@@ -19,7 +19,7 @@ from resnet_xf.errors import EvidenceError, ResNetXFError, WeightsError
 from resnet_xf.ladder.capture.evidence import read_manifest
 from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf.ladder.sketch import CHUNKS, sketch
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 SMALL = {"image_size": (16, 16)}
 TRIAL = Trial(recipe=msgspec.structs.replace(RECIPE, epochs=1, batch_size=128), seeds=2, margin=60.0)

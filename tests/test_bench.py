@@ -203,7 +203,7 @@ def broken(*given):
 engine.native_of = broken"""
 
 
-NORMLESS = """from resnet_xf_mxnet.loan import mx
+NORMLESS = """from resnet_xf_mxnet.numpy_compat import mx
 mx.gluon.nn.BatchNorm.hybrid_forward = lambda self, F, x, **given: x"""
 
 
@@ -222,7 +222,7 @@ def test_crashes_and_false_outputs_are_told_and_do_not_end_the_run(monkeypatch) 
         assert row.reason.startswith("its outputs are off by ")
 
 
-FUSED = """from resnet_xf_mxnet.loan import mx
+FUSED = """from resnet_xf_mxnet.numpy_compat import mx
 real = mx.gluon.HybridBlock.hybridize
 mx.gluon.HybridBlock.hybridize = lambda self, *a, **k: real(self, *a, **(k | {'backend': 'MKLDNN'}))"""
 ZEROS = """import torch

@@ -15,7 +15,7 @@ import pytest
 
 from resnet_xf.errors import BackendError
 from resnet_xf_mxnet.cuda import LIBRARIES, Gpu, how_to_install, load_libraries, no_code_for
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 DRIVER = """
 #include <string.h>

@@ -34,7 +34,7 @@ from resnet_xf.formats.gluon_params import read_params, write_params
 from resnet_xf.formats.identify import identify
 from resnet_xf.formats.inspect import inspect
 from resnet_xf.formats.layouts import LAYOUTS, places
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 SMALL = ResNetSpec(
     name="small", stem=Stem(width=8), stages=(Stage(depth=1, channels=8), Stage(depth=1, channels=8, stride=2)), num_classes=3

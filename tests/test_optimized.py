@@ -13,7 +13,7 @@ from resnet_xf.data import Batches, Transform
 from resnet_xf.errors import BackendError, MissingExtraError, ShapeError
 from resnet_xf.training.recipe import Augmentation
 from resnet_xf_mxnet.arrays import ndarray
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 WEIGHTS = draw_weights(TINY, 1)
 SIZE = (32, 32)

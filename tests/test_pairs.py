@@ -12,7 +12,7 @@ from resnet_xf.errors import DataError, RecipeError, SpecError, WeightsError
 from resnet_xf.ladder.pair import pairs
 from resnet_xf.ladder.short_run import CURVE, LOCKSTEP
 from resnet_xf_mxnet.arrays import ndarray, weights_of
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 g = mx.gluon.nn
 CPU = mx.cpu()

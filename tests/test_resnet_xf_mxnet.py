@@ -19,7 +19,7 @@ from resnet_xf.testing import (
     TrainsContract,
     images,
 )
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 
 class TestMxnet(BackendContract, BackboneContract, LayersAloneContract, TrainsContract, OptimizesContract):

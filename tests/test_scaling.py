@@ -8,7 +8,7 @@ from resnet_xf.architecture.weights import draw_weights
 from resnet_xf.training.evaluation import task_of
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.learner import MxnetLearner
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 from resnet_xf_mxnet.scaling import LossScaling
 
 PLAN = plan(TINY)

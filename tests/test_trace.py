@@ -151,7 +151,7 @@ def test_a_network_refuses_a_shape_that_is_not_its_own(shape: tuple[int, ...], s
 def test_pooled_sizes_are_both_frameworks_or_refused(kernel: int, stride: int, padding: int, ceil: bool) -> None:
     import torch
 
-    from resnet_xf_mxnet.loan import mx
+    from resnet_xf_mxnet.numpy_compat import mx
 
     for size in range(max(1, kernel - 2 * padding), 13):
         sides = {

@@ -15,7 +15,7 @@ from resnet_xf.data import digits, photographs
 from resnet_xf.errors import SpecError
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 BY_REFERENCE = {source: [n for n, s in REFERENCE.items() if s == source] for source in set(REFERENCE.values())}
 

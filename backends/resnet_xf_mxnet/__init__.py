@@ -20,7 +20,7 @@ from resnet_xf_mxnet.arrays import named_blocks, ndarray, own_weights, weights_o
 from resnet_xf_mxnet.bench import MxnetBench
 from resnet_xf_mxnet.cuda import gpus
 from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles, why_not
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 from resnet_xf_mxnet.reference import peer, run_exported
 
 __all__ = ["BACKEND"]

@@ -8,7 +8,7 @@ from typing import Any
 from resnet_xf.architecture.nodes import join
 from resnet_xf.architecture.weights import Array, plain
 from resnet_xf.formats.layouts import GLUON_WORDS
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 NEUTRAL_WORDS = {theirs: ours for words in GLUON_WORDS.values() for ours, theirs in words.items()}
 """Our names of the arrays that Gluon names otherwise: ``gamma`` is ``weight``."""

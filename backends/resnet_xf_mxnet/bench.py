@@ -11,7 +11,7 @@ from contextlib import suppress
 from resnet_xf.backend.fast import Fast, FastTask
 from resnet_xf_mxnet.fast import MxnetFast
 from resnet_xf_mxnet.learner import find_device
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 
 class MxnetBench:

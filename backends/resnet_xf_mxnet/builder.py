@@ -23,7 +23,7 @@ from resnet_xf.architecture.nodes import (
     Taps,
     join,
 )
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 nn = mx.gluon.nn
 

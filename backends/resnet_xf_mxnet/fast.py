@@ -10,7 +10,7 @@ from resnet_xf.backend.fast import FastTask, no_gradients
 from resnet_xf.errors import BackendError, one_line
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.learner import STATIC, find_device, in_low
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 
 class MxnetFast:

@@ -22,7 +22,7 @@ from resnet_xf.support.parent import report_failure
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, weights_of
 from resnet_xf_mxnet.cuda import gpus, how_to_install, no_code_for
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 from resnet_xf_mxnet.scaling import LossScaling
 
 nd = mx.nd

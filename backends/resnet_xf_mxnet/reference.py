@@ -10,7 +10,7 @@ from typing import Any
 from resnet_xf.architecture.weights import Array
 from resnet_xf.errors import BackendError, WeightsError, one_line
 from resnet_xf_mxnet.arrays import ndarray
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 
 def peer(library: str, model: str, num_classes: int, in_channels: int) -> Any:

@@ -1,7 +1,7 @@
 """A planted defect: MXNet's own optimiser, whose buffers hold rate times momentum and are not rescaled."""
 
 from resnet_xf_mxnet.learner import MxnetLearner
-from resnet_xf_mxnet.loan import mx
+from resnet_xf_mxnet.numpy_compat import mx
 
 _dump, _load = MxnetLearner.dump, MxnetLearner.load
 

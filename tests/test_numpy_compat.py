@@ -1,4 +1,4 @@
-"""Each test imports MXNet anew, in an interpreter of its own. PyTorch is not needed."""
+"""Each test imports MXNet in a new interpreter. PyTorch is not needed."""
 
 import os
 import subprocess
@@ -18,11 +18,11 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_all_that_was_lent_is_taken_back() -> None:
+def test_the_added_names_are_removed_after_the_import() -> None:
     code = """
     import os, sys, importlib.util, numpy as np
     names, had = set(vars(np)), importlib.util.find_spec("distutils") is not None
-    from resnet_xf_mxnet.loan import NUMPY_NAMES, mx
+    from resnet_xf_mxnet.numpy_compat import NUMPY_NAMES, mx
     assert set(NUMPY_NAMES) & set(vars(np)) == set(NUMPY_NAMES) & names
     assert "OMP_NUM_THREADS" not in os.environ
     assert had or "distutils" not in sys.modules
@@ -36,7 +36,7 @@ def test_names_that_numpy_has_are_left_alone() -> None:
     code = """
     import numpy as np
     before = {name: vars(np)[name] for name in ("bool", "in1d", "trapz", "round_") if name in vars(np)}
-    import resnet_xf_mxnet.loan
+    import resnet_xf_mxnet.numpy_compat
     assert all(vars(np)[name] is value for name, value in before.items())
     """
     done = run(code)
@@ -45,7 +45,7 @@ def test_names_that_numpy_has_are_left_alone() -> None:
 
 def test_the_import_leaves_the_process_its_threads() -> None:
     code = """
-    import ctypes, os, resnet_xf_mxnet.loan
+    import ctypes, os, resnet_xf_mxnet.numpy_compat
     print(ctypes.CDLL("libgomp.so.1").omp_get_max_threads(), len(os.sched_getaffinity(0)))
     """
     threads, cores = run(code).stdout.split()
@@ -54,13 +54,13 @@ def test_the_import_leaves_the_process_its_threads() -> None:
 
 def test_a_callers_own_number_of_threads_is_kept() -> None:
     code = """
-    import ctypes, os, resnet_xf_mxnet.loan
+    import ctypes, os, resnet_xf_mxnet.numpy_compat
     print(ctypes.CDLL("libgomp.so.1").omp_get_max_threads(), os.environ["OMP_NUM_THREADS"])
     """
     assert run(code, OMP_NUM_THREADS="1").stdout.split() == ["1", "1"]
 
 
-def test_a_missing_libgomp_is_told_as_what_it_is(tmp_path) -> None:
+def test_a_missing_libgomp_is_named(tmp_path) -> None:
     (tmp_path / "libgomp.so.1").write_bytes(b"")  # stands before the system's own, and cannot be loaded
     done = run("import resnet_xf; resnet_xf.get_backend('mxnet')", LD_LIBRARY_PATH=str(tmp_path))
     last = done.stderr.strip().splitlines()[-1]
@@ -69,7 +69,7 @@ def test_a_missing_libgomp_is_told_as_what_it_is(tmp_path) -> None:
 
 
 def test_versions_compare_by_number() -> None:
-    from resnet_xf_mxnet.loan import _Version
+    from resnet_xf_mxnet.numpy_compat import _Version
 
     assert _Version("1.26.4") > _Version("1.9")
     assert _Version(np.__version__) >= _Version("1.17")

@@ -1,9 +1,8 @@
-"""Imports MXNet 1.9.1 under the NumPy and Python of today, and takes back what that needed.
+"""Import MXNet 1.9.1 under a recent NumPy and Python.
 
-The last MXNet wants, while it is being imported and not later, about twenty names that NumPy has since
-dropped, and the module ``distutils.version`` that Python dropped in 3.12. They are lent for the length of the
-import. So is ``OMP_NUM_THREADS``: without it MXNet's engine, as it loads, halves the OpenMP threads of the
-whole process, PyTorch's too.
+Only during its import, MXNet needs about twenty names that NumPy has removed, and ``distutils.version``, which
+Python 3.12 removed. This module adds them before the import and removes them after it. ``OMP_NUM_THREADS`` is set in
+the same way: without it, MXNet's engine halves the OpenMP threads of the whole process, also PyTorch's.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from resnet_xf.support.environment import processors
 from resnet_xf_mxnet.cuda import prepare
 
 
-def _gone(*_: object) -> None:
+def _removed(*_: object) -> None:
     raise NotImplementedError("NumPy no longer has this function")
 
 
@@ -46,19 +45,19 @@ NUMPY_NAMES: dict[str, Any] = {
     "round_": np.round,
     "trapz": getattr(np, "trapezoid", None) or vars(np).get("trapz"),
     "msort": np.sort,
-} | dict.fromkeys(("mirr", "npv", "pmt", "ppmt", "pv", "rate"), _gone)
-"""What MXNet asks of NumPy at import, and what stands for it where NumPy has it no more."""
+} | dict.fromkeys(("mirr", "npv", "pmt", "ppmt", "pv", "rate"), _removed)
+"""The names that MXNet reads from NumPy at import, with the values to use where NumPy has removed them."""
 
 
 class _Version(tuple[int, ...]):
-    """Versions compared number by number: enough of ``distutils.version`` for the two that MXNet compares."""
+    """A version as a tuple of integers. MXNet needs no more of ``distutils.version``."""
 
     def __new__(cls, text: str) -> _Version:
         return super().__new__(cls, map(int, re.findall(r"\d+", text)))
 
 
 def _distutils() -> dict[str, ModuleType]:
-    """Stand-ins for the modules that MXNet imports, where Python has them no more."""
+    """Return substitutes for the ``distutils`` modules that MXNet imports; none if Python still has ``distutils``."""
     if importlib.util.find_spec("distutils") is not None:
         return {}
     package, version = ModuleType("distutils"), ModuleType("distutils.version")
@@ -69,10 +68,9 @@ def _distutils() -> dict[str, ModuleType]:
 
 
 @contextmanager
-def lent() -> Iterator[None]:
-    """Lend NumPy, ``sys.modules`` and the environment what an import of MXNet needs; take all of it back."""
+def removed_names() -> Iterator[None]:
+    """Add to NumPy, ``sys.modules`` and the environment what an import of MXNet needs; remove it at the end."""
     missing = {name: value for name, value in NUMPY_NAMES.items() if name not in vars(np)}
-    threads = processors()
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -83,23 +81,22 @@ def lent() -> Iterator[None]:
             sys.modules[name] = module
             stack.callback(sys.modules.pop, name, None)
         if "OMP_NUM_THREADS" not in os.environ:
-            os.environ["OMP_NUM_THREADS"] = str(threads)
+            os.environ["OMP_NUM_THREADS"] = str(processors())
             stack.callback(os.environ.pop, "OMP_NUM_THREADS", None)
         yield
 
 
 def import_mxnet() -> Any:
-    """The module ``mxnet``.
+    """Import and return the module ``mxnet``.
 
     Raises:
-        BackendError: if a library that MXNet needs is missing; the message says how to get it. Or if ``DMLC_ROLE`` is
-            none.
+        BackendError: if a library that MXNet needs is missing, or ``DMLC_ROLE`` is not a role.
     """
     role = os.environ.get("DMLC_ROLE", "worker")
-    if role not in ("worker", "server", "scheduler"):  # MXNet would wait for ever
+    if role not in ("worker", "server", "scheduler"):  # MXNet would wait forever
         raise BackendError(f"DMLC_ROLE is {role!r}; expected worker, server or scheduler")
     prepare()
-    with lent():
+    with removed_names():
         try:
             return importlib.import_module("mxnet")
         except OSError as error:
