@@ -15,7 +15,7 @@ from resnet_xf.backend.fast import PRECISIONS, PRESETS
 from resnet_xf.backend.registry import ALIASES, get_backend, is_installed, list_backends
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Device, ImageSize, arguments_without, check_outputs, read_size
-from resnet_xf.cli.printing import Table, print_json
+from resnet_xf.cli.printing import new_table, print_json, print_table
 from resnet_xf.cli.progress import ProgressBar
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import MODES, PEERS, cases
@@ -178,14 +178,14 @@ def _print(report: BenchReport) -> None:
     """Print a table for each group, then notes and conclusions."""
     for rows in report.groups():
         typer.echo(rows[0].case.group_title)
-        table = Table(
+        table = new_table(
             *("", "batch>", "images/s>", "quartiles>", "× first>", "interval>", "error>", "top-1>"),
             *("ceiling>", "memory>", "start>"),
         )
         first = baseline(rows)
         for row in rows:
             table.add_row(*_cells(row, first=row is first))
-        table.print()
+        print_table(table)
         for row in rows:
             if not row.result:
                 typer.echo(f"{row.case}: {'FAILED: ' if row.failed else ''}{row.reason}")
@@ -231,13 +231,13 @@ def _cells(row: Row, *, first: bool) -> list[str]:
 
 def _print_comparison(comparison: Comparison) -> None:
     """Print the speeds of two reports side by side."""
-    table = Table("", "before>", "after>", "×>", "interval>", "")
+    table = new_table("", "before>", "after>", "×>", "interval>", "")
     for change in comparison.changes:
         low, high = change.ratio.interval
         speeds = format_rate(change.before.median), format_rate(change.after.median)
         name = f"{change.case.group_title}: {change.case}"
         table.add_row(name, *speeds, f"{change.ratio.median:.2f}", f"{low:.3f}–{high:.3f}", change.ratio.verdict)
-    table.print()
+    print_table(table)
     for title, names in (("only before", comparison.only_before), ("only after", comparison.only_after)):
         for name in names:
             typer.echo(f"{title}: {name}")

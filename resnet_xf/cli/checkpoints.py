@@ -11,7 +11,7 @@ import typer
 from resnet_xf.architecture.plan import plan
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson
-from resnet_xf.cli.printing import Table, by_sign, print_json
+from resnet_xf.cli.printing import by_sign, new_table, print_json, print_table
 from resnet_xf.cli.progress import ProgressBar
 from resnet_xf.formats.convert import convert
 from resnet_xf.formats.inspect import inspect
@@ -85,8 +85,8 @@ def inspect_(
         typer.echo(f"tensors: {len(inspection.tensors)}, {inspection.numbers:,} values, {dtypes}")
         typer.echo(f"complete: {'yes' if inspection.problem is None else f'no: {inspection.problem}'}")
         if tensors:
-            table = Table("tensor", "shape", "dtype")
+            table = new_table("tensor", "shape", "dtype")
             for tensor in inspection.tensors:
                 table.add_row(tensor.name, by_sign(tensor.shape), tensor.dtype)
-            table.print()
+            print_table(table)
     raise typer.Exit(0 if inspection.problem is None else 1)

@@ -11,7 +11,7 @@ from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.zoo import REFERENCE, ZOO, list_models
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Batch, ImageSize, InputShape, SpecArgument, TopOnly, input_shape
-from resnet_xf.cli.printing import Table, by_sign, print_json, print_rows
+from resnet_xf.cli.printing import by_sign, new_table, print_json, print_rows, print_table
 from resnet_xf.errors import SpecError
 
 app = new_app()
@@ -30,7 +30,7 @@ def list_(
     if not names:
         raise SpecError(f"--filter: no network's name matches {pattern!r}; `resnet-xf list` shows all names")
     rows: list[dict[str, Any]] = []
-    table = Table("name", "parameters>", "GMACs>", "image size>", "reference")
+    table = new_table("name", "parameters>", "GMACs>", "image size>", "reference")
     for name in names:
         spec, source = ZOO[name], REFERENCE[name]
         whole = trace(spec, (1, spec.in_channels, *spec.image_size))[0]
@@ -40,7 +40,7 @@ def list_(
     if as_json:
         print_json(rows)
     else:
-        table.print()
+        print_table(table)
 
 
 @app.command()

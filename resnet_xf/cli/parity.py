@@ -24,7 +24,7 @@ from resnet_xf.cli.options import (
     read_bytes,
     read_size,
 )
-from resnet_xf.cli.printing import Table, by_sign, print_json
+from resnet_xf.cli.printing import by_sign, new_table, print_json, print_table
 from resnet_xf.cli.progress import ProgressBar
 from resnet_xf.errors import EvidenceError, SpecError, WeightsError
 from resnet_xf.formats.files import read_checkpoint
@@ -277,10 +277,10 @@ def print_report(report: Report) -> None:
     typer.echo(
         f"{report.network}: {versions}; {report.images}, {by_sign(report.input_shape)}; weights {report.weights}"
     )
-    table = Table("rung>", "compares", "result", "found>", "bound>", "seconds>", "what")
+    table = new_table("rung>", "compares", "result", "found>", "bound>", "seconds>", "what")
     for rung in report.rungs:
         numbers = ["" if number is None else f"{number:.3g}" for number in (rung.value, rung.bound)]
         what = f"{rung.where}: {rung.detail}" if rung.where else rung.detail
         table.add_row(str(rung.number), rung.name, rung.status, *numbers, f"{rung.seconds:.2f}", what)
-    table.print()
+    print_table(table)
     typer.echo(report.verdict())

@@ -2,55 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import shutil
-import sys
-import textwrap
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from resnet_xf.architecture.trace import Row
 
-
-class Table:
-    """Text in columns, aligned to the left, or to the right where the heading ends in ``>``.
-
-    Rich's tables would take a third of the time that ``resnet-xf list`` needs.
-    """
-
-    def __init__(self, *headings: str) -> None:
-        self.to_right = [heading.endswith(">") for heading in headings]
-        self.rows: list[tuple[str, ...]] = [tuple(heading.rstrip(">") for heading in headings)]
-
-    def add_row(self, *cells: str) -> None:
-        """Add a row. A row may have fewer cells than there are headings."""
-        self.rows.append((*cells, *[""] * (len(self.to_right) - len(cells))))
-
-    def print(self) -> None:
-        """Print the table; on a terminal, text in the last column is wrapped at the terminal's width."""
-        widths = [max(map(cell_width, column)) for column in zip(*self.rows, strict=True)]
-        room = max(24, shutil.get_terminal_size().columns - sum(widths[:-1]) - 2 * len(widths[1:]))
-        wraps = sys.stdout.isatty() and not self.to_right[-1]
-        for *cells, last in self.rows:
-            for part in (textwrap.wrap(last, room) if wraps else []) or [last]:
-                columns = zip((*cells, part), widths, self.to_right, strict=True)
-                typer.echo("  ".join(itertools.starmap(_aligned, columns)).rstrip())
-                cells = [""] * len(cells)
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
-def cell_width(text: str) -> int:
-    """Return how many columns of a terminal a text takes: two for each wide character of Chinese or Japanese."""
-    return sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in text)
+def new_table(*headings: str) -> Table:
+    """Return an empty table. A column whose heading ends in ``>`` is aligned to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading.rstrip(">"), justify="right" if heading.endswith(">") else "left", overflow="fold")
+    return table
 
 
-def _aligned(text: str, width: int, to_right: bool) -> str:
-    space = " " * (width - cell_width(text))
-    return space + text if to_right else text + space
+def print_table(table: Table) -> None:
+    """Print a table at the terminal's width; where there is no terminal, at its full width."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(120, console.width))
+    with console.capture() as captured:
+        console.print(table, markup=False, highlight=False)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def print_json(data: Any) -> None:
@@ -68,8 +52,8 @@ def print_rows(rows: list[Row], *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(row) for row in rows])
         return
-    table = Table("name", "kind", "output shape", "parameters>", "MACs>")
+    table = new_table("name", "kind", "output shape", "parameters>", "MACs>")
     for row in [*rows[1:], rows[0]]:
         name = "  " * (row.depth - 1) + row.name if row.name else "total"
         table.add_row(name, row.kind, by_sign(row.output_shape), f"{row.parameters:,}", f"{row.macs:,}")
-    table.print()
+    print_table(table)

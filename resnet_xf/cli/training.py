@@ -29,7 +29,7 @@ from resnet_xf.cli.options import (
     arguments_without,
     read_size,
 )
-from resnet_xf.cli.printing import Table, by_sign, print_json
+from resnet_xf.cli.printing import by_sign, new_table, print_json, print_table
 from resnet_xf.cli.progress import ProgressBar
 from resnet_xf.data import DATASETS
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError
@@ -232,11 +232,11 @@ def predict_(
     if as_json:
         print_json([{"image": str(path), "top": msgspec.to_builtins(best)} for path, best in answers])
         return
-    table = Table("image", "class", "probability>")
+    table = new_table("image", "class", "probability>")
     for path, best in answers:
         for number, guess in enumerate(best):
             table.add_row("" if number else str(path), guess.name, f"{guess.probability:.2%}")
-    table.print()
+    print_table(table)
 
 
 def _with_sizes(spec: ResNetSpec, in_channels: int | None, num_classes: int | None) -> ResNetSpec:

@@ -10,7 +10,7 @@ import numpy as np
 
 from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error
 from resnet_xf.architecture.nodes import Norm, walk
-from resnet_xf.architecture.plan import Plan
+from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.weights import Array, Weights, save_weights
 from resnet_xf.architecture.zoo import REFERENCE, ZOO
@@ -87,11 +87,7 @@ def convert(
         WeightsError: if the source is damaged or does not fit, the outputs differ, or the target cannot be written.
         BackendError: if a format needs PyTorch and it is not installed.
     """
-    target = Path(target)
-    if target.suffix not in SUFFIXES:
-        raise WeightsError(f"{target}: the suffix gives the format to write; expected one of {', '.join(SUFFIXES)}")
-    if not target.parent.is_dir():
-        raise WeightsError(f"{target}: there is no folder {target.parent}")
+    target = _writable(target)
     file = read_checkpoint(source)
     identity = identify(file, spec, num_classes)
     checks = _verify(file, identity) if verify else ()
@@ -128,13 +124,26 @@ def identify_verified(source: str | Path, spec: ResNetSpec | None = None) -> tup
     return identity, guess if identity.guessed else ""
 
 
-def write_checkpoint(path: str | Path, weights: Weights, planned: Plan) -> str:
+def _writable(target: str | Path) -> Path:
+    """Return a path whose suffix and folder allow a checkpoint to be written; raise WeightsError otherwise."""
+    target = Path(target)
+    if target.suffix not in SUFFIXES:
+        raise WeightsError(f"{target}: the suffix gives the format to write; expected one of {', '.join(SUFFIXES)}")
+    if not target.parent.is_dir():
+        raise WeightsError(f"{target}: there is no folder {target.parent}")
+    return target
+
+
+def write_checkpoint(path: str | Path, weights: Weights, network: Plan | ResNetSpec | str) -> str:
     """Write weights, given by neutral names, in the format of the suffix; return the family whose names the file has.
 
     A ``.params`` file has the names of the zoo's Gluon network with the same arithmetic, so that it loads there; if
     there is none, the names of this project's own Gluon networks.
+
+    Raises:
+        WeightsError: if the suffix is of no known format, or the file cannot be written.
     """
-    path = Path(path)
+    path, planned = _writable(path), plan(network)
     match SUFFIXES[path.suffix]:
         case "safetensors":
             save_weights(path, weights, planned.spec)

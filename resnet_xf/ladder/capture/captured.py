@@ -167,8 +167,13 @@ class Captured:
 
     def digests(self) -> dict[str, str]:
         """Return the digests of the weights, by name."""
-        digests: dict[str, str] = self.manifest.evidence[INPUTS]["weights"]
+        digests: dict[str, str] = self._inputs().get("weights", {})
         return digests
+
+    def _inputs(self) -> dict[str, Any]:
+        """Return the inputs with digests in place of arrays."""
+        inputs: dict[str, Any] = self._reader.load(INPUTS, dict[str, Any])
+        return inputs
 
     def differs(self, other: Captured) -> str | None:
         """Return in words why this capture and another cannot be compared, or None if they can."""
@@ -182,9 +187,11 @@ class Captured:
         for name, mark in self.digests().items():
             if mark != other.digests().get(name):
                 return f"the weights' {name}"
-        inputs, others = ours.evidence[INPUTS], theirs.evidence[INPUTS]
+        inputs, others = self._inputs(), other._inputs()
         # A capture of a lower level has fewer inputs, but each has a probe or has none.
         wrong = [
-            key for key in inputs if inputs[key] != others[key] and (key == "probe" or (inputs[key] and others[key]))
+            key
+            for key in inputs
+            if inputs[key] != others.get(key) and (key == "probe" or (inputs[key] and others.get(key)))
         ]
         return wrong[0].replace("_", " ") if wrong else None
