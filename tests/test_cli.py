@@ -288,7 +288,7 @@ def test_the_old_option_for_the_size_names_the_new_ones(command, name: str) -> N
 @pytest.mark.parametrize(
     "arguments, unused",
     [
-        ("--help", "rich msgspec pydantic numpy"),
+        ("--help", "rich pydantic numpy"),
         ("list", "pydantic numpy safetensors PIL sklearn"),
         ("show resnet18", "pydantic numpy"),
     ],
