@@ -389,7 +389,7 @@ def test_state_dicts_that_are_none_are_refused(tmp_path) -> None:
     import zipfile
 
     torch.save({0: torch.zeros(2)}, tmp_path / "number.pth")
-    refused(tmp_path / "number.pth", tmp_path, "no named tensor beside the tensors: 0")
+    refused(tmp_path / "number.pth", tmp_path, "holds entries that are not named tensors: 0")
     torch.save({"a\nb": torch.zeros(2)}, tmp_path / "line.pth")
     refused(tmp_path / "line.pth", tmp_path, "unprintable name")
     torch.save({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, tmp_path / "float8.pth")
@@ -397,7 +397,7 @@ def test_state_dicts_that_are_none_are_refused(tmp_path) -> None:
     endless: dict[str, object] = {}
     endless["model"] = endless
     torch.save(endless, tmp_path / "endless.pth")
-    refused(tmp_path / "endless.pth", tmp_path, "no named tensor")
+    refused(tmp_path / "endless.pth", tmp_path, "entries that are not named tensors")
     torch.save({"a": torch.zeros(1000)}, tmp_path / "plain.pth")
     with zipfile.ZipFile(tmp_path / "plain.pth") as given, zipfile.ZipFile(tmp_path / "squeezed.pth", "w") as squeezed:
         for entry in given.infolist():

@@ -12,14 +12,12 @@ import numpy as np
 from resnet_xf.architecture.nodes import Node
 from resnet_xf.architecture.weights import Array, Weights, check_weights
 from resnet_xf.backend.contract import Backend, Look
-from resnet_xf.backend.learner import Learner, Task
-from resnet_xf.backend.workers import Role
 from resnet_xf.errors import SpecError, WeightsError, one_line
 from resnet_xf_mxnet import builder
 from resnet_xf_mxnet.arrays import named_blocks, ndarray, own_weights, weights_of
 from resnet_xf_mxnet.bench import MxnetBench
 from resnet_xf_mxnet.cuda import gpus
-from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles, why_not
+from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles, why_unusable
 from resnet_xf_mxnet.numpy_compat import mx
 from resnet_xf_mxnet.reference import peer, run_exported
 
@@ -33,93 +31,95 @@ class MxnetBackend:
     unbiased_variance = False
     bench = MxnetBench()
     network_type = mx.gluon.Block
+    learner = staticmethod(MxnetLearner)
+    roles = staticmethod(roles)
     peer = staticmethod(peer)
     run_exported = staticmethod(run_exported)
 
     def version(self) -> str:
-        """MXNet's version."""
+        """Return MXNet's version."""
         return str(mx.__version__)
 
     def devices(self) -> list[str]:
-        """``cpu``, and every GPU with its name; then, by the reason, those that MXNet cannot use."""
-        usable, refused = ["cpu"], dict[str, list[str]]()
+        """Return ``cpu``, every GPU that MXNet can use, with its name, then the others, with the reason."""
+        usable, unusable = ["cpu"], dict[str, list[str]]()
         for index, gpu in enumerate(gpus()):
-            if problem := why_not(index):
-                refused.setdefault(problem, []).append(f"cuda:{index}")
+            if problem := why_unusable(index):
+                unusable.setdefault(problem, []).append(f"cuda:{index}")
             else:
                 usable.append(f"cuda:{index} ({gpu.name})")
-        return usable + [f"not {', '.join(names)}: {problem}" for problem, names in refused.items()]
+        return usable + [f"not {', '.join(names)}: {problem}" for problem, names in unusable.items()]
 
     def build(self, node: Node, dtype: str = "float32") -> Any:
-        """The block of a node, on the CPU, initialised as Gluon does by default."""
+        """Build the block of a node, on the CPU, with Gluon's default initialization."""
         network = builder.build(node)
         network.initialize(ctx=mx.cpu())
         network.cast(dtype)
         return network
 
     def copy(self, network: Any, dtype: str | None = None) -> Any:
-        """A deep copy, of which weights that wait for their shape are drawn by its first run."""
+        """Return a deep copy. Weights with deferred initialization are drawn in the first run of the copy."""
         weights = weights_of(network)
         empty = [name for name, param in weights.items() if param._data is None and not param._deferred_init]
         if empty:
             raise WeightsError(f"{empty[0]} is not initialised; call the network's initialize() or load_parameters()")
-        # What MXNet compiled and a trainer's state are behind pointers, and the copy is to have neither.
+        # The copy has neither the compiled graph nor the trainer. deepcopy cannot follow their C pointers.
         blocks = [block for _, block in named_blocks(network)]
         pointers = [getattr(block, "_cached_op", None) for block in blocks]
         pointers += [param._trainer for param in weights.values()]
         try:
-            copied = copy.deepcopy(network, {id(pointer): None for pointer in pointers})
+            duplicate = copy.deepcopy(network, {id(pointer): None for pointer in pointers})
         except (TypeError, ValueError, mx.MXNetError) as error:
             raise SpecError(f"{type(network).__name__}: mxnet cannot copy it: {one_line(error)}") from error
-        if hasattr(copied, "hybridize"):
-            copied.hybridize(False)
-        for param in copied._collect_params_with_prefix().values():
+        if hasattr(duplicate, "hybridize"):
+            duplicate.hybridize(False)
+        for param in duplicate._collect_params_with_prefix().values():
             param.reset_ctx(mx.cpu())
-            param.grad_req = "write"  # what cannot learn keeps its null
+            param.grad_req = "write"  # MXNet keeps "null" for a parameter that is not differentiable
         if dtype:
-            copied.cast(dtype)
-        return copied
+            duplicate.cast(dtype)
+        return duplicate
 
     def load(self, network: Any, weights: Mapping[str, Array]) -> None:
-        """Set weights by name; raises WeightsError unless they fit exactly."""
+        """Set weights by name. Raises WeightsError unless names, shapes and dtype fit."""
         own = weights_of(network)
         check_weights(weights, {name: param.shape for name, param in own.items()}, _dtype(network))
         for name, param in own.items():
             param.set_data(ndarray(weights[name], param.dtype, mx.cpu()))
 
     def dump(self, network: Any) -> Weights:
-        """A copy of the weights by name."""
+        """Return a copy of the weights by name."""
         return {name: param.data(param.list_ctx()[0]).asnumpy() for name, param in weights_of(network).items()}
 
     def forward(self, network: Any, images: Array) -> Array:
-        """The output for images ``(N, C, H, W)``, in inference mode and the network's dtype."""
+        """Return the output for images ``(N, C, H, W)``, in inference mode and the network's dtype."""
         with mx.autograd.pause(train_mode=False):
             output: Array = network(_array(network, images)).asnumpy()
         return output
 
     def move(self, network: Any, device: str) -> Any:
-        """The block on a device."""
+        """Move the network to a device."""
         network.collect_params().reset_ctx(find_device(device))
         return network
 
     def watch(self, network: Any, images: Array, look: Look, names: Collection[str] | None = None) -> None:
-        """Show the inputs and outputs of blocks, by hooks; a hybridized network runs block by block."""
+        """Call ``look`` with the inputs and output of every block, from hooks. Hybridization is turned off."""
         inputs: dict[str, tuple[Array, ...]] = {}
 
         def before(name: str) -> Callable[[Any, Any], None]:
-            return lambda block, given: inputs.update({name: tuple(x.asnumpy() for x in _arrays(given))})
+            return lambda block, args: inputs.update({name: tuple(x.asnumpy() for x in _arrays(args))})
 
         def after(name: str) -> Callable[..., None]:
-            def show(block: Any, given: Any, output: Any = None) -> None:
-                for array in _arrays(given if output is None else output)[-1:]:
+            def call(block: Any, args: Any, output: Any = None) -> None:
+                for array in _arrays(args if output is None else output)[-1:]:
                     look(name, inputs.pop(name), array.asnumpy())
 
-            return show
+            return call
 
         handles = []
         for name, block in named_blocks(network):
             if names is None or name in names:
-                inner = _activation(block)  # its input is what the layer itself computes
+                inner = _activation(block)  # its input is the output of the layer without activation
                 register = block.register_forward_hook if inner is None else inner.register_forward_pre_hook
                 handles += [block.register_forward_pre_hook(before(name)), register(after(name))]
         try:
@@ -130,7 +130,7 @@ class MxnetBackend:
                 handle.detach()
 
     def settings(self, network: Any) -> dict[str, dict[str, float]]:
-        """``eps`` and ``momentum`` of batch norms, in PyTorch's sense; ``rate`` of dropouts."""
+        """Return ``eps`` and ``momentum`` of batch norms, as PyTorch defines them, and ``rate`` of dropouts."""
         settings = {}
         for name, block in named_blocks(network):
             if isinstance(block, mx.gluon.nn.Dropout):
@@ -140,45 +140,37 @@ class MxnetBackend:
         return settings
 
     def apply(self, network: Any, name: str, inputs: Sequence[Array]) -> Array:
-        """One block's output for inputs of its own."""
+        """Return the output of one block for the given inputs."""
         block = dict(named_blocks(network))[name]
-        with mx.autograd.pause(train_mode=False), _imperative(network), _bare(block):
+        with mx.autograd.pause(train_mode=False), _imperative(network), _without_activation(block):
             output: Array = block(*(_array(network, x) for x in inputs)).asnumpy()
         return output
 
     def differentiate(self, network: Any, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
-        """One block's gradients in training mode."""
+        """Return the gradients of one block in training mode."""
         block = dict(named_blocks(network))[name]
-        given = [_array(network, x) for x in inputs]
-        for x in given:
+        arrays = [_array(network, x) for x in inputs]
+        for x in arrays:
             x.attach_grad()
-        with mx.autograd.record(), _imperative(network), _bare(block):
-            output = block(*given)
+        with mx.autograd.record(), _imperative(network), _without_activation(block):
+            output = block(*arrays)
         output.backward(_array(network, cotangent))
         params = {key: param for key, param in weights_of(block).items() if param.grad_req != "null"}
-        gradients = {f"input{n}": x.grad.asnumpy() for n, x in enumerate(given)}
+        gradients = {f"input{n}": x.grad.asnumpy() for n, x in enumerate(arrays)}
         return gradients | {key: param.grad().asnumpy() for key, param in params.items()}
-
-    def learner(self, task: Task) -> Learner:
-        """A learner for a task."""
-        return MxnetLearner(task)
-
-    def roles(self, workers: int) -> list[Role]:
-        """The processes of ``dist_sync``: a scheduler, a server, the workers."""
-        return roles(workers)
 
 
 def _activation(block: Any) -> Any:
-    """The activation that a layer with weights has inside it, if any: ``Conv2D(8, 3, activation="relu")``."""
+    """Return the activation inside a layer such as ``Conv2D(8, 3, activation="relu")``, or None."""
     return getattr(block, "act", None) if own_weights(block) else None
 
 
 @contextmanager
-def _bare(block: Any) -> Iterator[None]:
-    """A layer without the activation inside it, which is a layer of its own to everybody else."""
+def _without_activation(block: Any) -> Iterator[None]:
+    """Run a layer without the activation inside it: the ladder checks activations as separate layers."""
     inner = _activation(block)
     if inner is not None:
-        block.__dict__["act"] = None  # Gluon refuses to set it
+        block.__dict__["act"] = None  # Gluon's own __setattr__ refuses None
     try:
         yield
     finally:
@@ -186,20 +178,20 @@ def _bare(block: Any) -> Iterator[None]:
             block.__dict__["act"] = inner
 
 
-def _arrays(passed: Any) -> list[Any]:
-    """The arrays in what a block is given or gives; of a backbone's list of maps, the last is the deepest."""
-    if isinstance(passed, list | tuple):
-        return [array for one in passed for array in _arrays(one)]
-    return [passed] if isinstance(passed, mx.nd.NDArray) else []
+def _arrays(value: Any) -> list[Any]:
+    """Return the arrays in a block's inputs or output. A backbone's last array is its deepest feature map."""
+    if isinstance(value, list | tuple):
+        return [array for item in value for array in _arrays(item)]
+    return [value] if isinstance(value, mx.nd.NDArray) else []
 
 
 def _dtype(network: Any) -> np.dtype[Any]:
-    """The network's dtype; one without weights computes in float32."""
+    """Return the network's dtype; float32 if it has no weights."""
     return next((np.dtype(param.dtype) for param in weights_of(network).values()), np.dtype("float32"))
 
 
 def _array(network: Any, images: Array) -> Any:
-    """Images on the network's device, in its dtype."""
+    """Return images on the network's device, in its dtype."""
     context = next((param.list_ctx()[0] for param in weights_of(network).values()), mx.cpu())
     return ndarray(images, _dtype(network), context)
 

@@ -1,4 +1,4 @@
-"""What Gluon is measured by: its zoo's networks, the machine's ceiling, waiting, and memory."""
+"""Benchmarks of MXNet: fast inference, the speed of matrix products, synchronization, memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 
-from resnet_xf.backend.fast import Fast, FastTask
 from resnet_xf_mxnet.fast import MxnetFast
 from resnet_xf_mxnet.learner import find_device
 from resnet_xf_mxnet.numpy_compat import mx
@@ -17,12 +16,10 @@ from resnet_xf_mxnet.numpy_compat import mx
 class MxnetBench:
     """See :class:`resnet_xf.backend.fast.Bench`."""
 
-    def fast(self, task: FastTask) -> Fast:
-        """A network for inference alone."""
-        return MxnetFast(task)
+    fast = staticmethod(MxnetFast)
 
     def products(self, size: int, precision: str, device: str) -> list[Callable[[], object]]:
-        """``nd.dot``, and ``nd.FullyConnected``, which oneDNN computes on the CPU."""
+        """Return ``nd.dot`` and ``nd.FullyConnected``, which uses oneDNN on the CPU."""
         if precision not in ("float32", "float16"):
             return []
         matrix = mx.nd.random.uniform(-1, 1, (size, size), ctx=find_device(device)).astype(precision)
@@ -32,21 +29,21 @@ class MxnetBench:
         ]
 
     def threads(self) -> int:
-        """OpenMP's, of which MXNet computes with all."""
+        """Return the number of OpenMP threads. MXNet uses all of them."""
         return int(ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
 
     def wait(self, device: str) -> None:
-        """Until the engine has nothing left to do."""
+        """Wait until the engine has finished all its work."""
         mx.nd.waitall()
 
     def peak_memory(self, device: str) -> int | None:
-        """What the driver says that this process has: MXNet's pool gives nothing back, so it is the most there was."""
+        """Return the driver's figure for this process. It is the peak, because MXNet's pool never releases memory."""
         if not device.startswith("cuda"):
             return None
         command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
         with suppress(OSError, subprocess.SubprocessError, ValueError):
-            said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-            for line in said.splitlines():
+            output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+            for line in output.splitlines():
                 process, mebibytes = map(int, line.split(","))
                 if process == os.getpid():
                     return mebibytes * 2**20

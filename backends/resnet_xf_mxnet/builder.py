@@ -1,4 +1,4 @@
-"""Plan to Gluon: one ``HybridBlock`` for each kind of node."""
+"""Build Gluon blocks from nodes: one kind of ``HybridBlock`` for each kind of node."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ nn = mx.gluon.nn
 
 
 def build(node: Node, name: str = "") -> Any:
-    """The block of a node; its children bear the nodes' names.
+    """Build the block of a node. Child blocks have the names of the child nodes.
 
-    ``name`` is the node's dotted name in the whole network. Gluon's own parameter names, which ``export``
-    writes, are made of it: ``layer1_0_conv1_weight``.
+    ``name`` is the node's dotted name in the whole network. ``export`` writes Gluon's own parameter names, which start
+    with it: ``layer1_0_conv1_weight``.
     """
     prefix = f"{name.replace('.', '_')}_" if name else ""
     match node:
@@ -93,11 +93,11 @@ def build(node: Node, name: str = "") -> Any:
             return ResidualBlock(node, name, prefix=prefix)
         case Gate():
             return ChannelGate(node, name, prefix=prefix)
-    raise TypeError(f"{node!r} is no node")
+    raise TypeError(f"{node!r} is not a node")
 
 
 class ExactPReLU(mx.gluon.nn.PReLU):
-    """Gluon's PReLU in the input's own dtype; MXNet's operator multiplies in float32, even for float64."""
+    """Gluon's PReLU in the dtype of its input. MXNet's operator multiplies in float32, even for float64."""
 
     def hybrid_forward(self, F: Any, x: Any, alpha: Any) -> Any:  # noqa: N803
         """``(N, C, H, W)`` to the same; ``alpha`` is ``(C,)``."""
@@ -120,7 +120,7 @@ class ZeroPad(mx.gluon.HybridBlock):
 
 
 class Sum(mx.gluon.HybridBlock):
-    """The body and the shortcut, added."""
+    """Add the shortcut to the body."""
 
     def __repr__(self) -> str:
         return "Sum()"
@@ -131,10 +131,10 @@ class Sum(mx.gluon.HybridBlock):
 
 
 class _Named(mx.gluon.HybridBlock):
-    """A block whose children are named directly in it and run in groups."""
+    """A block that runs groups of its children."""
 
     def _register(self, children: Children, name: str) -> tuple[str, ...]:
-        """Build children into the block as attributes, by which Gluon prints it; return their names."""
+        """Build the children and return their names. They are attributes, because Gluon prints those."""
         for child_name, child in children:
             setattr(self, child_name, build(child, join(name, child_name)))
         return tuple(child_name for child_name, _ in children)
@@ -146,7 +146,7 @@ class _Named(mx.gluon.HybridBlock):
 
 
 class FeatureMaps(_Named):
-    """A backbone: the list of the tapped children's outputs."""
+    """A backbone: returns the outputs of the tapped children."""
 
     def __init__(self, node: Taps, name: str, prefix: str) -> None:
         super().__init__(prefix=prefix)
@@ -154,7 +154,7 @@ class FeatureMaps(_Named):
         self.names = node.names
 
     def hybrid_forward(self, F: Any, x: Any) -> list[Any]:  # noqa: N803
-        """``(N, C, H, W)`` to one ``(N, C', H', W')`` for each name, in order."""
+        """``(N, C, H, W)`` to one feature map ``(N, C', H', W')`` for each name, in order."""
         maps = []
         for name in self.layers:
             x = self._run((name,), x)

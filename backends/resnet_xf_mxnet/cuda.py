@@ -1,7 +1,7 @@
-"""MXNet on NVIDIA GPUs: the libraries of its CUDA wheel, the driver's GPUs, and those that the wheel has code for.
+"""MXNet on NVIDIA GPUs: load the libraries of its CUDA wheel, list the GPUs, and say which ones the wheel supports.
 
-The wheel ``mxnet-cu117`` is linked with the libraries of CUDA 11 and brings none of them. NVIDIA's own wheels do, but
-in folders where the system does not look. What is loaded by its path beforehand, MXNet finds by its name.
+The wheel ``mxnet-cu117`` needs the libraries of CUDA 11 and does not contain them. NVIDIA's wheels contain them, in
+folders that the system does not search. MXNet uses a library that is already loaded in the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from resnet_xf.errors import BackendError
 
 DISTRIBUTIONS = ("mxnet", "mxnet-cu117")
-"""MXNet for the CPU and for NVIDIA GPUs; both install the same package ``mxnet``."""
+"""MXNet for the CPU, and MXNet for NVIDIA GPUs. Both install a package ``mxnet``."""
 
 DRIVER = "libcuda.so.1"
 
@@ -33,22 +33,22 @@ LIBRARIES = (
     "nccl/lib/libnccl.so.2",
     "nvtx/lib/libnvToolsExt.so.1",
 )
-"""Where NVIDIA's wheels have them below their folder ``nvidia``, each behind those that it needs itself."""
+"""Paths in the folder ``nvidia`` of NVIDIA's wheels. Each library comes after those that it needs."""
 
 MAJORS = range(5, 9)
-"""The wheel has machine code for 5.0, 6.0, 7.0, 8.0 and 8.6, which runs on what is later but of the same major, and no
-PTX, from which a driver could make the code for other GPUs."""
+"""Major compute capabilities of supported GPUs. The wheel has machine code for 5.0, 6.0, 7.0, 8.0 and 8.6. That code
+runs on later GPUs of the same major version. The wheel has no PTX, which a driver could compile for other GPUs."""
 
 
 class Gpu(NamedTuple):
-    """A GPU, as the driver describes it."""
+    """Name and compute capability of a GPU, from the driver."""
 
     name: str
     capability: tuple[int, int]
 
 
 def prepare() -> None:
-    """Load what MXNet's CUDA wheel is linked with, if that wheel is installed; to be called before the import.
+    """Load the libraries of MXNet's CUDA wheel, if that is installed. Call this before importing MXNet.
 
     Raises:
         BackendError: if the driver or a library is missing, or MXNet is installed twice.
@@ -72,12 +72,12 @@ def prepare() -> None:
 
 
 def load_libraries(libraries: Sequence[str], folders: Sequence[str]) -> None:
-    """Load shared libraries in order, each from the first folder that has it below ``nvidia``, else by its bare name.
+    """Load shared libraries in order: each from the first folder with ``nvidia/<library>``, or else by its file name.
 
-    They stay out of the global scope, so that PyTorch's own of another CUDA are not mixed with them.
+    They are not loaded into the global scope, because PyTorch may use the same libraries of another CUDA version.
 
     Raises:
-        BackendError: if some cannot be loaded.
+        BackendError: if any of them cannot be loaded.
     """
     broken = []
     for library in libraries:
@@ -95,7 +95,7 @@ def load_libraries(libraries: Sequence[str], folders: Sequence[str]) -> None:
 
 
 def gpus() -> list[Gpu]:
-    """The driver's GPUs, in the order in which MXNet counts them; none where there is no driver."""
+    """Return the driver's GPUs in MXNet's order; an empty list without a driver."""
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
@@ -107,7 +107,7 @@ def gpus() -> list[Gpu]:
 
 
 def no_code_for(gpu: Gpu) -> str | None:
-    """Why MXNet's CUDA wheel cannot compute on a GPU, and what to choose instead; None if it can."""
+    """Return why MXNet's CUDA wheel does not support a GPU and what to choose instead, or None if it does."""
     if gpu.capability[0] in MAJORS:
         return None
     return (
@@ -118,7 +118,7 @@ def no_code_for(gpu: Gpu) -> str | None:
 
 
 def how_to_install(distribution: str) -> str:
-    """The line that installs one of MXNet's distributions in place of whichever is there."""
+    """Return the command that replaces any installed MXNet with a distribution."""
     pinned = f"pip install --no-deps {distribution}==1.9.1 && " if sys.version_info >= (3, 13) else ""
     return f"pip uninstall -y {' '.join(DISTRIBUTIONS)} && {pinned}pip install 'resnet-xf[{distribution}]'"
 
@@ -132,11 +132,11 @@ def _is_installed(distribution: str) -> bool:
 
 
 def _describe(driver: ctypes.CDLL, index: int) -> Gpu:
-    device, name, number = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_int()
+    device, name, value = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_int()
     driver.cuDeviceGet(ctypes.byref(device), index)
     driver.cuDeviceGetName(name, len(name), device)
     capability = []
     for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-        driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
-        capability.append(number.value)
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        capability.append(value.value)
     return Gpu(name.value.decode(), (capability[0], capability[1]))

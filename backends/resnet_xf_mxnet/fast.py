@@ -1,4 +1,4 @@
-"""Gluon's fastest inference: static ``hybridize``, oneDNN's fused subgraphs, and quantisation to int8."""
+"""The fastest inference with Gluon: static ``hybridize``, oneDNN's fused subgraphs, quantization to int8."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.fast import FastTask, no_gradients
-from resnet_xf.errors import BackendError, one_line
+from resnet_xf.errors import BackendError
 from resnet_xf_mxnet.arrays import ndarray
-from resnet_xf_mxnet.learner import STATIC, find_device, in_low
+from resnet_xf_mxnet.learner import STATIC, device_name, find_device, in_low, line_of
 from resnet_xf_mxnet.numpy_compat import mx
 
 
@@ -19,7 +19,7 @@ class MxnetFast:
     def __init__(self, task: FastTask) -> None:
         self._context = find_device(task.device)
         on_cpu = self._context.device_type == "cpu"
-        self.device = "cpu" if on_cpu else f"cuda:{self._context.device_id}"
+        self.device = device_name(self._context)
         allowed = ("float32", "bfloat16", "int8") if on_cpu else ("float32", "float16")
         if task.precision not in allowed:
             raise BackendError(
@@ -41,38 +41,36 @@ class MxnetFast:
             if task.preset != "eager":
                 network.hybridize(**STATIC)
                 steps.append("hybridized with static memory")
-            shown = mx.nd.zeros(task.shape, ctx=self._context, dtype=self._dtype)
+            zeros = mx.nd.zeros(task.shape, ctx=self._context, dtype=self._dtype)
             if on_cpu and task.preset == "best" and task.precision == "float32":
-                network.optimize_for(shown, backend="MKLDNN", **STATIC)
+                network.optimize_for(zeros, backend="MKLDNN", **STATIC)
                 steps.append("fused by oneDNN")
             self._run = network
             self.steps = tuple(steps)
-            self(shown).wait_to_read()
+            self(zeros).wait_to_read()
         except mx.MXNetError as error:
-            text = one_line(error)
-            if "memory" in text or "bad_alloc" in text:
-                raise MemoryError(f"{text}; choose a smaller batch") from error
+            text = line_of(error, "batch")
             raise BackendError(f"mxnet cannot run the network in {task.precision}: {text}") from error
 
     def put(self, images: Array) -> Any:
-        """An NDArray on the device, as the network takes it."""
+        """Return the images as an NDArray on the device, in the network's dtype."""
         return ndarray(images, self._dtype, self._context)
 
     def __call__(self, images: Any) -> Any:
-        """The outputs; they wait to be read."""
+        """Return the outputs. MXNet may still be computing them."""
         if mx.autograd.is_recording():
             no_gradients()
         native = isinstance(images, mx.nd.NDArray)
         x = images.astype(self._dtype, copy=False) if native else ndarray(images, self._dtype, self._context)
         if len(x) == self._batch:
-            output = self._part(x)
+            output = self._run_batch(x)
         else:
             starts = range(0, len(x), self._batch)
-            output = mx.nd.concat(*(self._part(x[start : start + self._batch]) for start in starts), dim=0)
+            output = mx.nd.concat(*(self._run_batch(x[start : start + self._batch]) for start in starts), dim=0)
         return output if native else output.asnumpy()
 
-    def _part(self, images: Any) -> Any:
-        """A batch's outputs; one that is not full would be planned anew."""
+    def _run_batch(self, images: Any) -> Any:
+        """Return the outputs of one batch. A smaller batch is padded: a new shape would be compiled again."""
         count = len(images)
         if count < self._batch:
             rest = mx.nd.zeros((self._batch - count, *images.shape[1:]), ctx=self._context, dtype=self._dtype)
@@ -82,15 +80,15 @@ class MxnetFast:
 
 
 def _in_int8(network: Any, task: FastTask, context: Any) -> Any:
-    """Convolutions and products in int8, each channel with its own scale; ranges are the extremes of those images."""
-    shown = mx.io.NDArrayIter({"data": ndarray(task.calibration, "float32", context)}, batch_size=task.shape[0])
+    """Quantize convolutions and linear layers to int8, with a scale per channel, on the task's calibration images."""
+    images = mx.io.NDArrayIter({"data": ndarray(task.calibration, "float32", context)}, batch_size=task.shape[0])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Cannot decide type", UserWarning)  # of its input, which it is then told
+        warnings.filterwarnings("ignore", "Cannot decide type", UserWarning)  # about the input's dtype
         return mx.contrib.quantization.quantize_net_v2(
             network,
             quantized_dtype="auto",
             quantize_granularity="channel-wise",
             calib_mode="naive",
-            calib_data=shown,
+            calib_data=images,
             ctx=context,
         )

@@ -1,4 +1,4 @@
-"""One training step of MXNet Gluon: autograd, PyTorch's law of momentum, and the parameter server's sums."""
+"""Training with MXNet Gluon: autograd, PyTorch's momentum, sums of gradients in a parameter server."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ nd = mx.nd
 VARIABLES = ("DMLC_ROLE", "DMLC_PS_ROOT_PORT", "DMLC_NUM_SERVER", "DMLC_NUM_WORKER")
 
 EXACT_SUMS = "glibc.malloc.tcache_count=0:glibc.malloc.perturb=255"
-"""What makes the C library of a server's process fill new memory with zeros, so that it adds float64 as such."""
+"""Makes the server's C library fill new memory with zeros. Then the server adds float64 in float64, see ``_join``."""
 
 STATIC = {"static_alloc": True, "static_shape": True}
-"""How a network is hybridized whose batches are all of one size."""
+"""Options of ``hybridize`` if all batches have the same size."""
 
 
 class MxnetLearner:
@@ -41,8 +41,8 @@ class MxnetLearner:
 
     def __init__(self, task: Task) -> None:
         self._context = find_device(task.device)
-        self.device = "cpu" if self._context.device_type == "cpu" else f"cuda:{self._context.device_id}"
-        low = "bfloat16" if self.device == "cpu" else "float16"  # each has convolutions in one of the two
+        self.device = device_name(self._context)
+        low = "bfloat16" if self.device == "cpu" else "float16"  # each device has convolutions in one of them
         allowed = ("float32", "float64", low)
         if task.precision not in allowed:
             raise BackendError(
@@ -50,9 +50,8 @@ class MxnetLearner:
             )
         self._dtype = "float64" if task.precision == "float64" else "float32"
         self._task = task
-        given: Any = task.network
-        native = isinstance(given, mx.gluon.Block)  # which need not be fit to be hybridized
-        self._network = given if native else builder.build(given)
+        native = isinstance(task.network, mx.gluon.Block)
+        self._network: Any = task.network if native else builder.build(task.network)
         if native:
             for param in self._network._collect_params_with_prefix().values():
                 param.reset_ctx(self._context)
@@ -62,7 +61,7 @@ class MxnetLearner:
         plain_mean = self.device == "cpu" and task.preset == "best" and not native
         for _, block in named_blocks(self._network):
             if plain_mean and isinstance(block, mx.gluon.nn.GlobalAvgPool2D):
-                block.hybrid_forward = _mean
+                block.hybrid_forward = _global_mean
             if task.freeze_statistics and isinstance(block, mx.gluon.nn.BatchNorm):
                 block._kwargs["use_global_stats"] = True
         self._weights = weights_of(self._network)
@@ -74,7 +73,7 @@ class MxnetLearner:
             "means in place of global pools": plain_mean,
             task.precision: task.precision != "float32",
         }
-        self.steps = tuple(name for name, done in steps.items() if done)
+        self.steps = tuple(name for name, is_done in steps.items() if is_done)
         if task.preset != "eager":
             self._network.hybridize(**STATIC)
         self._params = {name: param for name, param in self._weights.items() if param.grad_req != "null"}
@@ -89,28 +88,28 @@ class MxnetLearner:
             self._join()
 
     def _join(self) -> None:
-        """Meet the other workers at the parameter server where the ``DMLC_`` variables say.
+        """Connect to the parameter server that the ``DMLC_`` variables describe, and wait for the other workers.
 
         Raises:
-            BackendError: if a variable is missing, or the run is in float64 and the server would add in float32.
+            BackendError: if a variable is missing, or the run is in float64 and the server adds in float32.
         """
         global _store
         if missing := [name for name in VARIABLES if name not in os.environ]:
             raise BackendError(f"DMLC_PS_ROOT_URI is set, so mxnet's workers need {', '.join(missing)} as well")
-        with self._at_work():
+        with self._errors_in_one_line():
             if _store is None:
                 _store = mx.kv.create("dist_sync")
-                atexit.register(_part)  # before MXNet's own end, in which the store must not be any more
+                atexit.register(_release_store)  # before MXNet's own exit handler, which needs the store to be released
             self.rank, self.workers = _store.rank, _store.num_workers
             for name, param in self._params.items():
                 self._keys[name] = _new_key(nd.zeros(param.shape, dtype=self._dtype))
-        # The server of 1.9.1 adds float64 numbers as float32 ones if a byte that it never sets is not 0.
+        # The server of 1.9.1 adds float64 as float32 if a byte that it never initializes is not 0.
         if self._dtype == "float64" and self.total(np.array([1 + 1e-12]))[0] == self.workers:
             raise BackendError(f"mxnet's parameter server adds in float32; start it with GLIBC_TUNABLES={EXACT_SUMS}")
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """MXNet's errors in a line; and an end to its waiting for a worker or server that has died."""
+    def _errors_in_one_line(self) -> Iterator[None]:
+        """Turn MXNet's errors into MemoryError or TrainingError. End the process if other workers do not answer."""
         timer = threading.Timer(self._timeout, _give_up, (self._timeout,))
         timer.daemon = True
         if self._together:
@@ -118,22 +117,19 @@ class MxnetLearner:
         try:
             yield
         except mx.MXNetError as error:
-            text = one_line(error)
-            if "memory" in text or "bad_alloc" in text:
-                raise MemoryError(f"{text}; choose a smaller batch_size") from error
-            raise TrainingError(f"mxnet failed on {self.device}: {text}") from error
+            raise TrainingError(f"mxnet failed on {self.device}: {line_of(error, 'batch_size')}") from error
         finally:
             timer.cancel()
 
     def put(self, images: Any) -> Any:
-        """An NDArray on the device."""
+        """Return the images as an NDArray on the device."""
         return images if isinstance(images, nd.NDArray) else ndarray(images, self._dtype, self._context)
 
     def step(self, images: Any, targets: Array, rate: float) -> Outcome:
-        """One step of SGD."""
-        with self._at_work():
+        """Take one step of SGD."""
+        with self._errors_in_one_line():
             x = self.put(images)
-            if self._task.opens_with_norm:  # MXNet would not move the statistics of a norm that no gradient passes
+            if self._task.opens_with_norm:  # without this, MXNet does not update the statistics of the first batch norm
                 x.attach_grad()
             with mx.autograd.record():
                 outputs = self._network(x)
@@ -151,11 +147,11 @@ class MxnetLearner:
         return lambda: self._outcome(loss, outputs)
 
     def _outcome(self, loss: Any, outputs: Any) -> tuple[float, Array]:
-        with self._at_work():
+        with self._errors_in_one_line():
             return float(loss.asscalar()), outputs.asnumpy()
 
     def _update(self, name: str, weight: Any, gradient: Any, rate: float) -> None:
-        """One array's step. MXNet's own ``sgd`` keeps rate · v, and its ``nag`` has another law where weights decay."""
+        """Update one weight. MXNet's ``sgd`` stores rate · v, and its ``nag`` applies weight decay differently."""
         task = self._task
         if task.weight_decay and name in task.decaying:
             gradient = gradient + weight * task.weight_decay
@@ -167,48 +163,48 @@ class MxnetLearner:
         weight -= gradient * rate
 
     def outputs(self, images: Array) -> Array:
-        """The network's outputs in inference mode."""
-        with self._at_work(), mx.autograd.pause(train_mode=False):
+        """Return the network's outputs in inference mode."""
+        with self._errors_in_one_line(), mx.autograd.pause(train_mode=False):
             outputs: Array = self._network(ndarray(images, self._dtype, self._context)).asnumpy()
         return outputs
 
     def dump(self) -> tuple[Weights, Weights]:
-        """Copies of weights and of v."""
-        with self._at_work():
+        """Return copies of the weights and of the momentum buffers."""
+        with self._errors_in_one_line():
             weights = {name: param.data().asnumpy() for name, param in self._weights.items()}
             return weights, {name: velocity.asnumpy() for name, velocity in self._velocity.items()}
 
     def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
-        """Put weights and v in."""
+        """Load weights and momentum buffers by name."""
         for name, array in weights.items():
             self._weights[name].set_data(ndarray(array, self._dtype, self._context))
         for name, array in velocity.items():
             self._velocity[name] = ndarray(array, self._dtype, self._context)
 
     def loss_scaling(self) -> dict[str, int | float]:
-        """The state of what scales the loss in float16, as PyTorch's."""
+        """Return the state of float16's loss scaling, in PyTorch's format."""
         return self._scaling.state()
 
     def load_loss_scaling(self, state: Mapping[str, int | float]) -> None:
-        """Go on with such a state."""
+        """Load a state of the loss scaling."""
         self._scaling.load(state)
 
-    def total(self, numbers: Array) -> Array:
-        """The sum over all workers."""
+    def total(self, values: Array) -> Array:
+        """Return the sum over all workers."""
         if not self._together:
-            return numbers
-        with self._at_work():
-            array = ndarray(numbers, "float64", mx.cpu())
-            if len(numbers) not in self._keys:
-                self._keys[len(numbers)] = _new_key(nd.zeros_like(array))
-            _store.pushpull(self._keys[len(numbers)], array, out=array)
+            return values
+        with self._errors_in_one_line():
+            array = ndarray(values, "float64", mx.cpu())
+            if len(values) not in self._keys:
+                self._keys[len(values)] = _new_key(nd.zeros_like(array))
+            _store.pushpull(self._keys[len(values)], array, out=array)
             summed: Array = array.asnumpy()
         return summed
 
     def close(self, failure: BaseException | None = None) -> None:
-        """Stay with the others, which MXNet parts from at the process's end; after a failure that does not wait."""
+        """Do nothing: MXNet leaves the other workers at exit. After a failure, do not wait for them then."""
         if self._together and failure is not None:
-            atexit.register(_leave, 128 + failure.signal if isinstance(failure, TrainingStopped) else 2)
+            atexit.register(_exit_now, 128 + failure.signal if isinstance(failure, TrainingStopped) else 2)
 
 
 _store: Any = None
@@ -216,15 +212,15 @@ _keys = itertools.count()
 
 
 def _new_key(zeros: Any) -> int:
-    """A place for sums in the parameter server, which all workers make in the same order."""
+    """Return a new key of the parameter server. All workers create the keys in the same order."""
     key = next(_keys)
     _store.init(key, zeros)
     return key
 
 
 def roles(workers: int) -> list[Role]:
-    """A scheduler, a server and the workers, which meet on this machine."""
-    meeting = {
+    """Return a scheduler, a parameter server and the workers, all on this machine."""
+    rendezvous = {
         "DMLC_PS_ROOT_URI": "127.0.0.1",
         "DMLC_PS_ROOT_PORT": str(free_port()),
         "DMLC_NODE_HOST": "127.0.0.1",
@@ -233,22 +229,21 @@ def roles(workers: int) -> list[Role]:
         "OMP_NUM_THREADS": threads_each(workers),
     }
     serving = [
-        Role("scheduler", meeting | {"DMLC_ROLE": "scheduler"}, trains=False),
-        Role("server", meeting | {"DMLC_ROLE": "server", "GLIBC_TUNABLES": EXACT_SUMS}, trains=False),
+        Role("scheduler", rendezvous | {"DMLC_ROLE": "scheduler"}, trains=False),
+        Role("server", rendezvous | {"DMLC_ROLE": "server", "GLIBC_TUNABLES": EXACT_SUMS}, trains=False),
     ]
     return serving + [
-        Role(f"worker {number}", meeting | {"DMLC_ROLE": "worker", "LOCAL_RANK": str(number)})
-        for number in range(workers)
+        Role(f"worker {rank}", rendezvous | {"DMLC_ROLE": "worker", "LOCAL_RANK": str(rank)}) for rank in range(workers)
     ]
 
 
-def _part() -> None:
-    """Let go of the store, which waits for the other workers."""
+def _release_store() -> None:
+    """Release the store. This waits for the other workers."""
     global _store
     _store = None
 
 
-def _leave(code: int) -> None:
+def _exit_now(code: int) -> None:
     """End this process at once."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -262,19 +257,19 @@ def _give_up(seconds: float) -> None:
     os._exit(2)
 
 
-def _mean(F: Any, x: Any) -> Any:  # noqa: N803 - Gluon's own name
-    """What a global average pool gives.
+def _global_mean(F: Any, x: Any) -> Any:  # noqa: N803 - Gluon's own name
+    """Return the output of a global average pool, with a gradient in the plain layout.
 
-    oneDNN's pool hands its gradient back in a layout that it has no fast norm for, and a network's identities carry it
-    through all blocks of a stage; the mean's is plain.
+    The gradient of oneDNN's pool has another layout, which the shortcuts carry through all blocks of a stage. Batch
+    norms are slow in that layout.
     """
     return F.mean(x, axis=(2, 3), keepdims=True)
 
 
 def in_low(network: Any, precision: str) -> Any:
-    """A block that computes in bfloat16 or float16 where MXNet's lists say so, with the network's float32 parameters.
+    """Return a block for mixed precision: MXNet's lists choose the operators, and parameters stay in float32.
 
-    ``amp.init`` would change MXNet's operators for the whole process, and other people's networks with them.
+    ``amp.init`` is not used, because it changes MXNet's operators for all networks of the process.
     """
     amp = importlib.import_module("mxnet.contrib.amp")
     data = mx.sym.var("data", dtype="float32")
@@ -283,20 +278,33 @@ def in_low(network: Any, precision: str) -> Any:
 
 
 def find_device(name: str) -> Any:
-    """The context of a device of that name; ``auto`` is the CPU where there is no GPU that MXNet can use.
+    """Return the context of a device's name. ``auto`` is the CPU if MXNet can use no GPU.
 
     Raises:
         BackendError: if there is no such device, or it is a GPU that MXNet cannot use.
     """
     index = device_number(name, 0 if name == "cpu" else len(gpus()), "mxnet")
-    problem = None if index is None else why_not(index)
+    problem = None if index is None else why_unusable(index)
     if problem and name != "auto":
         raise BackendError(problem)
     return mx.cpu() if index is None or problem else mx.gpu(index)
 
 
-def why_not(index: int) -> str | None:
-    """Why this MXNet cannot compute on one of the driver's GPUs, and what to choose instead; None if it can."""
+def device_name(context: Any) -> str:
+    """Return ``cpu``, or a GPU's name such as ``cuda:1``."""
+    return "cpu" if context.device_type == "cpu" else f"cuda:{context.device_id}"
+
+
+def line_of(error: Exception, batch: str) -> str:
+    """Return an error of MXNet in one line. Raises MemoryError if memory ran out: ``batch`` is what to reduce."""
+    text = one_line(error)
+    if "memory" in text or "bad_alloc" in text:
+        raise MemoryError(f"{text}; choose a smaller {batch}") from error
+    return text
+
+
+def why_unusable(index: int) -> str | None:
+    """Return why this MXNet cannot use one of the driver's GPUs and what to choose instead, or None if it can."""
     gpu = gpus()[index]
     if problem := no_code_for(gpu):
         return problem

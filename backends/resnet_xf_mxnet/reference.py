@@ -1,4 +1,4 @@
-"""The networks of MXNet's model zoo and exported networks, which ours are compared with."""
+"""The networks of MXNet's model zoo, and exported networks, to compare ours with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resnet_xf_mxnet.numpy_compat import mx
 
 
 def peer(library: str, model: str, num_classes: int, in_channels: int) -> Any:
-    """See :meth:`resnet_xf.backend.contract.BuildsPeers.peer`; ``gluon`` is MXNet's own model zoo."""
+    """See :meth:`resnet_xf.backend.contract.BuildsPeers.peer`. ``gluon`` is MXNet's model zoo."""
     if library != "gluon":
         raise BackendError(f"mxnet has no networks of {library}; choose gluon")
     try:
@@ -23,7 +23,7 @@ def peer(library: str, model: str, num_classes: int, in_channels: int) -> Any:
         raise BackendError(f"the Gluon model zoo has no {model}") from None
     network.initialize(ctx=mx.cpu())
     for param in network._collect_params_with_prefix().values():
-        if not all(param.shape):  # filled in by the first images otherwise
+        if not all(param.shape):  # an unknown size, which the first batch determines
             network(mx.nd.zeros((1, in_channels, 224, 224)))
             break
     return network
@@ -37,7 +37,7 @@ def run_exported(symbol: Path, tensors: Mapping[str, Array], images: Array) -> A
         if len(inputs) != 1 or len(graph.list_outputs()) != 1:
             raise WeightsError(f"{symbol}: expected one input and one output beside the tensors, got {inputs}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MXNet's own, on names that it takes for misspelt
+            warnings.simplefilter("ignore")  # MXNet's warnings about unusual names
             network = mx.gluon.SymbolBlock(graph, mx.sym.var(inputs[0]))
         params = network.collect_params()
         for name, param in params.items():

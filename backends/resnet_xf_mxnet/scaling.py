@@ -1,4 +1,4 @@
-"""The scale of the loss in float16, by the law of PyTorch's ``GradScaler``, so that a run goes on on either backend."""
+"""Loss scaling for float16, equal to PyTorch's ``GradScaler``: a run can be resumed on either backend."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 from resnet_xf_mxnet.numpy_compat import mx
 
-TOGETHER = 200
-"""Arrays that are looked through in one call."""
+ARRAYS_PER_CALL = 200
+"""Number of arrays that one call of ``multi_all_finite`` checks."""
 
 
 class LossScaling:
-    """By what the loss is multiplied, so that float16 holds the gradients, and their steps are then divided.
+    """A factor for the loss, so that float16 can represent the gradients. The update divides by it again.
 
-    Where a gradient is not finite the step is left out and the scale halved; after ``growth_interval`` good ones in a
-    row it is doubled. Where it is not ``enabled`` it is 1 and stays so.
+    If a gradient is not finite, the step is skipped and the factor is halved. After ``growth_interval`` good steps in a
+    row, it is doubled. If not ``enabled``, it is always 1.
     """
 
     def __init__(self, *, enabled: bool) -> None:
@@ -30,19 +30,19 @@ class LossScaling:
 
     @property
     def scale(self) -> float:
-        """The factor for the next loss."""
+        """Return the factor for the next loss."""
         return float(self._state["scale"]) if self.enabled else 1.0
 
     def state(self) -> dict[str, int | float]:
-        """As ``GradScaler.state_dict``; empty where it is not enabled."""
+        """Return the state in the format of ``GradScaler.state_dict()``; empty if not enabled."""
         return dict(self._state) if self.enabled else {}
 
     def load(self, state: Mapping[str, int | float]) -> None:
-        """Go on with a state; an empty one changes nothing."""
+        """Load a state. An empty one changes nothing."""
         self._state |= state
 
     def allows(self, gradients: Sequence[Any]) -> bool:
-        """Whether a step may be taken with these gradients; sets the scale for the next."""
+        """Return whether a step with these gradients is allowed, and update the factor for the next step."""
         if not self.enabled:
             return True
         state = self._state
@@ -56,5 +56,5 @@ class LossScaling:
 
 
 def _finite(gradients: Sequence[Any]) -> bool:
-    parts = [gradients[start : start + TOGETHER] for start in range(0, len(gradients), TOGETHER)]
-    return all(mx.nd.multi_all_finite(*part, num_arrays=len(part)).asscalar() for part in parts)
+    groups = [gradients[start : start + ARRAYS_PER_CALL] for start in range(0, len(gradients), ARRAYS_PER_CALL)]
+    return all(mx.nd.multi_all_finite(*group, num_arrays=len(group)).asscalar() for group in groups)

@@ -15,11 +15,9 @@ from torch import nn
 from resnet_xf.architecture.nodes import Node
 from resnet_xf.architecture.weights import Array, Weights, check_weights, plain
 from resnet_xf.backend.contract import Backend, Look
-from resnet_xf.backend.learner import Learner, Task
-from resnet_xf.backend.workers import Role
 from resnet_xf.errors import SpecError, one_line
 from resnet_xf_torch import builder
-from resnet_xf_torch.arrays import copied, to_numpy, weights_of
+from resnet_xf_torch.arrays import numpy_copies, to_numpy, weights_of
 from resnet_xf_torch.bench import TorchBench
 from resnet_xf_torch.learner import TorchLearner, find_device, products_in_tf32, roles
 from resnet_xf_torch.reference import peer
@@ -35,35 +33,37 @@ class TorchBackend:
     unbiased_variance = True
     bench = TorchBench()
     network_type = nn.Module
+    learner = staticmethod(TorchLearner)
+    roles = staticmethod(roles)
     peer = staticmethod(peer)
     read_file = staticmethod(read_file)
     write_file = staticmethod(write_file)
 
     def version(self) -> str:
-        """PyTorch's version."""
+        """Return PyTorch's version."""
         return str(torch.__version__)
 
     def devices(self) -> list[str]:
-        """``cpu``, and every CUDA device with its name."""
+        """Return ``cpu``, then every CUDA device with its name."""
         names = [f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(torch.cuda.device_count())]
         return ["cpu", *names]
 
     def build(self, node: Node, dtype: str = "float32") -> nn.Module:
-        """The module of a node, on the CPU, in training mode as PyTorch's own are."""
+        """Build the module of a node, on the CPU and in training mode."""
         return builder.build(node).to(getattr(torch, dtype))
 
     def copy(self, network: nn.Module, dtype: str | None = None) -> nn.Module:
-        """A deep copy, of what was compiled if it was; hooks go with it, since some compute weights."""
+        """Return a deep copy, not compiled. Hooks are copied too, because some compute weights."""
         network = getattr(network, "_orig_mod", network)
         try:
             with torch.inference_mode(mode=False):
-                copied = copy.deepcopy(network)
+                duplicate = copy.deepcopy(network)
         except (RuntimeError, TypeError) as error:
             raise SpecError(f"{type(network).__name__}: torch cannot copy it: {one_line(error)}") from error
-        return copied.to("cpu", getattr(torch, dtype) if dtype else None).requires_grad_()
+        return duplicate.to("cpu", getattr(torch, dtype) if dtype else None).requires_grad_()
 
     def load(self, network: nn.Module, weights: Mapping[str, Array]) -> None:
-        """Copy weights in by name; raises WeightsError unless they fit exactly."""
+        """Copy weights into the network by name. Raises WeightsError unless names, shapes and dtype fit."""
         own = weights_of(network)
         dtype = np.dtype(str(_reference(network).dtype).removeprefix("torch."))
         check_weights(weights, {name: tuple(tensor.shape) for name, tensor in own.items()}, dtype)
@@ -71,31 +71,31 @@ class TorchBackend:
             tensor.copy_(torch.tensor(plain(weights[name])))
 
     def dump(self, network: nn.Module) -> Weights:
-        """A copy of the weights by name."""
-        return copied(weights_of(network))
+        """Return a copy of the weights by name."""
+        return numpy_copies(weights_of(network))
 
     def forward(self, network: nn.Module, images: Array) -> Array:
-        """The output for images ``(N, C, H, W)``, in inference mode and the network's dtype."""
+        """Return the output for images ``(N, C, H, W)``, in inference mode and the network's dtype."""
         with _inference(network):
             return to_numpy(network(_tensor(network, images)))
 
     def move(self, network: nn.Module, device: str) -> nn.Module:
-        """The module on a device."""
+        """Move the module to a device."""
         return network.to(find_device(device))
 
     def watch(self, network: nn.Module, images: Array, look: Look, names: Collection[str] | None = None) -> None:
-        """Show the inputs and outputs of modules, by hooks."""
+        """Call ``look`` with the inputs and output of every module, from hooks."""
         inputs: dict[str, tuple[Array, ...]] = {}
 
         def before(name: str) -> Callable[[nn.Module, Any], None]:
-            return lambda module, given: inputs.update({name: tuple(to_numpy(x) for x in _tensors(given))})
+            return lambda module, args: inputs.update({name: tuple(to_numpy(x) for x in _tensors(args))})
 
         def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
-            def show(module: nn.Module, given: Any, output: Any) -> None:
+            def call(module: nn.Module, args: Any, output: Any) -> None:
                 for tensor in _tensors(output)[-1:]:
                     look(name, inputs.pop(name), to_numpy(tensor))
 
-            return show
+            return call
 
         handles = []
         for name, module in network.named_modules():
@@ -112,7 +112,7 @@ class TorchBackend:
                 handle.remove()
 
     def settings(self, network: nn.Module) -> dict[str, dict[str, float]]:
-        """``eps`` and ``momentum`` of batch norms, ``rate`` of dropouts."""
+        """Return ``eps`` and ``momentum`` of batch norms, ``rate`` of dropouts."""
         settings: dict[str, dict[str, float]] = {}
         for name, module in network.named_modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -123,41 +123,32 @@ class TorchBackend:
         return settings
 
     def apply(self, network: nn.Module, name: str, inputs: Sequence[Array]) -> Array:
-        """One module's output for inputs of its own."""
+        """Return the output of one module for the given inputs."""
         with _inference(network):
             return to_numpy(network.get_submodule(name)(*(_tensor(network, x) for x in inputs)))
 
     def differentiate(self, network: nn.Module, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
-        """One module's gradients in training mode."""
+        """Return the gradients of one module in training mode."""
         module = network.get_submodule(name).train()
-        given = [_tensor(network, x).requires_grad_() for x in inputs]
-        wanted = {f"input{n}": x for n, x in enumerate(given)} | dict(module.named_parameters())
+        tensors = [_tensor(network, x).requires_grad_() for x in inputs]
+        leaves = {f"input{n}": x for n, x in enumerate(tensors)} | dict(module.named_parameters())
         with products_in_tf32(False):
-            output = module(*(x.clone() for x in given))  # a clone, since it may work in place
-            found = torch.autograd.grad(
-                output, list(wanted.values()), _tensor(network, cotangent), materialize_grads=True
-            )
-        return {key: to_numpy(gradient) for key, gradient in zip(wanted, found, strict=True)}
-
-    def learner(self, task: Task) -> Learner:
-        """A learner for a task."""
-        return TorchLearner(task)
-
-    def roles(self, workers: int) -> list[Role]:
-        """The processes of DistributedDataParallel, as ``torchrun`` would start them."""
-        return roles(workers)
+            output = module(*(x.clone() for x in tensors))  # a clone, because the module may work in place
+            cotangents = _tensor(network, cotangent)
+            gradients = torch.autograd.grad(output, list(leaves.values()), cotangents, materialize_grads=True)
+        return {key: to_numpy(gradient) for key, gradient in zip(leaves, gradients, strict=True)}
 
 
-def _tensors(passed: Any) -> list[torch.Tensor]:
-    """The tensors in what a module is given or gives; of a backbone's list of maps, the last is the deepest."""
-    if isinstance(passed, torch.Tensor):
-        return [passed]
-    inner = passed.values() if isinstance(passed, Mapping) else passed if isinstance(passed, list | tuple) else ()
-    return [tensor for one in inner for tensor in _tensors(one)]
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """Return the tensors in a module's inputs or output. A backbone's last tensor is its deepest feature map."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [tensor for item in items for tensor in _tensors(item)]
 
 
 def _reference(network: nn.Module) -> torch.Tensor:
-    """A tensor of the network's dtype on its device; a network without weights computes in float32."""
+    """Return a tensor of the network's dtype on its device: float32 on the CPU if it has no weights."""
     return next(iter(weights_of(network).values()), torch.empty(0))
 
 
@@ -168,7 +159,7 @@ def _tensor(network: nn.Module, images: Array) -> torch.Tensor:
 
 @contextmanager
 def _inference(network: nn.Module) -> Iterator[None]:
-    """No gradients and every module in eval mode; each module's own mode is put back."""
+    """Turn gradients off and set every module to eval mode; restore each module's mode afterwards."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

@@ -1,4 +1,4 @@
-"""A PyTorch network's tensors by name, and as NumPy arrays."""
+"""The tensors of a PyTorch network: by name, and as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from torch import nn
 from resnet_xf.architecture.weights import COUNTER, Array, Weights
 
 
-def weights_of(network: nn.Module, *, recurse: bool = True) -> dict[str, torch.Tensor]:
-    """The network's own tensors by name, without autograd, in the order of registration."""
-    state = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
-    return state if recurse else {name: tensor for name, tensor in state.items() if "." not in name}
+def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of the ``state_dict`` without the batch norms' step counters. They share memory with it."""
+    return {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:
-    """A copy of a tensor; NumPy has no bfloat16, so that becomes float32."""
+    """Return a copy as a NumPy array. NumPy has no bfloat16: it becomes float32."""
     tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    copied: Array = tensor.detach().cpu().numpy().copy(order="C")
-    return copied
+    array: Array = tensor.detach().cpu().numpy().copy(order="C")
+    return array
 
 
-def copied(tensors: Mapping[str, torch.Tensor]) -> Weights:
-    """Copies of tensors, by name."""
+def numpy_copies(tensors: Mapping[str, torch.Tensor]) -> Weights:
+    """Return copies of tensors as NumPy arrays, by name."""
     return {name: to_numpy(tensor) for name, tensor in tensors.items()}

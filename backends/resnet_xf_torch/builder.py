@@ -1,4 +1,4 @@
-"""Plan to PyTorch: one ``torch.nn.Module`` for each kind of node."""
+"""Build PyTorch modules from nodes: one kind of ``torch.nn.Module`` for each kind of node."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from resnet_xf.architecture.nodes import (
 
 
 def build(node: Node, *, fresh: bool = False) -> nn.Module:
-    """The module of a node; its submodules bear the nodes' names.
+    """Build the module of a node. Submodules have the names of the child nodes.
 
-    ``fresh`` says that nobody else reads the tensor that it will be given, so that it may work in place.
+    Set ``fresh`` if no other module reads the input tensor: then the module may work in place.
     """
     match node:
         case Conv():
@@ -74,11 +74,11 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
             return ResidualBlock(node)
         case Gate():
             return ChannelGate(node)
-    raise TypeError(f"{node!r} is no node")
+    raise TypeError(f"{node!r} is not a node")
 
 
 class Sum(nn.Module):
-    """The body, to which the shortcut is added in place."""
+    """Add the shortcut to the body in place."""
 
     def forward(self, body: torch.Tensor, shortcut: torch.Tensor) -> torch.Tensor:
         """Both ``(N, C, H, W)``."""
@@ -87,10 +87,10 @@ class Sum(nn.Module):
 
 
 class _Named(nn.Module):
-    """A module whose children are named directly in it and run in groups."""
+    """A module that runs groups of its children."""
 
     def _register(self, children: Children, *, fresh: bool = False, kept: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """Build children into the module; ``kept`` names those whose outputs somebody else reads too."""
+        """Build the children and return their names. Outputs of those in ``kept`` are also read elsewhere."""
         for name, child in children:
             self.add_module(name, build(child, fresh=fresh))
             fresh = name not in kept
@@ -103,7 +103,7 @@ class _Named(nn.Module):
 
 
 class FeatureMaps(_Named):
-    """A backbone: the list of the tapped children's outputs."""
+    """A backbone: returns the outputs of the tapped children."""
 
     def __init__(self, node: Taps) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class FeatureMaps(_Named):
         self.names = node.names
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """``(N, C, H, W)`` to one ``(N, C', H', W')`` for each name, in order."""
+        """``(N, C, H, W)`` to one feature map ``(N, C', H', W')`` for each name, in order."""
         maps = []
         for name in self.layers:
             x = self._run((name,), x)

@@ -1,4 +1,4 @@
-"""PyTorch's fastest inference: channels_last, low precision, ``torch.compile`` with frozen weights."""
+"""The fastest inference with PyTorch: channels_last, low precision, ``torch.compile`` with frozen weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"freezing": True},
     "cuda": {"freezing": True, "max_autotune": True, "triton.cudagraphs": True},
 }
-"""For ``torch.compile``, by kind of device."""
+"""Options of ``torch.compile``, by type of device."""
 
 LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -69,37 +69,34 @@ class TorchFast:
             ) from error
 
     def put(self, images: Array) -> torch.Tensor:
-        """A tensor on the device, as the network takes it."""
+        """Return the images as a tensor on the device, in the network's dtype and memory format."""
         return torch.from_numpy(plain(images)).to(self._place, self._dtype, memory_format=self._layout)
 
     def __call__(self, images: Any) -> Any:
-        """The outputs, without a graph behind them."""
+        """Return the outputs, without an autograd graph."""
         native = isinstance(images, torch.Tensor)
         if native and torch.is_grad_enabled() and images.requires_grad:
             no_gradients()
         x = images if native else torch.from_numpy(plain(images))
         with torch.no_grad(), products_in_tf32(self._tf32):
-            if len(x) == self._batch:
-                output = self._part(x)
-            else:
-                starts = range(0, len(x), self._batch)
-                output = torch.cat([self._part(x[start : start + self._batch]) for start in starts])
+            outputs = [self._run_batch(batch) for batch in x.split(self._batch)]
+            output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return output if native else output.cpu().numpy()
 
-    def _part(self, images: torch.Tensor) -> torch.Tensor:
-        """A batch's outputs; one that is not full would be compiled anew."""
+    def _run_batch(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of one batch. A smaller batch is padded: a new shape would be compiled again."""
         count = len(images)
         if count < self._batch:
             images = torch.cat([images, images.new_zeros((self._batch - count, *images.shape[1:]))])
         output: torch.Tensor = self._run(images.to(self._place, self._dtype, memory_format=self._layout))
-        return output[:count].to(torch.float32, copy=True)  # a CUDA graph writes into the same memory again
+        return output[:count].to(torch.float32, copy=True)  # a copy, because a CUDA graph reuses its output memory
 
 
 @contextmanager
 def _compiling() -> Iterator[None]:
-    """Weights are constants, also where the fusion of int8 asks for the setting itself, and not for the options.
+    """Freeze weights through the global setting too, because int8 fusion does not read the options of ``compile``.
 
-    The compiler takes as long to import as all else of PyTorch, and is not imported by who does not compile.
+    The compiler is imported here only: its import takes as long as that of PyTorch itself.
     """
     inductor = importlib.import_module("torch._inductor.config")
     with inductor.patch(freezing=True), warnings.catch_warnings():
@@ -108,16 +105,16 @@ def _compiling() -> Iterator[None]:
 
 
 def _in_int8(network: nn.Module, task: FastTask) -> nn.Module:
-    """Convolutions and products in int8, their ranges set by the images, as the compiler's x86 kernels take them."""
-    purpose, mend = "torch's quantiser is torchao", "pip install 'resnet-xf[int8]'"
+    """Quantize convolutions and linear layers to int8 for x86 kernels, calibrated on the task's images."""
+    purpose, mend = "torch's quantizer is torchao", "pip install 'resnet-xf[int8]'"
     pt2e = optional("torchao.quantization.pt2e.quantize_pt2e", purpose, mend)
     x86 = optional("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer", purpose, mend)
     images = torch.from_numpy(task.calibration).to(memory_format=torch.channels_last)
-    parts = [images[start : start + task.shape[0]] for start in range(0, len(images), task.shape[0])]
-    exported = torch.export.export(network, (parts[0],)).module()
+    batches = torch.split(images, task.shape[0])
+    exported = torch.export.export(network, (batches[0],)).module()
     quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
     prepared = pt2e.prepare_pt2e(exported, quantizer)
-    for part in parts:
-        prepared(part)
+    for batch in batches:
+        prepared(batch)
     quantized: nn.Module = pt2e.convert_pt2e(prepared)
     return quantized

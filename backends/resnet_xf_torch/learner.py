@@ -1,4 +1,4 @@
-"""One training step of PyTorch: autocast, ``torch.optim.SGD``, and DistributedDataParallel under ``torchrun``."""
+"""Training with PyTorch: autocast, ``torch.optim.SGD``, DistributedDataParallel with ``torchrun``'s variables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from resnet_xf.backend.workers import Role, free_port, threads_each
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
 from resnet_xf.training.recipe import rounded
 from resnet_xf_torch import builder
-from resnet_xf_torch.arrays import copied, weights_of
+from resnet_xf_torch.arrays import numpy_copies, weights_of
 
 
 class TorchLearner:
@@ -42,7 +42,7 @@ class TorchLearner:
         self._layout = torch.contiguous_format if task.preset == "eager" else torch.channels_last
         self._network = network.to(place, self._dtype).to(memory_format=self._layout)
         self._norms = [m for m in self._network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        for norm in self._norms:  # MXNet holds 1 minus it, as float32
+        for norm in self._norms:  # MXNet stores 1 − momentum as float32
             norm.momentum = 1 - rounded(1 - (norm.momentum or 0))
         self._freeze = task.freeze_statistics
         self._params = dict(self._network.named_parameters())
@@ -61,7 +61,7 @@ class TorchLearner:
             fused=True if task.preset == "best" else None,
         )
         if task.preset == "best" and task.momentum:
-            # The fused step would begin with memory as it is found where float16's scale skips the first one.
+            # If float16's loss scale skips the first step, fused SGD would leave these buffers uninitialized.
             for param in self._params.values():
                 self._optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param, requires_grad=False)
         low = getattr(torch, task.precision) if mixed else None
@@ -69,13 +69,13 @@ class TorchLearner:
         self._tf32 = task.precision == "tf32"
         self._copies: Any = torch.cuda.Stream(place) if place.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._scaler = torch.amp.GradScaler(place.type, enabled=task.precision == "float16")
-        self._joined = self._join(task.timeout) if self.workers > 1 else None
-        self._run: Any = self._joined or self._network
+        self._distributed = self._join(task.timeout) if self.workers > 1 else None
+        self._run: Any = self._distributed or self._network
         steps = {
             "channels_last": task.preset != "eager",
             task.precision: task.precision != "float32",
             "fused SGD": task.preset == "best",
-            # On CPUs compiled training was measured to be no faster.
+            # Measured: on a CPU, compiled training is no faster.
             "compiled": task.preset == "best" and place.type == "cuda",
         }
         self.steps = tuple(name for name, done in steps.items() if done)
@@ -83,10 +83,10 @@ class TorchLearner:
             self._run = torch.compile(self._run, dynamic=False, mode="max-autotune")
 
     def _join(self, timeout: float) -> DistributedDataParallel:
-        """Meet the other workers where ``torchrun``'s variables say.
+        """Join the process group that ``torchrun``'s variables describe.
 
         Raises:
-            TrainingError: if they do not come, or the variables are wrong.
+            TrainingError: if other workers do not join in time, or a variable is wrong.
         """
         try:
             if not distributed.is_initialized():
@@ -99,15 +99,12 @@ class TorchLearner:
         return DistributedDataParallel(self._network, device_ids=[self._place] if self._place.type == "cuda" else None)
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """PyTorch's errors in a line: memory that does not suffice, a worker that is lost or late, and others.
-
-        On a GPU, float32 is float32: products do not round to TF32 unless that is asked for.
-        """
+    def _errors_in_one_line(self) -> Iterator[None]:
+        """Turn PyTorch's errors into MemoryError or TrainingError. Use TF32 only if it is the task's precision."""
         try:
             with products_in_tf32(self._tf32):
                 yield
-        except (RuntimeError, ValueError) as error:  # of which a norm of a single number is one
+        except (RuntimeError, ValueError) as error:  # ValueError: a batch norm got one value per channel
             text = one_line(error)
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
                 raise MemoryError(f"{text}; choose a smaller batch_size") from error
@@ -115,13 +112,13 @@ class TorchLearner:
             raise TrainingError(f"{who} on {self.device}: {text}") from error
 
     def put(self, images: Any) -> Any:
-        """A tensor on the device, in its layout; on a GPU it is copied beside what is computed there."""
+        """Return a tensor on the device, in its memory format. A copy to a GPU overlaps with computation."""
         if isinstance(images, torch.Tensor):
             return images
         return self._send(images).to(self._dtype, memory_format=self._layout)
 
     def _send(self, array: Array) -> torch.Tensor:
-        """The array on the device, from memory that the GPU reads while it computes."""
+        """Copy an array to the device; to a GPU from pinned memory, in a stream of its own."""
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         if self._copies is None:
             return tensor
@@ -132,28 +129,28 @@ class TorchLearner:
         return moved
 
     def step(self, images: Any, targets: Array, rate: float) -> Outcome:
-        """One step of SGD."""
+        """Take one step of SGD."""
         self._network.train()
         if self._freeze:
             for norm in self._norms:
                 norm.eval()
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        with self._at_work():
-            wanted = self._send(targets).to(self._dtype)
+        with self._errors_in_one_line():
+            labels = self._send(targets).to(self._dtype)
             self._optimizer.zero_grad()
             with self._autocast:
                 outputs = self._run(self.put(images))
-            loss = -(nn.functional.log_softmax(outputs.to(self._dtype), dim=1) * wanted).sum()
-            whole = loss * self.workers  # DistributedDataParallel takes the workers' mean
-            self._scaler.scale(whole).backward()  # type: ignore[no-untyped-call]
+            loss = -(nn.functional.log_softmax(outputs.to(self._dtype), dim=1) * labels).sum()
+            total = loss * self.workers  # DistributedDataParallel averages the gradients of the workers
+            self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
             self._scaler.step(self._optimizer)
             self._scaler.update()
-            found = self._fetch(loss.detach(), outputs.detach())
-        return lambda: self._outcome(*found())
+            fetched = self._fetch(loss.detach(), outputs.detach())
+        return lambda: self._outcome(*fetched())
 
     def _fetch(self, *tensors: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
-        """What the next step leaves alone; on a GPU copies, on their way to the host until asked for."""
+        """Return a function that returns the tensors; from a GPU, it waits for their copies to the host."""
         if self._copies is None:
             return lambda: tensors
         copies = tuple(
@@ -170,24 +167,24 @@ class TorchLearner:
         return wait
 
     def _outcome(self, loss: torch.Tensor, outputs: torch.Tensor) -> tuple[float, Array]:
-        with self._at_work():
+        with self._errors_in_one_line():
             return loss.item(), outputs.to(self._dtype).numpy()
 
     def outputs(self, images: Array) -> Array:
-        """The network's outputs in inference mode."""
+        """Return the network's outputs in inference mode."""
         self._network.eval()
-        with self._at_work(), torch.inference_mode(), self._autocast:
+        with self._errors_in_one_line(), torch.inference_mode(), self._autocast:
             outputs: Array = self._network(self.put(images)).to("cpu", self._dtype).numpy()
         return outputs
 
     def dump(self) -> tuple[Weights, Weights]:
-        """Copies of weights and of v."""
+        """Return copies of the weights and of the momentum buffers."""
         buffers = {name: self._optimizer.state[param].get("momentum_buffer") for name, param in self._params.items()}
         velocity = {name: buffer for name, buffer in buffers.items() if buffer is not None}
-        return copied(weights_of(self._network)), copied(velocity)
+        return numpy_copies(weights_of(self._network)), numpy_copies(velocity)
 
     def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
-        """Put weights and v in."""
+        """Load weights and momentum buffers by name."""
         own = weights_of(self._network)
         for name, array in weights.items():
             own[name].copy_(torch.tensor(plain(array)))
@@ -196,56 +193,56 @@ class TorchLearner:
             self._optimizer.state[self._params[name]]["momentum_buffer"] = buffer.copy_(torch.tensor(plain(array)))
 
     def loss_scaling(self) -> dict[str, int | float]:
-        """The state of the ``GradScaler``."""
+        """Return the state of the ``GradScaler``."""
         return dict(self._scaler.state_dict())
 
     def load_loss_scaling(self, state: Mapping[str, int | float]) -> None:
-        """Go on with a state of the ``GradScaler``."""
+        """Load a state of the ``GradScaler``."""
         if state and self._scaler.is_enabled():
             self._scaler.load_state_dict(dict(state))
 
-    def total(self, numbers: Array) -> Array:
-        """The sum over all workers."""
-        if self._joined is None:
-            return numbers
-        tensor = torch.tensor(numbers, dtype=torch.float64, device=self._place)
-        with self._at_work():
+    def total(self, values: Array) -> Array:
+        """Return the sum over all workers."""
+        if self._distributed is None:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self._place)
+        with self._errors_in_one_line():
             distributed.all_reduce(tensor)
         summed: Array = tensor.cpu().numpy()
         return summed
 
     def close(self, failure: BaseException | None = None) -> None:
-        """Stay in the process group, for this process's next run, until the process ends; after a failure just end."""
-        if self._joined is not None and failure is not None and not isinstance(failure, TrainingStopped):
+        """Stay in the process group for this process's next run. After a failure, do not wait for others at exit."""
+        if self._distributed is not None and failure is not None and not isinstance(failure, TrainingStopped):
             atexit.unregister(distributed.destroy_process_group)
 
 
 @contextmanager
-def products_in_tf32(wanted: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of float32 convolutions and products to TF32's 11 bits."""
-    kinds: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [kind.allow_tf32 for kind in kinds]
-    for kind in kinds:
-        kind.allow_tf32 = wanted
+def products_in_tf32(allowed: bool) -> Iterator[None]:
+    """Allow or forbid a GPU to round the factors of float32 convolutions and products to TF32 (11 bits)."""
+    settings: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [setting.allow_tf32 for setting in settings]
+    for setting in settings:
+        setting.allow_tf32 = allowed
     try:
         yield
     finally:
-        for kind, was in zip(kinds, before, strict=True):
-            kind.allow_tf32 = was
+        for setting, value in zip(settings, before, strict=True):
+            setting.allow_tf32 = value
 
 
 def roles(workers: int) -> list[Role]:
-    """The workers' variables, as ``torchrun --standalone`` sets them."""
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(workers)}
+    """Return the workers with the environment variables that ``torchrun --standalone`` sets."""
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(workers)}
     threads = {"OMP_NUM_THREADS": threads_each(workers), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     return [
-        Role(f"worker {rank}", meeting | threads | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        Role(f"worker {rank}", rendezvous | threads | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(workers)
     ]
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; raises BackendError if there is none."""
+    """Return the device of a name, and make a GPU the current one. Raises BackendError if there is no such device."""
     index = device_number(name, torch.cuda.device_count(), "torch")
     if index is None:
         return torch.device("cpu")

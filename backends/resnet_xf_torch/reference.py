@@ -1,4 +1,4 @@
-"""The networks of torchvision and timm, which ours are compared with."""
+"""The networks of torchvision and timm, to compare ours with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resnet_xf.support.optional import optional
 
 
 def peer(library: str, model: str, num_classes: int, in_channels: int) -> nn.Module:
-    """See :meth:`resnet_xf.backend.contract.BuildsPeers.peer`; ``_os16`` after a name of timm is an output stride."""
+    """See :meth:`resnet_xf.backend.contract.BuildsPeers.peer`. ``resnet50_os16`` is timm's with output stride 16."""
     if library not in ("torchvision", "timm"):
         raise BackendError(f"torch has no networks of {library}; choose torchvision or timm")
     name, options = model, dict[str, Any](num_classes=num_classes)

@@ -1,4 +1,4 @@
-"""PyTorch's own checkpoint files, as NumPy arrays. Nothing in them is unpickled but tensors and plain containers."""
+"""Read and write PyTorch's checkpoint files as NumPy arrays. Only tensors and plain containers are unpickled."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from resnet_xf.support.files import atomic
 MOST_WRAPPERS = 4
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
-"""Keys under which trainers put the state_dict among other things."""
+"""Keys under which training scripts save the state_dict in a larger checkpoint."""
 
 
 def read_file(path: Path) -> tuple[Weights, tuple[str, ...]]:
-    """The arrays of a ``.pth`` or ``.pt`` file, in their own dtype (bfloat16 as float32), and notes on the choice.
+    """Return the arrays of a ``.pth`` or ``.pt`` file in their dtype (bfloat16 as float32), and notes for the user.
 
     Raises:
         WeightsError: if the file is damaged, or holds anything but tensors and plain containers.
@@ -33,13 +33,12 @@ def read_file(path: Path) -> tuple[Weights, tuple[str, ...]]:
                 raise WeightsError(f"{path}: is compressed, which PyTorch's own files never are")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of TorchScript files, which the next line refuses
+            warnings.simplefilter("ignore")  # about TorchScript files, which the next line refuses
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch.load raises for a damaged file has no common base
-        said = (
-            "it holds more than tensors, and unpickling that could run any code" if _refused(error) else one_line(error)
-        )
-        raise WeightsError(f"{path}: not readable with weights_only=True: {said}") from None
+    except Exception as error:  # the errors of torch.load for a damaged file have no common base class
+        unsafe = "weights_only" in str(error) or "Unsupported" in str(error)
+        reason = "it holds more than tensors, and unpickling that could run any code" if unsafe else one_line(error)
+        raise WeightsError(f"{path}: not readable with weights_only=True: {reason}") from None
     notes: list[str] = []
     for _ in range(MOST_WRAPPERS):
         keys = [key for key in WRAPPERS if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping)]
@@ -52,14 +51,12 @@ def read_file(path: Path) -> tuple[Weights, tuple[str, ...]]:
         raise WeightsError(f"{path}: holds a {type(loaded).__name__}, not a state_dict; save network.state_dict()")
     other = [ascii(n) for n, value in loaded.items() if not (isinstance(n, str) and isinstance(value, torch.Tensor))]
     if other:
-        raise WeightsError(f"{path}: holds what is no named tensor beside the tensors: {', '.join(other[:5])}")
+        raise WeightsError(f"{path}: holds entries that are not named tensors: {', '.join(other[:5])}")
     return {name: _array(path, name, tensor) for name, tensor in loaded.items()}, tuple(notes)
 
 
 def write_file(path: Path, weights: Mapping[str, Array], norms: Collection[str]) -> None:
-    """Write a state_dict that loads strictly; atomically.
-
-    PyTorch's own files hold a step counter for each norm, which begins at 0.
+    """Write a state_dict that PyTorch loads with ``strict=True``, atomically. Each batch norm gets a step counter of 0.
 
     Raises:
         WeightsError: if the file cannot be written.
@@ -74,10 +71,6 @@ def write_file(path: Path, weights: Mapping[str, Array], norms: Collection[str])
             torch.save(state, temporary)
     except (OSError, RuntimeError) as error:
         raise WeightsError(f"{path}: cannot be written: {one_line(error)}") from None
-
-
-def _refused(error: Exception) -> bool:
-    return "weights_only" in str(error) or "Unsupported" in str(error)
 
 
 def _array(path: str | Path, name: Any, tensor: torch.Tensor) -> Array:

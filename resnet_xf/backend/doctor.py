@@ -1,7 +1,7 @@
-"""What each backend's state is on this machine, and how to mend what is wrong.
+"""Check which backends work on this machine, and say how to repair the others.
 
-Every backend is tried in a process of its own: one framework may bring along a library that another lacks, and an
-import that crashes should be told, not shared.
+Each backend is imported in a new process. One framework may load a library that another one lacks, and an import may
+crash.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """One backend's state.
 
     Attributes:
-        name: the backend's.
-        framework: what it builds networks in.
-        installed: whether the framework's package is found.
-        usable: whether it imports.
-        version: the framework's, if it imports.
-        devices: what it can compute on.
+        name: name of the backend.
+        framework: title of its framework.
+        installed: whether the framework's package is installed.
+        usable: whether it can be imported.
+        version: version of the framework, if usable.
+        devices: devices that it can compute on.
         problem: why it is not usable.
-        mend: the line to run, if one helps.
+        mend: command that repairs it, if there is one.
     """
 
     name: str
@@ -40,8 +40,8 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def diagnose() -> list[Diagnosis]:
-    """Try every backend, each that is installed in a process of its own."""
-    return [_apart(name) if is_installed(name) else _missing(name) for name in list_backends()]
+    """Return the state of every backend. Each installed one is imported in a new process."""
+    return [_in_new_process(name) if is_installed(name) else _missing(name) for name in list_backends()]
 
 
 def _title(name: str) -> str:
@@ -53,26 +53,26 @@ def _missing(name: str) -> Diagnosis:
     return Diagnosis(name=name, framework=_title(name), installed=False, problem="not installed", mend=mend)
 
 
-def _apart(name: str) -> Diagnosis:
-    """The diagnosis that a fresh interpreter makes; if it dies, its last words."""
+def _in_new_process(name: str) -> Diagnosis:
+    """Return the state that a new interpreter reports; if it crashes, the last line of its stderr."""
     code = f"from resnet_xf.backend.doctor import here; print(here({name!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     try:
         return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=Diagnosis)
     except (IndexError, msgspec.MsgspecError):
-        words = [line for line in done.stderr.splitlines() if line.strip()]
-        problem = f"importing it ended the process with code {done.returncode}: {words[-1] if words else 'no message'}"
+        last = done.stderr.strip().rpartition("\n")[2] or "no message"
+        problem = f"importing it ended the process with code {done.returncode}: {last}"
         return Diagnosis(name=name, framework=_title(name), installed=True, problem=problem)
 
 
 def here(name: str) -> str:
-    """The diagnosis in this very process, as JSON."""
-    known = {"name": name, "framework": _title(name), "installed": True}
+    """Import a backend in this process, and return its state as JSON."""
+    fields = {"name": name, "framework": _title(name), "installed": True}
     try:
         backend = get_backend(name)
-        found = Diagnosis(usable=True, version=backend.version(), devices=tuple(backend.devices()), **known)  # type: ignore[arg-type]
+        fields |= {"usable": True, "version": backend.version(), "devices": tuple(backend.devices())}
     except BackendError as error:
-        found = Diagnosis(problem=error.problem, mend=error.mend, **known)  # type: ignore[arg-type]
-    except Exception as error:  # a driver too old, say: whatever its framework raises
-        found = Diagnosis(problem=one_line(error), **known)  # type: ignore[arg-type]
-    return msgspec.json.encode(found).decode()
+        fields |= {"problem": error.problem, "mend": error.mend}
+    except Exception as error:  # from the framework, for example about an old driver
+        fields |= {"problem": one_line(error)}
+    return msgspec.json.encode(msgspec.convert(fields, Diagnosis)).decode()

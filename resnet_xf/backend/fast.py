@@ -1,4 +1,4 @@
-"""What speed asks of a backend: presets and precisions, fast inference, and what it is measured against."""
+"""The speed interface of a backend: presets, precisions, fast inference, benchmarks."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from resnet_xf.architecture.weights import Array
 from resnet_xf.errors import BackendError
 
 PRECISIONS = ("float32", "bfloat16", "float16", "tf32", "int8")
-"""In which a network can be made fast; which of them there are depends on backend and device."""
+"""The precisions of fast inference. Backends and devices support some of them."""
 
 PRESETS = {
-    "eager": "the framework with nothing set",
+    "eager": "the framework's default settings",
     "tuned": "its own fast layout or graph, at no cost in time: PyTorch's channels_last, Gluon's static hybridize",
-    "best": "the fastest way known: compiled or fused, which takes its seconds",
+    "best": "the fastest: compiled or fused, which takes some seconds at the start",
 }
 """How much is done for a network's speed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FastTask:
-    """What a backend is to make fast.
+    """A network to make fast, and how.
 
     Attributes:
-        network: a native network with its weights, on the CPU; it is used up.
+        network: a native network with its weights, on the CPU; it is changed.
         precision: one of ``PRECISIONS``.
         preset: one of ``PRESETS``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        shape: of the batches for which it is tuned, ``(N, C, H, W)``; others are cut into such, the last filled up.
-        calibration: images by which int8's ranges are set, float32, in one or more whole batches.
+        shape: shape of a batch, ``(N, C, H, W)``. Other batches are split, and the last part is padded.
+        calibration: images that set the ranges for int8, float32, in one or more whole batches.
     """
 
     network: Any
@@ -46,55 +46,55 @@ class Fast(Protocol):
 
     device: str
     steps: tuple[str, ...]
-    """What was done to it, in a word or two each."""
+    """What was done for speed, for example ``channels_last``."""
 
     def put(self, images: Array) -> Any:
-        """Images on the device, a native tensor; they may still be on their way."""
+        """Start to copy images to the device, and return them as a native tensor."""
         ...
 
     def __call__(self, images: Any) -> Any:
-        """The outputs for images ``(N, C, H, W)``, float32: an array for an array, a native tensor for a native one.
+        """Return float32 outputs for images ``(N, C, H, W)``: an array for an array, a native tensor for a tensor.
 
         Raises:
-            BackendError: where the framework records what it runs, to differentiate it.
+            BackendError: if the framework is recording gradients.
         """
         ...
 
 
 class Bench(Protocol):
-    """How a backend is made fast and measured."""
+    """What a backend's benchmarks need."""
 
     def fast(self, task: FastTask) -> Fast:
-        """A network for inference alone.
+        """Make a network fast, for inference only.
 
         Raises:
-            BackendError: where the device lacks that precision, or nothing compiles.
+            BackendError: if the device does not support the precision, or the network cannot be compiled.
             MemoryError: if the batch does not fit.
         """
         ...
 
     def products(self, size: int, precision: str, device: str) -> list[Callable[[], object]]:
-        """Ways to multiply two square matrices of that size, each of which returns once it is done.
+        """Return functions that multiply two square matrices, ``size`` × ``size``, and wait for the result.
 
-        There may be none, and a way may fail where a device lacks it, with whatever the framework raises.
+        The list may be empty. A function raises the framework's error if the device does not support it.
         """
         ...
 
     def threads(self) -> int:
-        """How many threads of the CPU the framework computes with in this process."""
+        """Return the number of CPU threads that the framework uses in this process."""
         ...
 
     def wait(self, device: str) -> None:
-        """Return once the device has done all that it was asked."""
+        """Wait until the device has finished all its work."""
         ...
 
     def peak_memory(self, device: str) -> int | None:
-        """The most bytes of the device's memory that were in use; None on the CPU."""
+        """Return the peak use of the device's memory in bytes; None on the CPU."""
         ...
 
 
 def no_gradients() -> NoReturn:
-    """What every fast network says that is asked to learn; raises BackendError."""
+    """Raise the BackendError of a fast network that is used in training."""
     raise BackendError(
         "an optimised network cannot be trained: its norms are gone, and fused layers would have gradients of zero; "
         "train the network that build() gives, and optimise its weights"

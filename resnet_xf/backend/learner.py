@@ -1,4 +1,4 @@
-"""What training asks of a backend: a learner, which takes one step at a time."""
+"""The training interface of a backend: a learner, which takes one step at a time."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.errors import BackendError
 
 TIMEOUT = 600.0
-"""Seconds for which a worker waits for the others."""
+"""Seconds that a worker waits for the others."""
 
 Outcome: TypeAlias = Callable[[], tuple[float, Array]]
-"""Waits for a step to be done: the loss of this worker's part, and its outputs before the step, ``(N, classes)``."""
+"""Wait for the end of a step. Return the loss of this worker's images and their outputs ``(N, classes)`` before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a learner is to do; every number is rounded to float32.
+    """A training task. All floats are rounded to float32.
 
     Attributes:
         network: the network's node, or a native network.
-        momentum, nesterov, weight_decay: the optimiser, whose law :class:`resnet_xf.training.recipe.Optimizer` states.
-        decaying: the names of the arrays that decay.
-        precision: ``float32``, ``float64``, ``bfloat16``, ``float16``, or ``tf32``: float32, its products on a GPU
-            rounded.
+        momentum, nesterov, weight_decay: of SGD as :class:`resnet_xf.training.recipe.Optimizer` defines it.
+        decaying: names of the weights with weight decay.
+        precision: ``float32``, ``float64``, ``bfloat16``, ``float16``, or ``tf32`` (float32 with TF32 on a GPU).
         preset: how much is done for speed, one of :data:`resnet_xf.backend.fast.PRESETS`.
-        freeze_statistics: norms use their running statistics and leave them as they are.
+        freeze_statistics: whether batch norms use their running statistics and do not change them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        opens_with_norm: the network's first layer is a norm, before which nothing needs a gradient.
-        together: with the other workers that the environment tells of, if it does; else alone.
-        timeout: seconds for which a worker waits for the others.
+        opens_with_norm: whether the first layer is a batch norm, so that no layer before it needs a gradient.
+        together: whether to train with other workers, if environment variables describe them.
+        timeout: seconds that a worker waits for the others.
     """
 
     network: Any
@@ -50,62 +49,61 @@ class Task:
 
 
 class Learner(Protocol):
-    """A network in training, one of ``workers`` that take the same steps, each on its part of every batch."""
+    """A network in training. Each of the ``workers`` takes the same steps, each on its part of every batch."""
 
     rank: int
     workers: int
     device: str
     steps: tuple[str, ...]
-    """What was done for speed, in a word or two each."""
+    """What was done for speed, for example ``channels_last``."""
 
     def put(self, images: Array) -> Any:
-        """Images on the device, as :meth:`step` takes them as well as arrays; they may still be on their way."""
+        """Start to copy images to the device, and return them for :meth:`step`."""
         ...
 
     def step(self, images: Any, targets: Array, rate: float) -> Outcome:
-        """Take one step down the gradient of −Σ log-softmax(outputs) · targets, added up over all workers.
+        """Take one step of SGD on the loss −Σ log-softmax(outputs) · targets, summed over all workers.
 
         Args:
-            images: ``(N, C, H, W)``, float32, this worker's part of the batch; an array, or what :meth:`put` gave.
+            images: ``(N, C, H, W)``, float32: this worker's part of the batch, an array or the result of :meth:`put`.
             targets: ``(N, classes)``, see :func:`resnet_xf.training.recipe.targets`.
-            rate: the learning rate, a float32 number.
+            rate: the learning rate, rounded to float32.
         """
         ...
 
     def outputs(self, images: Array) -> Array:
-        """The network's outputs in inference mode, ``(N, classes)``, float32 or float64."""
+        """Return the network's outputs in inference mode, ``(N, classes)``, float32 or float64."""
         ...
 
     def dump(self) -> tuple[Weights, Weights]:
-        """Copies of the weights and of the optimiser's v, by name; v is empty where there is no momentum."""
+        """Return copies of the weights and of the momentum buffers, by name. Without momentum there are no buffers."""
         ...
 
     def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
-        """Put weights and v in; those left out are kept."""
+        """Load weights and momentum buffers by name. Those that are not in the mappings keep their values."""
         ...
 
     def loss_scaling(self) -> dict[str, int | float]:
-        """The state of what scales the loss in float16; empty in every other precision."""
+        """Return the state of float16's loss scaling; empty in every other precision."""
         ...
 
     def load_loss_scaling(self, state: Mapping[str, int | float]) -> None:
-        """Go on with that state; an empty one changes nothing."""
+        """Load a state of the loss scaling. An empty one changes nothing."""
         ...
 
-    def total(self, numbers: Array) -> Array:
-        """The sum of every worker's float64 numbers, ``(n,)``; all workers must call it together."""
+    def total(self, values: Array) -> Array:
+        """Return the sum over all workers of float64 ``values``, ``(n,)``. All workers must call it."""
         ...
 
     def close(self, failure: BaseException | None = None) -> None:
-        """Part from the other workers; after a failure without waiting for them."""
+        """Leave the other workers. After a failure, do not wait for them."""
         ...
 
 
 def device_number(name: str, count: int, framework: str) -> int | None:
-    """Which GPU a device's name means, of ``count``; None for the CPU.
+    """Return the index of the GPU that a device's name means, or None for the CPU. The machine has ``count`` GPUs.
 
-    ``auto`` is a GPU where there is one; without a number, it is that of this process's place among its machine's
-    workers (``LOCAL_RANK``).
+    ``auto`` means a GPU if there is one. A name without an index means the GPU of this worker (``LOCAL_RANK``).
 
     Raises:
         BackendError: if there is no such device.

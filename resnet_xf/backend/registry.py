@@ -1,4 +1,4 @@
-"""Which backends there are, which one is chosen, and how to install one that is missing."""
+"""List the backends, choose one, build networks with it, and say how to install one that is missing."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ ALIASES = {"pytorch": "torch", "gluon": "mxnet"}
 
 @dataclass(frozen=True, slots=True)
 class _BuiltIn:
-    """A backend that ships with this project: where it is, and the framework module that it needs.
+    """A backend of this project: its entry point, the module of its framework, and the framework's title.
 
-    ``variables`` make it fast, and are read as it is imported.
+    ``variables`` are environment variables for speed, which the framework reads during its import.
     """
 
     target: str
@@ -50,7 +50,7 @@ BUILT_IN = {
         "resnet_xf_torch:BACKEND",
         "torch",
         "PyTorch",
-        # What is freed stays with the process, which else asks the system for the same pages at every step.
+        # Keep freed memory in the process: otherwise every step requests the same pages from the system again.
         dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"), str(2**30)),
     ),
     "mxnet": _BuiltIn(
@@ -63,27 +63,26 @@ BUILT_IN = {
 
 
 def list_backends() -> list[str]:
-    """The names of all backends, installed or not: those that ship here, then other packages'."""
+    """Return the names of all backends, installed or not: this project's, then those of other packages."""
     return [*BUILT_IN, *_third_party()]
 
 
 def is_installed(name: str) -> bool:
-    """Whether a backend's framework can be found; nothing is imported."""
+    """Return whether a backend's framework is installed. Nothing is imported."""
     if name not in BUILT_IN:
         return True
-    found = importlib.util.find_spec(BUILT_IN[name].framework)
-    return found is not None and found.origin is not None  # a folder that merely bears the name has no origin
+    module = importlib.util.find_spec(BUILT_IN[name].framework)
+    return module is not None and module.origin is not None  # a plain folder of that name has no origin
 
 
 def get_backend(name: str | Backend | None = None) -> Backend:
-    """The backend of that name; else the one that ``RESNET_XF_BACKEND`` names now; else the default.
+    """Return the backend of a name. If None, ``RESNET_XF_BACKEND`` names it, or it is the default.
 
-    The default is ``torch`` if it is installed, else the only backend that is. ``pytorch`` and ``gluon`` are
-    understood as ``torch`` and ``mxnet``.
+    The default is ``torch`` if that is installed, or else the only installed backend. ``pytorch`` and ``gluon`` mean
+    ``torch`` and ``mxnet``. An object with a backend's members is returned as it is.
 
     Raises:
-        BackendError: if there is no such backend, or it is not installed, or importing it fails (the cause is
-            chained).
+        BackendError: if there is no such backend, or it is not installed, or its import fails (the cause is chained).
     """
     if name is not None and not isinstance(name, str):
         if missing := lacking(name, Backend):
@@ -105,9 +104,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
 
 
 def backend_of(network: object) -> Backend:
-    """The backend whose framework a native network belongs to.
-
-    Of those that ship with this project, only the one whose framework the network's class comes from is imported.
+    """Return the backend of a native network's framework. Of this project's backends, no other one is imported.
 
     Raises:
         SpecError: if the network belongs to no backend.
@@ -116,7 +113,7 @@ def backend_of(network: object) -> Backend:
     modules = {base.__module__.partition(".")[0] for base in type(network).__mro__}
     for name in list_backends():
         if name not in BUILT_IN:
-            with suppress(BackendError):  # a broken one harms no other
+            with suppress(BackendError):  # a broken backend must not hide the others
                 if isinstance(network, getattr(get_backend(name), "network_type", ())):
                     return get_backend(name)
         elif BUILT_IN[name].framework in modules:
@@ -137,11 +134,11 @@ def build(
     """Build a native network: a ``torch.nn.Module`` or a ``mxnet.gluon.HybridBlock``.
 
     Args:
-        network: a plan, a spec, the name of one, or a single node such as a residual block.
-        backend: as :func:`get_backend` chooses it.
-        weights: arrays by name; if None they are drawn from ``seed`` (:func:`resnet_xf.draw_weights`), so
-            that every backend begins with the same numbers.
-        seed: for that draw.
+        network: a plan, a spec, the name of a spec, or a single node, for example a residual block.
+        backend: see :func:`get_backend`.
+        weights: arrays by name. If None, they are drawn with ``seed`` (:func:`resnet_xf.draw_weights`): every backend
+            starts with the same weights.
+        seed: seed of random weights.
         dtype: ``float32`` or ``float64``.
 
     Raises:
@@ -167,25 +164,25 @@ def features(
     seed: int = 0,
     dtype: str = "float32",
 ) -> Any:
-    """Build a native backbone: its output is the list of the feature maps of the layers named in ``out``.
+    """Build a native backbone: it returns a list of feature maps, one for each layer named in ``out``.
 
     Args:
         spec: a spec, the name of one, or the path of its file.
-        backend: as :func:`get_backend` chooses it.
+        backend: see :func:`get_backend`.
         out: names of layers and stages, as in :func:`resnet_xf.architecture.plan.plan_features`; every stage if None.
-        weights: those of the whole network; what stands after the last map is left out.
-        seed: for drawing weights, as in :func:`build`.
+        weights: weights of the whole network. Layers after the last feature map are left out.
+        seed: seed of random weights, as in :func:`build`.
         dtype: ``float32`` or ``float64``.
     """
     node = plan_features(spec, out)
     if weights is not None:
-        behind = set(all_weight_shapes(spec)) - set(all_weight_shapes(node))
-        weights = {name: array for name, array in weights.items() if name not in behind}
+        omitted = set(all_weight_shapes(spec)) - set(all_weight_shapes(node))
+        weights = {name: array for name, array in weights.items() if name not in omitted}
     return build(node, backend, weights=weights, seed=seed, dtype=dtype)
 
 
 def how_to_install(name: str) -> str:
-    """The exact line that installs a built-in backend's framework on this machine, or why there is none."""
+    """Return the command that installs a backend's framework on this machine, or why there is none."""
     if name != "mxnet":
         return f"pip install 'resnet-xf[{name}]'"
     machine = platform.machine()
@@ -210,22 +207,21 @@ def _default() -> str:
 
 @functools.cache
 def _third_party() -> dict[str, EntryPoint]:
-    """Other packages' backends, found once; the built-in ones need no search."""
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    return {name: point for name, point in found.items() if name not in BUILT_IN}
+    """Return the entry points of other packages' backends."""
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in BUILT_IN}
 
 
 @functools.cache
 def _load(name: str) -> Backend:
-    """Import a backend; one that ships with this project is found without asking the entry points."""
+    """Import a backend. Entry points are read only for those of other packages."""
     if name in BUILT_IN:
-        known = BUILT_IN[name]
+        built_in = BUILT_IN[name]
         if not is_installed(name):
             raise MissingExtraError(
-                f"backend {name!r} builds in {known.title}, and the package {known.framework!r} is not installed",
+                f"backend {name!r} builds in {built_in.title}, and the package {built_in.framework!r} is not installed",
                 how_to_install(name),
             )
-        point = EntryPoint(name, known.target, GROUP)
+        point = EntryPoint(name, built_in.target, GROUP)
     else:
         point = _third_party()[name]
     try:

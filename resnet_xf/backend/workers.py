@@ -1,4 +1,4 @@
-"""Distributed training on this machine: starts each backend's processes, and ends them all when one dies."""
+"""Distributed training on this machine: start the processes of a backend, and end all of them if one fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnet_xf.support.environment import processors
 from resnet_xf.support.processes import supervise
 
 GRACE = 5.0
-"""Seconds in which all other processes must end once training has ended, or one process has failed."""
+"""Seconds that the other processes have to end, after training has ended or one process has failed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +20,9 @@ class Role:
     """One process of distributed training.
 
     Attributes:
-        name: what messages call it, as ``worker 0``.
-        environment: environment variables, added to those of the process that starts it.
-        trains: False for a process that only serves the others, as MXNet's scheduler and parameter server.
+        name: its name in messages, for example ``worker 0``.
+        environment: environment variables to add to those of the parent process.
+        trains: False for MXNet's scheduler and parameter server, which only serve the workers.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Role:
 
 
 def free_port() -> int:
-    """A TCP port of this machine on which nobody listens."""
+    """Return a free TCP port of this machine."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -39,21 +39,21 @@ def free_port() -> int:
 
 
 def threads_each(workers: int) -> str:
-    """How many threads each of several processes may use, as the text of an environment variable."""
+    """Return the number of threads for each worker, as text for an environment variable."""
     return str(max(1, processors() // workers))
 
 
 def run_together(roles: Sequence[Role], arguments: Sequence[str]) -> str:
-    """Run the command ``resnet-xf`` with these arguments in every role, until all that train have ended.
+    """Run ``resnet-xf`` with these arguments in one process for each role, until all that train have ended.
 
-    Ctrl-C and SIGTERM are passed on. The workers then stop at the same step, and the first one writes a checkpoint.
+    Ctrl-C and SIGTERM are sent to all. The workers then stop at the same step, and the first one writes a checkpoint.
 
     Returns:
-        What went wrong, in one line; empty if nothing did.
+        All failures in one line, or an empty string.
 
     Raises:
-        TrainingStopped: if a signal stopped the run; with the message of the first worker.
-        TrainingError: on Windows, where a process cannot be asked to stop.
+        TrainingStopped: if a signal stopped the run, with the message of the first worker.
+        TrainingError: on Windows, where a process cannot receive a request to stop.
     """
     if sys.platform == "win32":
         raise TrainingError("several workers cannot be started on Windows; use Linux, or a container of it")
