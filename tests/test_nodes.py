@@ -27,7 +27,7 @@ def with_prelu(spec: ResNetSpec) -> Plan:
     planned = plan(spec)
     channels = {row.name: row.output_shape[1] for row in trace(planned, (1, 3, *spec.image_size))}
 
-    def changed(parent: str, layers: Children, shown: tuple[str, ...] = ()) -> Children:
+    def changed(parent: str, layers: Children, read_elsewhere: tuple[str, ...] = ()) -> Children:
         return tuple((name, one(join(parent, name), node)) for name, node in layers)
 
     def one(name: str, node):

@@ -86,7 +86,7 @@ Children: TypeAlias = tuple[tuple[str, Node], ...]
 Run: TypeAlias = Callable[[Children, Shape], Shape]
 """Traces a sequence of children: from the shape of its input to that of its output."""
 Change: TypeAlias = Callable[..., Children]
-"""From a sequence of children to another. The keyword ``shown`` names those whose outputs others read too."""
+"""Maps children to new children. The keyword ``read_elsewhere`` names those whose outputs other modules read too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +282,7 @@ class Taps(Container):
 
     def changed(self, change: Change) -> Node:
         """Others read the outputs of ``names``."""
-        return replace(self, children=change(self.children, shown=self.names))
+        return replace(self, children=change(self.children, read_elsewhere=self.names))
 
 
 @dataclass(frozen=True, slots=True)

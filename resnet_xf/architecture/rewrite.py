@@ -48,13 +48,13 @@ def _folded(node: Node, name: str, pairs: Pairs) -> Node:
     return node.changed(partial(_chain, name, pairs))
 
 
-def _chain(parent: str, pairs: Pairs, chain: Children, shown: Collection[str] = ()) -> Children:
-    """A sequence of children without the norms that can be folded; others read the outputs of ``shown``."""
+def _chain(parent: str, pairs: Pairs, chain: Children, read_elsewhere: Collection[str] = ()) -> Children:
+    """Return children without the norms that can be folded. Other modules read the outputs of ``read_elsewhere``."""
     kept: list[tuple[str, Node]] = []
     for name, node in chain:
         before, last = kept[-1] if kept else ("", node)
         biased, conv = _biased(last, join(parent, before))
-        if isinstance(node, Norm) and conv and conv not in pairs and not {before, name} & set(shown):
+        if isinstance(node, Norm) and conv and conv not in pairs and not {before, name} & set(read_elsewhere):
             pairs[conv] = join(parent, name), node
             kept[-1] = before, biased
         else:

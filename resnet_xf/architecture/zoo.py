@@ -98,10 +98,10 @@ def with_output_stride(spec: ResNetSpec, output_stride: int) -> ResNetSpec:
     dilation = 1
     stages = []
     for stage in spec.stages:
-        kept = stage.stride if stride * stage.stride <= output_stride else 1
-        dilation *= stage.stride // kept
-        stride *= kept
-        stages.append(msgspec.structs.replace(stage, stride=kept, dilation=stage.dilation * dilation))
+        stage_stride = stage.stride if stride * stage.stride <= output_stride else 1
+        dilation *= stage.stride // stage_stride
+        stride *= stage_stride
+        stages.append(msgspec.structs.replace(stage, stride=stage_stride, dilation=stage.dilation * dilation))
     if stride != output_stride:
         raise SpecError(f"$.stages: {spec.name} cannot have an output stride of {output_stride}; it comes to {stride}")
     return msgspec.structs.replace(spec, name=f"{spec.name}_os{output_stride}", stages=tuple(stages))

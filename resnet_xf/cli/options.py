@@ -77,15 +77,15 @@ def check_outputs(*files: Path | None) -> None:
 
 def arguments_without(*options: str) -> list[str]:
     """Return this process's command line, without its program and without these options and their values."""
-    kept: list[str] = []
+    remaining: list[str] = []
     arguments = iter(sys.argv[1:])
     for argument in arguments:
         option, _, value = argument.partition("=")
         if option not in options:
-            kept.append(argument)
+            remaining.append(argument)
         elif not value:
             next(arguments, None)
-    return kept
+    return remaining
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:

@@ -65,10 +65,10 @@ def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: 
         WeightsError: if no candidate fits. The message lists the tensors that are missing, left over or of the wrong
             shape for the nearest candidate.
     """
-    given = spec or file.spec
+    target = spec or file.spec
     best: _Match | None = None
     fits: list[_Match] = []
-    for candidate in [given] if given else ZOO.values():
+    for candidate in [target] if target else ZOO.values():
         for match in _matches(file, candidate, num_classes):
             if not match.complaints:
                 fits.append(match)
@@ -77,11 +77,11 @@ def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: 
                 best = match
     if fits:
         chosen = next((match for match in fits if match.layout.is_own(match.plan.spec.name)), fits[0])
-        return _identity(file, chosen, guessed=given is None)
+        return _identity(file, chosen, guessed=target is None)
     if best is None:
         names = ", ".join(list(file.tensors)[:3])
         raise WeightsError(f"{file.path}: the names ({names}, …) follow no known layout; are these a ResNet's weights?")
-    nearest = best.plan.spec.name if given else f"{best.plan.spec.name}, the nearest in the zoo (--spec names another)"
+    nearest = best.plan.spec.name if target else f"{best.plan.spec.name}, the nearest in the zoo (--spec names another)"
     listed = "; ".join(best.complaints[:8])
     more = f"; and {len(best.complaints) - 8} more" if len(best.complaints) > 8 else ""
     raise WeightsError(f"{file.path}: does not hold the weights of {nearest}: {listed}{more}")

@@ -53,41 +53,41 @@ def peak_memory() -> int:
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def environment() -> dict[str, str]:
-    """The software on which a result depends: versions of Python, of the libraries and of the system."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
-    found["resnet_xf"] = __version__
+    """Return the versions of Python, of the system, and of the libraries that results depend on."""
+    versions = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
+    versions["resnet_xf"] = __version__
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            versions[package] = version(package)
+    return versions
 
 
 def hardware() -> dict[str, str]:
-    """The hardware on which a measurement depends: CPU, processors, memory, GPUs; each in words."""
-    found = _cpu() | {"processors": str(processors())}
+    """Describe the hardware that measurements depend on: CPU, processors, memory, GPUs."""
+    parts = _cpu() | {"processors": str(processors())}
     if available := memory():
-        found["memory"] = f"{available.total / 2**30:.1f} GiB"
-    return found | {f"gpu {number}": gpu for number, gpu in enumerate(gpus())}
+        parts["memory"] = f"{available.total / 2**30:.1f} GiB"
+    return parts | {f"gpu {number}": gpu for number, gpu in enumerate(gpus())}
 
 
 def _cpu() -> dict[str, str]:
-    """The CPU's name, features and clock, as Linux tells them."""
+    """Return the CPU's name, features and clock, from ``/proc/cpuinfo`` on Linux."""
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text()
         first = dict(re.findall(r"^(\S[^:\t]*?)\s*: (.*)$", text.split("\n\n")[0], re.MULTILINE))
         features = (first.get("flags") or first.get("Features") or "").split()
-        found = {
+        cpu = {
             "cpu": first.get("model name", platform.processor()),
             "cpu features": " ".join(flag for flag in features if CPU_FLAGS.search(flag)),
         }
         if "cpu MHz" in first:
-            found["cpu clock"] = f"{float(first['cpu MHz']):.0f} MHz"
-        return found
+            cpu["cpu clock"] = f"{float(first['cpu MHz']):.0f} MHz"
+        return cpu
     return {"cpu": platform.processor()}
 
 

@@ -172,10 +172,10 @@ class Supervisor:
             A child and its message; or None in place of the message, once, when the child has ended.
         """
         waited_for = self.children if children is None else children
-        until, asked = time.monotonic() + seconds, False
+        until, sent = time.monotonic() + seconds, False
         while running := [child for child in waited_for if child.exit_code is None]:
-            if self.stopping and not asked:
-                asked, until = True, min(until, time.monotonic() + TO_SAVE)
+            if self.stopping and not sent:
+                sent, until = True, min(until, time.monotonic() + TO_SAVE)
                 for child in running:
                     child.ask_to_stop()
             owners = {connection: child for child in self.children for connection in child.waitables}

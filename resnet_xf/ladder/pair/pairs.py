@@ -135,17 +135,17 @@ def _both(pair: Pair, images: object) -> tuple[_Member, _Member]:
 
 def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
     """Copy a network, run the copy on one image, and list its layers."""
-    copied = backend.copy(network)
-    shown = images[:1]
+    duplicate = backend.copy(network)
+    image = images[:1]
     try:
         try:
-            arrays = backend.dump(copied)
+            arrays = backend.dump(duplicate)
         except Exception:  # Gluon's weights wait for a first run, whose shapes they take
-            backend.forward(copied, shown)
-            arrays = backend.dump(copied)
-        single = backend.copy(copied, "float32")
-        output = backend.forward(single, shown)
-        seen, runs = trace_network(backend, single, shown), running_order(backend, single, shown)
+            backend.forward(duplicate, image)
+            arrays = backend.dump(duplicate)
+        single = backend.copy(duplicate, "float32")
+        output = backend.forward(single, image)
+        traced, runs = trace_network(backend, single, image), running_order(backend, single, image)
     except (MemoryError, ResNetXFError):
         raise
     except Exception as error:
@@ -155,7 +155,7 @@ def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
     if output.ndim != 2:
         raise SpecError(f"{side}: {type(network).__name__} gives {output.shape}; expected (N, classes)")
     shapes = {name: array.shape for name, array in arrays.items()}
-    return _Member(backend, copied, arrays, Layers(side, shapes, seen.layers, runs), output.shape[1])
+    return _Member(backend, duplicate, arrays, Layers(side, shapes, traced.layers, runs), output.shape[1])
 
 
 def _named(
@@ -190,15 +190,15 @@ def _settings(seen: ObservedTrace) -> dict[str, dict[str, float]]:
 
 
 def _kind(layer: Observed) -> str:
-    """A layer's kind in a word, from its weights. A global pool is known by its shapes."""
+    """Return a layer's kind, from its weights. A global pool is recognized by its shapes."""
     shapes = layer.weight_shapes
     if "running_mean" in shapes:
         return "norm"
     if (axes := len(shapes.get("weight", ()))) in (2, 4):
         return {2: "linear", 4: "conv"}[axes]
     if not shapes and len(layer.input_shapes) == 1:
-        given, made = layer.input_shapes[0], layer.output_shape
-        if given[:2] == made[:2] and prod(given[2:]) > prod(made[2:]) == 1:
+        input_shape, output_shape = layer.input_shapes[0], layer.output_shape
+        if input_shape[:2] == output_shape[:2] and prod(input_shape[2:]) > prod(output_shape[2:]) == 1:
             return "globalpool"
     return "layer"
 
@@ -225,22 +225,22 @@ def _short_run(
     )
 
 
-def _refuse_chance(own: _Member, given: ForeignBackend, run: ShortRun) -> None:
-    """Raise SpecError if training is random, which no two frameworks are alike, or follows a rule of one framework."""
+def _refuse_chance(member: _Member, backend: ForeignBackend, run: ShortRun) -> None:
+    """Raise SpecError if training is random, or if a batch norm has a setting that only one framework has."""
     mend = "set its rate to 0 in both networks, or choose level='quick'"
-    for name, layer in own.layers.seen.items():
+    for name, layer in member.layers.seen.items():
         if isnan(layer.settings.get("momentum", 0.0)):
             raise SpecError(
-                f"{given.name}: {name} keeps a plain mean (momentum=None), which only one framework knows; give it a "
+                f"{backend.name}: {name} keeps a plain mean (momentum=None), which only one framework knows; give it a "
                 "momentum in both networks, or choose level='quick'"
             )
         if rate := layer.settings.get("rate"):
-            raise SpecError(f"{given.name}: {name} drops out at random in training, with rate {rate:g}; {mend}")
-    if cannot(given, "train"):
+            raise SpecError(f"{backend.name}: {name} drops out at random in training, with rate {rate:g}; {mend}")
+    if cannot(backend, "train"):
         return
     losses = []
     for _ in range(2):
-        learner = require(given, Trains).learner(run.task("float64", "cpu"))
+        learner = require(backend, Trains).learner(run.task("float64", "cpu"))
         step = next(iter(run))
         try:
             losses.append(learner.step(step.images, step.targets, 0.0)()[0])
@@ -249,8 +249,8 @@ def _refuse_chance(own: _Member, given: ForeignBackend, run: ShortRun) -> None:
         finally:
             learner.close()
     if abs(losses[0] - losses[1]) > STEADY * abs(losses[0]):
-        says = " and ".join(f"{loss:.6g}" for loss in losses)
-        raise SpecError(f"{given.name}: one training step, taken twice, gives {says}; if it drops out, {mend}")
+        values = " and ".join(f"{loss:.6g}" for loss in losses)
+        raise SpecError(f"{backend.name}: one training step, taken twice, gives {values}; if it drops out, {mend}")
 
 
 def probe_weights(arrays: Weights, seed: int) -> Weights:

@@ -60,14 +60,14 @@ def layer_errors(layers: Sequence[LayerError]) -> Iterator[Panel]:
     """Yield every layer's errors in running order: in float64 inherited and own, then each side's own in float32."""
     x = Axis(-0.7, len(layers) - 0.3, _parts(layers), f"{len(layers)} layers, in the order in which they run")
     worst = max(layers, key=lambda layer: layer.inherited / layer.inherited_bound if layer.inherited_bound else 0.0)
-    found = f"the largest inherited error for its bound is {number(worst.inherited)} at {worst.name}"
+    largest = f"the largest inherited error for its bound is {number(worst.inherited)} at {worst.name}"
     inherited, own = [layer.inherited for layer in layers], [layer.own for layer in layers]
     bounds = [layer.inherited_bound for layer in layers], [layer.own_bound for layer in layers]
     y = logarithmic([v for v in (*inherited, *own, *bounds[0], *bounds[1]) if v is not None], "relative error")
     dense = " dense" if len(layers) > 100 else ""
     yield Panel(
         "float64: one side against the other",
-        f"Relative error of each layer in float64; {found}, bound {number(worst.inherited_bound)}.",
+        f"Relative error of each layer in float64; {largest}, bound {number(worst.inherited_bound)}.",
         x,
         y,
         [
@@ -82,8 +82,8 @@ def layer_errors(layers: Sequence[LayerError]) -> Iterator[Panel]:
     if sides := list(dict.fromkeys(side for layer in layers for side in layer.float32)):
         bound = [layer.float32_bound for layer in layers]
         single = {side: [layer.float32.get(side) for layer in layers] for side in sides}
-        shown = [value for values in single.values() for value in values if value is not None]
-        y = logarithmic([*bound, *shown], "relative error")
+        errors = [value for values in single.values() for value in values if value is not None]
+        y = logarithmic([*bound, *errors], "relative error")
         yield Panel(
             "float32: each side against its own float64",
             f"Relative error of each layer in float32 for {' and '.join(sides)}.",
@@ -116,9 +116,9 @@ def learning_curves(curves: Curves) -> Iterator[Panel]:
             *_sides("line dashed", {side: line(steps, y, enumerate(run, 1)) for side, run in curves.losses.items()}),
         ],
     )
-    apart = {side: _distances(curves.losses[first], losses) for side, losses in curves.losses.items()}
+    differences = {side: _distances(curves.losses[first], losses) for side, losses in curves.losses.items()}
     nudges = [_distances(own, run) for own, run in nudged]
-    values = [value for run in (*apart.values(), *nudges) for value in run if value and math.isfinite(value)]
+    values = [value for run in (*differences.values(), *nudges) for value in run if value and math.isfinite(value)]
     if not values:
         return
     y = logarithmic(values)
@@ -130,44 +130,44 @@ def learning_curves(curves: Curves) -> Iterator[Panel]:
         y,
         [
             Series("nudged, from its own side", "line muted thin", grey),
-            *_sides("line", {side: line(steps, y, enumerate(run, 1)) for side, run in apart.items()}),
+            *_sides("line", {side: line(steps, y, enumerate(run, 1)) for side, run in differences.items()}),
         ],
     )
 
 
-def accuracies(found: Equivalence) -> Iterator[Panel]:
+def accuracies(result: Equivalence) -> Iterator[Panel]:
     """Yield the accuracies by seed, then their differences against the margin."""
-    both = {name: found.accuracies[name] for name in (found.first, found.second)}
-    count = len(found.seeds)
-    ticks = [Tick((n + 0.5) / count, str(found.seeds[n])) for n in range(0, count, math.ceil(count / 12))]
+    both = {name: result.accuracies[name] for name in (result.first, result.second)}
+    count = len(result.seeds)
+    ticks = [Tick((n + 0.5) / count, str(result.seeds[n])) for n in range(0, count, math.ceil(count / 12))]
     x = Axis(-0.5, count - 0.5, ticks, "seed")
     y = linear((value for values in both.values() for value in values), "accuracy, %")
     pairs = "".join(line(x, y, ((n, a), (n, b))) for n, (a, b) in enumerate(zip(*both.values(), strict=True)))
     drawn = _sides("dot", {name: dots(x, y, enumerate(values)) for name, values in both.items()})
     series = [Series("", "line muted thin", pairs), *drawn]
-    yield Panel("by seed", f"Accuracies: {found.sentence()}.", x, y, series)
+    yield Panel("by seed", f"Accuracies: {result.sentence()}.", x, y, series)
 
     differences = [b - a for a, b in zip(*both.values(), strict=True)]
-    low, high = found.interval
-    reach = 1.1 * max(found.margin, abs(low), abs(high), *map(abs, differences))
-    x = linear((-reach, reach), f"{found.second} − {found.first}, points")
+    low, high = result.interval
+    reach = 1.1 * max(result.margin, abs(low), abs(high), *map(abs, differences))
+    x = linear((-reach, reach), f"{result.second} − {result.first}, points")
     y = Axis(0, 4, [Tick(0.25, "mean"), Tick(0.7, "seeds")])
-    look = "good" if found.verdict == "equivalent" else "bad"
+    look = "good" if result.verdict == "equivalent" else "bad"
     seeds = [(value, 2 + 1.6 * (n + 0.5) / count) for n, value in enumerate(differences)]
-    ends = [(-found.margin, 0), (-found.margin, 4), (math.nan, None), (found.margin, 0), (found.margin, 4)]
-    level = f"{100 - 200 * found.alpha:.4g}% interval, {number(low)} to {number(high)}".replace("-", "−")
+    ends = [(-result.margin, 0), (-result.margin, 4), (math.nan, None), (result.margin, 0), (result.margin, 4)]
+    level = f"{100 - 200 * result.alpha:.4g}% interval, {number(low)} to {number(high)}".replace("-", "−")
     yield Panel(
         "difference of each pair",
-        f"Differences of the accuracies: {found.sentence()}.",
+        f"Differences of the accuracies: {result.sentence()}.",
         x,
         y,
         [
-            Series(f"margin of ±{found.margin:g}", "line bound", line(x, y, ends)),
+            Series(f"margin of ±{result.margin:g}", "line bound", line(x, y, ends)),
             Series("each seed", "dot muted", dots(x, y, seeds)),
             Series(level, f"line thick {look}", line(x, y, ((low, 1), (high, 1)))),
-            Series("mean", f"dot mean {look}", dots(x, y, [(found.mean_difference, 1)])),
+            Series("mean", f"dot mean {look}", dots(x, y, [(result.mean_difference, 1)])),
         ],
-        bands=[(WIDTH * x.share(-found.margin), WIDTH * (x.share(found.margin) - x.share(-found.margin)))],
+        bands=[(WIDTH * x.share(-result.margin), WIDTH * (x.share(result.margin) - x.share(-result.margin)))],
     )
 
 
