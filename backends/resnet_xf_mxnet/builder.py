@@ -4,25 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from resnet_xf.architecture.nodes import (
-    Activation,
-    Add,
-    Children,
-    Conv,
-    Flatten,
-    Gate,
-    GlobalPool,
-    Linear,
-    Node,
-    Norm,
-    Pad,
-    Pool,
-    PReLU,
-    Residual,
-    Sequential,
-    Taps,
-    join,
-)
+from resnet_xf.architecture import nodes
+from resnet_xf.architecture.nodes import Children, Node, join
 from resnet_xf_mxnet.numpy_compat import mx
 
 nn = mx.gluon.nn
@@ -36,7 +19,7 @@ def build(node: Node, name: str = "") -> Any:
     """
     prefix = f"{name.replace('.', '_')}_" if name else ""
     match node:
-        case Conv():
+        case nodes.Conv():
             return nn.Conv2D(
                 node.out_channels,
                 node.kernel,
@@ -48,7 +31,7 @@ def build(node: Node, name: str = "") -> Any:
                 in_channels=node.in_channels,
                 prefix=prefix,
             )
-        case Norm():
+        case nodes.Norm():
             return nn.BatchNorm(
                 momentum=1 - node.momentum,
                 epsilon=node.eps,
@@ -57,15 +40,15 @@ def build(node: Node, name: str = "") -> Any:
                 in_channels=node.channels,
                 prefix=prefix,
             )
-        case Activation(function=function):
+        case nodes.Activation(function=function):
             return nn.Activation(function, prefix=prefix)
-        case PReLU():
+        case nodes.PReLU():
             return ExactPReLU(in_channels=node.channels, prefix=prefix)
-        case Pad():
+        case nodes.Pad():
             return ZeroPad(node.after, prefix=prefix)
-        case Pool(operation="max"):
+        case nodes.Pool(operation="max"):
             return nn.MaxPool2D(node.kernel, node.stride, node.padding, ceil_mode=node.ceil, prefix=prefix)
-        case Pool(operation="avg"):
+        case nodes.Pool(operation="avg"):
             return nn.AvgPool2D(
                 node.kernel,
                 node.stride,
@@ -74,24 +57,24 @@ def build(node: Node, name: str = "") -> Any:
                 count_include_pad=False,
                 prefix=prefix,
             )
-        case GlobalPool():
+        case nodes.GlobalPool():
             return nn.GlobalAvgPool2D(prefix=prefix)
-        case Flatten():
+        case nodes.Flatten():
             return nn.Flatten(prefix=prefix)
-        case Linear():
+        case nodes.Linear():
             return nn.Dense(node.out_features, use_bias=node.bias, in_units=node.in_features, prefix=prefix)
-        case Add():
+        case nodes.Add():
             return Sum(prefix=prefix)
-        case Sequential():
+        case nodes.Sequential():
             block = nn.HybridSequential(prefix=prefix)
             for child_name, child in node.children:
                 block.register_child(build(child, join(name, child_name)), child_name)
             return block
-        case Taps():
+        case nodes.Taps():
             return FeatureMaps(node, name, prefix=prefix)
-        case Residual():
+        case nodes.Residual():
             return ResidualBlock(node, name, prefix=prefix)
-        case Gate():
+        case nodes.Gate():
             return ChannelGate(node, name, prefix=prefix)
     raise TypeError(f"{node!r} is not a node")
 
@@ -148,7 +131,7 @@ class _Named(mx.gluon.HybridBlock):
 class FeatureMaps(_Named):
     """A backbone: returns the outputs of the tapped children."""
 
-    def __init__(self, node: Taps, name: str, prefix: str) -> None:
+    def __init__(self, node: nodes.Taps, name: str, prefix: str) -> None:
         super().__init__(prefix=prefix)
         self.layers = self._register(node.children, name)
         self.names = node.names
@@ -166,13 +149,13 @@ class FeatureMaps(_Named):
 class ResidualBlock(_Named):
     """``post(add(body(pre(x)), shortcut))``."""
 
-    def __init__(self, node: Residual, name: str, prefix: str) -> None:
+    def __init__(self, node: nodes.Residual, name: str, prefix: str) -> None:
         super().__init__(prefix=prefix)
         self.pre = self._register(node.pre, name)
         self.body = self._register(node.body, name)
         self.downsample = build(node.shortcut, join(name, "downsample")) if node.shortcut else None
         self.shortcut_from = node.shortcut_from
-        self.add = build(Add(), join(name, "add"))
+        self.add = build(nodes.Add(), join(name, "add"))
         self.post = self._register(node.post, name)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
@@ -187,7 +170,7 @@ class ResidualBlock(_Named):
 class ChannelGate(_Named):
     """``x * body(x)``."""
 
-    def __init__(self, node: Gate, name: str, prefix: str) -> None:
+    def __init__(self, node: nodes.Gate, name: str, prefix: str) -> None:
         super().__init__(prefix=prefix)
         self.body = self._register(node.children, name)
 

@@ -7,24 +7,8 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from resnet_xf.architecture.nodes import (
-    Activation,
-    Add,
-    Children,
-    Conv,
-    Flatten,
-    Gate,
-    GlobalPool,
-    Linear,
-    Node,
-    Norm,
-    Pad,
-    Pool,
-    PReLU,
-    Residual,
-    Sequential,
-    Taps,
-)
+from resnet_xf.architecture import nodes
+from resnet_xf.architecture.nodes import Children, Node
 
 
 def build(node: Node, *, fresh: bool = False) -> nn.Module:
@@ -33,7 +17,7 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
     Set ``fresh`` if no other module reads the input tensor: then the module may work in place.
     """
     match node:
-        case Conv():
+        case nodes.Conv():
             return nn.Conv2d(
                 node.in_channels,
                 node.out_channels,
@@ -44,35 +28,35 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
                 groups=node.groups,
                 bias=node.bias,
             )
-        case Norm():
+        case nodes.Norm():
             return nn.BatchNorm2d(node.channels, eps=node.eps, momentum=node.momentum, affine=node.affine)
-        case Activation(function="relu"):
+        case nodes.Activation(function="relu"):
             return nn.ReLU(inplace=fresh)
-        case Activation(function="sigmoid"):
+        case nodes.Activation(function="sigmoid"):
             return nn.Sigmoid()
-        case PReLU():
+        case nodes.PReLU():
             return nn.PReLU(node.channels)
-        case Pad():
+        case nodes.Pad():
             return nn.ZeroPad2d((0, node.after, 0, node.after))
-        case Pool(operation="max"):
+        case nodes.Pool(operation="max"):
             return nn.MaxPool2d(node.kernel, node.stride, node.padding, ceil_mode=node.ceil)
-        case Pool(operation="avg"):
+        case nodes.Pool(operation="avg"):
             return nn.AvgPool2d(node.kernel, node.stride, node.padding, ceil_mode=node.ceil, count_include_pad=False)
-        case GlobalPool():
+        case nodes.GlobalPool():
             return nn.AdaptiveAvgPool2d(1)
-        case Flatten():
+        case nodes.Flatten():
             return nn.Flatten()
-        case Linear():
+        case nodes.Linear():
             return nn.Linear(node.in_features, node.out_features, bias=node.bias)
-        case Add():
+        case nodes.Add():
             return Sum()
-        case Sequential():
+        case nodes.Sequential():
             return nn.Sequential(OrderedDict((n, build(c, fresh=i > 0)) for i, (n, c) in enumerate(node.children)))
-        case Taps():
+        case nodes.Taps():
             return FeatureMaps(node)
-        case Residual():
+        case nodes.Residual():
             return ResidualBlock(node)
-        case Gate():
+        case nodes.Gate():
             return ChannelGate(node)
     raise TypeError(f"{node!r} is not a node")
 
@@ -105,7 +89,7 @@ class _Named(nn.Module):
 class FeatureMaps(_Named):
     """A backbone: returns the outputs of the tapped children."""
 
-    def __init__(self, node: Taps) -> None:
+    def __init__(self, node: nodes.Taps) -> None:
         super().__init__()
         self.layers = self._register(node.children, kept=node.names)
         self.names = node.names
@@ -123,13 +107,13 @@ class FeatureMaps(_Named):
 class ResidualBlock(_Named):
     """``post(add(body(pre(x)), shortcut))``."""
 
-    def __init__(self, node: Residual) -> None:
+    def __init__(self, node: nodes.Residual) -> None:
         super().__init__()
         self.pre = self._register(node.pre)
         self.body = self._register(node.body)
         self.downsample = build(node.shortcut) if node.shortcut else None
         self.shortcut_from = node.shortcut_from
-        self.add = build(Add())
+        self.add = build(nodes.Add())
         self.post = self._register(node.post, fresh=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -144,7 +128,7 @@ class ResidualBlock(_Named):
 class ChannelGate(_Named):
     """``x * body(x)``."""
 
-    def __init__(self, node: Gate) -> None:
+    def __init__(self, node: nodes.Gate) -> None:
         super().__init__()
         self.body = self._register(node.children)
 

@@ -46,16 +46,11 @@ class TorchLearner:
             norm.momentum = 1 - rounded(1 - (norm.momentum or 0))
         self._freeze = task.freeze_statistics
         self._params = dict(self._network.named_parameters())
-        names = {
-            True: [n for n in self._params if n in task.decaying],
-            False: [n for n in self._params if n not in task.decaying],
-        }
+        decaying = [param for name, param in self._params.items() if name in task.decaying]
+        others = [param for name, param in self._params.items() if name not in task.decaying]
+        groups = (decaying, task.weight_decay), (others, 0.0)
         self._optimizer = torch.optim.SGD(
-            [
-                {"params": [self._params[name] for name in group], "weight_decay": task.weight_decay if decays else 0.0}
-                for decays, group in names.items()
-                if group
-            ],
+            [{"params": params, "weight_decay": decay} for params, decay in groups if params],
             momentum=task.momentum,
             nesterov=task.nesterov,
             fused=True if task.preset == "best" else None,
