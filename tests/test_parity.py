@@ -272,9 +272,10 @@ def test_rungs_that_a_backend_cannot_climb_are_skipped_and_nothing_more_is_claim
         "small: mxnet and bare are the same network in inference (5 rungs hold; "
         "6 skipped: bare cannot run layers alone; 7 to 8 skipped: bare cannot train)"
     )
-    with pytest.raises(BackendError, match="bare cannot train"):
+    with pytest.raises(BackendError, match="bare has no bfloat16"):
         parity(small(), [Bare(), Bare("bald")], precisions=["bfloat16"])
     report = parity(small(), ["torch", Bare()], level="quick", precisions=["bfloat16"])
     assert "bare has no bfloat16" in report.rungs[5].detail
     report = parity(small(), [Saboteur("mxnet", node=only("bn1", eps=1e-3), tells=False), Bare()])
     assert (report.failure.number, report.failure.where) == (4, "bn1")
+    assert "mxnet does not give eps and momentum of" in report.rungs[0].detail

@@ -235,6 +235,8 @@ def capture_(
         f"{manifest.spec.name} on {manifest.backend} {manifest.backend_version}, level {manifest.level}: "
         f"{size / 2**20:,.0f} MiB in {out}"
     )
+    for lack in manifest.cannot.values() if manifest.level != "quick" else ():
+        typer.echo(f"{lack}; the rungs that need it are left out")
     typer.echo(f"compare it on any machine: resnet-xf parity --against {shlex.quote(str(out))}")
 
 

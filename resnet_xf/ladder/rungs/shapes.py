@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isclose, isnan
 
 from resnet_xf.architecture.trace import ObservedTrace, Row, observed_rows
@@ -44,7 +44,8 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
         if finding := _compare_settings(outline, side):
             return finding
     whole = expected[""]
-    return Finding(0, 0, f"{len(expected)} rows; {whole.parameters:,} parameters; {whole.macs:,} MACs")
+    detail = f"{len(expected)} rows; {whole.parameters:,} parameters; {whole.macs:,} MACs"
+    return Finding(0, 0, "; ".join([detail, *_unknown_settings(outline, sides)]))
 
 
 def _compare_settings(outline: Outline, side: Side) -> Finding | None:
@@ -57,6 +58,15 @@ def _compare_settings(outline: Outline, side: Side) -> Finding | None:
                 detail = f"{setting} {settings[setting]:g} in {outline.source}, {value:g} in {side.name}"
                 return Finding(1, 0, detail, where=name)
     return None
+
+
+def _unknown_settings(outline: Outline, sides: Sequence[Side]) -> Iterator[str]:
+    """Say of which norms a side gives no eps or no momentum. Their effect shows on rungs 4 and 7."""
+    for side in sides:
+        layers = observe(side).layers
+        count = sum(not settings.keys() <= layers[name].settings.keys() for name, settings in outline.settings.items())
+        if count:
+            yield f"{side.name} does not give eps and momentum of {count} norms"
 
 
 def _difference(source: str, side: str, expected: Row | None, observed: Row | None, error: str | None) -> str:

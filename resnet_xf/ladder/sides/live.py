@@ -109,6 +109,8 @@ class Live:
 
     def lacks(self, precision: str) -> str | None:
         """Return why the backend has no such precision on this device, or None if it has it."""
+        if self.cannot("train"):  # other precisions than float32 and float64 run in a learner
+            return f"{self.name} has no {precision}"
         task = self.subject.lockstep_run.task(precision, self.device)
         try:
             require(self.backend, Trains).learner(task).close()
