@@ -25,7 +25,6 @@ from resnet_xf.errors import (
 from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.accuracy.equivalence import compare
 from resnet_xf.ladder.accuracy.study import Study, images_for, train_seeds
-from resnet_xf.support import processes
 from resnet_xf.support.files import list_checkpoints, locked
 from resnet_xf.training.checkpoint import EpochRecord, load_checkpoint, save_checkpoint
 from resnet_xf.training.recipe import Schedule
@@ -69,7 +68,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def no_process(monkeypatch) -> None:
     """A study that would train anything fails."""
-    monkeypatch.setattr(processes.subprocess, "Popen", None)
+    monkeypatch.setattr(study, "Child", None)
 
 
 PLAIN = """
@@ -196,7 +195,7 @@ def test_what_is_wrong_is_told_before_anything_is_trained(no_process, tmp_path, 
         "seeds: at least one, and each once, must be named; got none": (TrainingError, {"seeds": ()}),
         r"\$\.seed: expected `int` >= 0": (RecipeError, {"seeds": (1, -1)}),
         r"\$\.batch_size": (RecipeError, {"recipe": replace(ONE, batch_size=0)}),
-        r"\$\.drop_last: leaves nothing": (RecipeError, {"recipe": replace(ONE, batch_size=5000, drop_last=True)}),
+        r"\$\.drop_last: leaves no batch of": (RecipeError, {"recipe": replace(ONE, batch_size=5000, drop_last=True)}),
         r"\$\.batch_size: the smallest batch has 1 of": (RecipeError, {"recipe": replace(ONE, batch_size=1437, image_size=(2, 2))}),
         "jobs: at least 1 run must be trained at a time, got 0": (TrainingError, {"jobs": 0}),
         "no data set is called 'nope'": (DataError, {"dataset": "nope"}),
@@ -376,7 +375,8 @@ def test_a_run_that_is_killed_is_named_and_goes_on(tmp_path) -> None:
 
 UNGUARDED = """
 import sys
-from resnet_xf import Recipe, ResNetSpec, TrainingStopped, plan
+from resnet_xf import Recipe, ResNetSpec, plan
+from resnet_xf.errors import TrainingStopped
 from resnet_xf.ladder.accuracy.study import train_seeds
 
 folder = sys.argv[1]

@@ -231,7 +231,10 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path) -> None:
     wrong = {
         r"digits: its images have 1 channels and tiny takes 3": (DataError, {"network": replace(TINY, in_channels=3)}),
         r"digits: its labels go up to 9 and tiny has 5 classes": (DataError, {"network": replace(TINY, num_classes=5)}),
-        r"\$\.drop_last: leaves nothing": (RecipeError, {"recipe": replace(RECIPE, batch_size=500, drop_last=True)}),
+        r"\$\.drop_last: leaves no batch of": (
+            RecipeError,
+            {"recipe": replace(RECIPE, batch_size=500, drop_last=True)},
+        ),
         r"\$\.augmentation\.mean: has 3 numbers": (
             RecipeError,
             {"recipe": replace(RECIPE, augmentation=replace(RECIPE.augmentation, mean=(0.5,) * 3, std=(0.5,) * 3))},
@@ -286,7 +289,7 @@ def test_what_is_at_hand_in_memory_is_checked() -> None:
     below = dataclasses.replace(data.train, labels=data.train.labels - 1)
     with pytest.raises(DataError, match="has the label -1; expected 0 and more"):
         go("torch", data=dataclasses.replace(data, train=below))
-    with pytest.raises(CheckpointError, match="at least 1 checkpoint"):
+    with pytest.raises(CheckpointError, match="keep: expected 1 checkpoint or more, got 0"):
         go("torch", keep=0)
 
 

@@ -69,7 +69,8 @@ def test_two_processes_train_as_one_does_with_the_whole_batch(backend: str, star
 
 STOPPED_AND_RESUMED = """
 import os, pathlib, signal, sys
-from resnet_xf import Recipe, ResNetSpec, TrainingStopped, evaluate, load_dataset, resume, train
+from resnet_xf import Recipe, ResNetSpec, evaluate, load_dataset, resume, train
+from resnet_xf.errors import TrainingStopped
 
 folder, backend = pathlib.Path(sys.argv[1]), sys.argv[2]
 settings = {"backend": backend, "device": "cpu"}

@@ -18,8 +18,6 @@ def peer(library: str, model: str, num_classes: int, in_channels: int) -> nn.Mod
     if library == "torchvision":
         module = optional("torchvision.models", f"{model} is built by torchvision", "pip install torchvision")
         create = module.get_model
-        if in_channels != 3:
-            raise BackendError(f"torchvision's networks take 3 channels, not {in_channels}; choose timm")
     else:
         module = optional("timm", f"{model} is built by timm", "pip install timm")
         create = module.create_model
@@ -27,5 +25,7 @@ def peer(library: str, model: str, num_classes: int, in_channels: int) -> nn.Mod
         options |= {"in_chans": in_channels} | ({"output_stride": int(stride)} if stride else {})
     if name not in module.list_models():
         raise BackendError(f"{library} has no {model}")
+    if library == "torchvision" and in_channels != 3:
+        raise BackendError(f"torchvision's networks take 3 channels, not {in_channels}; choose timm")
     network: nn.Module = create(name, **options)
     return network

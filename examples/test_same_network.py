@@ -1,6 +1,6 @@
 """Parity in a test suite: the fixture and the marker come with the installation of resnet_xf.
 
-Run it with ``pytest examples/test_parity.py -rP``: ``-rP`` prints the ladder of each test.
+Run it with ``pytest examples/test_same_network.py -rP``: ``-rP`` prints the ladder of each test.
 """
 
 import pytest
