@@ -68,7 +68,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def no_process(monkeypatch) -> None:
     """A study that would train anything fails."""
-    monkeypatch.setattr(study, "Child", None)
+    monkeypatch.setattr(study, "supervise", None)
 
 
 PLAIN = """
