@@ -237,9 +237,9 @@ def test_an_example_runs(name: str, capsys) -> None:
 
 
 def test_every_example_is_run() -> None:
-    """``test_parity`` is a test itself: pytest finds it in ``examples/``."""
+    """``test_same_network`` is a test itself: pytest finds it in ``examples/``."""
     scripts = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert scripts == {"build_both", "convert_gluon_file", "test_parity"}
+    assert scripts == {"build_both", "convert_gluon_file", "test_same_network"}
 
 
 def test_the_change_shown_to_contributors_is_in_the_code() -> None:
