@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from numpy_backend import BACKEND
 
 from helpers.strategies import fits, specs
-from resnet_xf import ResNetSpec, build, capture, draw_weights, get_backend, list_backends, optimize, parity, plan
+from resnet_xf import ResNetSpec, build, draw_weights, get_backend, list_backends, optimize, parity, plan
 from resnet_xf.architecture.nodes import Node, PReLU
 from resnet_xf.backend import registry
 from resnet_xf.backend.contract import CAPABILITIES, LayersAlone, Trains, cannot, require
@@ -76,8 +76,8 @@ def test_what_it_lacks_is_told_in_one_line(installed: None, tmp_path) -> None:
         require(BACKEND, Trains)
     with pytest.raises(BackendError, match="^numpy cannot optimize; choose another backend, such as torch$"):
         optimize("cifar_resnet20", "numpy")
-    with pytest.raises(BackendError, match="^numpy cannot run layers alone; choose another backend, such as torch$"):
-        capture("cifar_resnet20", tmp_path / "capture", "numpy")
+    with pytest.raises(BackendError, match="is a class, so give an object of it$"):
+        get_backend(type(BACKEND))
     assert require(get_backend("torch"), LayersAlone) is get_backend("torch")
     with pytest.raises(BackendError, match="a backend is a name or an object with the members of .*; PosixPath has no"):
         get_backend(tmp_path)
@@ -95,18 +95,50 @@ def test_a_pair_of_networks_may_be_of_it(installed: None, monkeypatch) -> None:
     assert parity((other, pair[0]), images=images).failure.name == "weights"
 
 
-@pytest.mark.parametrize(
-    "line, capability",
-    [
-        ("train cifar_resnet20 --recipe digits --in-channels 1 --backend numpy", "train"),
-        ("capture cifar_resnet20 --backend numpy --out {out}", "run layers alone"),
-    ],
-)
-def test_commands_end_in_one_line_too(installed: None, command, tmp_path, line: str, capability: str) -> None:
-    code, _, complaint = command(*line.format(out=tmp_path / "out").split())
-    assert f"numpy cannot {capability}" in complaint
+def test_commands_say_in_one_line_what_it_cannot_do(installed: None, command, tmp_path) -> None:
+    code, _, complaint = command(
+        *["train", "cifar_resnet20", "--recipe", "digits", "--in-channels", "1", "--backend", "numpy"]
+    )
+    assert "numpy cannot train" in complaint
     assert "Traceback" not in complaint
     assert code == 2
+    code, out, _ = command(*f"capture cifar_resnet20 --backend numpy --out {tmp_path / 'out'}".split())
+    assert "numpy cannot run layers alone; the rungs that need it are left out" in out
+    assert code == 0
+
+
+class Incomplete:
+    """A backend's class without most members."""
+
+    name = "incomplete"
+
+
+class Untold(type(BACKEND)):
+    """A backend that cannot tell its version."""
+
+    def version(self) -> str:
+        raise RuntimeError("no framework here\nat all")
+
+
+@pytest.mark.parametrize(
+    "target, complaint",
+    [
+        ("Incomplete", "; Incomplete is a class, so give an object of it"),
+        ("INCOMPLETE", "; Incomplete has no version, devices, build, "),
+        ("UNTOLD", "backend 'numpy': version() fails: no framework here"),
+    ],
+)
+def test_a_strange_entry_point_is_refused_in_one_line(monkeypatch, command, target: str, complaint: str) -> None:
+    point = EntryPoint("strange", f"{__name__}:{target}", registry.GROUP)
+    monkeypatch.setattr(registry, "_third_party", lambda: {"strange": point})
+    registry._load.cache_clear()
+    for line in ("trace cifar_resnet20 --backend strange", "parity cifar_resnet20 --backends torch,strange"):
+        code, _, err = command(*line.split())
+        assert (code, err.count("\n")) == (2, 1)
+        assert complaint in err
+
+
+INCOMPLETE, UNTOLD = Incomplete(), Untold()
 
 
 def test_its_entry_point_makes_it_a_backend_of_the_command_line(tmp_path) -> None:

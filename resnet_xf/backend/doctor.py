@@ -11,7 +11,7 @@ import sys
 
 import msgspec
 
-from resnet_xf.backend.registry import BUILT_IN, get_backend, how_to_install, is_installed, list_backends
+from resnet_xf.backend.registry import BUILT_IN, check_backend, get_backend, how_to_install, is_installed, list_backends
 from resnet_xf.errors import BackendError, one_line
 
 
@@ -69,7 +69,7 @@ def here(name: str) -> str:
     """Import a backend in this process, and return its state as JSON."""
     fields = {"name": name, "framework": _title(name), "installed": True}
     try:
-        backend = get_backend(name)
+        backend = check_backend(get_backend(name))
         fields |= {"usable": True, "version": backend.version(), "devices": tuple(backend.devices())}
     except BackendError as error:
         fields |= {"problem": error.problem, "mend": error.mend}

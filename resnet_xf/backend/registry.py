@@ -25,7 +25,7 @@ from resnet_xf.architecture.weights import (
     without_counters,
 )
 from resnet_xf.backend.contract import DTYPES, Backend, lacking
-from resnet_xf.errors import BackendError, MissingExtraError, SpecError
+from resnet_xf.errors import BackendError, MissingExtraError, SpecError, one_line
 
 GROUP = "resnet_xf.backends"
 VARIABLE = "RESNET_XF_BACKEND"
@@ -85,12 +85,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
         BackendError: if there is no such backend, or it is not installed, or its import fails (the cause is chained).
     """
     if name is not None and not isinstance(name, str):
-        if missing := lacking(name, Backend):
-            raise BackendError(
-                f"a backend is a name or an object with the members of resnet_xf.backend.contract.Backend; "
-                f"{type(name).__name__} has no {', '.join(missing)}"
-            )
-        return name
+        return check_backend(name)
     origin = ""
     if name is None:
         if name := os.environ.get(VARIABLE):
@@ -101,6 +96,27 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     if name not in list_backends():
         raise BackendError(f"{origin}no backend is called {name!r}; choose one of {', '.join(list_backends())}")
     return _load(name)
+
+
+def check_backend(backend: Backend) -> Backend:
+    """Return a backend that has all required members, and whose version and devices can be asked for.
+
+    Raises:
+        BackendError: if it is a class or lacks a member, or if one of these two fails.
+    """
+    rule = "a backend is a name or an object with the members of resnet_xf.backend.contract.Backend"
+    if isinstance(backend, type):
+        raise BackendError(f"{rule}; {backend.__name__} is a class, so give an object of it")
+    if missing := lacking(backend, Backend):
+        raise BackendError(f"{rule}; {type(backend).__name__} has no {', '.join(missing)}")
+    for member, kind in (("version", str), ("devices", list)):
+        try:
+            value = getattr(backend, member)()
+        except Exception as error:
+            raise BackendError(f"backend {backend.name!r}: {member}() fails: {one_line(error)}") from error
+        if not isinstance(value, kind):
+            raise BackendError(f"backend {backend.name!r}: {member}() returns {value!r}; expected a {kind.__name__}")
+    return backend
 
 
 def backend_of(network: object) -> Backend:
@@ -145,7 +161,7 @@ def build(
         BackendError, SpecError, WeightsError: see :func:`get_backend`, :func:`resnet_xf.architecture.plan.plan` and
             :func:`resnet_xf.architecture.weights.check_weights`.
     """
-    chosen = get_backend(backend)
+    chosen = check_backend(get_backend(backend))
     if dtype not in DTYPES:
         raise BackendError(f"no network is built in {dtype!r}; choose {' or '.join(DTYPES)}, and cast it natively")
     node = root_of(network)
@@ -229,5 +245,5 @@ def _load(name: str) -> Backend:
     except BackendError:
         raise
     except Exception as error:
-        raise BackendError(f"backend {name!r} is installed but does not import: {error}") from error
+        raise BackendError(f"backend {name!r} is installed but does not import: {one_line(error)}") from error
     return loaded

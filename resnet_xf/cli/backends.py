@@ -14,7 +14,7 @@ from resnet_xf.architecture.trace import observed_rows, trace
 from resnet_xf.architecture.weights import require_memory
 from resnet_xf.backend.doctor import diagnose
 from resnet_xf.backend.observe import trace_network
-from resnet_xf.backend.registry import get_backend
+from resnet_xf.backend.registry import check_backend, get_backend
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Batch, ImageSize, InputShape, SpecArgument, TopOnly, input_shape
 from resnet_xf.cli.printing import by_sign, print_json, print_rows
@@ -49,7 +49,7 @@ def trace_(
     shape = input_shape(planned.spec, image_size, batch)
     rows = expected = trace(planned, shape)
     if backend != "none":
-        chosen = get_backend(backend)
+        chosen = check_backend(get_backend(backend))
         require_memory(planned)
         observed = trace_network(chosen, chosen.build(planned.root), np.zeros(shape, np.float32))
         if observed.error:

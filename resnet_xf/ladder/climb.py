@@ -15,7 +15,7 @@ from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.weights import Array, digest
 from resnet_xf.backend.contract import Backend
-from resnet_xf.backend.registry import get_backend
+from resnet_xf.backend.registry import check_backend, get_backend
 from resnet_xf.errors import (
     BackendError,
     CheckpointError,
@@ -154,7 +154,7 @@ def live_sides(subject: Subject, backends: Sequence[Backend], device: str) -> li
 def backends_of(names: str | Sequence[str | Backend]) -> list[Backend]:
     """Return backends by their names, with commas between them or in a sequence, which may hold backends too."""
     listed = names.split(",") if isinstance(names, str) else names
-    return [get_backend(one.strip() if isinstance(one, str) else one) for one in listed]
+    return [check_backend(get_backend(one.strip() if isinstance(one, str) else one)) for one in listed]
 
 
 def climb(

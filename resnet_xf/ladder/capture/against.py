@@ -11,7 +11,7 @@ from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.contract import Backend
-from resnet_xf.backend.registry import get_backend, is_installed, list_backends
+from resnet_xf.backend.registry import check_backend, get_backend, is_installed, list_backends
 from resnet_xf.errors import EvidenceError
 from resnet_xf.ladder.capture.captured import Captured, record
 from resnet_xf.ladder.capture.evidence import Manifest
@@ -62,7 +62,7 @@ def capture(
         ResNetXFError: as in :func:`resnet_xf.parity`.
     """
     subject, origin, images_origin = subject_of(spec, image_size, images, weights, seed, max_memory)
-    live = Live(subject, get_backend(backend), device)
+    live = Live(subject, check_backend(get_backend(backend)), device)
     climbed = rungs(subject, [live], level, precisions, trial, lambda number, name, share: tell(name, share))
     return record(Path(out), live, climbed, level, (origin, images_origin), precisions, tell)
 
