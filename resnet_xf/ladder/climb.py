@@ -152,7 +152,11 @@ def live_sides(subject: Subject, backends: Sequence[Backend], device: str) -> li
 
 
 def backends_of(names: str | Sequence[str | Backend]) -> list[Backend]:
-    """Return backends by their names, with commas between them or in a sequence, which may hold backends too."""
+    """Return backends in the order given, from one string with commas or a sequence of names and backends.
+
+    Raises:
+        BackendError: if a backend is unknown, not installed or incomplete.
+    """
     listed = names.split(",") if isinstance(names, str) else names
     return [check_backend(get_backend(one.strip() if isinstance(one, str) else one)) for one in listed]
 

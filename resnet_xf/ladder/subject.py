@@ -24,7 +24,8 @@ class Outline:
         spec: of a network that this package builds; None for a user's own.
         root: the node that a backend builds; None for a user's own.
         rows: the trace for one image: first the whole network, then the layers in the order in which they run.
-        settings: ``eps`` and ``momentum`` (the share of the new value) of each norm.
+        settings: by a norm's name, its ``eps`` and ``momentum`` (the share of the new value). Of a user's own network,
+            only norms with running statistics.
         source: where the outline comes from, for messages.
     """
 

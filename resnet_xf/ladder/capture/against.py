@@ -151,7 +151,10 @@ def _trial(first: Captured, asked: Trial | None, level: Level) -> Trial | None:
 def _check_subject(
     first: Captured, spec: Plan | ResNetSpec | str | None, weights: Mapping[str, Array] | str | Path | None
 ) -> None:
-    """Raise EvidenceError if a capture is of another network, or of other weights, than those asked for."""
+    """Raise EvidenceError unless a capture is of the network and the weights asked for.
+
+    What is None is not asked for. A checkpoint's own network is compared too. Names of networks may differ.
+    """
     captured = first.manifest.spec
     planned = plan(captured if spec is None else spec)
     arrays: Weights = {}

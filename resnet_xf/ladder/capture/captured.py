@@ -147,7 +147,11 @@ class Captured:
         return self._reader.load(key, kind)
 
     def take_each(self, keys: Sequence[str], kind: Any, measure: object) -> Iterator[Any]:
-        """Return the saved measurements one after the other."""
+        """Return the saved measurements, each read when it is asked for; ``measure`` is not used.
+
+        Raises:
+            EvidenceError: on reaching one that was not captured, or is damaged.
+        """
         return (self._reader.load(key, kind) for key in keys)
 
     def subject(self, max_memory: int) -> Subject:

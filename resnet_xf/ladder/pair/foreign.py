@@ -62,7 +62,7 @@ class ForeignBackend:
         self.real.load(network, others | {self.tensors.get(name, name): array for name, array in weights.items()})
 
     def dump(self, network: Any) -> Weights:
-        """Copies of the compared weights."""
+        """Copies of the compared weights, by the first network's names."""
         return self.renamed(self.real.dump(network))
 
     def watch(self, network: Any, images: Array, look: Look, names: Collection[str] | None = None) -> None:

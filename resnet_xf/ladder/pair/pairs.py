@@ -33,7 +33,15 @@ Pair = tuple[Any, Any]
 
 @dataclass(frozen=True)
 class _Member:
-    """One network of the pair: its backend, a copy with all weights initialized, these weights, and its layers."""
+    """One of the user's two networks.
+
+    Attributes:
+        backend: of its framework.
+        network: a copy of it, in which weights that waited for a first run have their shapes.
+        arrays: the values of the copy's weights, by name.
+        layers: its layers, as one run showed them.
+        classes: how many outputs it has for an image.
+    """
 
     backend: Backend
     network: Any

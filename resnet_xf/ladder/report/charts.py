@@ -213,7 +213,7 @@ def _parts(layers: Sequence[LayerError]) -> list[Tick]:
 
 
 def _share(rung: RungResult) -> float | None:
-    """Return a rung's value as a share of its bound; None if it was skipped."""
+    """Return a rung's value divided by its bound; None if it was skipped, infinite for NaN and beyond a bound of 0."""
     if rung.value is None or rung.bound is None:
         return None
     if math.isnan(rung.value) or (rung.bound == 0 and rung.value > 0):

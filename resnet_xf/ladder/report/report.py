@@ -144,7 +144,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return next((rung for rung in self.rungs if rung.status == "fail"), None)
 
     def verdict(self) -> str:
-        """One line: that the networks are the same, or the rung and layer at which they differ."""
+        """Return the result in one line, which also names the rungs that were skipped.
+
+        The networks are the same, in inference or also in training; or they differ, at a rung and a layer; or their
+        accuracies do not show them to be the same.
+        """
         names = " and ".join(self.backends)
         if self.failure is None:
             skipped = [(reason, list(rungs)) for reason, rungs in groupby(self.rungs, _skipped) if reason]

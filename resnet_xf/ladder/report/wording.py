@@ -48,7 +48,7 @@ def number(value: float | None) -> str:
 
 
 def beyond(value: float | None, bound: float | None) -> bool:
-    """Whether an error is larger than its bound. NaN is."""
+    """Return whether an error is larger than its bound: true if the error is NaN, false if either is None."""
     return value is not None and bound is not None and not value <= bound
 
 

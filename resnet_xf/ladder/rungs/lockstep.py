@@ -51,10 +51,13 @@ class State:
 
 @measured("lock-step/{each}")
 def states(live: Live, steps: Sequence[int], *, growing: bool, sketching: bool = False) -> Iterator[State]:
-    """The states of a float64 run after each of its steps, numbered from 1.
+    """Yield the state of a float64 training run after each step.
 
-    ``growing`` runs a second one from perturbed weights beside it, to measure the growth. With ``sketching`` every
-    state but the last is sketched.
+    Args:
+        live: the side. A capture yields what it saved, whatever the flags say.
+        steps: the numbers of all steps of the run, from 1. They name the states and do not choose among them.
+        growing: train a second network from perturbed weights beside it, to measure the growth.
+        sketching: put sketches in place of the large arrays, in every state but the last.
     """
     run = live.subject.lockstep_run
     task, weights = run.task("float64", live.device), live.subject.weights

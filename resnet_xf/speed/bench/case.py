@@ -57,7 +57,7 @@ class Case(Document, frozen=True, kw_only=True):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The fields that must be equal for two reports to have measured the same."""
+        """All fields, as a tuple. Cases of two reports with equal keys measured the same."""
         return (*self.group, self.library, self.backend, self.preset, self.precision, self.batch)
 
     @property

@@ -220,7 +220,7 @@ class Engine:
         self.agreement = float((outputs.argmax(1) == self.reference.argmax(1)).mean())
 
     def run(self, steps: int) -> Round:
-        """Run batches, or training steps, and wait until the device has computed them all."""
+        """Run so many batches, or training steps if the case trains, wait for the device, and return the time."""
         busy, start = time.process_time(), time.perf_counter()
         for _ in range(steps):
             self.step()

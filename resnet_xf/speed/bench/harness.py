@@ -288,7 +288,10 @@ class _Group:
         return [runner.row for runner in runners if runner.row is not None]
 
     def start(self, case: Case) -> _Runner:
-        """Start a case's process and wait until it is warm; if it cannot be measured, the runner's row says why."""
+        """Start a case's process, wait until it is warm, and return its runner.
+
+        If the case cannot be measured, nothing is raised: the runner's ``row`` holds the reason. Otherwise it is None.
+        """
         runner = _Runner(case)
         self.progress(0, f"{case}: getting ready")
         reference = self.folder / f"{case.mode}-{distinct_images(case.batch)}.npy"
@@ -334,7 +337,11 @@ class _Progress:
 
 
 def _fits_another(runners: Sequence[_Runner]) -> bool:
-    """Whether one more process has enough memory beside these. On a GPU it never has: a process may need all of it."""
+    """Estimate whether one more process fits into the free memory beside these, of which there is at least one.
+
+    It must be more than ``HEADROOM`` times their largest peak. True if the free memory is unknown. False on a GPU,
+    where a process may need all of it.
+    """
     if any(runner.case.device != "cpu" for runner in runners):
         return False
     available = memory()

@@ -154,7 +154,12 @@ def _csv_row(row: Row) -> dict[str, object]:
 
 
 def merged(launches: Sequence[Row]) -> Row:
-    """One row from the rows of a case's launches; without a result if any launch has none."""
+    """Join the rows of one case's launches into one.
+
+    Speeds of all launches are put together. Error and agreement are the worst, memory is the peak, and the times to get
+    ready are the first launch's. If a launch has no result, the row has none and gives its reason. If that is not the
+    first launch, the row also counts as failed, since the case ran before.
+    """
     results: list[Result] = []
     for number, row in enumerate(launches):
         if row.result is None:
@@ -244,9 +249,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(before: BenchReport, after: BenchReport) -> Comparison:
-    """Compare two reports.
+    """Compare two reports, case by case. A ratio above 1 means that the case is faster in ``after``.
 
-    The two were measured at different times, so the ratios also contain whatever else slowed the machine.
+    A case without a result counts as not measured. The two were measured at different times, so the ratios also
+    contain whatever else slowed the machine.
 
     Raises:
         BenchError: if they have no case in common.
@@ -270,7 +276,7 @@ def compare(before: BenchReport, after: BenchReport) -> Comparison:
 
 
 def _title(case: Case) -> str:
-    """The case and its group in words."""
+    """The group in words, then the case: ``resnet18, infer, 224×224, cpu, 4 threads: torch best float32, batch 16``."""
     return f"{case.group_title}: {case}"
 
 
