@@ -33,7 +33,7 @@ def trace_(
         str | None,
         typer.Option(
             "--backend",
-            help="`torch` or `mxnet`; `none`: by arithmetic, as `show`.",
+            help="`torch`, `mxnet` or another installed backend; `none`: by arithmetic, as `show`.",
             show_default="RESNET_XF_BACKEND, else an installed one",
         ),
     ] = None,

@@ -33,7 +33,11 @@ ImageSize = Annotated[
 ]
 BackendName = Annotated[
     str | None,
-    typer.Option("--backend", help="`torch` or `mxnet`.", show_default="RESNET_XF_BACKEND, else an installed one"),
+    typer.Option(
+        "--backend",
+        help="`torch`, `mxnet` or another installed one.",
+        show_default="RESNET_XF_BACKEND, else an installed one",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1. auto: a GPU if there is one.")]
 DataDir = Annotated[
