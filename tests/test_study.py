@@ -25,6 +25,7 @@ from resnet_xf.errors import (
 from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.accuracy.equivalence import compare
 from resnet_xf.ladder.accuracy.study import Study, images_for, train_seeds
+from resnet_xf.support import processes
 from resnet_xf.support.files import list_checkpoints, locked
 from resnet_xf.training.checkpoint import EpochRecord, load_checkpoint, save_checkpoint
 from resnet_xf.training.recipe import Schedule
@@ -68,7 +69,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def no_process(monkeypatch) -> None:
     """A study that would train anything fails."""
-    monkeypatch.setattr(study, "supervise", None)
+    monkeypatch.setattr(processes.Supervisor, "start", None)
 
 
 PLAIN = """
