@@ -160,3 +160,11 @@ def test_every_backend_begins_with_the_same_weights() -> None:
     networks = {name: build("d2l_resnet18", name, seed=5) for name in list_backends()}
     dumped = {name: get_backend(name).dump(network) for name, network in networks.items()}
     assert all(np.array_equal(dumped["torch"][k], dumped["mxnet"][k]) for k in dumped["torch"])
+
+
+def test_building_asks_for_no_devices(monkeypatch) -> None:
+    """Asking PyTorch for them would start CUDA, which a network on the CPU does without."""
+    backend = get_backend("torch")
+    monkeypatch.setattr(type(backend), "devices", None)
+    assert build("cifar_resnet20", backend) is not None
+    assert build("cifar_resnet20", "torch") is not None

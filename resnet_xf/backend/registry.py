@@ -82,10 +82,11 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     ``torch`` and ``mxnet``. An object with a backend's members is returned as it is.
 
     Raises:
-        BackendError: if there is no such backend, or it is not installed, or its import fails (the cause is chained).
+        BackendError: if there is no such backend, or it is not installed, or its import fails (the cause is chained);
+            or if an object is a class or lacks a member.
     """
     if name is not None and not isinstance(name, str):
-        return check_backend(name)
+        return check_members(name)
     origin = ""
     if name is None:
         if name := os.environ.get(VARIABLE):
@@ -98,17 +99,27 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     return _load(name)
 
 
-def check_backend(backend: Backend) -> Backend:
-    """Return a backend that has all required members, and whose version and devices can be asked for.
+def check_members(backend: Backend) -> Backend:
+    """Return a backend that has all required members. None of them is called.
 
     Raises:
-        BackendError: if it is a class or lacks a member, or if one of these two fails.
+        BackendError: if it is a class or lacks a member.
     """
     rule = "a backend is a name or an object with the members of resnet_xf.backend.contract.Backend"
     if isinstance(backend, type):
         raise BackendError(f"{rule}; {backend.__name__} is a class, so give an object of it")
     if missing := lacking(backend, Backend):
         raise BackendError(f"{rule}; {type(backend).__name__} has no {', '.join(missing)}")
+    return backend
+
+
+def check_backend(backend: Backend) -> Backend:
+    """Return a backend that has all required members, and whose version and devices can be asked for.
+
+    Raises:
+        BackendError: if it is a class or lacks a member, or if one of these two fails.
+    """
+    check_members(backend)
     for member, kind in (("version", str), ("devices", list)):
         try:
             value = getattr(backend, member)()
@@ -161,7 +172,7 @@ def build(
         BackendError, SpecError, WeightsError: see :func:`get_backend`, :func:`resnet_xf.architecture.plan.plan` and
             :func:`resnet_xf.architecture.weights.check_weights`.
     """
-    chosen = check_backend(get_backend(backend))
+    chosen = check_members(get_backend(backend))  # devices are not asked for: that would start CUDA
     if dtype not in DTYPES:
         raise BackendError(f"no network is built in {dtype!r}; choose {' or '.join(DTYPES)}, and cast it natively")
     node = root_of(network)
