@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("quick", "standard", "full")
 
-PROVEN, DIFFERS, NOT_COMPARED = "parity proven", "parity differs", "parity not compared"
+PROVEN, PARTLY, DIFFERS, NOT_COMPARED = "parity proven", "parity in part", "parity differs", "parity not compared"
 """Names of a test's properties: the outcomes of a comparison."""
 
 TABLES = pytest.StashKey[list[tuple[str, str]]]()
@@ -96,7 +96,9 @@ def assert_parity(request: pytest.FixtureRequest) -> Callable[..., Report]:
         except ResNetXFError as error:
             raise error.with_traceback(None)  # noqa: B904 - the same error without the library's frames
         done += 1
-        item.user_properties.append((PROVEN if report.holds else DIFFERS, report.verdict()))
+        complete = all(rung.status == "pass" for rung in report.rungs)
+        result = PROVEN if complete else PARTLY if report.holds else DIFFERS
+        item.user_properties.append((result, report.verdict()))
         item.stash.setdefault(TABLES, []).append((f"parity of {report.network}", table(report)))
         if folder:
             write(report, config.invocation_params.dir / folder, item.nodeid, done)
@@ -164,8 +166,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ended = [r for reports in terminalreporter.stats.values() for r in reports if getattr(r, "when", "") == "teardown"]
     counts = Counter(name for report in ended for name, _ in report.user_properties)
     parts = [f"{counts[PROVEN]} {'network' if counts[PROVEN] == 1 else 'networks'} proven"]
+    parts += [f"{counts[PARTLY]} in part"] if counts[PARTLY] else []
     parts += [f"{counts[DIFFERS]} {'differs' if counts[DIFFERS] == 1 else 'differ'}"] if counts[DIFFERS] else []
     parts += [f"{counts[NOT_COMPARED]} not compared"] if counts[NOT_COMPARED] else []
-    if counts[PROVEN] + counts[DIFFERS] + counts[NOT_COMPARED]:
-        colour = "red" if counts[DIFFERS] else "yellow" if counts[NOT_COMPARED] else "green"
+    if counts[PROVEN] + counts[PARTLY] + counts[DIFFERS] + counts[NOT_COMPARED]:
+        colour = "red" if counts[DIFFERS] else "yellow" if counts[NOT_COMPARED] + counts[PARTLY] else "green"
         terminalreporter.write_line(f"parity: {', '.join(parts)}", **{colour: True})

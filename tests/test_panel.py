@@ -4,6 +4,8 @@ from math import inf, nan
 
 import pytest
 
+from helpers.reports import failing
+from resnet_xf.ladder.report.charts import layer_errors
 from resnet_xf.ladder.report.panel import MARGIN, dots, line, linear, logarithmic
 
 
@@ -47,3 +49,11 @@ def test_paths_leave_gaps_where_there_is_no_value() -> None:
         "M45.5 286.4h.01L500.0 150.0M954.5 13.6h.01"
     )
     assert dots(x, y, [(0, None), (5, 5.0), (5, nan)]) == "M500.0 150.0h.01M500.0 0.0h.01"
+
+
+def test_an_infinite_inherited_error_is_drawn() -> None:
+    layers = failing().layers
+    assert any(layer.inherited == inf for layer in layers)
+    drawn = next(layer_errors(layers)).series
+    path = next(series.path for series in drawn if series.label.startswith("inherited"))
+    assert path.count("M") + path.count("L") == len(layers)

@@ -56,7 +56,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class ObservedTrace:
-    """The layers of a native network by dotted name, in the order of registration.
+    """The layers of a native network by dotted name, in running order, each block before the layers in it.
 
     ``error`` is None, or the framework's message in one line if the forward pass failed. ``layers`` are then those
     that had run before.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from resnet_xf.architecture.measures import layer_of
 from resnet_xf.architecture.rules import Shape
 from resnet_xf.architecture.trace import Observed, ObservedTrace
-from resnet_xf.architecture.weights import Array
+from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.contract import Backend
 from resnet_xf.errors import one_line
 
@@ -42,7 +43,10 @@ def trace_network(backend: Backend, network: object, images: Array) -> ObservedT
     except Exception as broken:  # each framework has errors of its own
         error = one_line(broken)
     weights: defaultdict[str, dict[str, Shape]] = defaultdict(dict)
-    for name, array in backend.dump(network).items():
+    arrays: Weights = {}
+    with suppress(Exception) if error else nullcontext():  # weights that waited for the run may not be there
+        arrays = backend.dump(network)
+    for name, array in arrays.items():
         weights[layer_of(name)][name.rpartition(".")[2]] = array.shape
     settings = backend.settings(network)
     layers = {

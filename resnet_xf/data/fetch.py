@@ -7,6 +7,7 @@ import logging
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +116,6 @@ def _download(source: Source, archive: str, progress: bool) -> Path:
     from tqdm import tqdm
 
     cache = Path(pooch.os_cache("resnet_xf")) / source.name  # MNIST and Fashion-MNIST have the same file names
-    pooch.get_logger().setLevel(logging.WARNING)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,7 +123,8 @@ def _download(source: Source, archive: str, progress: bool) -> Path:
     failures = []
     for mirror in source.mirrors:
         # disable=None shows the bar only on a terminal; pooch replaces the total.
-        with tqdm(desc=archive, total=1, unit="B", unit_scale=True, leave=False, disable=not progress or None) as bar:
+        bar = tqdm(desc=archive, total=1, unit="B", unit_scale=True, leave=False, disable=not progress or None)
+        with bar, _quiet(pooch.get_logger()):
             downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=TIMEOUT)
             try:
                 md5 = f"md5:{source.md5s[archive]}"
@@ -131,6 +132,17 @@ def _download(source: Source, archive: str, progress: bool) -> Path:
             except (OSError, ValueError) as error:  # all errors of requests are OSErrors
                 failures.append(f"{mirror} ({_reason(error)})")
     raise DataError(f"{archive}: cannot be fetched from {', '.join(failures)}; {_instructions(source)}")
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Keep a logger from reporting what succeeds, within the block."""
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _reason(error: OSError | ValueError) -> str:

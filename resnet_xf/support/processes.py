@@ -100,6 +100,8 @@ class Child:
             ProcessDied: if the process has ended and all its messages were received.
             TimeoutError: if there is no message for so many seconds.
         """
+        if self.exit_code is not None:
+            raise ProcessDied(self.ending)
         while ready := wait(self.waitables, seconds):
             if self._pipe not in ready:
                 self.exit_code = self._process.wait()
@@ -138,7 +140,8 @@ class Supervisor:
 
     def __init__(self, request: StopRequest, woken: Connection) -> None:
         self.children: list[Child] = []
-        self.request, self._woken, self._stopped = request, woken, False
+        self.request, self._woken = request, woken
+        self._stopped = self._asked = False
 
     @property
     def stopping(self) -> bool:
@@ -162,7 +165,7 @@ class Supervisor:
     def events(self, children: Sequence[Child] | None = None, seconds: float = inf) -> Iterator[tuple[Child, Any]]:
         """Wait until some children have ended, and yield what all children do meanwhile.
 
-        When they are to stop, those waited for get SIGTERM, and ``TO_SAVE`` seconds to end.
+        When they are to stop, those waited for get SIGTERM, and ``TO_SAVE`` seconds to end. This happens once only.
 
         Args:
             children: those to wait for; if None all, with those that are started meanwhile.
@@ -172,10 +175,10 @@ class Supervisor:
             A child and its message; or None in place of the message, once, when the child has ended.
         """
         waited_for = self.children if children is None else children
-        until, sent = time.monotonic() + seconds, False
+        until = time.monotonic() + seconds
         while running := [child for child in waited_for if child.exit_code is None]:
-            if self.stopping and not sent:
-                sent, until = True, min(until, time.monotonic() + TO_SAVE)
+            if self.stopping and not self._asked:
+                self._asked, until = True, min(until, time.monotonic() + TO_SAVE)
                 for child in running:
                     child.ask_to_stop()
             owners = {connection: child for child in self.children for connection in child.waitables}

@@ -65,6 +65,7 @@ def layer_errors(layers: Sequence[LayerError]) -> Iterator[Panel]:
     bounds = [layer.inherited_bound for layer in layers], [layer.own_bound for layer in layers]
     y = logarithmic([v for v in (*inherited, *own, *bounds[0], *bounds[1]) if v is not None], "relative error")
     dense = " dense" if len(layers) > 100 else ""
+    infinite = dots(x, y, ((place, error) for place, error in enumerate(inherited) if not math.isfinite(error)))
     yield Panel(
         "float64: one side against the other",
         f"Relative error of each layer in float64; {largest}, bound {number(worst.inherited_bound)}.",
@@ -73,7 +74,7 @@ def layer_errors(layers: Sequence[LayerError]) -> Iterator[Panel]:
         [
             Series("bound of inherited", "line bound", line(x, y, enumerate(bounds[0]))),
             Series("bound of own", "line s1 dotted", line(x, y, enumerate(bounds[1]))),
-            Series("inherited, in the whole network", "line muted", line(x, y, enumerate(inherited))),
+            Series("inherited, in the whole network", "line muted", line(x, y, enumerate(inherited)) + infinite),
             _ringed(x, y, zip(own, bounds[1], strict=True)),
             Series("own, given the other side's input", f"dot s1{dense}", dots(x, y, enumerate(own))),
         ],

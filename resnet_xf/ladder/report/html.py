@@ -58,7 +58,7 @@ def to_html(report: Report) -> str:
 
 def _derived(report: Report) -> dict[str, Any]:
     """Return what the template shows besides the report's own fields."""
-    headline = "Parity holds" if report.holds else "Not the same network"
+    headline = "Parity holds"
     if report.failure:
         headline = f"Parity fails on rung {report.failure.number}: {report.failure.name}"
     return {

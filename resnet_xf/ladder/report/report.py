@@ -152,7 +152,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         names = " and ".join(self.backends)
         if self.failure is None:
             skipped = [(reason, list(rungs)) for reason, rungs in groupby(self.rungs, _skipped) if reason]
-            trained = self.level != "quick" and all(r.status == "pass" for r in self.rungs if r.number in TRAINING)
+            trained = {rung.number for rung in self.rungs if rung.status == "pass"}.issuperset(TRAINING)
             kinds = "in inference and in training" if trained else "in inference"
             count = sum(rung.status == "pass" for rung in self.rungs)
             holding = [f"{count} rungs hold", *(f"{_range(rungs)} skipped: {why}" for why, rungs in skipped)]
