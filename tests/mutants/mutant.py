@@ -80,7 +80,7 @@ class Remembering(Live):
 
     def release(self) -> None:
         """Forget the network."""
-        self._network.clear()
+        self._networks.clear()
 
 
 @cache

@@ -69,7 +69,7 @@ def gains(live: Live, names: Sequence[str], passed: Mapping[str, Passed]) -> Ite
 def rounding(live: Live) -> dict[str, LayerRounding]:
     """Each layer's own rounding error in float32: run alone, in both precisions, on the same inputs."""
     found = {}
-    single, double = live.fresh("float32"), live.fresh("float64")
+    single, double = live.network("float32"), live.network("float64")
     for names in batches_of_layers(live.subject, observe(live).layers, live.subject.outline.layers, 1):
         passed = capture_inside(live, names, "float64")
         for name in names:

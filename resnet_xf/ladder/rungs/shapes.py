@@ -20,7 +20,7 @@ who writes another value changes it far more."""
 @measured("trace")
 def observe(live: Live) -> ObservedTrace:
     """The shapes and settings of every layer, for one image."""
-    return trace_network(live.backend, live.build("float32"), live.subject.images[:1])
+    return trace_network(live.backend, live.built("float32"), live.subject.images[:1])
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:

@@ -19,13 +19,12 @@ DTYPES = ("float32", "float64")
 @measured("shapes/{dtype}")
 def shapes(live: Live, dtype: str) -> dict[str, tuple[int, ...]]:
     """The shapes of a new network's arrays, by name."""
-    return {name: array.shape for name, array in live.backend.dump(live.build(dtype)).items()}
+    return {name: array.shape for name, array in live.backend.dump(live.built(dtype)).items()}
 
 
 @measured("digests/{dtype}")
 def digests(live: Live, dtype: str) -> dict[str, str]:
     """The digests of a network's arrays, by name, after the weights were loaded."""
-    live.release()
     return {name: array_digest(array) for name, array in live.backend.dump(live.network(dtype)).items()}
 
 
@@ -44,6 +43,9 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     if finding := _compare_brought(subject):
         return finding
     weights = subject.weights
+    expected = {
+        dtype: {name: array_digest(a.astype(dtype, copy=False)) for name, a in weights.items()} for dtype in DTYPES
+    }
     for side in sides:
         for dtype in DTYPES:
             there = shapes(side, dtype)
@@ -55,7 +57,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
                     both = f"{weights[name].shape} in {subject.outline.source}, {there[name]} in {side.name}"
                     return Finding(1, 0, f"shape {both}", where=name)
             returned = digests(side, dtype)
-            wrong = [name for name, a in weights.items() if returned[name] != array_digest(a.astype(dtype, copy=False))]
+            wrong = [name for name, digest in expected[dtype].items() if returned[name] != digest]
             if wrong:
                 return Finding(len(wrong), 0, f"comes back changed from {side.name} in {dtype}", where=wrong[0])
     own = "; each network's own are the same" if subject.brought else ""

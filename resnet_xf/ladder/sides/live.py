@@ -19,11 +19,11 @@ WeightSet = Literal["given", "probe"]
 """Which weights of the subject a network holds."""
 
 LARGE = 2**26
-"""Networks of more bytes are freed at once. For smaller ones, the tenth of a second that it takes counts for more."""
+"""Networks of more bytes are held one at a time and freed at once. Smaller ones stay, which saves builds."""
 
 
 class Live:
-    """A backend's networks of the subject. It holds at most one of them at a time, and remembers what was measured.
+    """A backend's networks of the subject. It holds large ones one at a time, and remembers what was measured.
 
     ``save`` is called with the key and the value of each new measurement.
     """
@@ -34,7 +34,7 @@ class Live:
         self.unbiased_variance = getattr(backend, "unbiased_variance", False)  # used by rungs that train
         self.tell: Callable[[float], object] = lambda share: None
         self.save: Callable[[str, object], object] = lambda key, value: None
-        self._network: dict[tuple[str, WeightSet], Any] = {}
+        self._networks: dict[tuple[str, WeightSet | None], Any] = {}
         self._memory: dict[str, Any] = {}
         self._large: set[str] = set()
 
@@ -59,7 +59,7 @@ class Live:
 
     def release(self) -> None:
         """Forget the network and the large measurements."""
-        self._network.clear()
+        self._networks.clear()
         for key in self._large:
             self._memory.pop(key, None)
 
@@ -73,19 +73,27 @@ class Live:
         assert arrays is not None
         self.backend.load(network, arrays)
 
-    def fresh(self, dtype: str, weights: WeightSet = "given") -> Any:
-        """Return a new network on the device, with weights of the subject."""
+    def built(self, dtype: str) -> Any:
+        """Return a network as the framework initialises it. :meth:`network` will load the weights into the same one."""
+        if (dtype, None) not in self._networks:
+            self._make_room()
+            self._networks[dtype, None] = self.build(dtype)
+        return self._networks[dtype, None]
+
+    def fresh(self, dtype: str, weights: WeightSet = "given", network: Any = None) -> Any:
+        """Return a new network on the device, with weights of the subject. ``network`` is one that was just built."""
         self._collect()
-        network = self.build(dtype)
+        network = self.build(dtype) if network is None else network
         self.load(network, weights)
         return network if self.device == "cpu" else self.backend.move(network, self.device)
 
     def network(self, dtype: str, weights: WeightSet = "given") -> Any:
-        """Return the network that is held if it is the one asked for; else forget it, build that one and hold it."""
-        if (dtype, weights) not in self._network:
-            self.release()
-            self._network[dtype, weights] = self.fresh(dtype, weights)
-        return self._network[dtype, weights]
+        """Return a network with weights of the subject, and hold it for the next call."""
+        if (dtype, weights) not in self._networks:
+            built = self._networks.pop((dtype, None), None)
+            self._make_room()
+            self._networks[dtype, weights] = self.fresh(dtype, weights, built)
+        return self._networks[dtype, weights]
 
     @contextmanager
     def perturbed_weights(self, network: Any) -> Iterator[None]:
@@ -118,7 +126,17 @@ class Live:
             return str(error)
         return None
 
+    @property
+    def _is_large(self) -> bool:
+        return sum(array.nbytes for array in self.subject.weights.values()) > LARGE
+
+    def _make_room(self) -> None:
+        """Forget large networks before another one is built."""
+        if self._is_large:
+            self.release()
+            self._collect()
+
     def _collect(self) -> None:
         """Free large networks that nothing uses. Gluon's blocks refer to themselves, so Python frees them late."""
-        if sum(array.nbytes for array in self.subject.weights.values()) > LARGE:
+        if self._is_large:
             gc.collect()
