@@ -37,7 +37,6 @@ class MxnetBackend:
     run_exported = staticmethod(run_exported)
 
     def version(self) -> str:
-        """Return MXNet's version."""
         return str(mx.__version__)
 
     def devices(self) -> list[str]:
@@ -81,24 +80,20 @@ class MxnetBackend:
         return duplicate
 
     def load(self, network: Any, weights: Mapping[str, Array]) -> None:
-        """Set weights by name. Raises WeightsError unless names, shapes and dtype fit."""
         own = weights_of(network)
         check_weights(weights, {name: param.shape for name, param in own.items()}, _dtype(network))
         for name, param in own.items():
             param.set_data(ndarray(weights[name], param.dtype, mx.cpu()))
 
     def dump(self, network: Any) -> Weights:
-        """Return a copy of the weights by name."""
         return {name: param.data(param.list_ctx()[0]).asnumpy() for name, param in weights_of(network).items()}
 
     def forward(self, network: Any, images: Array) -> Array:
-        """Return the output for images ``(N, C, H, W)``, in inference mode and the network's dtype."""
         with mx.autograd.pause(train_mode=False):
             output: Array = network(_array(network, images)).asnumpy()
         return output
 
     def move(self, network: Any, device: str) -> Any:
-        """Move the network to a device."""
         network.collect_params().reset_ctx(find_device(device))
         return network
 
@@ -140,14 +135,12 @@ class MxnetBackend:
         return settings
 
     def apply(self, network: Any, name: str, inputs: Sequence[Array]) -> Array:
-        """Return the output of one block for the given inputs."""
         block = dict(named_blocks(network))[name]
         with mx.autograd.pause(train_mode=False), _imperative(network), _without_activation(block):
             output: Array = block(*(_array(network, x) for x in inputs)).asnumpy()
         return output
 
     def differentiate(self, network: Any, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
-        """Return the gradients of one block in training mode."""
         block = dict(named_blocks(network))[name]
         arrays = [_array(network, x) for x in inputs]
         for x in arrays:

@@ -33,7 +33,6 @@ class MxnetBench:
         return int(ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
 
     def wait(self, device: str) -> None:
-        """Wait until the engine has finished all its work."""
         mx.nd.waitall()
 
     def peak_memory(self, device: str) -> int | None:

@@ -83,7 +83,6 @@ class ExactPReLU(mx.gluon.nn.PReLU):
     """Gluon's PReLU in the dtype of its input. MXNet's operator multiplies in float32, even for float64."""
 
     def hybrid_forward(self, F: Any, x: Any, alpha: Any) -> Any:  # noqa: N803
-        """``(N, C, H, W)`` to the same; ``alpha`` is ``(C,)``."""
         return F.where(x > 0, x, F.broadcast_mul(x, alpha.reshape((1, -1, 1, 1))))
 
 
@@ -98,7 +97,6 @@ class ZeroPad(mx.gluon.HybridBlock):
         return f"ZeroPad{self.width[4:]}"
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
-        """``(N, C, H, W)`` to ``(N, C, H + after, W + after)``."""
         return F.pad(x, mode="constant", constant_value=0, pad_width=self.width)
 
 
@@ -109,71 +107,35 @@ class Sum(mx.gluon.HybridBlock):
         return "Sum()"
 
     def hybrid_forward(self, F: Any, body: Any, shortcut: Any) -> Any:  # noqa: N803
-        """Both ``(N, C, H, W)``."""
         return body + shortcut
 
 
-class _Named(mx.gluon.HybridBlock):
-    """A block that runs groups of its children."""
+class _Container(mx.gluon.HybridBlock):
+    """A block whose children have the names in ``node``, and run as ``node`` says."""
 
-    def _register(self, children: Children, name: str) -> tuple[str, ...]:
-        """Build the children and return their names. They are attributes, because Gluon prints those."""
-        for child_name, child in children:
-            setattr(self, child_name, build(child, join(name, child_name)))
-        return tuple(child_name for child_name, _ in children)
-
-    def _run(self, names: tuple[str, ...], x: Any) -> Any:
-        for name in names:
-            x = self._children[name](x)
-        return x
-
-
-class FeatureMaps(_Named):
-    """A backbone: returns the outputs of the tapped children."""
-
-    def __init__(self, node: nodes.Taps, name: str, prefix: str) -> None:
+    def __init__(self, node: nodes.Container, name: str, prefix: str) -> None:
         super().__init__(prefix=prefix)
-        self.layers = self._register(node.children, name)
-        self.names = node.names
+        self.node = node
+        for child_name, child in node.named_children():  # attributes, because Gluon prints those
+            setattr(self, child_name, build(child, join(name, child_name)))
 
-    def hybrid_forward(self, F: Any, x: Any) -> list[Any]:  # noqa: N803
-        """``(N, C, H, W)`` to one feature map ``(N, C', H', W')`` for each name, in order."""
-        maps = []
-        for name in self.layers:
-            x = self._run((name,), x)
-            if name in self.names:
-                maps.append(x)
-        return maps
+    def run(self, children: Children, *inputs: Any) -> Any:
+        """Run a sequence of children."""
+        for name, _ in children:
+            inputs = (self._children[name](*inputs),)
+        return inputs[0]
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
+        return self.node.flow(self.run, F.broadcast_mul, x)
 
 
-class ResidualBlock(_Named):
+class FeatureMaps(_Container):
+    """A backbone: returns the list of the outputs of the tapped children."""
+
+
+class ResidualBlock(_Container):
     """``post(add(body(pre(x)), shortcut))``."""
 
-    def __init__(self, node: nodes.Residual, name: str, prefix: str) -> None:
-        super().__init__(prefix=prefix)
-        self.pre = self._register(node.pre, name)
-        self.body = self._register(node.body, name)
-        self.downsample = build(node.shortcut, join(name, "downsample")) if node.shortcut else None
-        self.shortcut_from = node.shortcut_from
-        self.add = build(nodes.Add(), join(name, "add"))
-        self.post = self._register(node.post, name)
 
-    def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
-        """``(N, C, H, W)`` to ``(N, C', H', W')``."""
-        before = self._run(self.pre, x)
-        body = self._run(self.body, before)
-        if self.downsample is not None:
-            x = self.downsample(x if self.shortcut_from == "input" else before)
-        return self._run(self.post, self.add(body, x))
-
-
-class ChannelGate(_Named):
+class ChannelGate(_Container):
     """``x * body(x)``."""
-
-    def __init__(self, node: nodes.Gate, name: str, prefix: str) -> None:
-        super().__init__(prefix=prefix)
-        self.body = self._register(node.children, name)
-
-    def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
-        """``(N, C, H, W)`` to the same."""
-        return F.broadcast_mul(x, self._run(self.body, x))

@@ -53,7 +53,6 @@ class MxnetFast:
             raise BackendError(f"mxnet cannot run the network in {task.precision}: {text}") from error
 
     def put(self, images: Array) -> Any:
-        """Return the images as an NDArray on the device, in the network's dtype."""
         return ndarray(images, self._dtype, self._context)
 
     def __call__(self, images: Any) -> Any:

@@ -122,11 +122,9 @@ class MxnetLearner:
             timer.cancel()
 
     def put(self, images: Any) -> Any:
-        """Return the images as an NDArray on the device."""
         return images if isinstance(images, nd.NDArray) else ndarray(images, self._dtype, self._context)
 
     def step(self, images: Any, targets: Array, rate: float) -> Outcome:
-        """Take one step of SGD."""
         with self._errors_in_one_line():
             x = self.put(images)
             if self._task.opens_with_norm:  # without this, MXNet does not update the statistics of the first batch norm
@@ -163,19 +161,16 @@ class MxnetLearner:
         weight -= gradient * rate
 
     def outputs(self, images: Array) -> Array:
-        """Return the network's outputs in inference mode."""
         with self._errors_in_one_line(), mx.autograd.pause(train_mode=False):
             outputs: Array = self._network(ndarray(images, self._dtype, self._context)).asnumpy()
         return outputs
 
     def dump(self) -> tuple[Weights, Weights]:
-        """Return copies of the weights and of the momentum buffers."""
         with self._errors_in_one_line():
             weights = {name: param.data().asnumpy() for name, param in self._weights.items()}
             return weights, {name: velocity.asnumpy() for name, velocity in self._velocity.items()}
 
     def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
-        """Load weights and momentum buffers by name."""
         for name, array in weights.items():
             self._weights[name].set_data(ndarray(array, self._dtype, self._context))
         for name, array in velocity.items():
@@ -186,11 +181,9 @@ class MxnetLearner:
         return self._scaling.state()
 
     def load_loss_scaling(self, state: Mapping[str, int | float]) -> None:
-        """Load a state of the loss scaling."""
         self._scaling.load(state)
 
     def total(self, values: Array) -> Array:
-        """Return the sum over all workers."""
         if not self._together:
             return values
         with self._errors_in_one_line():

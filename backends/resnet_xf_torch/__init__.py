@@ -40,7 +40,6 @@ class TorchBackend:
     write_file = staticmethod(write_file)
 
     def version(self) -> str:
-        """Return PyTorch's version."""
         return str(torch.__version__)
 
     def devices(self) -> list[str]:
@@ -49,7 +48,6 @@ class TorchBackend:
         return ["cpu", *names]
 
     def build(self, node: Node, dtype: str = "float32") -> nn.Module:
-        """Build the module of a node, on the CPU and in training mode."""
         return builder.build(node).to(getattr(torch, dtype))
 
     def copy(self, network: nn.Module, dtype: str | None = None) -> nn.Module:
@@ -63,7 +61,6 @@ class TorchBackend:
         return duplicate.to("cpu", getattr(torch, dtype) if dtype else None).requires_grad_()
 
     def load(self, network: nn.Module, weights: Mapping[str, Array]) -> None:
-        """Copy weights into the network by name. Raises WeightsError unless names, shapes and dtype fit."""
         own = weights_of(network)
         dtype = np.dtype(str(_reference(network).dtype).removeprefix("torch."))
         check_weights(weights, {name: tuple(tensor.shape) for name, tensor in own.items()}, dtype)
@@ -71,16 +68,13 @@ class TorchBackend:
             tensor.copy_(torch.tensor(plain(weights[name])))
 
     def dump(self, network: nn.Module) -> Weights:
-        """Return a copy of the weights by name."""
         return numpy_copies(weights_of(network))
 
     def forward(self, network: nn.Module, images: Array) -> Array:
-        """Return the output for images ``(N, C, H, W)``, in inference mode and the network's dtype."""
         with _inference(network):
             return to_numpy(network(_tensor(network, images)))
 
     def move(self, network: nn.Module, device: str) -> nn.Module:
-        """Move the module to a device."""
         return network.to(find_device(device))
 
     def watch(self, network: nn.Module, images: Array, look: Look, names: Collection[str] | None = None) -> None:
@@ -112,7 +106,6 @@ class TorchBackend:
                 handle.remove()
 
     def settings(self, network: nn.Module) -> dict[str, dict[str, float]]:
-        """Return ``eps`` and ``momentum`` of batch norms, ``rate`` of dropouts."""
         settings: dict[str, dict[str, float]] = {}
         for name, module in network.named_modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -123,12 +116,10 @@ class TorchBackend:
         return settings
 
     def apply(self, network: nn.Module, name: str, inputs: Sequence[Array]) -> Array:
-        """Return the output of one module for the given inputs."""
         with _inference(network):
             return to_numpy(network.get_submodule(name)(*(_tensor(network, x) for x in inputs)))
 
     def differentiate(self, network: nn.Module, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
-        """Return the gradients of one module in training mode."""
         module = network.get_submodule(name).train()
         tensors = [_tensor(network, x).requires_grad_() for x in inputs]
         leaves = {f"input{n}": x for n, x in enumerate(tensors)} | dict(module.named_parameters())

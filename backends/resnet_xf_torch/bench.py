@@ -41,7 +41,6 @@ class TorchBench:
         return run
 
     def threads(self) -> int:
-        """Return ``torch.get_num_threads()``."""
         return torch.get_num_threads()
 
     def wait(self, device: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,73 +66,55 @@ class Sum(nn.Module):
     """Add the shortcut to the body in place."""
 
     def forward(self, body: torch.Tensor, shortcut: torch.Tensor) -> torch.Tensor:
-        """Both ``(N, C, H, W)``."""
         body += shortcut
         return body
 
 
-class _Named(nn.Module):
-    """A module that runs groups of its children."""
+class _Container(nn.Module):
+    """A module whose children have the names in ``node``, and run as ``node`` says."""
 
-    def _register(self, children: Children, *, fresh: bool = False, kept: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """Build the children and return their names. Outputs of those in ``kept`` are also read elsewhere."""
+    def __init__(self, node: nodes.Container) -> None:
+        super().__init__()
+        self.node = node
+
+    def register(self, children: Children, *, fresh: bool = False, kept: tuple[str, ...] = ()) -> None:
+        """Build a sequence of children. Outputs of those in ``kept`` are also read elsewhere."""
         for name, child in children:
             self.add_module(name, build(child, fresh=fresh))
             fresh = name not in kept
-        return tuple(name for name, _ in children)
 
-    def _run(self, names: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
-        for name in names:
-            x = self._modules[name](x)  # type: ignore[misc]
-        return x
+    def run(self, children: Children, *inputs: torch.Tensor) -> torch.Tensor:
+        """Run a sequence of children."""
+        for name, _ in children:
+            inputs = (self._modules[name](*inputs),)  # type: ignore[misc]
+        return inputs[0]
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.node.flow(self.run, torch.mul, x)
 
 
-class FeatureMaps(_Named):
-    """A backbone: returns the outputs of the tapped children."""
+class FeatureMaps(_Container):
+    """A backbone: returns the list of the outputs of the tapped children."""
 
     def __init__(self, node: nodes.Taps) -> None:
-        super().__init__()
-        self.layers = self._register(node.children, kept=node.names)
-        self.names = node.names
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """``(N, C, H, W)`` to one feature map ``(N, C', H', W')`` for each name, in order."""
-        maps = []
-        for name in self.layers:
-            x = self._run((name,), x)
-            if name in self.names:
-                maps.append(x)
-        return maps
+        super().__init__(node)
+        self.register(node.children, kept=node.names)
 
 
-class ResidualBlock(_Named):
+class ResidualBlock(_Container):
     """``post(add(body(pre(x)), shortcut))``."""
 
     def __init__(self, node: nodes.Residual) -> None:
-        super().__init__()
-        self.pre = self._register(node.pre)
-        self.body = self._register(node.body)
+        super().__init__(node)
+        self.register(node.pre)
+        self.register(node.body)
         self.downsample = build(node.shortcut) if node.shortcut else None
-        self.shortcut_from = node.shortcut_from
-        self.add = build(nodes.Add())
-        self.post = self._register(node.post, fresh=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(N, C, H, W)`` to ``(N, C', H', W')``."""
-        before = self._run(self.pre, x)
-        body = self._run(self.body, before)
-        if self.downsample is not None:
-            x = self.downsample(x if self.shortcut_from == "input" else before)
-        return self._run(self.post, self.add(body, x))
+        self.register((("add", nodes.Add()), *node.post))
 
 
-class ChannelGate(_Named):
+class ChannelGate(_Container):
     """``x * body(x)``."""
 
     def __init__(self, node: nodes.Gate) -> None:
-        super().__init__()
-        self.body = self._register(node.children)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(N, C, H, W)`` to the same."""
-        return x * self._run(self.body, x)
+        super().__init__(node)
+        self.register(node.children)

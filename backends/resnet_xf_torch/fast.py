@@ -69,7 +69,6 @@ class TorchFast:
             ) from error
 
     def put(self, images: Array) -> torch.Tensor:
-        """Return the images as a tensor on the device, in the network's dtype and memory format."""
         return torch.from_numpy(plain(images)).to(self._place, self._dtype, memory_format=self._layout)
 
     def __call__(self, images: Any) -> Any:

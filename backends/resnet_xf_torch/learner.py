@@ -124,7 +124,6 @@ class TorchLearner:
         return moved
 
     def step(self, images: Any, targets: Array, rate: float) -> Outcome:
-        """Take one step of SGD."""
         self._network.train()
         if self._freeze:
             for norm in self._norms:
@@ -166,20 +165,17 @@ class TorchLearner:
             return loss.item(), outputs.to(self._dtype).numpy()
 
     def outputs(self, images: Array) -> Array:
-        """Return the network's outputs in inference mode."""
         self._network.eval()
         with self._errors_in_one_line(), torch.inference_mode(), self._autocast:
             outputs: Array = self._network(self.put(images)).to("cpu", self._dtype).numpy()
         return outputs
 
     def dump(self) -> tuple[Weights, Weights]:
-        """Return copies of the weights and of the momentum buffers."""
         buffers = {name: self._optimizer.state[param].get("momentum_buffer") for name, param in self._params.items()}
         velocity = {name: buffer for name, buffer in buffers.items() if buffer is not None}
         return numpy_copies(weights_of(self._network)), numpy_copies(velocity)
 
     def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
-        """Load weights and momentum buffers by name."""
         own = weights_of(self._network)
         for name, array in weights.items():
             own[name].copy_(torch.tensor(plain(array)))
@@ -188,16 +184,13 @@ class TorchLearner:
             self._optimizer.state[self._params[name]]["momentum_buffer"] = buffer.copy_(torch.tensor(plain(array)))
 
     def loss_scaling(self) -> dict[str, int | float]:
-        """Return the state of the ``GradScaler``."""
         return dict(self._scaler.state_dict())
 
     def load_loss_scaling(self, state: Mapping[str, int | float]) -> None:
-        """Load a state of the ``GradScaler``."""
         if state and self._scaler.is_enabled():
             self._scaler.load_state_dict(dict(state))
 
     def total(self, values: Array) -> Array:
-        """Return the sum over all workers."""
         if self._distributed is None:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self._place)

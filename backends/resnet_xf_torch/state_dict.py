@@ -22,11 +22,7 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_
 
 
 def read_file(path: Path) -> tuple[Weights, tuple[str, ...]]:
-    """Return the arrays of a ``.pth`` or ``.pt`` file in their dtype (bfloat16 as float32), and notes for the user.
-
-    Raises:
-        WeightsError: if the file is damaged, or holds anything but tensors and plain containers.
-    """
+    """See :meth:`resnet_xf.backend.contract.OwnsFiles.read_file`. bfloat16 becomes float32."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -56,11 +52,7 @@ def read_file(path: Path) -> tuple[Weights, tuple[str, ...]]:
 
 
 def write_file(path: Path, weights: Mapping[str, Array], norms: Collection[str]) -> None:
-    """Write a state_dict that PyTorch loads with ``strict=True``, atomically. Each batch norm gets a step counter of 0.
-
-    Raises:
-        WeightsError: if the file cannot be written.
-    """
+    """See :meth:`resnet_xf.backend.contract.OwnsFiles.write_file`. Each batch norm gets a step counter of 0."""
     state: dict[str, torch.Tensor] = {}
     for name, array in weights.items():
         state[name] = torch.tensor(array)

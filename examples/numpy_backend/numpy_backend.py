@@ -11,7 +11,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 from resnet_xf.architecture import nodes
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes, check_weights, plain
 from resnet_xf.backend.contract import Backend, Look
-from resnet_xf.backend.interpret import interpret
 from resnet_xf.backend.learner import device_number
 from resnet_xf.errors import BackendError
 
@@ -25,7 +24,7 @@ class Network:
     dtype: str
 
     def run(self, images: Array, look: Look) -> Any:
-        return interpret(self.node, partial(compute, self.weights), look, plain(images, self.dtype))
+        return nodes.interpret(self.node, partial(compute, self.weights), look, plain(images, self.dtype))
 
 
 class NumpyBackend:
@@ -72,7 +71,7 @@ class NumpyBackend:
 
 
 def compute(weights: Weights, name: str, node: nodes.Node, x: Array, *others: Array) -> Any:
-    """The output of a node without children."""
+    """The output of a layer; of a gate, whose children have run, its product."""
     own = {word: weights[nodes.join(name, word)] for word in node.arrays()}
     scale, shift = own.get("weight", np.ones(1, x.dtype)), own.get("bias", np.zeros(1, x.dtype))
     match node:
@@ -105,6 +104,8 @@ def compute(weights: Weights, name: str, node: nodes.Node, x: Array, *others: Ar
             return x @ scale.T + shift
         case nodes.Add():
             return x + others[0]
+        case nodes.Gate():
+            return x * others[0]
     raise BackendError(f"numpy has no {node.kind}; give it a case")
 
 

@@ -1,7 +1,8 @@
 """The nodes of a plan: one frozen dataclass for each kind of layer and each kind of container.
 
-A node says all that is particular to its kind: the arguments of a framework's layer, its arrays with their first
-values, and the shape of its output. To add a kind, add a class here and one ``case`` to each backend's builder.
+A layer's node says all that is particular to its kind: the arguments of a framework's layer, its arrays with their
+first values, and the shape of its output. A container's node says how data flows through its children, once for shapes
+and for every framework. To add a kind, add a class here and one ``case`` to each backend's builder.
 
 A tree of nodes is a network or a part of one, and any node can be built alone. A node's dotted name, as
 ``layer1.0.conv1``, is torchvision's and timm's; modules, trace rows and arrays have the same name. Tensors are
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from resnet_xf.architecture.rules import NEAR_1, Arrays, ArraySpec, Shape, expect, kernel_and_bias, windows
 from resnet_xf.errors import ShapeError
@@ -32,11 +34,7 @@ WEIGHTED = ("conv", "norm", "linear", "prelu")
 
 
 class Node:
-    """A layer or a container.
-
-    A layer overrides :meth:`output_shape`, and :meth:`arrays` if it has weights. A container overrides
-    :meth:`named_children`, :meth:`flow` and :meth:`changed`.
-    """
+    """A layer, which overrides :meth:`output_shape`, and :meth:`arrays` if it has weights; or a :class:`Container`."""
 
     __slots__ = ()
 
@@ -50,7 +48,7 @@ class Node:
         return {}
 
     def output_shape(self, shape: Shape, /) -> Shape:
-        """The shape of a layer's output, from its input's.
+        """The shape of a layer's output, from its input's. :class:`Add` and :class:`Gate` take a second shape.
 
         Raises:
             ShapeError: if the input does not fit; the message does not name the layer.
@@ -61,37 +59,41 @@ class Node:
         """The children with their names, in the order in which they are registered, run and listed."""
         return ()
 
-    def flow(self, name: str, shape: Shape, run: Run) -> Shape:
-        """The shape of the output, from the input's.
-
-        Args:
-            name: the node's dotted name, for messages.
-            shape: of the input.
-            run: traces a sequence of children.
-
-        Raises:
-            ShapeError: if a shape does not fit; the message begins with the layer's name.
-        """
-        try:
-            return self.output_shape(shape)
-        except ShapeError as error:
-            raise ShapeError(f"{name or self.kind}: {error}") from None
-
     def changed(self, change: Change) -> Node:
         """The node with the result of ``change`` in place of each sequence of children that it holds."""
         return self
 
 
+class Container(Node):
+    """A node with children, which overrides :meth:`named_children`, :meth:`flow` and :meth:`changed`."""
+
+    __slots__ = ()
+
+    def flow(self, run: Run, product: Product, x: Any) -> Any:
+        """The output for an input ``x``: a shape, an array or any framework's tensor; a list of them of :class:`Taps`.
+
+        Args:
+            run: ``run(children, *inputs)`` runs a sequence of children. Only :class:`Add` has two inputs.
+            product: ``product(x, gate)`` multiplies the input of a :class:`Gate` by the gate ``(N, C, 1, 1)``.
+            x: the input.
+        """
+        raise NotImplementedError
+
+
 Children: TypeAlias = tuple[tuple[str, Node], ...]
-Run: TypeAlias = Callable[[Children, Shape], Shape]
-"""Traces a sequence of children: from the shape of its input to that of its output."""
+Run: TypeAlias = Callable[..., Any]
+Product: TypeAlias = Callable[[Any, Any], Any]
 Change: TypeAlias = Callable[..., Children]
 """Maps children to new children. The keyword ``read_elsewhere`` names those whose outputs other modules read too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conv(Node):
-    """A square two-dimensional convolution, padded with ``padding`` zeros on every side."""
+    """A square two-dimensional convolution, padded with ``padding`` zeros on every side.
+
+    It maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``. Its kernel is
+    ``(out_channels, in_channels / groups, kernel, kernel)``.
+    """
 
     in_channels: int
     out_channels: int
@@ -103,13 +105,11 @@ class Conv(Node):
     bias: bool = False
 
     def arrays(self) -> Arrays:
-        """A kernel ``(out_channels, in_channels / groups, kernel, kernel)``, and a bias if there is one."""
         return kernel_and_bias(
             self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel, bias=self.bias
         )
 
     def output_shape(self, shape: Shape, /) -> Shape:
-        """``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
         batch, _, *sizes = expect(shape, 4, self.in_channels)
         window = self.dilation * (self.kernel - 1) + 1
         return (batch, self.out_channels, *(windows(size, window, self.stride, self.padding) for size in sizes))
@@ -117,7 +117,7 @@ class Conv(Node):
 
 @dataclass(frozen=True, slots=True)
 class Norm(Node):
-    """Batch normalisation over ``(N, H, W)``.
+    """Batch normalisation over ``(N, H, W)``. Each of its arrays is ``(channels,)``.
 
     Attributes:
         channels: of its input.
@@ -134,7 +134,6 @@ class Norm(Node):
     zero_init: bool = False
 
     def arrays(self) -> Arrays:
-        """Scale and shift if ``affine``, and the running statistics; each ``(channels,)``."""
         shape = (self.channels,)
         arrays = {
             "weight": ArraySpec(shape, 0.0 if self.zero_init else 1.0, NEAR_1),
@@ -145,7 +144,6 @@ class Norm(Node):
         return arrays if self.affine else {name: arrays[name] for name in STATISTICS}
 
     def output_shape(self, shape: Shape, /) -> Shape:
-        """``(N, channels, H, W)`` to the same."""
         return expect(shape, 4, self.channels)
 
 
@@ -157,33 +155,29 @@ class Activation(Node):
 
     @property
     def kind(self) -> str:
-        """The function."""
         return self.function
 
 
 @dataclass(frozen=True, slots=True)
 class PReLU(Node):
-    """``max(x, 0) + weight * min(x, 0)``, with a learned slope for each channel (He et al. 2015a)."""
+    """``max(x, 0) + weight * min(x, 0)``: a learned slope for each channel, 0.25 at the start (He et al. 2015a)."""
 
     channels: int
 
     def arrays(self) -> Arrays:
-        """The slopes, ``(channels,)``; 0.25 at the start."""
         return {"weight": ArraySpec((self.channels,), 0.25, ("uniform", 0.1, 0.6))}
 
     def output_shape(self, shape: Shape, /) -> Shape:
-        """``(N, channels, H, W)`` to the same."""
         return expect(shape, 4, self.channels)
 
 
 @dataclass(frozen=True, slots=True)
 class Pad(Node):
-    """``after`` zeros below and to the right."""
+    """``after`` zeros below and to the right: ``(N, C, H, W)`` to ``(N, C, H + after, W + after)``."""
 
     after: int
 
     def output_shape(self, shape: Shape, /) -> Shape:
-        """``(N, C, H, W)`` to ``(N, C, H + after, W + after)``."""
         return (*expect(shape, 4)[:2], *(size + self.after for size in shape[2:]))
 
 
@@ -199,11 +193,9 @@ class Pool(Node):
 
     @property
     def kind(self) -> str:
-        """``maxpool`` or ``avgpool``."""
         return f"{self.operation}pool"
 
     def output_shape(self, shape: Shape, /) -> Shape:
-        """``(N, C, H, W)`` to ``(N, C, H', W')``."""
         return (
             *expect(shape, 4)[:2],
             *(windows(n, self.kernel, self.stride, self.padding, self.ceil) for n in shape[2:]),
@@ -212,36 +204,32 @@ class Pool(Node):
 
 @dataclass(frozen=True, slots=True)
 class GlobalPool(Node):
-    """The mean over height and width."""
+    """The mean over height and width: ``(N, C, H, W)`` to ``(N, C, 1, 1)``."""
 
     def output_shape(self, shape: Shape, /) -> Shape:
-        """``(N, C, H, W)`` to ``(N, C, 1, 1)``."""
         return (*expect(shape, 4)[:2], 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Flatten(Node):
-    """All axes but the first become one."""
+    """All axes but the first become one: ``(N, C, H, W)`` to ``(N, C·H·W)``."""
 
     def output_shape(self, shape: Shape, /) -> Shape:
-        """``(N, C, H, W)`` to ``(N, C·H·W)``."""
         return (shape[0], prod(shape[1:]))
 
 
 @dataclass(frozen=True, slots=True)
 class Linear(Node):
-    """A fully connected layer."""
+    """A fully connected layer: ``(N, in_features)`` to ``(N, out_features)``."""
 
     in_features: int
     out_features: int
     bias: bool = True
 
     def arrays(self) -> Arrays:
-        """A matrix ``(out_features, in_features)``, and a bias if there is one."""
         return kernel_and_bias(self.out_features, self.in_features, bias=self.bias)
 
     def output_shape(self, shape: Shape, /) -> Shape:
-        """``(N, in_features)`` to ``(N, out_features)``."""
         return (expect(shape, 2, self.in_features)[0], self.out_features)
 
 
@@ -249,56 +237,64 @@ class Linear(Node):
 class Add(Node):
     """The sum of a residual block's body and shortcut; a layer of its own, so that it is traced and compared."""
 
-
-@dataclass(frozen=True, slots=True)
-class Container(Node):
-    """Named children, which run one after another."""
-
-    children: Children
-
-    def named_children(self) -> Children:
-        """The children."""
-        return self.children
-
-    def flow(self, name: str, shape: Shape, run: Run) -> Shape:
-        """The output of the last child."""
-        return run(self.children, shape)
-
-    def changed(self, change: Change) -> Node:
-        """The children are one sequence."""
-        return replace(self, children=change(self.children))
-
-
-@dataclass(frozen=True, slots=True)
-class Sequential(Container):
-    """Named children, one after another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Taps(Container):
-    """Named children, one after another. The output is the list of the outputs of ``names``, in order."""
-
-    names: tuple[str, ...]
-
-    def changed(self, change: Change) -> Node:
-        """Others read the outputs of ``names``."""
-        return replace(self, children=change(self.children, read_elsewhere=self.names))
-
-
-@dataclass(frozen=True, slots=True)
-class Gate(Container):
-    """``x * body(x)``: the output of the children, ``(N, C, 1, 1)``, is repeated over height and width."""
-
-    def flow(self, name: str, shape: Shape, run: Run) -> Shape:
-        """The shape of ``x``."""
-        gate = run(self.children, shape)
-        if gate != (*shape[:2], 1, 1):
-            raise ShapeError(f"{name or self.kind}: a gate on {shape} must be {(*shape[:2], 1, 1)}, got {gate}")
+    def output_shape(self, shape: Shape, /, shortcut: Shape = ()) -> Shape:
+        if shape != shortcut:
+            raise ShapeError(f"the body gives {shape}, the shortcut {shortcut}; they cannot be added")
         return shape
 
 
 @dataclass(frozen=True, slots=True)
-class Residual(Node):
+class Chain(Container):
+    """A container whose children run one after another."""
+
+    children: Children
+
+    def named_children(self) -> Children:
+        return self.children
+
+    def flow(self, run: Run, product: Product, x: Any) -> Any:
+        return run(self.children, x)
+
+    def changed(self, change: Change) -> Node:
+        return replace(self, children=change(self.children))
+
+
+@dataclass(frozen=True, slots=True)
+class Sequential(Chain):
+    """Named children, one after another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taps(Chain):
+    """A backbone: named children, one after another. The output is the list of the outputs of ``names``, in order."""
+
+    names: tuple[str, ...]
+
+    def flow(self, run: Run, product: Product, x: Any) -> list[Any]:
+        outputs = {}
+        for child in self.children:
+            outputs[child[0]] = x = run((child,), x)
+        return [outputs[name] for name in self.names]
+
+    def changed(self, change: Change) -> Node:
+        return replace(self, children=change(self.children, read_elsewhere=self.names))
+
+
+@dataclass(frozen=True, slots=True)
+class Gate(Chain):
+    """``x * body(x)``: the output of the children, ``(N, C, 1, 1)``, is repeated over height and width."""
+
+    def output_shape(self, shape: Shape, /, gate: Shape = ()) -> Shape:
+        if gate != (*shape[:2], 1, 1):
+            raise ShapeError(f"a gate on {shape} must be {(*shape[:2], 1, 1)}, got {gate}")
+        return shape
+
+    def flow(self, run: Run, product: Product, x: Any) -> Any:
+        return product(x, run(self.children, x))
+
+
+@dataclass(frozen=True, slots=True)
+class Residual(Container):
     """``post(add(body(pre(x)), shortcut))``: the one block of v1 networks and of pre-activation v2 networks.
 
     The children of ``pre``, ``body`` and ``post`` are named directly in the block, as in torchvision.
@@ -323,22 +319,15 @@ class Residual(Node):
         return (("downsample", self.shortcut),) if self.shortcut else ()
 
     def named_children(self) -> Children:
-        """Before the sum, the sum, and after it."""
         return (*self.pre, *self.body, *self.downsample, ("add", Add()), *self.post)
 
-    def flow(self, name: str, shape: Shape, run: Run) -> Shape:
-        """Body and shortcut must have the same shape."""
-        before = run(self.pre, shape)
+    def flow(self, run: Run, product: Product, x: Any) -> Any:
+        before = run(self.pre, x)
         body = run(self.body, before)
-        read = before if self.shortcut and self.shortcut_from == "preactivation" else shape
-        shortcut = run(self.downsample, read)
-        if body != shortcut:
-            where = join(name, "add")
-            raise ShapeError(f"{where}: the body gives {body}, the shortcut {shortcut}; they cannot be added")
-        return run((("add", Add()), *self.post), body)
+        shortcut = run(self.downsample, before if self.shortcut and self.shortcut_from == "preactivation" else x)
+        return run((("add", Add()), *self.post), body, shortcut)
 
     def changed(self, change: Change) -> Node:
-        """Each part is a sequence; the shortcut is one of a single child."""
         shortcut = dict(change(self.downsample)).get("downsample")
         return Residual(change(self.pre), change(self.body), shortcut, self.shortcut_from, change(self.post))
 
@@ -353,3 +342,33 @@ def walk(node: Node, name: str = "") -> Iterator[tuple[str, Node]]:
     yield name, node
     for child_name, child in node.named_children():
         yield from walk(child, join(name, child_name))
+
+
+def interpret(
+    node: Node,
+    compute: Callable[..., Any],
+    show: Callable[[str, tuple[Any, ...], Any], object],
+    *inputs: Any,
+    name: str = "",
+) -> Any:
+    """Run a node without building it, for frameworks whose layers are functions on arrays. Returns its output.
+
+    Args:
+        node: a layer, or a container with all that it holds.
+        compute: ``compute(name, node, *inputs)`` returns the output of a layer. It is also called for a :class:`Gate`,
+            whose children have run: with the gate's input and their output. :class:`Add` has two inputs too.
+        show: ``show(name, inputs, output)`` is called for every node once it has finished; :class:`Taps` show their
+            last output.
+        inputs: the framework's arrays.
+        name: the node's dotted name.
+    """
+
+    def run(children: Children, *inputs: Any) -> Any:
+        for child, inner in children:
+            inputs = (interpret(inner, compute, show, *inputs, name=join(name, child)),)
+        return inputs[0]
+
+    one = partial(compute, name, node)
+    output = node.flow(run, one, *inputs) if isinstance(node, Container) else one(*inputs)
+    show(name, inputs, output[-1] if isinstance(output, list) else output)
+    return output

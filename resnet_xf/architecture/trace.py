@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 from numbers import Integral
 
-from resnet_xf.architecture.nodes import Children, Node, is_statistic, join
+from resnet_xf.architecture.nodes import Node, interpret, is_statistic, walk
 from resnet_xf.architecture.plan import Plan, root_of
 from resnet_xf.architecture.rules import Shape
 from resnet_xf.architecture.spec import ResNetSpec
@@ -96,8 +96,22 @@ def trace(network: Plan | ResNetSpec | str | Node, input_shape: Sequence[int], *
     shape = tuple(input_shape)
     if len(shape) != 4 or not all(isinstance(size, Integral) and size > 0 for size in shape):
         raise ShapeError(f"input: expected (N, C, H, W), each at least 1, got {shape}")
-    rows = _rows(root, "", 0, shape)
+    shapes: dict[str, Shape] = {}
+    interpret(root, _output_shape, lambda name, inputs, output: shapes.update({name: output}), shape)
+    nodes = dict(walk(root))
+    layers = {
+        name: Observed(shapes[name], {word: array.shape for word, array in node.arrays().items()})
+        for name, node in nodes.items()
+    }
+    rows = observed_rows(ObservedTrace(layers), {name: node.kind for name, node in nodes.items()})
     return [row for row in rows if row.depth <= 1] if top else rows
+
+
+def _output_shape(name: str, node: Node, *shapes: Shape) -> Shape:
+    try:
+        return node.output_shape(*shapes)
+    except ShapeError as error:
+        raise ShapeError(f"{name or node.kind}: {error}") from None
 
 
 def observed_rows(observed: ObservedTrace, kinds: Mapping[str, str]) -> list[Row]:
@@ -120,22 +134,3 @@ def observed_rows(observed: ObservedTrace, kinds: Mapping[str, str]) -> list[Row
             parameters[parent] += parameters[name]
             macs[parent] += macs[name]
     return rows[::-1]
-
-
-def _rows(node: Node, name: str, depth: int, shape: Shape) -> list[Row]:
-    """The row of a node, and after it the rows of everything in it."""
-    inner: list[Row] = []
-
-    def run(layers: Children, shape: Shape) -> Shape:
-        for child_name, child in layers:
-            rows = _rows(child, join(name, child_name), depth + 1, shape)
-            inner.extend(rows)
-            shape = rows[0].output_shape
-        return shape
-
-    output = node.flow(name, shape, run)
-    own = {word: array.shape for word, array in node.arrays().items()}
-    direct = [row for row in inner if row.depth == depth + 1]
-    parameters = count_parameters(own) + sum(row.parameters for row in direct)
-    macs = count_macs(own, output) + sum(row.macs for row in direct)
-    return [Row(name, node.kind, depth, output, parameters, macs), *inner]
