@@ -1,10 +1,34 @@
 """The errors that a user can cause and mend. Every message is one line that says how."""
 
+import json
 from collections.abc import Mapping
+
+LONGEST = 2000
+"""The most characters of a message. The middle of a longer one is left out."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text as one line that is safe to print, with at most ``LONGEST`` characters.
+
+    Line breaks, escape sequences of terminals and signs that turn the direction of writing are escaped as in JSON:
+    ``printable("a\x1b[1m")`` is ``a\u001b[1m``.
+    """
+    text = _shortened(text)
+    if text.isprintable():
+        return text
+    return _shortened("".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST * 2 // 3]} … {text[3 - LONGEST // 3 :]}"
 
 
 class ResNetXFError(Exception):
     """Base of all errors below. The command line prints one as a line and exits with 2."""
+
+    def __str__(self) -> str:
+        """Return the message as one line that is safe to print; names and texts of a file may be in it."""
+        return printable(super().__str__())
 
 
 class SpecError(ResNetXFError, ValueError):

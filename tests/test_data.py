@@ -63,10 +63,10 @@ def test_bad_folders_are_named(tmp_path) -> None:
     with pytest.raises(DataError, match="holds no image"):
         sample_images(3, (32, 32), tmp_path)
     (tmp_path / "a.png").write_bytes(b"not an image")
-    with pytest.raises(DataError, match=r"a\.png: not a readable image"):
+    with pytest.raises(DataError, match=r"a\.png: not readable as an image"):
         sample_images(3, (32, 32), tmp_path)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"a\.png: not a readable image"):
+    with pytest.raises(DataError, match=r"a\.png: not readable as an image"):
         sample_images(3, (32, 32), tmp_path)

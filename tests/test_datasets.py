@@ -197,7 +197,7 @@ def test_damaged_idx_files_are_named(tmp_path, name: str, change, message: str) 
 def test_damaged_gz_files_are_named(tmp_path, damage) -> None:
     write(tmp_path, files := packed(idx_files()))
     (tmp_path / f"{IDX[0]}.gz").write_bytes(damage(files[f"{IDX[0]}.gz"]))
-    with pytest.raises(DataError, match=rf"{IDX[0]}\.gz: not readable \(.+\); expected mnist's own, so get it again"):
+    with pytest.raises(DataError, match=rf"{IDX[0]}\.gz: not readable as a file of mnist: .+; get it again"):
         load_dataset("mnist", tmp_path)
 
 
@@ -430,5 +430,5 @@ def test_an_image_that_is_none_is_named_when_it_is_read(tmp_path) -> None:
     dataset = load_dataset(f"folder:{tmp_path}")
     read = Transform((8, 8), 3).test
     held_by = dataset.train if dataset.train.paths[0].endswith("1.png") else dataset.test
-    with pytest.raises(DataError, match=r"1\.png: not a readable image .*; replace it, or remove it"):
+    with pytest.raises(DataError, match=r"1\.png: not readable as an image: .*; replace it, or remove it"):
         read(held_by, np.arange(1))

@@ -13,7 +13,7 @@ import torch
 from resnet_xf.architecture.measures import layer_of
 from resnet_xf.architecture.weights import COUNTER, Array, Weights
 from resnet_xf.errors import WeightsError, one_line
-from resnet_xf.support.files import atomic
+from resnet_xf.support.files import atomic, open_regular, reading
 
 MOST_WRAPPERS = 4
 
@@ -23,10 +23,16 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_
 
 def read_file(path: Path) -> tuple[Weights, tuple[str, ...]]:
     """See :meth:`resnet_xf.backend.contract.OwnsFiles.read_file`. bfloat16 becomes float32."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise WeightsError(f"{path}: is compressed, which PyTorch's own files never are")
+    with reading(path, WeightsError, "a state_dict"):
+        with open_regular(path) as file:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                        raise WeightsError("is compressed, which PyTorch's own files never are")
+        return _read(path)
+
+
+def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about TorchScript files, which the next line refuses
@@ -34,7 +40,7 @@ def read_file(path: Path) -> tuple[Weights, tuple[str, ...]]:
     except Exception as error:  # the errors of torch.load for a damaged file have no common base class
         unsafe = "weights_only" in str(error) or "Unsupported" in str(error)
         reason = "it holds more than tensors, and unpickling that could run any code" if unsafe else one_line(error)
-        raise WeightsError(f"{path}: not readable with weights_only=True: {reason}") from None
+        raise WeightsError(f"not readable with weights_only=True: {reason}") from None
     notes: list[str] = []
     for _ in range(MOST_WRAPPERS):
         keys = [key for key in WRAPPERS if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping)]
@@ -44,11 +50,11 @@ def read_file(path: Path) -> tuple[Weights, tuple[str, ...]]:
             notes.append(f"read what stands under {keys[0]!r}; {', '.join(map(repr, keys[1:]))} left")
         loaded = loaded[keys[0]]
     if not isinstance(loaded, Mapping):
-        raise WeightsError(f"{path}: holds a {type(loaded).__name__}, not a state_dict; save network.state_dict()")
+        raise WeightsError(f"holds a {type(loaded).__name__}, not a state_dict; save network.state_dict()")
     other = [ascii(n) for n, value in loaded.items() if not (isinstance(n, str) and isinstance(value, torch.Tensor))]
     if other:
-        raise WeightsError(f"{path}: holds entries that are not named tensors: {', '.join(other[:5])}")
-    return {name: _array(path, name, tensor) for name, tensor in loaded.items()}, tuple(notes)
+        raise WeightsError(f"holds entries that are not named tensors: {', '.join(other[:5])}")
+    return {name: _array(name, tensor) for name, tensor in loaded.items()}, tuple(notes)
 
 
 def write_file(path: Path, weights: Mapping[str, Array], norms: Collection[str]) -> None:
@@ -65,12 +71,12 @@ def write_file(path: Path, weights: Mapping[str, Array], norms: Collection[str])
         raise WeightsError(f"{path}: cannot be written: {one_line(error)}") from None
 
 
-def _array(path: str | Path, name: Any, tensor: torch.Tensor) -> Array:
+def _array(name: Any, tensor: torch.Tensor) -> Array:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise WeightsError(f"{path}: {name} is not a plain dense tensor")
+        raise WeightsError(f"{name} is not a plain dense tensor")
     try:
         plain = tensor.detach().resolve_conj().resolve_neg()
         array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     except (TypeError, RuntimeError):
-        raise WeightsError(f"{path}: {name} is of dtype {tensor.dtype}, which NumPy has not") from None
+        raise WeightsError(f"{name} is of dtype {tensor.dtype}, which NumPy has not") from None
     return array

@@ -25,7 +25,7 @@ from resnet_xf.architecture.nodes import (
     Taps,
     walk,
 )
-from resnet_xf.architecture.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
+from resnet_xf.architecture.spec import MOST_BLOCKS, ResNetSpec, SqueezeExcitation, Stage, Stem
 from resnet_xf.architecture.zoo import get_spec
 from resnet_xf.errors import SpecError, refuse
 
@@ -143,7 +143,9 @@ def _checked(spec: ResNetSpec) -> ResNetSpec:
         raise SpecError(f"expected a spec or the name of one, got a {type(spec).__name__}")
     spec = spec.checked()
     bottleneck = spec.block == "bottleneck"
+    blocks = sum(stage.depth for stage in spec.stages)
     complaints = {
+        f"$.stages: have {blocks:,} blocks together; at most {MOST_BLOCKS:,} are allowed": blocks > MOST_BLOCKS,
         "$.stem.hidden: only a stem of kind 'deep' has hidden channels; leave it out": (
             spec.stem.hidden is not None and spec.stem.kind != "deep"
         ),

@@ -14,7 +14,10 @@ from resnet_xf.support.documents import Document, Struct
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Depth = Annotated[int, Meta(ge=1, le=10_000)]
-Name = Annotated[str, Meta(min_length=1, pattern=r"^[\w.\-]+$")]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\w.\-]+$(?!\n)")]
+MOST_BLOCKS = 2_000
+"""The most residual blocks in a network; He et al. (2016) train one of 600."""
+
 Stride = Annotated[int, Meta(ge=1, le=8)]
 
 

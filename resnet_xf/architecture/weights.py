@@ -19,7 +19,7 @@ from resnet_xf.architecture.rules import ArraySpec
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.support.environment import memory
-from resnet_xf.support.files import atomic
+from resnet_xf.support.files import atomic, open_regular, reading
 from resnet_xf.support.seeding import generator
 
 Array: TypeAlias = NDArray[Any]
@@ -272,16 +272,13 @@ def read_arrays(path: str | Path) -> tuple[Weights, dict[str, str]]:
     Raises:
         WeightsError: if the file cannot be read, or its digest does not fit.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-        entries = deserialize(Path(path).read_bytes())  # type: ignore[no-untyped-call]
-        arrays = {name: _array(name, **entry) for name, entry in entries}
-    except (OSError, SafetensorError) as error:
-        hint = "; `resnet-xf convert` makes one of a .pth or .params file"
-        raise WeightsError(f"{path}: not readable as safetensors: {error}{hint}") from None
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
+    hint = "; `resnet-xf convert` makes one of a .pth or .params file"
+    with reading(path, WeightsError, "safetensors", hint):
+        with open_regular(path) as file:
+            data = file.read()
+        with safe_open(path, framework="numpy") as opened:
+            metadata = opened.metadata() or {}
+        arrays = {name: _array(name, **entry) for name, entry in deserialize(data)}  # type: ignore[no-untyped-call]
     texts = {key: metadata[key] for key in (SPEC_KEY, RUN_KEY) if key in metadata}
     written = metadata.get(DIGEST_KEY)
     if (texts or written is not None) and (SPEC_KEY not in texts or written != digest(arrays, texts)):

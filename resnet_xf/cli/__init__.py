@@ -1,19 +1,24 @@
 """The command ``resnet-xf``.
 
-Exit codes: 0 all holds, 1 parity fails, no backend is usable or a measurement fails, 2 bad use; 128 and the signal's
-number where training was asked to stop and has saved its checkpoint.
+Exit codes: 0 all holds, 1 parity fails, no backend is usable or a measurement fails, 2 bad use, 70 a bug of resnet-xf;
+128 and the signal's number where training was asked to stop and has saved its checkpoint.
 """
 
 from __future__ import annotations
 
 import io
 import sys
+import tempfile
+import traceback
 
 from resnet_xf.cli.application import app
-from resnet_xf.errors import ResNetXFError, TrainingStopped
+from resnet_xf.errors import ResNetXFError, TrainingStopped, one_line, printable
 from resnet_xf.support.parent import connect, report_failure
 
 __all__ = ["main"]
+
+BUG = 70
+"""The exit code for an exception that this program should have turned into one of its own errors (``EX_SOFTWARE``)."""
 
 
 def main() -> None:
@@ -31,8 +36,19 @@ def main() -> None:
     except MemoryError as error:
         complaint = f"not enough memory: {error}"
     except OSError as error:
-        complaint = f"{error.filename or 'output'}: {error.strerror}"
+        complaint = f"{error.filename or 'output'}: {error.strerror or error}"
+    except Exception as error:
+        complaint, code = _save_traceback(error), BUG
     else:
         return
-    report_failure(complaint)
+    report_failure(printable(complaint))
     sys.exit(code)
+
+
+def _save_traceback(error: Exception) -> str:
+    """Write the traceback to a temporary file; return a line that says that this is a bug, and names the file."""
+    with tempfile.NamedTemporaryFile("w", prefix="resnet-xf-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write(f"{sys.argv}\n")
+        traceback.print_exception(error, file=file)
+    what = f"{type(error).__name__}: {one_line(error)}"
+    return f"this is a bug in resnet-xf, please report it with {file.name}, which has the details: {what}"

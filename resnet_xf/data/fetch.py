@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 import tarfile
-import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_xf.errors import DataError, one_line
+from resnet_xf.errors import DataError
+from resnet_xf.support.files import open_regular, reading
 
 TIMEOUT = 30
 """Seconds in which a server must answer."""
+
+MOST_BYTES = 2**28
+"""The most bytes of an unpacked archive; CIFAR-100's has 185 million."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,8 @@ def read_files(source: Source, data_dir: str | Path | None, progress: bool) -> d
     contents: dict[str, Content] = {}
     for path in dict.fromkeys(paths.values()):
         names = [name for name in paths if paths[name] == path]
-        try:
+        with reading(path, DataError, f"a file of {source.name}", "; get it again"):
             contents.update(_unpack(path, names, source.folders[-1]))
-        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-            why = one_line(error)
-            raise DataError(f"{path}: not readable ({why}); expected {source.name}'s own, so get it again") from None
     return contents
 
 
@@ -96,16 +97,18 @@ def _instructions(source: Source) -> str:
 
 def _unpack(path: Path, names: Collection[str], folder: str) -> Iterator[tuple[str, Content]]:
     """Read files from an archive or a plain file. Nothing is written to disk, so an archive can do no harm."""
+    with open_regular(path) as file:
+        data = (gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file).read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise DataError(f"{path}: unpacks to more than {MOST_BYTES:,} bytes, so get it again")
     if not path.name.endswith(".tar.gz"):
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
-            content = Content(str(path), opened.read())
-        yield from ((name, content) for name in names)
+        yield from ((name, Content(str(path), data)) for name in names)
         return
     missing = {f"{folder}/{name}": name for name in names}
-    with tarfile.open(path, "r:gz") as archive:
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
         for member in archive:
-            if member.isfile() and member.name in missing and (file := archive.extractfile(member)) is not None:
-                yield missing.pop(member.name), Content(f"{path}: {member.name}", file.read())
+            if member.isfile() and member.name in missing and (part := archive.extractfile(member)) is not None:
+                yield missing.pop(member.name), Content(f"{path}: {member.name}", part.read())
     if missing:
         raise tarfile.TarError(f"it holds no {', '.join(missing)}")
 

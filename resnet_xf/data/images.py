@@ -6,13 +6,20 @@ from pathlib import Path
 
 from PIL import Image
 
-from resnet_xf.errors import DataError
+from resnet_xf.errors import DataError, refuse
+from resnet_xf.support.files import open_regular, reading
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's red, green and blue, for values in 0…1; from torchvision."""
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""The formats that are read, whatever the name says; for others, Pillow would start other programs."""
+
+MOST_PIXELS, MOST_OBLONG = 80_000_000, 100
+"""The most pixels of an image, in all and along its longer side for each along the shorter: both bound the memory."""
 
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode for each number of channels."""
@@ -32,13 +39,22 @@ def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
     Raises:
         DataError: if the file cannot be read, is no image, or is damaged.
     """
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except (OSError, SyntaxError, ValueError, NotImplementedError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path}: not a readable image ({error}); replace it, or remove it before a run begins"
-        ) from None
+    with (
+        reading(path, DataError, "an image", "; replace it, or remove it before a run begins"),
+        open_regular(path),
+        Image.open(path, formats=FORMATS) as image,
+    ):
+        width, height = image.size
+        sides = f"has {width}×{height} pixels"
+        refuse(
+            DataError,
+            {
+                f"{sides}; at most {MOST_PIXELS:,} are read": width * height > MOST_PIXELS,
+                f"{sides}; at most {MOST_OBLONG} times as many along one side are read": max(width, height)
+                > MOST_OBLONG * min(width, height),
+            },
+        )
+        return image.convert(mode)
 
 
 def resized(image: Image.Image, size: Size) -> Image.Image:

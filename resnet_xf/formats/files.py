@@ -14,7 +14,7 @@ from resnet_xf.backend.registry import get_backend
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.gluon_params import MAGIC, read_params
 from resnet_xf.formats.gluon_symbol import NormAttributes, read_symbol, symbol_beside
-from resnet_xf.support.files import list_checkpoints
+from resnet_xf.support.files import list_checkpoints, open_regular, reading
 
 Format = Literal["safetensors", "pth", "params"]
 
@@ -58,20 +58,22 @@ def sniff(path: str | Path) -> Format:
         WeightsError: if the file cannot be read, or has none of the known formats.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
+    with reading(path, WeightsError, "a checkpoint"):
+        with open_regular(path) as file:
             head = file.read(16)
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}") from None
+        return _format_of(head, path.suffix)
+
+
+def _format_of(head: bytes, suffix: str) -> Format:
     if head.startswith(MAGIC.to_bytes(8, "little")):
         return "params"
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return "pth"
     if head[8:9] == b"{":
         return "safetensors"
-    if (by_suffix := SUFFIXES.get(path.suffix)) is not None:
+    if (by_suffix := SUFFIXES.get(suffix)) is not None:
         return by_suffix
-    raise WeightsError(f"{path}: none of the known formats; expected {', '.join(SUFFIXES)}")
+    raise WeightsError(f"none of the known formats; expected {', '.join(SUFFIXES)}")
 
 
 def read_checkpoint(path: str | Path) -> CheckpointFile:

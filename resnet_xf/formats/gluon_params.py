@@ -18,7 +18,7 @@ import numpy as np
 
 from resnet_xf.architecture.weights import Array, Weights, widened
 from resnet_xf.errors import WeightsError
-from resnet_xf.support.files import atomic
+from resnet_xf.support.files import atomic, open_regular, reading
 
 MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -66,13 +66,12 @@ def read_params(path: str | Path) -> Weights:
     Raises:
         WeightsError: if the file cannot be read, is damaged, or has arrays that are sparse or without names.
     """
-    try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _read(_Cursor(data))
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    except (OSError, ValueError) as error:  # mmap raises ValueError for an empty file
-        raise WeightsError(f"{path}: cannot be read: {error}") from None
+    with (
+        reading(path, WeightsError, "MXNet's parameters"),
+        open_regular(path) as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return _read(_Cursor(data))
 
 
 def _read(cursor: _Cursor) -> Weights:

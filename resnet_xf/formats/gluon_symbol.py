@@ -9,6 +9,10 @@ from typing import Any
 import msgspec
 
 from resnet_xf.errors import WeightsError
+from resnet_xf.support.files import read_bytes, reading
+
+MOST_BYTES = 2**24
+"""The largest symbol; ResNet-152's has 500 kB."""
 
 
 class NormAttributes(msgspec.Struct, frozen=True):
@@ -49,8 +53,8 @@ def read_symbol(path: str | Path) -> tuple[dict[str, NormAttributes], tuple[str,
     Raises:
         WeightsError: if the file cannot be read or is not a symbol.
     """
-    try:
-        nodes = msgspec.json.decode(Path(path).read_bytes(), type=_Symbol).nodes
+    with reading(path, WeightsError, "a symbol of MXNet"):
+        nodes = msgspec.json.decode(read_bytes(path, MOST_BYTES), type=_Symbol).nodes
         norms = [node for node in nodes if node.op in ("BatchNorm", "BatchNorm_v1")]
         variables = tuple(node.name for node in nodes if node.op == "null")
         return {
@@ -61,8 +65,6 @@ def read_symbol(path: str | Path) -> tuple[dict[str, NormAttributes], tuple[str,
             )
             for node in norms
         }, variables
-    except (OSError, msgspec.MsgspecError, IndexError, RecursionError) as error:
-        raise WeightsError(f"{path}: not readable as a symbol of MXNet: {error}") from None
 
 
 def _literal(text: Any) -> Any:

@@ -6,6 +6,7 @@ msgspec checks types and ranges here. What a type cannot express is checked by t
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,7 +14,14 @@ from typing import Any, ClassVar, Self
 import msgspec
 from msgspec import inspect
 
-from resnet_xf.errors import ResNetXFError, SpecError
+from resnet_xf.errors import ResNetXFError, SpecError, refuse
+from resnet_xf.support.files import read_bytes, reading
+
+MOST_BYTES = {".toml": 2**16, ".json": 2**24}
+"""The largest document by suffix, in bytes. Python's own reader of TOML takes quadratic time."""
+
+MOST_DOTS = 4000
+"""The most dots in TOML. The time to read a key grows with the square of the dots in it."""
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -46,7 +54,8 @@ class Document(Struct, frozen=True):
     @classmethod
     def from_toml(cls, text: str) -> Self:
         """Read TOML. Raises the class's ``error`` with the path of the wrong field."""
-        return cls._read_text(lambda: msgspec.toml.decode(text, type=cls))
+        refuse(cls.error, {f"$: more than {MOST_DOTS:,} dots in TOML": text.count(".") > MOST_DOTS})
+        return cls._read_text(lambda: msgspec.convert(tomllib.loads(text), cls))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -65,7 +74,7 @@ class Document(Struct, frozen=True):
     def _read_text(cls, decode: Callable[[], Self]) -> Self:
         try:
             return decode()
-        except (msgspec.MsgspecError, RecursionError, TypeError) as error:
+        except Exception as error:  # for example RecursionError, or ValueError for an integer of 5,000 digits
             raise cls.error(_path_first(error, cls)) from None
 
     @classmethod
@@ -80,14 +89,9 @@ class Document(Struct, frozen=True):
         readers = {".toml": cls.from_toml, ".json": cls.from_json}
         if path.suffix.lower() not in readers:
             raise cls.error(f"{path}: {cls.title} is a .toml or .json file")
-        try:
-            return readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig"))
-        except UnicodeDecodeError:
-            raise cls.error(f"{path}: not UTF-8 text") from None
-        except OSError as error:
-            raise cls.error(f"{path}: {error.strerror}") from None
-        except cls.error as error:
-            raise cls.error(f"{path}: {error}") from None
+        with reading(path, cls.error, cls.title):
+            text = read_bytes(path, MOST_BYTES[path.suffix.lower()]).decode("utf-8-sig")
+            return readers[path.suffix.lower()](text)
 
 
 def _complete(value: object) -> object:

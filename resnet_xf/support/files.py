@@ -1,14 +1,22 @@
-"""Files that are never seen half-written, and the folder of a training run, in which one process writes."""
+"""How files are read and written, and the folder of a training run, in which one process writes.
+
+Every reader works inside :func:`reading` and opens files by :func:`open_regular`; every output is written by
+:func:`atomic`.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from resnet_xf.errors import CheckpointError
+from resnet_xf.errors import CheckpointError, ResNetXFError, one_line, printable
 
 try:
     import fcntl
@@ -18,22 +26,121 @@ except ImportError:  # Windows, where nothing is locked
 FOLDER, PREFIX = "checkpoints", "step-"
 """The subfolder of a run's checkpoints, and the start of their file names."""
 
+STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
+"""Paths that begin so are open streams, even if a regular file is behind them."""
+
+MISTAKEN = {
+    b"": "is empty",
+    b"version https://git-lfs": "is a Git LFS pointer and not the file itself; get that by `git lfs pull`",
+    b"<!doctype html": "is a web page and not the file itself; download that one",
+    b"<html": "is a web page and not the file itself; download that one",
+    b"<?xml": "is an XML text, perhaps a server's error message; download the file again",
+}
+"""What is often saved under the name of another file: its first bytes in lower case, and the message."""
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file to read its bytes.
+
+    Raises:
+        OSError: if there is no such file, or it is a folder, a device or a FIFO, at which a reader could wait for ever.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    kind = os.fstat(handle).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(kind) else "is not a regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """Return the bytes of a regular file.
+
+    Raises:
+        OSError: as :func:`open_regular`, and if it has more than ``most`` bytes.
+    """
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", str(path))
+    return data
+
+
+class reading(AbstractContextManager[None]):  # noqa: N801 - used as a function; a class tells mypy that it returns
+    """Within the block, turn every exception into ``error``, with a message that begins with the path.
+
+    ``with reading(path, WeightsError, "a state_dict"): …`` raises ``net.pth: not readable as a state_dict: …``.
+
+    Args:
+        path: the file that is read.
+        error: what is raised.
+        what: what the file should be, for the message.
+        hint: the end of the message, which says how to mend it.
+    """
+
+    def __init__(self, path: str | Path, error: type[ResNetXFError], what: str, hint: str = "") -> None:
+        self.path, self.error, self.what, self.hint = path, error, what, hint
+
+    def __exit__(self, kind: object, problem: BaseException | None, traceback: object) -> None:
+        if not isinstance(problem, Exception):
+            return
+        # Parsers raise exceptions of every kind for damaged files.
+        reason = problem.strerror if isinstance(problem, OSError) else None
+        if isinstance(problem, MemoryError | UnicodeDecodeError):
+            reason = "not UTF-8 text" if isinstance(problem, ValueError) else "needs more memory than there is"
+        if reason is None:
+            reason = _mistaken(self.path)
+        if reason is None and isinstance(problem, ResNetXFError):
+            reason = str(problem).removeprefix(printable(f"{self.path}: "))
+        raise self.error(f"{self.path}: {reason or self._unreadable(problem)}") from None
+
+    def _unreadable(self, problem: Exception) -> str:
+        return f"not readable as {self.what}: {one_line(problem)}{self.hint}"
+
+
+def _mistaken(path: str | Path) -> str | None:
+    """What a file is that was saved under the name of another one; None if it is none of ``MISTAKEN``."""
+    with suppress(OSError, ValueError), open_regular(path) as file:
+        head = file.read(64).lstrip().lower()
+        return next((what for start, what in MISTAKEN.items() if head[: len(start) or None] == start), None)
+    return None
+
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``: renamed to it if the block succeeds, removed if it fails."""
+    """Give the path of a temporary file, which replaces ``path`` if the block succeeds and is removed if it fails.
+
+    A link is followed, and the file that it names is replaced. What exists and is no regular file, as a device or a
+    FIFO, gets the bytes when the block has succeeded.
+
+    Raises:
+        OSError: if ``path`` is a folder, a link that leads to itself, or cannot be written.
+    """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    stream = os.path.abspath(path).startswith(STREAMS) or (path.exists() and not path.is_file())
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file in it", str(path))
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, "is a link that leads to itself", str(path))
+    try:
+        handle, name = tempfile.mkstemp(dir=None if stream else target.parent, prefix=f".{target.name[:100]}.")
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        if stream:
+            with open(temporary, "rb") as written, open(path, "ab") as out:
+                shutil.copyfileobj(written, out)
+            return
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~umask)
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())  # otherwise a power cut could keep the name and lose the bytes
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -19,8 +19,8 @@ from resnet_xf.errors import RecipeError, refuse
 from resnet_xf.support.documents import Document, Struct
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
-Positive = Annotated[float, Meta(gt=0)]
-Epochs = Annotated[float, Meta(ge=0)]
+Epoch = Annotated[float, Meta(gt=0, le=100_000)]
+Epochs = Annotated[float, Meta(ge=0, le=100_000)]
 Side = Annotated[int, Meta(ge=1, le=8192)]
 Channel = Annotated[tuple[float, ...], Meta(min_length=1)]
 
@@ -62,7 +62,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
     """
 
     kind: Literal["constant", "step", "cosine"] = "constant"
-    milestones: tuple[Positive, ...] = ()
+    milestones: tuple[Epoch, ...] = ()
     gamma: Annotated[float, Meta(gt=0, le=1)] = 0.1
     warmup_epochs: Epochs = 0.0
     warmup_start: Annotated[float, Meta(ge=0, le=1)] = 0.01

@@ -6,6 +6,8 @@ these once, under its digest, so a damaged or changed array is noticed when it i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,12 @@ from resnet_xf.errors import EvidenceError
 from resnet_xf.ladder.capture.version1 import upgrade
 from resnet_xf.ladder.report.report import Level
 from resnet_xf.support.documents import Document, Struct
-from resnet_xf.support.files import atomic
+from resnet_xf.support.files import atomic, open_regular, read_bytes, reading
 
 MANIFEST, VERSION = "manifest.json", 2
+
+MOST_BYTES = 2**26
+"""The largest manifest; that of a ResNet-152 has TODO bytes."""
 
 ACCURACY = "accuracy"
 """The key of a :class:`TrialRecord`."""
@@ -149,11 +154,8 @@ class Reader:
         self.folder, self.manifest = folder, read_manifest(folder)
         self._files: dict[str, Path] = {}
         for path in sorted(folder.glob("arrays-*.safetensors")):
-            try:
-                with safe_open(path, framework="numpy") as file:
-                    self._files |= dict.fromkeys(file.keys(), path)
-            except (OSError, SafetensorError) as error:
-                raise EvidenceError(f"{path}: not readable as safetensors: {error}; capture again") from None
+            with _opened(path) as file:
+                self._files |= dict.fromkeys(file.keys(), path)
 
     def load(self, key: str, kind: Any) -> Any:
         """Return a value of type ``kind``.
@@ -165,7 +167,7 @@ class Reader:
             raise EvidenceError(f"{self.folder}: holds no {key}; capture again with this version of resnet-xf")
         try:
             return msgspec.convert(self.manifest.evidence[key], kind, dec_hook=lambda kind, mark: self._get(mark, key))
-        except msgspec.ValidationError as error:  # raised in place of any error in the hook
+        except Exception as error:  # msgspec's own replaces that of the hook, which is then the cause
             if isinstance(error.__cause__, EvidenceError):
                 raise error.__cause__ from None
             raise EvidenceError(f"{self.folder / MANIFEST}: evidence: {key}: {error}; capture again") from None
@@ -175,11 +177,22 @@ class Reader:
         path = self._files.get(mark)
         if path is None:
             raise EvidenceError(f"{self.folder}: lacks the file that holds {key}; copy the whole folder")
-        with safe_open(path, framework="numpy") as file:
+        with _opened(path) as file:
             array: Array = file.get_tensor(mark)
         if array_digest(array) != mark:
             raise EvidenceError(f"{path}: {key} is not what was captured; the file is damaged or was changed")
         return array
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file of arrays."""
+    with (
+        reading(path, EvidenceError, "safetensors", "; capture again"),
+        open_regular(path),
+        safe_open(path, framework="numpy") as file,
+    ):
+        yield file
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -199,20 +212,18 @@ def read_manifest(folder: str | Path) -> Manifest:
         EvidenceError: if there is none, it is malformed, or of another version.
     """
     path = Path(folder) / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         raise EvidenceError(f"{folder}: holds no capture; expected {path}, as `resnet-xf capture` writes it")
-    try:
-        data = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    with reading(path, EvidenceError, "a capture's manifest", "; capture again"):
+        data = msgspec.json.decode(read_bytes(path, MOST_BYTES), type=dict[str, Any])
         version = data.get("version")
         data = upgrade(data) if version == 1 else data
-    except (msgspec.MsgspecError, OSError, LookupError, TypeError, AttributeError) as error:
-        raise EvidenceError(f"{path}: not readable: {error}") from None
     if version not in (1, VERSION):
         raise EvidenceError(
             f"{path}: is of version {version} of this format, and this resnet-xf reads versions 1 and {VERSION}; "
             "capture again"
         )
-    try:
-        return Manifest.from_json(msgspec.json.encode(data).decode())
-    except EvidenceError as error:
-        raise EvidenceError(f"{path}: {error}") from None
+    with reading(path, EvidenceError, "a capture's manifest", "; capture again"):
+        manifest = Manifest.from_json(msgspec.json.encode(data).decode())
+        manifest.trial  # noqa: B018 - raises if it is malformed
+    return manifest
