@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from resnet_xf.architecture.measures import layer_of
 from resnet_xf.architecture.weights import COUNTER, Array, Weights
 from resnet_xf.errors import WeightsError, one_line
-from resnet_xf.support.files import atomic, open_regular, reading
+from resnet_xf.support.files import atomic, reading
 
 MOST_WRAPPERS = 4
 
@@ -24,11 +23,6 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_
 def read_file(path: Path) -> tuple[Weights, tuple[str, ...]]:
     """See :meth:`resnet_xf.backend.contract.OwnsFiles.read_file`. bfloat16 becomes float32."""
     with reading(path, WeightsError, "a state_dict"):
-        with open_regular(path) as file:
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                        raise WeightsError("is compressed, which PyTorch's own files never are")
         return _read(path)
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
 from resnet_xf.architecture.nodes import Node, Norm, Residual, is_statistic, join, walk
-from resnet_xf.architecture.plan import Plan, root_of
+from resnet_xf.architecture.plan import Plan, plan, root_of
 from resnet_xf.architecture.rules import ArraySpec
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import SpecError, WeightsError
@@ -261,7 +261,7 @@ def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None]:
     arrays, texts = read_arrays(path)
     weights = {name: array for name, array in arrays.items() if not name.startswith(VELOCITY)}
     try:
-        return weights, ResNetSpec.from_json(texts[SPEC_KEY]) if texts else None
+        return weights, plan(ResNetSpec.from_json(texts[SPEC_KEY])).spec if texts else None
     except SpecError as error:
         raise WeightsError(f"{path}: the spec in its metadata is malformed: {error}") from None
 

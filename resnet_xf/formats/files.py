@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -102,6 +103,7 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
     elif format_ == "safetensors":
         tensors, spec = read_safetensors(path)
     else:
+        _check_zip(path)  # here, because importing PyTorch takes seconds
         tensors, notes = require(get_backend("torch"), OwnsFiles).read_file(path)
     tensors = without_counters(tensors)
     if not tensors:
@@ -111,6 +113,15 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
     prefix = _common_prefix(tensors)
     tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
     return CheckpointFile(path, format_, tensors, prefix, spec, symbol, norms, symbol_names, notes)
+
+
+def _check_zip(path: Path) -> None:
+    """Raise WeightsError for a zip file that is damaged or that PyTorch has not written."""
+    with reading(path, WeightsError, TITLES["pth"]), open_regular(path) as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise WeightsError("is compressed, which PyTorch's own files never are")
 
 
 def _common_prefix(tensors: Weights) -> str:
