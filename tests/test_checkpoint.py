@@ -223,7 +223,7 @@ def test_a_header_that_makes_no_sense_is_named(tmp_path, change, says: str) -> N
 def test_a_folder_or_file_that_is_none_is_named(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=rf"{re.escape(str(tmp_path))}: holds no run; expected .*step-"):
         load_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match=r"none\.safetensors: not readable as safetensors: No such file"):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors: No such file"):
         load_checkpoint(tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="none: no such folder"):
         resume(tmp_path / "none")

@@ -129,17 +129,20 @@ def test_every_exception_of_a_parser_becomes_the_readers_error(error: Exception,
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
-        (b"\n<!DOCTYPE html><html>", "is a web page"),
-        (b"<HTML><head>", "is a web page"),
-        (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "is an XML text"),
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>", "it is a web page"),
+        (b"<HTML><head>", "it is a web page"),
+        (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "it is an XML text"),
     ],
 )
 def test_what_is_saved_under_a_wrong_name_is_told(tmp_path, content: bytes, says: str) -> None:
     path = tmp_path / "net.params"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=rf"net\.params: {says}"), reading(path, WeightsError, "parameters"):
+    with (
+        pytest.raises(WeightsError, match=rf"net\.params: not readable as parameters: {says}"),
+        reading(path, WeightsError, "parameters"),
+    ):
         raise ValueError("bad magic")
 
 

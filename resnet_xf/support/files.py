@@ -30,11 +30,11 @@ STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 """Paths that begin so are open streams, even if a regular file is behind them."""
 
 MISTAKEN = {
-    b"": "is empty",
-    b"version https://git-lfs": "is a Git LFS pointer and not the file itself; get that by `git lfs pull`",
-    b"<!doctype html": "is a web page and not the file itself; download that one",
-    b"<html": "is a web page and not the file itself; download that one",
-    b"<?xml": "is an XML text, perhaps a server's error message; download the file again",
+    b"": "it is empty",
+    b"version https://git-lfs": "it is a Git LFS pointer and not the file itself; get that by `git lfs pull`",
+    b"<!doctype html": "it is a web page and not the file itself; download that one",
+    b"<html": "it is a web page and not the file itself; download that one",
+    b"<?xml": "it is an XML text, perhaps a server's error message; download the file again",
 }
 """What is often saved under the name of another file: its first bytes in lower case, and the message."""
 
@@ -85,17 +85,17 @@ class reading(AbstractContextManager[None]):  # noqa: N801 - used as a function;
         if not isinstance(problem, Exception):
             return
         # Parsers raise exceptions of every kind for damaged files.
-        reason = problem.strerror if isinstance(problem, OSError) else None
-        if isinstance(problem, MemoryError | UnicodeDecodeError):
-            reason = "not UTF-8 text" if isinstance(problem, ValueError) else "needs more memory than there is"
-        if reason is None:
-            reason = _mistaken(self.path)
-        if reason is None and isinstance(problem, ResNetXFError):
+        if isinstance(problem, OSError) and problem.strerror:
+            reason = problem.strerror
+        elif mistaken := _mistaken(self.path):
+            reason = f"not readable as {self.what}: {mistaken}"
+        elif isinstance(problem, ResNetXFError):
             reason = str(problem).removeprefix(printable(f"{self.path}: "))
-        raise self.error(f"{self.path}: {reason or self._unreadable(problem)}") from None
-
-    def _unreadable(self, problem: Exception) -> str:
-        return f"not readable as {self.what}: {one_line(problem)}{self.hint}"
+        elif isinstance(problem, MemoryError | UnicodeDecodeError):
+            reason = "not UTF-8 text" if isinstance(problem, ValueError) else "needs more memory than there is"
+        else:
+            reason = f"not readable as {self.what}: {one_line(problem)}{self.hint}"
+        raise self.error(f"{self.path}: {reason}") from None
 
 
 def _mistaken(path: str | Path) -> str | None:
