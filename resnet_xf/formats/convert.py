@@ -14,12 +14,14 @@ from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.weights import Array, Weights, save_weights
 from resnet_xf.architecture.zoo import REFERENCE, ZOO
-from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, RunsExports, require
+from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, require
 from resnet_xf.backend.registry import get_backend, is_installed
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, WeightsError
+from resnet_xf.formats.exported import run_exported
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
+from resnet_xf.formats.gluon_symbol import checked_graph
 from resnet_xf.formats.identify import Identity, arithmetic, identify, twins
 from resnet_xf.formats.layouts import GLUON, LAYOUTS, Layout, places, renamed
 
@@ -188,13 +190,16 @@ def _verify(file: CheckpointFile, identity: Identity) -> tuple[Check, ...]:
         WeightsError: if an error is above ``FLOAT64_BOUND``.
     """
     spec = identity.plan.spec
+    graph = None
+    if file.symbol and identity.symbol_tensors and is_installed("mxnet"):
+        graph = checked_graph(file.symbol)  # before any framework is imported
     images = sample_images(spec.in_channels, spec.image_size)
     outputs = {}
     for backend in (get_backend(name) for name in ("torch", "mxnet") if is_installed(name)):
         network = backend.build(identity.plan.root, "float64")
         backend.load(network, identity.weights)
         outputs[f"ours on {backend.name}"] = backend.forward(network, images)
-    reference = _reference(file, identity, images)
+    reference = _reference(file, identity, images, graph)
     if reference is None and len(outputs) < 2:
         return ()
     theirs, expected = reference or outputs.popitem()
@@ -208,15 +213,17 @@ def _verify(file: CheckpointFile, identity: Identity) -> tuple[Check, ...]:
     return checks
 
 
-def _reference(file: CheckpointFile, identity: Identity, images: Array) -> tuple[str, Array] | None:
+def _reference(
+    file: CheckpointFile, identity: Identity, images: Array, graph: bytes | None
+) -> tuple[str, Array] | None:
     """The name and the float64 output of the source's own network; None where no backend can run it."""
+    if graph and file.symbol:
+        output = run_exported(file.symbol, graph, identity.symbol_tensors, images)
+        return f"the exported network {file.symbol}", output
     name = "torch" if identity.layout.words == "torch" else "mxnet"
     if not is_installed(name):
         return None
     backend = get_backend(name)
-    if identity.symbol_tensors and file.symbol:
-        output = require(backend, RunsExports).run_exported(file.symbol, identity.symbol_tensors, images)
-        return f"the exported network {file.symbol}", output
     if identity.plan.root != arithmetic(identity.plan.spec).root:
         return None  # the other libraries' networks have the default eps
     if name == "mxnet":
