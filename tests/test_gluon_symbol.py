@@ -110,7 +110,9 @@ def test_a_sound_graph_runs(tmp_path) -> None:
 
 def test_a_crash_of_mxnet_is_one_line(tmp_path) -> None:
     symbol = json.dumps(graph() | {"heads": [[9, 1, 0]]}).encode()
-    with pytest.raises(WeightsError, match=r"x-symbol\.json: MXNet cannot run it: the process (was killed by|ended with exit code)"):
+    with pytest.raises(
+        WeightsError, match=r"x-symbol\.json: MXNet cannot run it: the process (was killed by|ended with exit code)"
+    ):
         run(tmp_path / "x-symbol.json", symbol)
 
 

@@ -29,7 +29,7 @@ from resnet_xf.support.files import atomic, open_regular, read_bytes, reading
 MANIFEST, VERSION = "manifest.json", 2
 
 MOST_BYTES = 2**26
-"""The largest manifest; that of a ResNet-152 has TODO bytes."""
+"""The largest manifest that is read."""
 
 ACCURACY = "accuracy"
 """The key of a :class:`TrialRecord`."""
