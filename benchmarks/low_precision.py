@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from resnet_xf import get_recipe, get_spec, optimize, train
 from resnet_xf.data import Batches, Dataset, Transform, load_dataset
-from resnet_xf.data.statistics import pixel_statistics
+from resnet_xf.data.splits import pixel_statistics
 from resnet_xf.speed.bench.charts import COLOURS
 from resnet_xf.support.environment import environment, hardware
 from resnet_xf.training.runs import default_recipe

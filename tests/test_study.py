@@ -12,7 +12,7 @@ import pytest
 
 from helpers.runs import RECIPE, TINY
 from resnet_xf import load_dataset, plan
-from resnet_xf.data.statistics import pixel_statistics
+from resnet_xf.data.splits import pixel_statistics
 from resnet_xf.errors import (
     BackendError,
     CheckpointError,

@@ -17,7 +17,7 @@ Outcome: TypeAlias = Callable[[], tuple[float, Array]]
 """Wait for the end of a step. Return the loss of this worker's images and their outputs ``(N, classes)`` before it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A training task. All floats are rounded to float32.
 
@@ -40,12 +40,12 @@ class Task:
     weight_decay: float
     decaying: frozenset[str]
     precision: str
-    preset: str
+    preset: str = "tuned"
     freeze_statistics: bool
     device: str
     opens_with_norm: bool
-    together: bool
-    timeout: float
+    together: bool = False
+    timeout: float = TIMEOUT
 
 
 class Learner(Protocol):

@@ -2,9 +2,17 @@
 
 from resnet_xf.data.batches import Batch, Batches
 from resnet_xf.data.datasets import DATASETS, load_dataset
-from resnet_xf.data.images import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, Size
+from resnet_xf.data.images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SUFFIXES,
+    Images,
+    Size,
+    digits,
+    photographs,
+    sample_images,
+)
 from resnet_xf.data.randomness import DRAWS, draws, order, share
-from resnet_xf.data.samples import Images, digits, photographs, sample_images
 from resnet_xf.data.splits import ArraySplit, Dataset, FileSplit, Split
 from resnet_xf.data.transform import Crop, Transform
 

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class Batch:
     size: int
 
 
+@dataclass(eq=False)
 class Batches:
     """The batches of one epoch: for training if there is a seed, for a test if there is none.
 
@@ -48,7 +49,7 @@ class Batches:
     Each iteration starts at the first batch. Its threads end when the iteration ends. An error in a thread is raised by
     the iteration when it reaches that batch.
 
-    Args:
+    Attributes:
         split: the images.
         transform: makes an input tensor of each image.
         batch_size: images per batch, of all workers together.
@@ -58,40 +59,39 @@ class Batches:
         rank: number of this worker, from 0.
         workers: number of workers; each gets every ``workers``-th image of every batch.
         drop_last: whether to leave out a last batch that is smaller than the others.
-        threads: number of threads, and of batches prepared ahead; if None, one per processor, at most 4.
+        threads: number of threads, and of batches prepared ahead; by default one per processor, at most 4.
+        total: number of batches in the epoch.
 
     Raises:
         DataError: if an argument is out of range, or no batch is left.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        transform: Transform,
-        batch_size: int,
-        *,
-        seed: int | None = None,
-        epoch: int = 0,
-        first: int = 0,
-        rank: int = 0,
-        workers: int = 1,
-        drop_last: bool = False,
-        threads: int | None = None,
-    ) -> None:
-        if batch_size < 1:
-            raise DataError(f"batch size: expected 1 or more, got {batch_size}")
-        if not 0 <= rank < workers:
-            raise DataError(f"rank: expected 0…{workers - 1}, being one of {workers} workers, got {rank}")
-        self.total = len(split) // batch_size if drop_last else -(-len(split) // batch_size)
+    split: Split
+    transform: Transform
+    batch_size: int
+    _: KW_ONLY
+    seed: int | None = None
+    epoch: int = 0
+    first: int = 0
+    rank: int = 0
+    workers: int = 1
+    drop_last: bool = False
+    threads: int = min(MOST_THREADS, os.cpu_count() or 1)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise DataError(f"batch size: expected 1 or more, got {self.batch_size}")
+        if not 0 <= self.rank < self.workers:
+            raise DataError(
+                f"rank: expected 0…{self.workers - 1}, being one of {self.workers} workers, got {self.rank}"
+            )
+        count, size = len(self.split), self.batch_size
+        self.total = count // size if self.drop_last else -(-count // size)
         if self.total == 0:
-            raise DataError(f"batch size: {batch_size} leaves no batch of {len(split)} images; choose a smaller one")
-        self.split, self.transform, self.batch_size = split, transform, batch_size
-        self.seed, self.epoch, self.first = seed, epoch, first
-        self.rank, self.workers = rank, workers
-        self.threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+            raise DataError(f"batch size: {size} leaves no batch of {count} images; choose a smaller one")
 
     def __len__(self) -> int:
-        """The number of batches from ``first`` on; ``total`` is the number in the epoch."""
+        """The number of batches from ``first`` on."""
         return max(0, self.total - self.first)
 
     def __iter__(self) -> Iterator[Batch]:

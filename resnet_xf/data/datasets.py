@@ -1,16 +1,22 @@
-"""Labelled data sets by name."""
+"""Labelled data sets by name, and your own: a folder of images for each class."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from resnet_xf.data.folders import load_folder
+import numpy as np
+
+from resnet_xf.data.images import SUFFIXES, all_digits, is_image
 from resnet_xf.data.published import DIGITS, PUBLISHED
-from resnet_xf.data.samples import all_digits
-from resnet_xf.data.splits import ArraySplit, Dataset, hold_out
+from resnet_xf.data.splits import ArraySplit, Dataset, FileSplit, hold_out
 from resnet_xf.errors import DataError
 
 FOLDER = "folder:"
+
+TRAIN, TEST = "train", ("test", "val")
+"""The folders of the training and of the test images; of several test folders, the first one that exists."""
 
 DATASETS = ("digits", *PUBLISHED, f"{FOLDER}PATH")
 """The names that :func:`load_dataset` takes."""
@@ -41,3 +47,52 @@ def load_dataset(name: Dataset | str, data_dir: str | Path | None = None, *, pro
     if name not in PUBLISHED:
         raise DataError(f"no data set is called {name!r}; choose one of {', '.join(DATASETS)}")
     return PUBLISHED[name].load(data_dir, progress)
+
+
+def load_folder(path: str | Path) -> Dataset:
+    """Return the images below ``path``/train/CLASS and ``path``/test/CLASS (or val), or below ``path``/CLASS alone.
+
+    Classes are numbered in the order of their names. Images may lie at any depth; hidden files are skipped. Without a
+    folder train, a fixed fifth of each class is for testing. No image is opened yet.
+
+    Raises:
+        DataError: if a folder is missing or holds no image, or training and test have different classes.
+    """
+    root = Path(path).expanduser()
+    name = f"folder:{root.resolve()}"
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give one that holds a folder of images for each class")
+    if not (root / TRAIN).is_dir():
+        classes, split = _labelled(root)
+        return Dataset(name, 3, classes, *hold_out(str(root), split, classes))
+    test_folder = next((root / test for test in TEST if (root / test).is_dir()), None)
+    if test_folder is None:
+        raise DataError(f"{root}: holds {TRAIN}, but neither {' nor '.join(TEST)} beside it; add one of them")
+    classes, train = _labelled(root / TRAIN)
+    test_classes, test = _labelled(test_folder)
+    if unpaired := sorted(set(classes) ^ set(test_classes)):
+        raise DataError(f"{root}: class {unpaired[0]} is in only one of {TRAIN} and {test_folder.name}; add it to both")
+    return Dataset(name, 3, classes, train, test)
+
+
+def _labelled(folder: Path) -> tuple[tuple[str, ...], FileSplit]:
+    """Return the names of a folder's classes, and their images."""
+    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+    if not classes:
+        raise DataError(f"{folder}: holds no folder; expected one of images for each class")
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        images = sorted(_images(folder / name))
+        if not images:
+            raise DataError(f"{folder / name}: holds no image; expected files that end in {', '.join(SUFFIXES)}")
+        paths += images
+        labels += [label] * len(images)
+    return classes, FileSplit(tuple(paths), np.array(labels, np.int64))
+
+
+def _images(folder: Path) -> Iterator[str]:
+    """Yield the paths of all images below a folder that are not hidden."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        yield from (os.path.join(parent, name) for name in names if is_image(Path(name)))

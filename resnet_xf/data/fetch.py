@@ -7,7 +7,7 @@ import io
 import logging
 import tarfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +57,7 @@ class Content:
 def read_files(source: Source, data_dir: str | Path | None, progress: bool) -> dict[str, Content]:
     """Return the data set's files by name, from ``data_dir``, or else from the user's cache or a mirror.
 
-    Raises:
-        DataError: if a file is missing, damaged or cannot be downloaded.
+    Raises DataError if a file is missing, damaged or cannot be downloaded.
     """
     if data_dir is None:
         archives = {archive: _download(source, archive, progress) for archive in source.md5s}
@@ -123,29 +122,19 @@ def _download(source: Source, archive: str, progress: bool) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{cache}: cannot be made ({error.strerror}); {_instructions(source)}") from None
-    failures = []
+    failures, md5, logger = [], f"md5:{source.md5s[archive]}", pooch.get_logger()
     for mirror in source.mirrors:
         # disable=None shows the bar only on a terminal; pooch replaces the total.
         bar = tqdm(desc=archive, total=1, unit="B", unit_scale=True, leave=False, disable=not progress or None)
-        with bar, _quiet(pooch.get_logger()):
+        with bar, ExitStack() as stack:
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.WARNING)  # it reports what succeeds, too
             downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=TIMEOUT)
             try:
-                md5 = f"md5:{source.md5s[archive]}"
                 return Path(pooch.retrieve(mirror + archive, md5, archive, cache, downloader=downloader))
             except (OSError, ValueError) as error:  # all errors of requests are OSErrors
                 failures.append(f"{mirror} ({_reason(error)})")
     raise DataError(f"{archive}: cannot be fetched from {', '.join(failures)}; {_instructions(source)}")
-
-
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keep a logger from reporting what succeeds, within the block."""
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -46,11 +46,7 @@ class Published:
     split: Callable[[Sequence[Content], tuple[str, ...]], ArraySplit]
 
     def load(self, data_dir: str | Path | None, progress: bool) -> Dataset:
-        """Return the data set, from a folder or downloaded.
-
-        Raises:
-            DataError: if a file is missing, cannot be downloaded, is damaged or holds something else.
-        """
+        """Return the data set, from a folder or downloaded. Raises DataError if a file is missing or damaged."""
         files = read_files(self.source, data_dir, progress)
         classes = self.classes or _fine_names(files[FINE_NAMES])
         train, test = (self.split([files[name] for name in half], classes) for half in self.halves)
@@ -71,10 +67,7 @@ def _idx_split(files: Sequence[Content], classes: tuple[str, ...]) -> ArraySplit
 
 
 def _idx(content: Content, dimensions: int) -> NDArray[np.uint8]:
-    """Return the array of an IDX file of bytes.
-
-    The file holds the bytes 0, 0, 8 and the number of dimensions, each dimension as 4 bytes, then the array.
-    """
+    """Return the array of an IDX file: the bytes 0, 0, 8, the number of dimensions, each one in 4 bytes, the array."""
     magic, header = bytes((0, 0, 8, dimensions)), 4 + 4 * dimensions
     if content.data[:4] != magic or len(content.data) < header:
         begins = f"begins with {content.data[:4].hex(' ') or 'nothing'}"
@@ -173,11 +166,7 @@ PUBLISHED = {
             ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
         ),
         _cifar(
-            THINGS,
-            CIFAR10_HALVES,
-            "c32a1d4ab5d03f1284b67883e8d87530",
-            "cifar-10-batches-bin",
-            "cifar-10-batches-py",
+            THINGS, CIFAR10_HALVES, "c32a1d4ab5d03f1284b67883e8d87530", "cifar-10-batches-bin", "cifar-10-batches-py"
         ),
         _cifar((), CIFAR100_HALVES, "03b5dce01913d631647c71ecec9e9cb8", "cifar-100-binary", "cifar-100-python", 1),
     )

@@ -18,6 +18,9 @@ from resnet_xf.errors import DataError
 TEST_SHARE = 0.2
 """The share of each class that is for testing, if a data set has no test images of its own."""
 
+SAMPLE = 1000
+"""The number of images that are read from files, evenly spaced; and the number counted at a time in memory."""
+
 
 class Split(ABC):
     """Images with their labels, ``(N,)`` int64."""
@@ -32,11 +35,11 @@ class Split(ABC):
         """Return one image: grey for one channel, red, green and blue for three.
 
         Raises:
-            DataError: if its file cannot be read.
+            DataError: if its file cannot be read, is no image, or is damaged.
         """
 
     def digest(self) -> str:
-        """Return a digest of the labels in order, and of the files' names; pixels are not read."""
+        """Return a digest of the labels in order, and of the names of their files, if any; pixels are not read."""
         return hashlib.blake2b(self.labels.tobytes(), digest_size=16).hexdigest()
 
     @abstractmethod
@@ -82,11 +85,7 @@ class FileSplit(Split):
         return hashlib.blake2b(self.labels.tobytes() + names.encode(), digest_size=16).hexdigest()
 
     def image(self, index: int, channels: int) -> Image.Image:
-        """Return one image: grey for one channel, red, green and blue for three.
-
-        Raises:
-            DataError: if its file cannot be read, is no image, or is damaged.
-        """
+        """Read one image: grey for one channel, red, green and blue for three."""
         return read_image(self.paths[index], MODES[channels])
 
     def take(self, indices: NDArray[np.int64]) -> FileSplit:
@@ -108,8 +107,7 @@ class Dataset:
 def hold_out(name: str, split: Split, classes: tuple[str, ...]) -> tuple[Split, Split]:
     """Return training and test images from images that are not separated: a fixed fifth of each class is for testing.
 
-    Raises:
-        DataError: if a class has fewer than two images.
+    Raises DataError if a class has fewer than two images.
     """
     shuffled = permutation("parted", len(split))
     for_test = np.zeros(len(split), bool)
@@ -119,3 +117,25 @@ def hold_out(name: str, split: Split, classes: tuple[str, ...]) -> tuple[Split, 
             raise DataError(f"{name}: class {title} has {len(members)} image, and a training and a test half need two")
         for_test[members[: max(1, round(TEST_SHARE * len(members)))]] = True
     return split.take(np.flatnonzero(~for_test)), split.take(np.flatnonzero(for_test))
+
+
+def pixel_statistics(split: Split, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, for values in 0…1.
+
+    They cover all images in memory, and about 1,000 images in files. Pixels are counted by their byte value, so the
+    result is the same on every machine. Raises DataError if an image's file cannot be read.
+    """
+    counts = np.zeros((channels, 256), np.int64)
+    if isinstance(split, ArraySplit):
+        blocks = (split.images[start : start + SAMPLE] for start in range(0, len(split), SAMPLE))
+    else:
+        indices = range(0, len(split), max(1, len(split) // SAMPLE))
+        blocks = (np.asarray(split.image(index, channels)) for index in indices)
+    for block in blocks:
+        for count, pixels in zip(counts, block.reshape(-1, channels).T, strict=True):
+            count += np.bincount(pixels, minlength=256)
+    values = np.arange(256) / 255
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ values
+    std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())

@@ -42,13 +42,7 @@ class Transform:
     Attributes:
         size: height and width of the tensors.
         channels: 1 (grey) or 3 (red, green, blue); images with other channels are converted.
-        crop: the part of an image to show. ``resize``: the whole image. ``centre``: its centre, 7/8 of it. ``padded``:
-            in a test, the whole image; in training, a random crop of the image with ``padding`` black pixels on each
-            side. ``random_resized``: in a test, the centre; in training, a random box of 8 to 100 % of the area.
-        flip: whether a random half of the training images is mirrored left to right.
-        padding: pixels on each side, for ``padded``.
-        mean: subtracted from the pixels, which are 0…1; one value for each channel, or one for all.
-        std: divides the pixels after that; one value for each channel, or one for all.
+        crop, flip, padding, mean, std: as in :class:`resnet_xf.training.recipe.Augmentation`.
 
     Raises:
         DataError: if a field is out of range; the message begins with its name.
@@ -100,11 +94,7 @@ class Transform:
         return self._normalised(pixels)
 
     def test(self, split: Split, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return images for a test, ``(B, C, H, W)``: nothing is random.
-
-        Raises:
-            DataError: if an image's file cannot be read.
-        """
+        """Return images for a test, ``(B, C, H, W)``, as :meth:`train` does, but nothing is random."""
         return self._normalised(self._framed(split, indices))
 
     def one(self, image: Image.Image) -> NDArray[np.float32]:

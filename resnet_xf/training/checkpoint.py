@@ -36,10 +36,8 @@ class EpochRecord(Struct, frozen=True, kw_only=True):
         train_loss, train_accuracy: means over the training images, each before its own step; accuracy is 0…1.
         test_loss, test_accuracy: means over the test images after the last step, without label smoothing.
         learning_rate: learning rate of the last step.
-        images_per_second: training images per second, without evaluation and checkpoint.
-        seconds: training time, without evaluation and checkpoint.
-        backend, device: where the epoch ended.
-        workers: number of workers.
+        images_per_second, seconds: of training, without evaluation and checkpoint.
+        backend, device, workers: where the epoch ended, and the number of workers.
     """
 
     epoch: int
@@ -56,10 +54,7 @@ class EpochRecord(Struct, frozen=True, kw_only=True):
 
 
 class Position(Struct, frozen=True, kw_only=True):
-    """A position in a run: ``epoch`` epochs are done, and ``batch`` batches of the next epoch.
-
-    ``loss``, ``correct``, ``seen`` and ``seconds`` are sums over the unfinished epoch.
-    """
+    """A position in a run: the epochs that are done, and batches, loss, and so on of the next epoch so far."""
 
     epoch: int = 0
     batch: int = 0
@@ -76,16 +71,12 @@ class Header(Document, frozen=True, kw_only=True):
 
     Attributes:
         version: version of the file format.
-        recipe: see :class:`resnet_xf.training.recipe.Recipe`.
         backend: name of the backend, or of the last one.
-        dataset: name of the data set.
         data_dir: folder of the data set's files; None for the user's cache.
         train_images: number of training images.
-        train_digest: digest of the labels in order, and of the files' names for a folder of images.
-        classes: names of the classes.
+        train_digest: see :meth:`resnet_xf.data.Split.digest`.
         mean, std: normalisation of the images, one value for each channel or one for all.
-        position: see :class:`Position`.
-        loss_scaling: state of float16's loss scaling, see :meth:`resnet_xf.backend.learner.Learner.loss_scaling`.
+        loss_scaling: see :meth:`resnet_xf.backend.learner.Learner.loss_scaling`.
         history: the records of all finished epochs.
     """
 
@@ -110,7 +101,7 @@ class Header(Document, frozen=True, kw_only=True):
     def steps_per_epoch(self) -> int:
         """The number of batches of an epoch."""
         whole, rest = divmod(self.train_images, self.recipe.batch_size)
-        return whole + (1 if rest and not self.recipe.drop_last else 0)
+        return whole + bool(rest and not self.recipe.drop_last)
 
     @property
     def step(self) -> int:
@@ -131,8 +122,7 @@ class Checkpoint:
 def save_checkpoint(run: str | Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write a checkpoint into a run's folder, delete all but the last ``keep`` checkpoints, and return its path.
 
-    Raises:
-        CheckpointError: if it cannot be written; the earlier checkpoints stay.
+    Raises CheckpointError if it cannot be written; then the earlier checkpoints stay.
     """
     folder = Path(run) / FOLDER
     path = folder / f"{PREFIX}{checkpoint.header.step:08d}.safetensors"
@@ -144,22 +134,20 @@ def save_checkpoint(run: str | Path, checkpoint: Checkpoint, keep: int) -> Path:
         for old in list_checkpoints(run)[:-keep]:
             old.unlink()
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}{_disk_hint(error)}") from None
+        raise _not_written(path, error) from None
     return path
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint: a file, or the last checkpoint in a run's folder.
 
-    Raises:
-        CheckpointError: if there is none, or it is damaged, or holds no training run.
+    Raises CheckpointError if there is none, or it is damaged, or holds no training run.
     """
-    path, checkpoints = Path(path), []
-    if path.is_dir():
-        checkpoints = list_checkpoints(path)
-        if not checkpoints:
-            raise CheckpointError(f"{path}: holds no run; expected {path / FOLDER / PREFIX}….safetensors")
-        path = checkpoints[-1]
+    path = Path(path)
+    checkpoints = list_checkpoints(path) if path.is_dir() else [path]
+    if not checkpoints:
+        raise CheckpointError(f"{path}: holds no run; expected {path / FOLDER / PREFIX}….safetensors")
+    path = checkpoints[-1]
     try:
         arrays, texts = read_arrays(path)
         if RUN_KEY not in texts:
@@ -184,20 +172,16 @@ def clear_leftovers(run: str | Path) -> None:
 
 
 def write_metrics(run: str | Path, history: tuple[EpochRecord, ...]) -> None:
-    """Write ``metrics.jsonl`` atomically, one line per epoch.
-
-    Raises:
-        CheckpointError: if it cannot be written.
-    """
+    """Write ``metrics.jsonl`` atomically, one line per epoch. Raises CheckpointError if it cannot be written."""
     path = Path(run) / METRICS
     try:
         with atomic(path) as temporary:
             temporary.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in history))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}{_disk_hint(error)}") from None
+        raise _not_written(path, error) from None
 
 
-def _disk_hint(error: Exception) -> str:
-    """Return the end of the message if the disk is full, else an empty text."""
+def _not_written(path: Path, error: Exception) -> CheckpointError:
     full = any(words in str(error) for words in ("No space left", "File too large", "quota exceeded"))
-    return "; free some disk space and resume the run" if full else ""
+    hint = "; free some disk space and resume the run" if full else ""
+    return CheckpointError(f"{path}: cannot be written: {error}{hint}")

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from resnet_xf.architecture.plan import Plan
-from resnet_xf.backend.learner import TIMEOUT, Learner, Task
+from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.data import Batches, Dataset, Split, Transform
-from resnet_xf.data.statistics import pixel_statistics
+from resnet_xf.data.splits import pixel_statistics
 from resnet_xf.errors import DataError, RecipeError
-from resnet_xf.training.checkpoint import Header
 from resnet_xf.training.recipe import Recipe, decaying, rounded, targets
 
 
 def normalisation(recipe: Recipe, data: Dataset | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of the channels, from the recipe or else from the data set.
 
-    Raises:
-        DataError: if the recipe has none and there is no data set.
+    Raises DataError if the recipe has none and there is no data set.
     """
     mean, std = recipe.augmentation.mean, recipe.augmentation.std
     if mean is not None and std is not None:
@@ -29,38 +28,16 @@ def normalisation(recipe: Recipe, data: Dataset | None) -> tuple[tuple[float, ..
     return pixel_statistics(data.train, data.channels)
 
 
-def transform_of(header: Header, planned: Plan) -> Transform:
-    """Return the transform from images to a run's input tensors.
-
-    Raises:
-        RecipeError: if mean or std do not fit the number of channels.
-    """
-    augmentation, channels = header.recipe.augmentation, planned.spec.in_channels
-    if len(header.mean) not in (1, channels) or len(header.std) != len(header.mean):
-        raise RecipeError(
-            f"$.augmentation.mean: has {len(header.mean)} numbers and std {len(header.std)}, for {channels} channels"
-        )
-    return Transform(
-        header.recipe.image_size or planned.spec.image_size,
-        channels,
-        augmentation.crop,
-        augmentation.flip,
-        augmentation.padding,
-        header.mean,
-        header.std,
-    )
+def transform_of(planned: Plan, recipe: Recipe, mean: tuple[float, ...], std: tuple[float, ...]) -> Transform:
+    """Return the transform from images to a network's input tensors. Raises RecipeError if mean or std do not fit."""
+    size, channels, look = recipe.image_size or planned.spec.image_size, planned.spec.in_channels, recipe.augmentation
+    if len(mean) not in (1, channels) or len(std) != len(mean):
+        raise RecipeError(f"$.augmentation.mean: has {len(mean)} numbers and std {len(std)}, for {channels} channels")
+    return Transform(size, channels, look.crop, look.flip, look.padding, mean, std)
 
 
-def task_of(
-    planned: Plan,
-    recipe: Recipe,
-    device: str,
-    timeout: float = TIMEOUT,
-    *,
-    together: bool = False,
-    preset: str = "tuned",
-) -> Task:
-    """Return what a learner needs to train a network by a recipe, alone or ``together`` with other workers."""
+def task_of(planned: Plan, recipe: Recipe, device: str, **settings: Any) -> Task:
+    """Return what a learner needs to train a network by a recipe; ``settings`` are further fields of :class:`Task`."""
     optimizer = recipe.optimizer
     return Task(
         network=planned.root,
@@ -69,20 +46,17 @@ def task_of(
         weight_decay=rounded(optimizer.weight_decay),
         decaying=decaying(planned, recipe),
         precision=recipe.precision,
-        preset=preset,
         freeze_statistics=recipe.freeze_statistics,
         device=device,
         opens_with_norm=planned.opens_with_norm,
-        together=together,
-        timeout=timeout,
+        **settings,
     )
 
 
 def check_fit(planned: Plan, data: Dataset) -> None:
     """Check that a network can train on a data set.
 
-    Raises:
-        DataError: if the channels differ, a half has no images, or a label is not below the number of classes.
+    Raises DataError if the channels differ, a half has no images, or a label is not below the number of classes.
     """
     spec = planned.spec
     if data.channels != spec.in_channels:
@@ -93,9 +67,10 @@ def check_fit(planned: Plan, data: Dataset) -> None:
     for half, split in (("training", data.train), ("test", data.test)):
         if not len(split):
             raise DataError(f"{data.name}: has no {half} images")
-        if split.labels.min() < 0:
-            raise DataError(f"{data.name}: has the label {split.labels.min()}; expected 0 and more")
-    largest = max(int(split.labels.max()) for split in (data.train, data.test))
+    labels = np.concatenate([data.train.labels, data.test.labels])
+    largest, least = labels.max(), labels.min()
+    if least < 0:
+        raise DataError(f"{data.name}: has the label {least}; expected 0 and more")
     if largest >= spec.num_classes:
         raise DataError(
             f"{data.name}: its labels go up to {largest} and {spec.name} has {spec.num_classes} classes; "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,7 @@ from resnet_xf.architecture.weights import RUN_KEY, Weights, read_arrays
 from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.learner import Learner
 from resnet_xf.backend.registry import get_backend
-from resnet_xf.data import Dataset, load_dataset
+from resnet_xf.data import Dataset, Transform, load_dataset
 from resnet_xf.data.images import read_image
 from resnet_xf.errors import DataError
 from resnet_xf.formats.files import read_checkpoint
@@ -49,15 +48,6 @@ class Guess(msgspec.Struct, frozen=True):
     probability: float
 
 
-@dataclass(frozen=True, eq=False)
-class _Trained:
-    """A network with its weights, and the header of the run that trained it; None for other checkpoints."""
-
-    planned: Plan
-    weights: Weights
-    header: Header | None
-
-
 def evaluate(
     source: str | Path,
     dataset: Dataset | str | None = None,
@@ -87,18 +77,17 @@ def evaluate(
     Raises:
         ResNetXFError: if an argument is wrong, by the subclass for its kind.
     """
-    trained = _read(source, network)
-    if trained.header is not None:
-        data = dataset_of(trained.header, dataset, data_dir)
+    planned, weights, run = _read(source, network)
+    if run is not None:
+        data = dataset_of(run, dataset, data_dir)
     elif dataset is None:
         raise DataError(f"{source}: is no run, so a data set must be named (--dataset)")
     else:
         data = load_dataset(dataset, data_dir)
-    check_fit(trained.planned, data)
-    header = _header(trained, data, recipe)
-    learner = _learner(trained, header, backend, device)
-    size = header.recipe.batch_size if batch_size is None else batch_size
-    transform, classes = transform_of(header, trained.planned), trained.planned.spec.num_classes
+    check_fit(planned, data)
+    recipe, transform = _view(planned, run, data, recipe)
+    learner = _learner(planned, weights, recipe, backend, device)
+    size = recipe.batch_size if batch_size is None else batch_size
     start, batches = time.perf_counter(), itertools.count(1)
 
     def report() -> bool:
@@ -106,16 +95,15 @@ def evaluate(
             callback(min(next(batches) * size, len(data.test)), len(data.test))
         return False
 
-    means = evaluate_split(learner, data.test, transform, size, classes, stopped=report)
+    means = evaluate_split(learner, data.test, transform, size, planned.spec.num_classes, stopped=report)
     assert means is not None  # it is never stopped
-    loss, accuracy = means
     return Evaluation(
-        network=trained.planned.spec.name,
+        network=planned.spec.name,
         dataset=data.name,
         images=len(data.test),
         image_size=transform.size,
-        loss=loss,
-        accuracy=accuracy,
+        loss=means[0],
+        accuracy=means[1],
         images_per_second=len(data.test) / (time.perf_counter() - start),
         backend=get_backend(backend).name,
         device=learner.device,
@@ -150,53 +138,45 @@ def predict(
         raise DataError(f"{images}: give a list of images, even of one")
     if top < 1:
         raise DataError(f"top: expected 1 class or more, got {top}")
-    trained = _read(source, network)
-    header = _header(trained, None, recipe)
-    transform = transform_of(header, trained.planned)
+    planned, weights, run = _read(source, network)
+    recipe, transform = _view(planned, run, None, recipe)
+    classes = run.classes if run else ()
     inputs = [transform.one(read_image(path)) for path in images]
-    learner = _learner(trained, header, backend, device)
-    return [_best(learner.outputs(batch)[0].astype(np.float64), header.classes, top) for batch in inputs]
+    learner = _learner(planned, weights, recipe, backend, device)
+    guesses = []
+    for batch in inputs:
+        outputs = learner.outputs(batch)[0].astype(np.float64)
+        probability = np.exp(outputs - outputs.max())
+        probability /= probability.sum()
+        best = np.argsort(-probability, kind="stable")[:top].tolist()
+        names = (classes[label] if label < len(classes) else str(label) for label in best)
+        guesses.append([*map(Guess, best, names, probability[best].tolist())])
+    return guesses
 
 
-def _best(outputs: np.ndarray[tuple[int], np.dtype[np.float64]], classes: Sequence[str], top: int) -> list[Guess]:
-    """Return the ``top`` most likely classes for one image's outputs, by softmax."""
-    probability = np.exp(outputs - outputs.max())
-    probability /= probability.sum()
-    best = np.argsort(-probability, kind="stable")[:top].tolist()
-    return [Guess(n, classes[n] if n < len(classes) else str(n), float(probability[n])) for n in best]
-
-
-def _read(source: str | Path, network: str | None) -> _Trained:
-    """Read a run's last checkpoint, or a checkpoint of any other format."""
+def _read(source: str | Path, network: str | None) -> tuple[Plan, Weights, Header | None]:
+    """Return a checkpoint's network and weights, and the header of the run that trained it, if it is a run's."""
     path = Path(source)
     if path.is_dir() or (path.suffix == ".safetensors" and path.is_file() and RUN_KEY in read_arrays(path)[1]):
         checkpoint = load_checkpoint(path)
-        return _Trained(plan(checkpoint.spec), checkpoint.weights, checkpoint.header)
+        return plan(checkpoint.spec), checkpoint.weights, checkpoint.header
     identity = identify(read_checkpoint(path), plan(network).spec if network else None)
-    return _Trained(identity.plan, identity.weights, None)
+    return identity.plan, identity.weights, None
 
 
-def _header(trained: _Trained, data: Dataset | None, recipe: Recipe | str | Path | None) -> Header:
-    """Return the run's header, or a new one if a recipe is given or there is no run."""
-    if recipe is None and trained.header is not None:
-        return trained.header
+def _view(
+    planned: Plan, run: Header | None, data: Dataset | None, recipe: Recipe | str | Path | None
+) -> tuple[Recipe, Transform]:
+    """Return the recipe that was asked for, else the run's or the data set's, and its transform of images."""
+    if recipe is None and run is not None:
+        return run.recipe, transform_of(planned, run.recipe, run.mean, run.std)
     recipe = get_recipe(recipe or default_recipe(data.name if data else ""))
-    mean, std = normalisation(recipe, data)
-    return Header(
-        recipe=recipe,
-        backend="",
-        dataset=data.name if data else "",
-        train_images=0,
-        train_digest="",
-        classes=data.classes if data else trained.header.classes if trained.header else (),
-        mean=mean,
-        std=std,
-    )
+    return recipe, transform_of(planned, recipe, *normalisation(recipe, data))
 
 
-def _learner(trained: _Trained, header: Header, backend: str | None, device: str) -> Learner:
+def _learner(planned: Plan, weights: Weights, recipe: Recipe, backend: str | None, device: str) -> Learner:
     """Return a learner in the precision of the weights, so that a network trained in float16 also runs on a CPU."""
-    exact = msgspec.structs.replace(header.recipe, precision=header.recipe.dtype)
-    learner = require(get_backend(backend), Trains).learner(task_of(trained.planned, exact, device))
-    learner.load(trained.weights, {})
+    exact = msgspec.structs.replace(recipe, precision=recipe.dtype)
+    learner = require(get_backend(backend), Trains).learner(task_of(planned, exact, device))
+    learner.load(weights, {})
     return learner

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
@@ -20,7 +20,7 @@ from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.weights import Weights
 from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.fast import PRESETS
-from resnet_xf.backend.learner import Learner, Outcome
+from resnet_xf.backend.learner import TIMEOUT, Learner, Outcome
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Batch, Batches, Dataset
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError, TrainingStopped
@@ -66,8 +66,6 @@ class Run:
     """A finished run.
 
     Attributes:
-        spec: the network's spec.
-        recipe: the recipe.
         weights: the trained weights by name.
         history: the record of each epoch.
         path: the run's folder, if any.
@@ -82,138 +80,108 @@ class Run:
     first: bool = True
 
 
+@dataclass(eq=False)
 class Training:
     """A training that is ready to run, from its start or from a checkpoint; :meth:`run` trains.
 
-    Args:
-        planned: the network.
-        data: the data set.
+    Attributes:
         start: the initial state.
-        backend: the backend's name.
-        device, preset, out, keep, timeout, callback: as in :func:`resnet_xf.train`.
+        out, device, preset, keep, timeout, callback: as in :func:`resnet_xf.train`.
+        header: the state so far, but for the weights.
 
     Raises:
         ResNetXFError: if network, data and recipe do not fit together.
     """
 
-    def __init__(
-        self,
-        planned: Plan,
-        data: Dataset,
-        start: Checkpoint,
-        *,
-        backend: str,
-        device: str,
-        preset: str,
-        out: str | Path | None,
-        keep: int,
-        timeout: float,
-        callback: Callable[[Progress], object] | None,
-    ) -> None:
-        self.planned, self.data, self.start = planned, data, start
-        self.header = msgspec.structs.replace(start.header, backend=backend)
-        self.recipe = start.header.recipe
-        self.position, self.history = self.header.position, self.header.history
-        check_fit(planned, data)
-        self.transform = transform_of(self.header, planned)
-        if preset not in PRESETS:
-            raise TrainingError(f"preset: nothing is called {preset!r}; choose one of {', '.join(PRESETS)}")
-        self.device, self.preset, self.timeout = device, preset, timeout
-        self.out = None if out is None else Path(out)
-        if keep < 1:
-            raise CheckpointError(f"keep: expected 1 checkpoint or more, got {keep}")
-        self.keep = keep
-        self.callback = callback
-        self.steps = self.recipe.epochs * self.header.steps_per_epoch
-        self.stop_request = StopRequest()
-        self.clock = 0.0
+    planned: Plan
+    data: Dataset
+    start: Checkpoint
+    out: Path | None = None
+    device: str = "auto"
+    preset: str = "tuned"
+    keep: int = 3
+    timeout: float = TIMEOUT
+    callback: Callable[[Progress], object] | None = None
+
+    def __post_init__(self) -> None:
+        self.header, self.recipe = self.start.header, self.start.header.recipe
+        check_fit(self.planned, self.data)
+        self.transform = transform_of(self.planned, self.recipe, self.header.mean, self.header.std)
+        if self.preset not in PRESETS:
+            raise TrainingError(f"preset: nothing is called {self.preset!r}; choose one of {', '.join(PRESETS)}")
+        if self.keep < 1:
+            raise CheckpointError(f"keep: expected 1 checkpoint or more, got {self.keep}")
         if not self.header.steps_per_epoch:
             raise RecipeError(
                 f"$.drop_last: leaves no batch of {self.header.train_images} images; choose a smaller batch_size"
             )
+        self.steps = self.recipe.epochs * self.header.steps_per_epoch
         self.rates = learning_rates(self.recipe, self.header.steps_per_epoch)
+        self.stop_request = StopRequest()
 
     def run(self) -> Run:
         """Train to the end of the run and return it."""
-        task = task_of(self.planned, self.recipe, self.device, self.timeout, together=True, preset=self.preset)
+        task = task_of(self.planned, self.recipe, self.device, timeout=self.timeout, together=True, preset=self.preset)
         self.learner: Learner = require(get_backend(self.header.backend), Trains).learner(task)
-        failure: BaseException | None = None
-        try:
+        first = self.learner.rank == 0
+        self.folder = self.out if first else None  # only the first worker writes
+        with ExitStack() as stack:
+            stack.push(lambda _kind, failure, _traceback: self.learner.close(failure))
             self.check_shares(self.learner.workers)
             self.learner.load(self.start.weights, self.start.velocity)
             self.learner.load_loss_scaling(self.header.loss_scaling)
-            self._check_together()
-            if self.learner.rank:  # only the first worker continues the sums of an unfinished epoch
-                self.position = msgspec.structs.replace(self.position, loss=0.0, correct=0, seen=0)
+            step, rank, workers = self.header.step, self.learner.rank, self.learner.workers
+            if self._total(step) != (step * workers,):
+                raise TrainingError(
+                    f"worker {rank} begins at step {step}, others at another; each needs the same checkpoint"
+                )
+            if not first:  # only the first worker continues the sums of an unfinished epoch
+                self._move(loss=0.0, correct=0, seen=0)
+            lock = nullcontext() if self.folder is None else locked(self.folder)
             signals = catch_stop_signals(enabled=self.out is not None, announce=not has_parent())
-            with self._lock(), signals as self.stop_request:
-                if self.writes:
-                    self._open()
-                while self.position.epoch < self.recipe.epochs:
+            with lock, signals as self.stop_request:
+                if self.folder is not None:
+                    clear_leftovers(self.folder)
+                    if list_checkpoints(self.folder):
+                        write_metrics(self.folder, self.header.history)
+                    else:
+                        self._save(self.folder)
+                while self.header.position.epoch < self.recipe.epochs:
                     self._train_epoch()
             weights, _ = self.learner.dump()
-            self._synchronize()
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            self.learner.close(failure)
-        return Run(self.planned.spec, self.recipe, weights, self.history, self.out, self.learner.rank == 0)
-
-    @property
-    def writes(self) -> bool:
-        """Whether this worker writes the run's files."""
-        return self.out is not None and self.learner.rank == 0
-
-    def _open(self) -> None:
-        """Prepare the run's folder: write the first checkpoint, or remove what a killed run left behind."""
-        assert self.out is not None
-        clear_leftovers(self.out)
-        if list_checkpoints(self.out):
-            write_metrics(self.out, self.history)
-        else:
-            self._save()
-
-    def _lock(self) -> AbstractContextManager[None]:
-        """Lock the run's folder against other processes."""
-        return locked(self.out) if self.out is not None and self.writes else nullcontext()
+            self._total(0)  # so that no worker looks for a checkpoint before the first one has written it
+        return Run(self.planned.spec, self.recipe, weights, self.header.history, self.out, first)
 
     def check_shares(self, workers: int) -> None:
-        """Check that each worker gets enough images of the smallest batch.
+        """Raise RecipeError unless each worker gets enough images of the smallest batch.
 
         A worker needs one image, or two if a batch norm sees a single pixel of each image: its variance would be 0.
-
-        Raises:
-            RecipeError: if the smallest batch is too small.
         """
-        whole, rest = divmod(self.header.train_images, self.recipe.batch_size)
-        sizes = ([self.recipe.batch_size] if whole else []) + ([rest] if rest and not self.recipe.drop_last else [])
+        rest = self.header.train_images % self.recipe.batch_size
+        smallest = rest if rest and not self.recipe.drop_last else self.recipe.batch_size
         rows = trace(self.planned, (1, self.planned.spec.in_channels, *self.transform.size))
         single_pixel = not self.recipe.freeze_statistics and any(
             row.kind == "norm" and row.output_shape[2:] == (1, 1) for row in rows
         )
-        if min(sizes) < workers * (2 if single_pixel else 1):
+        if smallest < workers * (2 if single_pixel else 1):
             why = "each needs two, since a norm sees one pixel of each image" if single_pixel else "each needs one"
             raise RecipeError(
-                f"$.batch_size: the smallest batch has {min(sizes)} of the images, for {workers} at work, and {why}; "
+                f"$.batch_size: the smallest batch has {smallest} of the images, for {workers} at work, and {why}; "
                 "set drop_last or another batch_size"
             )
 
-    def _synchronize(self) -> None:
-        """Wait for all workers, so that none looks for a checkpoint before the first worker has written it."""
-        self.learner.total(np.zeros(1))
+    def _move(self, **changes: float) -> None:
+        """Change the position in the header."""
+        position = msgspec.structs.replace(self.header.position, **changes)
+        self.header = msgspec.structs.replace(self.header, position=position)
 
-    def _check_together(self) -> None:
-        """Raise TrainingError if the workers do not begin at the same step."""
-        step = self.header.step
-        if self.learner.total(np.array([float(step)]))[0] != step * self.learner.workers:
-            raise TrainingError(
-                f"worker {self.learner.rank} begins at step {step}, others at another; each needs the same checkpoint"
-            )
+    def _total(self, *values: float) -> tuple[float, ...]:
+        """Wait for all workers, and return the sum of each value over them."""
+        return tuple(self.learner.total(np.array(values, np.float64)).tolist())
 
     def _must_stop(self) -> bool:
         """Whether any worker got a stop signal; the answer is the same for all workers at the same step."""
-        return bool(self.learner.total(np.array([float(self.stop_request.signal)]))[0])
+        return any(self._total(self.stop_request.signal))
 
     def _train_epoch(self) -> None:
         """Train the rest of an epoch, evaluate and save; raise TrainingStopped after a stop signal."""
@@ -223,8 +191,8 @@ class Training:
             self.transform,
             recipe.batch_size,
             seed=recipe.seed,
-            epoch=self.position.epoch,
-            first=self.position.batch,
+            epoch=self.header.position.epoch,
+            first=self.header.position.batch,
             rank=learner.rank,
             workers=learner.workers,
             drop_last=recipe.drop_last,
@@ -243,7 +211,7 @@ class Training:
                 break
         if waiting is not None:
             self._count(*waiting)
-        if not stop and self.position.batch == batches.total:
+        if not stop and self.header.position.batch == batches.total:
             stop = not self._finish_epoch()
         if stop:
             self._stop()
@@ -253,10 +221,8 @@ class Training:
         loss, outputs = outcome()
         if not np.isfinite(loss):
             raise TrainingError(f"the loss is {loss} at {self._where(self.header.step + 1)}; {self._last_good()}")
-        now = time.perf_counter()
-        last = self.position
-        self.position = Position(
-            epoch=last.epoch,
+        now, last = time.perf_counter(), self.header.position
+        self._move(
             batch=last.batch + 1,
             loss=last.loss + loss * batch.size,
             correct=last.correct + int((outputs.argmax(axis=1) == batch.labels).sum()),
@@ -264,19 +230,14 @@ class Training:
             seconds=last.seconds + now - self.clock,
         )
         self.clock = now
-        self.header = msgspec.structs.replace(self.header, position=self.position)
-        self._report()
-
-    def _sums(self) -> tuple[float, int, int]:
-        """Return the epoch's summed loss, correct answers and images so far, of all workers."""
-        at = self.position
-        loss, correct, seen = self.learner.total(np.array([at.loss, at.correct, at.seen], np.float64)).tolist()
-        return loss, int(correct), int(seen)
+        at = self.header.position
+        images = min(at.batch * self.recipe.batch_size, self.header.train_images)
+        self._report(at.epoch + 1, at.loss / at.seen, at.correct / at.seen, images / at.seconds)
 
     def _finish_epoch(self) -> bool:
         """Evaluate, record and save the epoch; return False if a stop signal came before the evaluation ended."""
-        learner, position = self.learner, self.position
-        loss, correct, seen = self._sums()
+        learner, position = self.learner, self.header.position
+        loss, correct, seen = self._total(position.loss, position.correct, position.seen)
         self._share_statistics()
         classes, size = self.planned.spec.num_classes, self.recipe.batch_size
         means = evaluate_split(learner, self.data.test, self.transform, size, classes, stopped=self._must_stop)
@@ -300,32 +261,28 @@ class Training:
             device=learner.device,
             workers=learner.workers,
         )
-        self.position = Position(epoch=position.epoch + 1)
-        self.history = (*self.history, record)
-        self.header = msgspec.structs.replace(self.header, position=self.position, history=self.history)
-        if self.writes:
-            self._save()
-        self._report(record)
+        history = (*self.header.history, record)
+        self.header = msgspec.structs.replace(self.header, position=Position(epoch=record.epoch), history=history)
+        if self.folder is not None:
+            self._save(self.folder)
+        self._report(record.epoch, record.train_loss, record.train_accuracy, record.images_per_second, record)
         return True
 
     def _share_statistics(self) -> None:
         """Copy the first worker's running statistics, which the checkpoint holds, to all workers."""
         if self.learner.workers == 1:
             return
-        weights, _ = self.learner.dump()
-        names = [name for name in weights if is_statistic(name)]
-        if not names:
+        statistics = {name: array for name, array in self.learner.dump()[0].items() if is_statistic(name)}
+        if not statistics:
             return
-        statistics = np.concatenate([weights[name].ravel() for name in names]).astype(np.float64)
-        parts = np.split(
-            self.learner.total(statistics if self.learner.rank == 0 else np.zeros_like(statistics)),
-            np.cumsum([weights[name].size for name in names])[:-1],
-        )
-        self.learner.load({n: part.astype(weights[n].dtype) for n, part in zip(names, parts, strict=True)}, {})
+        flat = np.concatenate([array.ravel() for array in statistics.values()]).astype(np.float64)
+        total = self.learner.total(flat if self.learner.rank == 0 else np.zeros_like(flat))
+        parts = np.split(total, np.cumsum([array.size for array in statistics.values()])[:-1])
+        shared = zip(statistics.items(), parts, strict=True)
+        self.learner.load({name: part.astype(array.dtype) for (name, array), part in shared}, {})
 
-    def _save(self) -> None:
+    def _save(self, folder: Path) -> None:
         """Write the checkpoint and the metrics; raise TrainingError if a weight is not finite."""
-        assert self.out is not None
         weights, velocity = self.learner.dump()
         self.header = msgspec.structs.replace(self.header, loss_scaling=self.learner.loss_scaling())
         broken = next((name for name, array in weights.items() if not np.isfinite(array).all()), None)
@@ -333,20 +290,20 @@ class Training:
             raise TrainingError(
                 f"{broken} is no longer finite after {self._where(self.header.step)}; {self._last_good()}"
             )
-        save_checkpoint(self.out, Checkpoint(self.planned.spec, self.header, weights, velocity), self.keep)
-        write_metrics(self.out, self.history)
+        save_checkpoint(folder, Checkpoint(self.planned.spec, self.header, weights, velocity), self.keep)
+        write_metrics(folder, self.header.history)
 
     def _stop(self) -> None:
         """Save and raise TrainingStopped, in all workers at the same step; only the first has a message."""
-        loss, correct, seen = self._sums()
-        self.position = msgspec.structs.replace(self.position, loss=loss, correct=correct, seen=seen)
-        self.header = msgspec.structs.replace(self.header, position=self.position)
+        at = self.header.position
+        loss, correct, seen = self._total(at.loss, at.correct, at.seen)
+        self._move(loss=loss, correct=int(correct), seen=int(seen))
         message = ""
-        if self.writes:
-            self._save()
-            again = f"resnet-xf train --resume {shlex.quote(str(self.out))}"
+        if self.folder is not None:
+            self._save(self.folder)
+            again = f"resnet-xf train --resume {shlex.quote(str(self.folder))}"
             message = f"stopped after {self._where(self.header.step)}; go on with `{again}`"
-        self._synchronize()
+        self._total(0)
         raise TrainingStopped(message, self.stop_request.signal or SIGTERM)
 
     def _where(self, step: int) -> str:
@@ -362,16 +319,10 @@ class Training:
         path = shlex.quote(str(checkpoints[-1]))
         return f"the last good checkpoint is {path}; begin anew with a lower --lr, from there by --weights {path}"
 
-    def _report(self, record: EpochRecord | None = None) -> None:
+    def _report(
+        self, epoch: int, loss: float, accuracy: float, speed: float, record: EpochRecord | None = None
+    ) -> None:
         """Call the callback, on the first worker."""
-        if self.callback is None or self.learner.rank:
-            return
-        at = self.position
-        if record is not None:
-            epoch, speed = record.epoch, record.images_per_second
-            loss, accuracy = record.train_loss, record.train_accuracy
-        else:
-            images = min(at.batch * self.recipe.batch_size, self.header.train_images)
-            epoch, speed = at.epoch + 1, images / at.seconds
-            loss, accuracy = at.loss / at.seen, at.correct / at.seen
-        self.callback(Progress(epoch, self.recipe.epochs, self.header.step, self.steps, loss, accuracy, speed, record))
+        if self.callback is not None and self.learner.rank == 0:
+            step = self.header.step
+            self.callback(Progress(epoch, self.recipe.epochs, step, self.steps, loss, accuracy, speed, record))

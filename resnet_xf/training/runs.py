@@ -68,13 +68,7 @@ def train(
         TrainingError: if the loss is not finite, or another worker is lost.
         TrainingStopped: after SIGINT or SIGTERM, once the checkpoint is written.
     """
-    settings: dict[str, Any] = {
-        "device": device, "preset": preset, "keep": keep, "timeout": timeout, "callback": callback,
-    }  # fmt: skip
-    training = prepare(
-        network, dataset, recipe, backend=backend, out=out, weights=weights, data_dir=data_dir, **settings
-    )
-    return training.run()
+    return prepare(**locals()).run()
 
 
 def prepare(
@@ -82,13 +76,13 @@ def prepare(
     dataset: Dataset | str,
     recipe: Recipe | str | Path | None,
     *,
-    backend: str | None,
-    out: str | Path | None,
-    weights: Mapping[str, Array] | None,
-    data_dir: str | Path | None,
+    backend: str | None = None,
+    out: str | Path | None = None,
+    weights: Mapping[str, Array] | None = None,
+    data_dir: str | Path | None = None,
     **settings: Any,
 ) -> Training:
-    """Check all arguments of :func:`train` and return the training, ready to run."""
+    """Check all arguments of :func:`train` and return the training, ready to run; ``settings`` are its other fields."""
     backend = get_backend(backend).name  # first: in a parameter server's process it does not return
     planned = plan(network)
     data = load_dataset(dataset, data_dir)
@@ -112,7 +106,8 @@ def prepare(
     check_weights(weights, all_weight_shapes(planned), recipe.dtype)
     if out is not None and list_checkpoints(out):
         raise CheckpointError(f"{out}: holds a run already; go on with it by --resume, or choose another folder")
-    return Training(planned, data, Checkpoint(planned.spec, header, weights, {}), backend=backend, out=out, **settings)
+    folder = None if out is None else Path(out)
+    return Training(planned, data, Checkpoint(planned.spec, header, weights, {}), folder, **settings)
 
 
 def resume(
@@ -148,22 +143,19 @@ def resume(
         ResNetXFError: as :func:`train`.
         CheckpointError: if there is no run, or it is of other data.
     """
-    settings: dict[str, Any] = {
-        "device": device, "preset": preset, "keep": keep, "timeout": timeout, "callback": callback,
-    }  # fmt: skip
-    return prepare_resume(run, network, backend=backend, dataset=dataset, data_dir=data_dir, **settings).run()
+    return prepare_resume(**locals()).run()
 
 
 def prepare_resume(
     run: str | Path,
     network: Plan | ResNetSpec | str | None,
     *,
-    backend: str | None,
-    dataset: Dataset | str | None,
-    data_dir: str | Path | None,
+    backend: str | None = None,
+    dataset: Dataset | str | None = None,
+    data_dir: str | Path | None = None,
     **settings: Any,
 ) -> Training:
-    """Check all arguments of :func:`resume` and return the training, ready to run."""
+    """Check all arguments of :func:`resume` and return the training, ready to run; as in :func:`prepare`."""
     if not Path(run).is_dir():
         raise CheckpointError(f"{run}: no such folder; expected the folder of a run")
     start = load_checkpoint(run)
@@ -180,17 +172,13 @@ def prepare_resume(
             f"{run}: trains on {header.train_images} images of {header.dataset}, and the {len(data.train)} of "
             f"{data.name} are not those; it needs the same ones"
         )
-    places = {"dataset": data.name} | ({"data_dir": str(Path(data_dir).resolve())} if data_dir is not None else {})
-    start = dataclasses.replace(start, header=msgspec.structs.replace(header, **places))
-    return Training(plan(start.spec), data, start, backend=backend, out=run, **settings)
+    places = {} if data_dir is None else {"data_dir": str(Path(data_dir).resolve())}
+    header = msgspec.structs.replace(header, backend=backend, dataset=data.name, **places)
+    return Training(plan(start.spec), data, dataclasses.replace(start, header=header), Path(run), **settings)
 
 
 def dataset_of(header: Header, dataset: Dataset | str | None, data_dir: str | Path | None) -> Dataset:
-    """Return the data set if one is given, else the run's.
-
-    Raises:
-        CheckpointError: if its classes are not the run's.
-    """
+    """Return the data set if one is given, else the run's. Raises CheckpointError if its classes are not the run's."""
     data = load_dataset(dataset or header.dataset, data_dir or header.data_dir)
     if data.classes != header.classes:
         raise CheckpointError(f"{data.name}: has other classes than {header.dataset}, which the run was begun on")
