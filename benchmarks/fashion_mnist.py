@@ -23,7 +23,7 @@ from common import BENCHMARKS, RESULTS, picture, read_results, write_results
 
 from resnet_xf import get_backend, plan
 from resnet_xf.cli.options import read_size
-from resnet_xf.cli.printing import new_table, print_table
+from resnet_xf.cli.printing import print_table
 from resnet_xf.support.environment import environment, processors
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import Checkpoint, EpochRecord, load_checkpoint
@@ -171,12 +171,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def show(result: dict[str, Any]) -> None:
     """Print each backend's last epoch as a table."""
-    table = new_table("backend", "epochs>", "train loss>", "train accuracy>", "test accuracy>", "images/s>")
+    rows = []
     formats = {"train_loss": ".4f", "train_accuracy": ".2%", "test_accuracy": ".2%", "images_per_second": ",.0f"}
     for name, run in result["backends"].items():
         last = [format(run["records"][-1][key], form) for key, form in formats.items()] if run["records"] else []
-        table.add_row(name, f"{run['epochs']} of {run['of']}", *last)
-    print_table(table)
+        rows.append((name, f"{run['epochs']} of {run['of']}", *last))
+    print_table(("backend", "epochs>", "train loss>", "train accuracy>", "test accuracy>", "images/s>"), rows)
 
 
 def main() -> None:

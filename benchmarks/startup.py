@@ -13,7 +13,7 @@ import sys
 import time
 from statistics import median
 
-from resnet_xf.cli.printing import new_table, print_table
+from resnet_xf.cli.printing import print_table
 
 RESNET_XF = [sys.executable, "-m", "resnet_xf"]
 COMMANDS = {
@@ -44,13 +44,13 @@ def main() -> None:
     for _ in range(runs):
         for name, (arguments, _limit) in COMMANDS.items():
             samples[name].append(seconds(arguments))
-    table = new_table("command", "wall s>", "beyond Python s>", "limit s>", "processor s>", "× Python>")
+    rows = []
     python = median(wall for wall, _ in samples["python -c pass"])
     for name, (_, limit) in COMMANDS.items():
         wall, processor = (median(column) for column in zip(*samples[name], strict=True))
         cells = f"{wall:.3f}", f"{wall - python:.3f}", f"{limit or ''}", f"{processor:.3f}", f"{wall / python:.1f}"
-        table.add_row(name, *cells)
-    print_table(table)
+        rows.append((name, *cells))
+    print_table(("command", "wall s>", "beyond Python s>", "limit s>", "processor s>", "× Python>"), rows)
 
 
 if __name__ == "__main__":

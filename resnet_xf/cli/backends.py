@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 import numpy as np
 import typer
 
@@ -16,8 +15,18 @@ from resnet_xf.backend.doctor import diagnose
 from resnet_xf.backend.observe import trace_network
 from resnet_xf.backend.registry import check_backend, get_backend
 from resnet_xf.cli.application import new_app
-from resnet_xf.cli.options import AsJson, Batch, ImageSize, InputShape, SpecArgument, TopOnly, input_shape
-from resnet_xf.cli.printing import by_sign, print_json, print_rows
+from resnet_xf.cli.options import (
+    ANY_BACKEND,
+    AsJson,
+    Batch,
+    ImageSize,
+    InputShape,
+    SpecArgument,
+    TopOnly,
+    input_shape,
+    option,
+)
+from resnet_xf.cli.printing import by_sign, print_json, print_layers
 from resnet_xf.errors import ResNetXFError
 from resnet_xf.support.environment import environment
 
@@ -31,11 +40,7 @@ def trace_(
     batch: Batch = 1,
     backend: Annotated[
         str | None,
-        typer.Option(
-            "--backend",
-            help="`torch`, `mxnet` or another installed backend; `none`: by arithmetic, as `show`.",
-            show_default="RESNET_XF_BACKEND, else an installed one",
-        ),
+        option("`torch`, `mxnet` or another installed backend; `none`: by arithmetic, as `show`.", default=ANY_BACKEND),
     ] = None,
     top: TopOnly = False,
     as_json: AsJson = False,
@@ -55,7 +60,7 @@ def trace_(
         if observed.error:
             raise ResNetXFError(f"{chosen.name} cannot run {planned.spec.name} on {by_sign(shape)}: {observed.error}")
         rows = observed_rows(observed, {name: node.kind for name, node in walk(planned.root)})
-    print_rows([row for row in rows if row.depth <= 1] if top else rows, as_json=as_json)
+    print_layers([row for row in rows if row.depth <= 1] if top else rows, as_json=as_json)
     if backend == "none":
         return
     wrong = sorted({row.name or "the whole network" for row in {*rows} ^ {*expected}})
@@ -73,7 +78,7 @@ def doctor(as_json: AsJson = False) -> None:
     """
     diagnoses = diagnose()
     if as_json:
-        print_json({"environment": environment(), "backends": msgspec.to_builtins(diagnoses)})
+        print_json({"environment": environment(), "backends": diagnoses})
     else:
         for key, value in environment().items():
             typer.echo(f"{key}: {value}")

@@ -14,9 +14,8 @@ from resnet_xf.architecture.plan import plan
 from resnet_xf.backend.fast import PRECISIONS, PRESETS
 from resnet_xf.backend.registry import ALIASES, get_backend, is_installed, list_backends
 from resnet_xf.cli.application import new_app
-from resnet_xf.cli.options import AsJson, Device, ImageSize, arguments_without, check_outputs, read_size
-from resnet_xf.cli.printing import new_table, print_json, print_table
-from resnet_xf.cli.progress import ProgressBar
+from resnet_xf.cli.options import AsJson, Device, ImageSize, arguments_without, check_outputs, option
+from resnet_xf.cli.printing import ProgressBar, print_json, print_table
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import MODES, PEERS, cases
 from resnet_xf.speed.bench.charts import check_format, plot
@@ -36,7 +35,7 @@ RATIO_SIGNS = {"faster": "", "slower": "", "no difference shown": "≈ "}
 IDLE = 0.7
 """A measurement is reported as doubtful if fewer than this share of its processors were busy; sound ones have 0.85."""
 
-DEFAULT_NETWORK, DEFAULT_BATCH = "resnet18", 16
+DEFAULT_NETWORK = "resnet18"
 
 
 @app.command("bench")
@@ -46,44 +45,33 @@ def bench(
         list[str] | None,
         typer.Argument(metavar="[SPEC]...", help="Networks, as `show` takes them.", show_default=DEFAULT_NETWORK),
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="By comma: torch, mxnet.", show_default="all installed ones")
-    ] = None,
-    mode: Annotated[str, typer.Option(help="By comma: infer, train.")] = "infer",
+    backend: Annotated[str | None, option("By comma: torch, mxnet.", default="all installed ones")] = None,
+    mode: Annotated[str, option("By comma: infer, train.")] = "infer",
     precision: Annotated[
-        str, typer.Option(help=f"By comma: {', '.join(PRECISIONS)}; low precision only in the last preset.")
+        str, option(f"By comma: {', '.join(PRECISIONS)}; low precision only in the last preset.")
     ] = "float32",
     preset: Annotated[
-        str, typer.Option(help="By comma: " + "; ".join(f"{name}: {what}" for name, what in PRESETS.items()) + ".")
+        str, option("By comma: " + "; ".join(f"{name}: {what}" for name, what in PRESETS.items()) + ".")
     ] = "eager,best",
     batch: Annotated[
-        str, typer.Option(metavar="N or auto", help="Images per batch; auto: the fastest batch that fits in memory.")
-    ] = str(DEFAULT_BATCH),
+        str, option("Images per batch; auto: the fastest batch that fits in memory.", metavar="N or auto")
+    ] = "16",
     image_size: ImageSize = None,
     device: Device = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="one for each processor")
-    ] = None,
-    peers: Annotated[
-        str, typer.Option(help="By comma: torchvision, timm, gluon: measure these libraries' own networks too.")
-    ] = "",
-    time: Annotated[float, typer.Option(help="Seconds of measurement for each process, after the warm-up.")] = 5.0,
+    threads: Annotated[int | None, option("CPU threads.", default="one for each processor", min=1)] = None,
+    peers: Annotated[str, option("By comma: torchvision, timm, gluon: measure these libraries' networks too.")] = "",
+    time: Annotated[float, option("Seconds of measurement for each process, after the warm-up.")] = 5.0,
     launches: Annotated[
         int,
-        typer.Option(
-            min=1,
-            help="Processes for each case, in turns; with 2 or more, intervals include the spread between processes.",
-        ),
+        option("Processes for each case, in turns; with 2 or more, intervals include their differences.", min=1),
     ] = 1,
-    out: Annotated[Path | None, typer.Option(help="Also write the report to a .json file.")] = None,
-    plot_: Annotated[
-        Path | None, typer.Option("--plot", help="Also draw the report to a .svg, .png or .pdf file.")
-    ] = None,
+    out: Annotated[Path | None, option("Also write the report to a .json file.")] = None,
+    plot_: Annotated[Path | None, option("Also draw the report to a .svg, .png or .pdf file.", "--plot")] = None,
     against: Annotated[
         tuple[Path, Path] | None,
-        typer.Option("--compare", metavar="A.json B.json", help="Measure nothing; compare two reports."),
+        option("Measure nothing; compare two reports.", "--compare", metavar="A.json B.json"),
     ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_csv: Annotated[bool, option("Print CSV.", "--csv")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure images per second and the rounding error.
@@ -96,7 +84,7 @@ def bench(
     if against is not None:
         _check_alone(context, "against", "as_json")
         comparison = compare(*map(BenchReport.read, against))
-        print_json(msgspec.to_builtins(comparison)) if as_json else _print_comparison(comparison)
+        print_json(comparison) if as_json else _print_comparison(comparison)
         return
     if plot_ is not None:
         check_format(plot_)
@@ -115,7 +103,7 @@ def bench(
         "peers": _names("--peers", peers, PEERS) if peers else (),
         "device": device if device != "auto" else "cuda" if gpus() else "cpu",
         "threads": threads or processors(),
-        "image_size": read_size(image_size),
+        "image_size": image_size,
         "batch": images or 1,
     }
     chosen = [case for spec in specs or [DEFAULT_NETWORK] for case in cases(plan(spec).spec, **settings)]
@@ -178,14 +166,10 @@ def _print(report: BenchReport) -> None:
     """Print a table for each group, then notes and conclusions."""
     for rows in report.groups():
         typer.echo(rows[0].case.group_title)
-        table = new_table(
-            *("", "batch>", "images/s>", "quartiles>", "× first>", "interval>", "error>", "top-1>"),
-            *("ceiling>", "memory>", "start>"),
-        )
         first = baseline(rows)
-        for row in rows:
-            table.add_row(*_cells(row, first=row is first))
-        print_table(table)
+        speeds = "images/s>", "quartiles>", "× first>", "interval>"
+        headings = "", "batch>", *speeds, "error>", "top-1>", "ceiling>", "memory>", "start>"
+        print_table(headings, [_cells(row, first=row is first) for row in rows])
         for row in rows:
             if not row.result:
                 typer.echo(f"{row.case}: {'FAILED: ' if row.failed else ''}{row.reason}")
@@ -231,13 +215,13 @@ def _cells(row: Row, *, first: bool) -> list[str]:
 
 def _print_comparison(comparison: Comparison) -> None:
     """Print the speeds of two reports side by side."""
-    table = new_table("", "before>", "after>", "×>", "interval>", "")
+    rows = []
     for change in comparison.changes:
         low, high = change.ratio.interval
         speeds = format_rate(change.before.median), format_rate(change.after.median)
         name = f"{change.case.group_title}: {change.case}"
-        table.add_row(name, *speeds, f"{change.ratio.median:.2f}", f"{low:.3f}–{high:.3f}", change.ratio.verdict)
-    print_table(table)
+        rows.append((name, *speeds, f"{change.ratio.median:.2f}", f"{low:.3f}–{high:.3f}", change.ratio.verdict))
+    print_table(("", "before>", "after>", "×>", "interval>", ""), rows)
     for title, names in (("only before", comparison.only_before), ("only after", comparison.only_after)):
         for name in names:
             typer.echo(f"{title}: {name}")

@@ -10,8 +10,8 @@ from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.zoo import REFERENCE, ZOO, list_models
 from resnet_xf.cli.application import new_app
-from resnet_xf.cli.options import AsJson, Batch, ImageSize, InputShape, SpecArgument, TopOnly, input_shape
-from resnet_xf.cli.printing import by_sign, new_table, print_json, print_rows, print_table
+from resnet_xf.cli.options import AsJson, Batch, ImageSize, InputShape, SpecArgument, TopOnly, input_shape, option
+from resnet_xf.cli.printing import by_sign, print_json, print_layers, print_table
 from resnet_xf.errors import SpecError
 
 app = new_app()
@@ -19,7 +19,7 @@ app = new_app()
 
 @app.command("list")
 def list_(
-    pattern: Annotated[str, typer.Option("--filter", help="A shell-style pattern of names, as 'cifar*'.")] = "*",
+    pattern: Annotated[str, option("A shell-style pattern of names, as 'cifar*'.", "--filter")] = "*",
     as_json: AsJson = False,
 ) -> None:
     """List the named networks, their size and their origin.
@@ -30,17 +30,17 @@ def list_(
     if not names:
         raise SpecError(f"--filter: no network's name matches {pattern!r}; `resnet-xf list` shows all names")
     rows: list[dict[str, Any]] = []
-    table = new_table("name", "parameters>", "GMACs>", "image size>", "reference")
+    table = []
     for name in names:
         spec, source = ZOO[name], REFERENCE[name]
         whole = trace(spec, (1, spec.in_channels, *spec.image_size))[0]
         sizes = {"image_size": spec.image_size, "num_classes": spec.num_classes}
         rows.append({"name": name, "parameters": whole.parameters, "macs": whole.macs, "reference": source} | sizes)
-        table.add_row(name, f"{whole.parameters:,}", f"{whole.macs / 1e9:.3f}", by_sign(spec.image_size), source)
+        table.append((name, f"{whole.parameters:,}", f"{whole.macs / 1e9:.3f}", by_sign(spec.image_size), source))
     if as_json:
         print_json(rows)
     else:
-        print_table(table)
+        print_table(("name", "parameters>", "GMACs>", "image size>", "reference"), table)
 
 
 @app.command()
@@ -50,9 +50,7 @@ def show(
     batch: Batch = 1,
     top: TopOnly = False,
     as_json: AsJson = False,
-    as_toml: Annotated[
-        bool, typer.Option("--toml", help="Print the spec as TOML, as a start for a spec of your own.")
-    ] = False,
+    as_toml: Annotated[bool, option("Print the spec as TOML, as a start for a spec of your own.", "--toml")] = False,
     old_input: InputShape = None,
 ) -> None:
     """Show a network's layers, shapes and costs, by arithmetic.
@@ -63,4 +61,4 @@ def show(
     if as_toml:
         typer.echo(planned.spec.to_toml(), nl=False)
         return
-    print_rows(trace(planned, input_shape(planned.spec, image_size, batch), top=top), as_json=as_json)
+    print_layers(trace(planned, input_shape(planned.spec, image_size, batch), top=top), as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NewType
 
 import typer
 
@@ -15,63 +15,86 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 """Bytes in one K, M and G."""
 
 
-def _zoo() -> list[str]:
-    """The names of all networks, for the shell's completion."""
+Size = NewType("Size", tuple[int, int])
+"""Height and width in pixels."""
+
+
+def read_size(text: str) -> Size:
+    """Return height and width of ``224`` or ``67x61``. Raises BadParameter if the text is no size."""
+    sides = text.lower().replace("×", "x").split("x")
+    if not all(side.isdecimal() and 0 < int(side) <= 8192 for side in sides) or len(sides) > 2:
+        raise typer.BadParameter(f"{text!r} is not a size of 1 to 8192 pixels; write 224, or 67x61 for height 67")
+    return Size((int(sides[0]), int(sides[-1])))
+
+
+def read_bytes(text: str) -> int:
+    """Return the bytes of ``500M`` or ``2G``. Raises BadParameter if the text is no amount of memory."""
+    number, unit = text[:-1], text[-1:].upper()
+    if unit not in UNITS or not number.isdecimal() or not int(number):
+        raise typer.BadParameter(f"{text!r} is not an amount of memory; write 500M or 2G")
+    return int(number) * UNITS[unit]
+
+
+def list_zoo() -> list[str]:
+    """Return the names of all networks, for the shell's completion."""
     from resnet_xf.architecture.zoo import list_models
 
     return list_models()
 
 
-SpecArgument = Annotated[
-    str,
-    typer.Argument(metavar="SPEC", help="A name from `resnet-xf list`, or a .toml or .json file.", autocompletion=_zoo),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ImageSize = Annotated[
-    str | None,
-    typer.Option(metavar="S or HxW", help="Image size in pixels, as 224 or 96x64.", show_default="the spec's"),
-]
-BackendName = Annotated[
-    str | None,
-    typer.Option(
-        "--backend",
-        help="`torch`, `mxnet` or another installed one.",
-        show_default="RESNET_XF_BACKEND, else an installed one",
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1. auto: a GPU if there is one.")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Folder with the data set's files.", show_default="download once into the user's cache"),
-]
-RecipeName = Annotated[
-    str | None,
-    typer.Option("--recipe", help="digits, d2l, cifar, imagenet, or a .toml or .json file.", show_default=False),
-]
-TopOnly = Annotated[bool, typer.Option("--top", help="Show only the network's own layers and stages.")]
-Batch = Annotated[int, typer.Option(min=1, help="Number of images.")]
-
-
-def _refuse_input(value: str | None) -> None:
+def refuse_input(value: str | None) -> None:
+    """Refuse the option ``--input`` of an earlier version, and name the options that replaced it."""
     if value is not None:
         raise typer.BadParameter("was replaced by --image-size HxW and --batch N; the channels are the spec's")
 
 
-InputShape = Annotated[str | None, typer.Option("--input", hidden=True, callback=_refuse_input)]
-"""The old spelling, kept for its message."""
+def option(description: str, *names: str, default: str | bool = True, **settings: Any) -> Any:
+    """Return an option, named after its parameter if ``names`` are left out.
+
+    ``default`` tells in the help what a command takes without the option; True: the parameter's default.
+    """
+    return typer.Option(*names, help=description, show_default=default, **settings)
 
 
-def input_shape(spec: ResNetSpec, image_size: str | None, batch: int) -> tuple[int, int, int, int]:
+def size_option(default: str) -> Any:
+    """Return the option ``--image-size``."""
+    return option("Image size in pixels, as 224 or 96x64.", default=default, metavar="S or HxW", parser=read_size)
+
+
+SpecArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC", help="A name from `resnet-xf list`, or a .toml or .json file.", autocompletion=list_zoo
+    ),
+]
+AsJson = Annotated[bool, option("Print JSON.", "--json")]
+ImageSize = Annotated[Size | None, size_option("the spec's")]
+ANY_BACKEND = "RESNET_XF_BACKEND, else an installed one"
+BackendName = Annotated[str | None, option("`torch`, `mxnet` or another installed one.", default=ANY_BACKEND)]
+Device = Annotated[str, option("auto, cpu, cuda or cuda:1. auto: a GPU if there is one.")]
+DataDir = Annotated[
+    Path | None, option("Folder with the data set's files.", default="download once into the user's cache")
+]
+RecipeName = Annotated[
+    str | None, option("digits, d2l, cifar, imagenet, or a .toml or .json file.", "--recipe", default=False)
+]
+TopOnly = Annotated[bool, option("Show only the network's own layers and stages.", "--top")]
+Batch = Annotated[int, option("Number of images.", min=1)]
+InputShape = Annotated[str | None, typer.Option("--input", hidden=True, callback=refuse_input)]
+
+
+def input_shape(spec: ResNetSpec, image_size: Size | None, batch: int) -> tuple[int, int, int, int]:
     """Return ``(N, C, H, W)``: the spec's channels, and its image size if none is given."""
-    return (batch, spec.in_channels, *(read_size(image_size) or spec.image_size))
+    return (batch, spec.in_channels, *(image_size or spec.image_size))
+
+
+def not_none(**values: Any) -> dict[str, Any]:
+    """Return the values that are not None: the options that stand on the command line."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def check_outputs(*files: Path | None) -> None:
-    """Check before a long computation that its results can be written to these files.
-
-    Raises:
-        ResNetXFError: if a file is a folder, or its folder does not exist.
-    """
+    """Check before a long computation that no file of results is a folder, and that each one's folder exists."""
     for file in filter(None, files):
         if file.is_dir():
             raise ResNetXFError(f"{file}: is a folder; name a file in it")
@@ -90,33 +113,3 @@ def arguments_without(*options: str) -> list[str]:
         elif not value:
             next(arguments, None)
     return remaining
-
-
-def read_size(text: str | None) -> tuple[int, int] | None:
-    """Return height and width of ``224`` or ``67x61``; None for None.
-
-    Raises:
-        typer.BadParameter: if the text is no size.
-    """
-    if text is None:
-        return None
-    sides = text.lower().replace("×", "x").split("x")
-    if not all(side.isdecimal() and 0 < int(side) <= 8192 for side in sides) or len(sides) > 2:
-        raise typer.BadParameter(
-            f"{text!r} is not a size of 1 to 8192 pixels; write 224, or 67x61 for height 67", param_hint="--image-size"
-        )
-    return int(sides[0]), int(sides[-1])
-
-
-def read_bytes(text: str | None) -> int | None:
-    """Return the bytes of ``500M`` or ``2G``; None for None.
-
-    Raises:
-        typer.BadParameter: if the text is no amount of memory.
-    """
-    if text is None:
-        return None
-    number, unit = text[:-1], text[-1:].upper()
-    if unit not in UNITS or not number.isdecimal() or not int(number):
-        raise typer.BadParameter(f"{text!r} is not an amount of memory; write 500M or 2G", param_hint="--max-memory")
-    return int(number) * UNITS[unit]

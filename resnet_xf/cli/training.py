@@ -12,7 +12,6 @@ import msgspec
 import typer
 
 from resnet_xf.architecture.plan import Plan, plan
-from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.weights import Weights, draw_weights
 from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.fast import PRESETS
@@ -26,18 +25,19 @@ from resnet_xf.cli.options import (
     DataDir,
     Device,
     RecipeName,
+    Size,
     arguments_without,
-    read_size,
+    not_none,
+    option,
+    size_option,
 )
-from resnet_xf.cli.printing import by_sign, new_table, print_json, print_table
-from resnet_xf.cli.progress import ProgressBar
+from resnet_xf.cli.printing import ProgressBar, by_sign, print_json, print_table
 from resnet_xf.data import DATASETS
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training import runs
-from resnet_xf.training.checkpoint import EpochRecord
 from resnet_xf.training.inference import evaluate, predict
 from resnet_xf.training.loop import Progress, Training
 from resnet_xf.training.recipe import Recipe, check_recipe, get_recipe
@@ -45,17 +45,14 @@ from resnet_xf.training.recipe import Recipe, check_recipe, get_recipe
 app = new_app()
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "d2l_resnet18", "digits"
+RECIPES_OWN = "the recipe's"
 
-DataSet = Annotated[
-    str | None, typer.Option("--dataset", help=f"One of {', '.join(DATASETS)}.", show_default="the run's")
-]
+DATASET_NAMES = f"One of {', '.join(DATASETS)}."
+SOURCE = "A run's folder, or a checkpoint in any format that `convert` reads."
 Network = Annotated[
     str | None,
-    typer.Option(
-        "--spec", help="The network of a checkpoint that is no run's.", show_default="identified by names and shapes"
-    ),
+    option("The network of a checkpoint that is no run's.", "--spec", default="identified by names and shapes"),
 ]
-SOURCE = "A run's folder, or a checkpoint in any format that `convert` reads."
 
 
 @app.command("train")
@@ -64,49 +61,29 @@ def train_(
         str | None,
         typer.Argument(metavar="[SPEC]", help="The network, as `show` takes it.", show_default=DEFAULT_NETWORK),
     ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(DATASETS)}.", show_default=DEFAULT_DATASET)
-    ] = None,
+    dataset: Annotated[str | None, option(DATASET_NAMES, default=DEFAULT_DATASET)] = None,
     recipe: RecipeName = None,
     backend: BackendName = None,
     device: Device = "auto",
-    preset: Annotated[str, typer.Option(help=f"Optimisation for speed: {', '.join(PRESETS)}.")] = "tuned",
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder; it must hold no run.", show_default="a new one under runs/")
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Resume the run in this folder, on any backend.")
-    ] = None,
+    preset: Annotated[str, option(f"Optimisation for speed: {', '.join(PRESETS)}.")] = "tuned",
+    out: Annotated[Path | None, option("The run's folder; it must hold no run.", default="a new one in runs/")] = None,
+    resume: Annotated[Path | None, option("Resume the run in this folder, on any backend.", metavar="RUN")] = None,
     weights: Annotated[
-        Path | None,
-        typer.Option(help="Initial weights: a checkpoint in any format `convert` reads.", show_default="random"),
+        Path | None, option("Initial weights: a checkpoint in any format `convert` reads.", default="random")
     ] = None,
     data_dir: DataDir = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine that train together.")] = 1,
-    keep: Annotated[int, typer.Option(min=1, help="Number of checkpoints to keep.")] = 3,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for other workers.")] = TIMEOUT,
-    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", show_default="the recipe's")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images per step, of all workers together.", show_default="the recipe's")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="the recipe's")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of weights, order and augmentation.", show_default="the recipe's")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="float32, float64, bfloat16 or float16.", show_default="the recipe's")
-    ] = None,
-    image_size: Annotated[
-        str | None,
-        typer.Option(metavar="S or HxW", help="Image size in pixels, as 32 or 96x64.", show_default="the recipe's"),
-    ] = None,
-    new_head: Annotated[
-        bool, typer.Option("--new-head", help="With --weights: draw the last layer anew, for other classes.")
-    ] = False,
-    in_channels: Annotated[
-        int | None, typer.Option(help="Channels of the images, 1 or 3.", show_default="the spec's")
-    ] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Number of classes.", show_default="the spec's")] = None,
+    workers: Annotated[int, option("Processes on this machine that train together.", min=1)] = 1,
+    keep: Annotated[int, option("Number of checkpoints to keep.", min=1)] = 3,
+    timeout: Annotated[float, option("Seconds to wait for other workers.", min=1)] = TIMEOUT,
+    epochs: Annotated[int | None, option("Number of epochs.", default=RECIPES_OWN)] = None,
+    batch_size: Annotated[int | None, option("Images per step, of all workers together.", default=RECIPES_OWN)] = None,
+    lr: Annotated[float | None, option("Peak learning rate.", default=RECIPES_OWN)] = None,
+    seed: Annotated[int | None, option("Seed of weights, order and augmentation.", default=RECIPES_OWN)] = None,
+    precision: Annotated[str | None, option("float32, float64, bfloat16 or float16.", default=RECIPES_OWN)] = None,
+    image_size: Annotated[Size | None, size_option(RECIPES_OWN)] = None,
+    new_head: Annotated[bool, option("With --weights: draw a new last layer for other classes.", "--new-head")] = False,
+    in_channels: Annotated[int | None, option("Channels of the images, 1 or 3.", default="the spec's")] = None,
+    num_classes: Annotated[int | None, option("Number of classes.", default="the spec's")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a network, or resume a run.
@@ -114,24 +91,13 @@ def train_(
     `resnet-xf train` alone trains the ResNet-18 of the book "Dive into Deep Learning" on scikit-learn's digits. The
     run's folder holds checkpoints and metrics.jsonl. Ctrl-C writes a checkpoint and stops.
     """
-    changes = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "precision": precision,
-        "image_size": read_size(image_size),
-        "learning_rate": lr,
-    }
-    changes = {name: value for name, value in changes.items() if value is not None}
-    display = _Display(as_json=as_json)
-    settings: dict[str, Any] = {
-        "device": device, "preset": preset, "data_dir": data_dir, "keep": keep, "timeout": timeout, "callback": display,
-    }  # fmt: skip
     if workers > 1 and ("DMLC_ROLE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ):
         raise TrainingError("--workers starts processes itself; leave it out under torchrun or DMLC_ variables")
+    sizes = not_none(in_channels=in_channels, num_classes=num_classes)
+    changes = not_none(epochs=epochs, batch_size=batch_size, seed=seed, precision=precision, image_size=image_size)
+    settings = not_none(device=device, preset=preset, data_dir=data_dir, keep=keep, timeout=timeout)
     if resume is not None:
-        fixed = (recipe, out, weights, in_channels, num_classes, new_head or None)
-        if changes or any(value is not None for value in fixed):
+        if sizes or changes or new_head or not_none(lr=lr, recipe=recipe, out=out, weights=weights):
             raise CheckpointError(
                 f"{resume}: a run resumes with its own settings; with --resume give only --backend, --device, "
                 "--preset, --workers, --keep, --timeout, --data-dir, and --dataset if a folder: has moved"
@@ -141,8 +107,8 @@ def train_(
     else:
         backend = get_backend(backend).name  # first: in a parameter server's process it does not return
         dataset = dataset or DEFAULT_DATASET
-        planned = plan(_with_sizes(plan(spec or DEFAULT_NETWORK).spec, in_channels, num_classes))
-        changed = _changed_recipe(recipe or runs.default_recipe(dataset), changes)
+        planned = plan(msgspec.structs.replace(plan(spec or DEFAULT_NETWORK).spec, **sizes))
+        changed = _changed_recipe(recipe or runs.default_recipe(dataset), lr, changes)
         out = out or _new_folder(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
         initial = _initial_weights(weights, planned, changed, new_head=new_head) if weights else None
         training = runs.prepare(planned, dataset, changed, backend=backend, out=out, weights=initial, **settings)
@@ -150,16 +116,33 @@ def train_(
     if workers > 1:
         _run_together(training, workers, out, new=resume is None)
         return
-    display.opening = _opening(training)
-    with display.bar:
+    training.callback = display = _Display(training, as_json=as_json)
+    with display:
         run = training.run()
     if not as_json and run.first:
         last = run.history[-1]
         typer.echo(f"done: test accuracy {last.test_accuracy:.2%} after epoch {last.epoch}; the run is {run.path}")
 
 
+def _changed_recipe(name: str, rate: float | None, changes: dict[str, Any]) -> Recipe:
+    """Return a recipe with the learning rate and the other changes that options ask for."""
+    recipe = get_recipe(name)
+    if rate is not None:
+        changes = {"optimizer": msgspec.structs.replace(recipe.optimizer, learning_rate=rate)} | changes
+    try:
+        return check_recipe(msgspec.structs.replace(recipe, **changes))
+    except RecipeError as error:
+        raise RecipeError(f"recipe {recipe.name} as changed by the options: {error}") from None
+
+
+def _new_folder(name: str) -> Path:
+    """Return the path of a folder under runs/ that does not exist yet."""
+    paths = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())
+
+
 def _initial_weights(path: Path, planned: Plan, recipe: Recipe, *, new_head: bool) -> Weights:
-    """Return a checkpoint's weights; with ``new_head``, those of the last layer are random."""
+    """Return a checkpoint's weights; with ``new_head``, the last layer's are random."""
     weights = identify(read_checkpoint(path), planned.spec).weights
     if new_head:
         drawn = draw_weights(planned, recipe.seed, recipe.init)
@@ -178,18 +161,56 @@ def _run_together(training: Training, workers: int, out: Path, *, new: bool) -> 
         raise TrainingError(f"{failure}{hint}")
 
 
+class _Display(ProgressBar):
+    """Shows a run's progress: a first line, a line per epoch on stdout, and a bar on stderr if it is a terminal."""
+
+    def __init__(self, training: Training, *, as_json: bool) -> None:
+        self.as_json, self.opening = as_json, "" if as_json else _opening(training)
+
+    def __call__(self, progress: Progress) -> None:
+        """Show a step or an epoch. Only the first of several workers is called."""
+        if self.opening:
+            typer.echo(self.opening)
+            self.opening = ""
+        epoch, speed = f"epoch {progress.epoch}/{progress.epochs}", f"{progress.images_per_second:,.0f} images/s"
+        text = (
+            f"{epoch}  step {progress.step}/{progress.steps}  loss {progress.loss:.4f}  "
+            f"accuracy {progress.accuracy:.2%}  {speed}"
+        )
+        self.update(progress.step, progress.steps, text)
+        record = progress.record
+        if record is None:
+            return
+        self.stop()  # so that the line is not written into the bar
+        line = (
+            f"{epoch}: train loss {record.train_loss:.4f} accuracy {record.train_accuracy:.2%}, "
+            f"test loss {record.test_loss:.4f} accuracy {record.test_accuracy:.2%}, {speed}"
+        )
+        typer.echo(msgspec.json.encode(record).decode() if self.as_json else line)
+
+
+def _opening(training: Training) -> str:
+    """Return the line that tells what is about to be trained."""
+    header, spec, data = training.header, training.planned.spec, training.data
+    done = f"on {header.step} of {training.steps} steps, " if header.step else ""
+    unused = f" for a network of {spec.num_classes}" if spec.num_classes > len(data.classes) else ""
+    return (
+        f"{spec.name} on {data.name}: {header.train_images:,} training images of {len(data.classes)} classes{unused}, "
+        f"{by_sign(training.transform.size)} pixels; {header.backend}; recipe {header.recipe.name}, "
+        f"{done}{header.recipe.epochs} epochs of {header.steps_per_epoch} steps; the run is {training.out}"
+    )
+
+
 @app.command("evaluate")
 def evaluate_(
     source: Annotated[Path, typer.Argument(metavar="RUN", help=SOURCE)],
-    dataset: DataSet = None,
+    dataset: Annotated[str | None, option(DATASET_NAMES, default="the run's")] = None,
     recipe: RecipeName = None,
     spec: Network = None,
     backend: BackendName = None,
     device: Device = "auto",
     data_dir: DataDir = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per batch.", show_default="the recipe's")
-    ] = None,
+    batch_size: Annotated[int | None, option("Images per batch.", default=RECIPES_OWN, min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure loss and accuracy on a data set's test images."""
@@ -206,7 +227,7 @@ def evaluate_(
             callback=lambda done, total: bar.update(done, total, "test images"),
         )
     if as_json:
-        print_json(msgspec.to_builtins(result))
+        print_json(result)
         return
     typer.echo(
         f"{result.network} on {result.dataset}, {result.images:,} test images of {by_sign(result.image_size)} pixels, "
@@ -218,8 +239,8 @@ def evaluate_(
 @app.command("predict")
 def predict_(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    run: Annotated[Path, typer.Option("--run", metavar="RUN", help=SOURCE)],
-    top: Annotated[int, typer.Option(min=1, help="Number of classes to show.")] = 5,
+    run: Annotated[Path, option(SOURCE, "--run", metavar="RUN")],
+    top: Annotated[int, option("Number of classes to show.", min=1)] = 5,
     recipe: RecipeName = None,
     spec: Network = None,
     backend: BackendName = None,
@@ -228,80 +249,13 @@ def predict_(
 ) -> None:
     """Show the most likely classes of images."""
     guesses = predict(run, images, top=top, recipe=recipe, network=spec, backend=backend, device=device)
-    answers = list(zip(images, guesses, strict=True))
+    answers = list(zip(map(str, images), guesses, strict=True))
     if as_json:
-        print_json([{"image": str(path), "top": msgspec.to_builtins(best)} for path, best in answers])
+        print_json([{"image": path, "top": best} for path, best in answers])
         return
-    table = new_table("image", "class", "probability>")
-    for path, best in answers:
-        for number, guess in enumerate(best):
-            table.add_row("" if number else str(path), guess.name, f"{guess.probability:.2%}")
-    print_table(table)
-
-
-def _with_sizes(spec: ResNetSpec, in_channels: int | None, num_classes: int | None) -> ResNetSpec:
-    """Return the spec with these sizes; None leaves the spec's own."""
-    sizes = {"in_channels": in_channels, "num_classes": num_classes}
-    return msgspec.structs.replace(spec, **{name: value for name, value in sizes.items() if value is not None})
-
-
-def _changed_recipe(name: str, changes: dict[str, Any]) -> Recipe:
-    """Return a recipe with the changes that options ask for."""
-    recipe = get_recipe(name)
-    if "learning_rate" in changes:
-        rate = changes.pop("learning_rate")
-        changes["optimizer"] = msgspec.structs.replace(recipe.optimizer, learning_rate=rate)
-    try:
-        return check_recipe(msgspec.structs.replace(recipe, **changes))
-    except RecipeError as error:
-        raise RecipeError(f"recipe {recipe.name} as changed by the options: {error}") from None
-
-
-def _new_folder(name: str) -> Path:
-    """Return the path of a folder under runs/ that does not exist yet."""
-    paths = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
-    return next(path for path in paths if not path.exists())
-
-
-class _Display:
-    """Shows a run's progress: a first line, a line per epoch on stdout, and a bar on stderr if it is a terminal."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self.bar = ProgressBar()
-        self.as_json = as_json
-        self.opening = ""
-
-    def __call__(self, progress: Progress) -> None:
-        """Show a step or an epoch. Only the first of several workers is called."""
-        if self.opening and not self.as_json:
-            typer.echo(self.opening)
-        self.opening = ""
-        text = (
-            f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  loss {progress.loss:.4f}"
-            f"  accuracy {progress.accuracy:.2%}  {progress.images_per_second:,.0f} images/s"
-        )
-        self.bar.update(progress.step, progress.steps, text)
-        record = progress.record
-        if record is not None:
-            self.bar.stop()  # so that the line is not written into it
-            typer.echo(msgspec.json.encode(record).decode() if self.as_json else _line(record, progress.epochs))
-
-
-def _opening(training: Training) -> str:
-    """Return the line that tells what is about to be trained."""
-    header, spec, data = training.header, training.planned.spec, training.data
-    done = f"on {header.step} of {training.steps} steps, " if header.step else ""
-    unused = f" for a network of {spec.num_classes}" if spec.num_classes > len(data.classes) else ""
-    return (
-        f"{spec.name} on {data.name}: {header.train_images:,} training images of {len(data.classes)} classes{unused}, "
-        f"{by_sign(training.transform.size)} pixels; {header.backend}; recipe {header.recipe.name}, "
-        f"{done}{header.recipe.epochs} epochs of {header.steps_per_epoch} steps; the run is {training.out}"
-    )
-
-
-def _line(record: EpochRecord, epochs: int) -> str:
-    return (
-        f"epoch {record.epoch}/{epochs}: train loss {record.train_loss:.4f} accuracy {record.train_accuracy:.2%}, "
-        f"test loss {record.test_loss:.4f} accuracy {record.test_accuracy:.2%}, "
-        f"{record.images_per_second:,.0f} images/s"
-    )
+    rows = [
+        ("" if number else path, guess.name, f"{guess.probability:.2%}")
+        for path, best in answers
+        for number, guess in enumerate(best)
+    ]
+    print_table(("image", "class", "probability>"), rows)
