@@ -14,18 +14,9 @@ from resnet_xf.architecture.weights import require_memory
 from resnet_xf.backend.doctor import diagnose
 from resnet_xf.backend.observe import trace_network
 from resnet_xf.backend.registry import check_backend, get_backend
+from resnet_xf.cli import options
 from resnet_xf.cli.application import new_app
-from resnet_xf.cli.options import (
-    ANY_BACKEND,
-    AsJson,
-    Batch,
-    ImageSize,
-    InputShape,
-    SpecArgument,
-    TopOnly,
-    input_shape,
-    option,
-)
+from resnet_xf.cli.options import ANY_BACKEND, input_shape, option
 from resnet_xf.cli.printing import by_sign, print_json, print_layers
 from resnet_xf.errors import ResNetXFError
 from resnet_xf.support.environment import environment
@@ -35,16 +26,16 @@ app = new_app()
 
 @app.command("trace")
 def trace_(
-    spec: SpecArgument,
-    image_size: ImageSize = None,
-    batch: Batch = 1,
+    spec: options.SpecArgument,
+    image_size: options.ImageSize = None,
+    batch: options.Batch = 1,
     backend: Annotated[
         str | None,
         option("`torch`, `mxnet` or another installed backend; `none`: by arithmetic, as `show`.", default=ANY_BACKEND),
     ] = None,
-    top: TopOnly = False,
-    as_json: AsJson = False,
-    old_input: InputShape = None,
+    top: options.TopOnly = False,
+    as_json: options.AsJson = False,
+    old_input: options.InputShape = None,
 ) -> None:
     """Run a network on a backend and show the shapes of its layers.
 
@@ -71,7 +62,7 @@ def trace_(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(as_json: options.AsJson = False) -> None:
     """Check which backends work, and say how to repair the others.
 
     Exit code 1 if none works.

@@ -12,19 +12,9 @@ import msgspec
 import typer
 
 from resnet_xf.architecture.plan import Plan, plan
+from resnet_xf.cli import options
 from resnet_xf.cli.application import new_app
-from resnet_xf.cli.options import (
-    AsJson,
-    BackendName,
-    DataDir,
-    Device,
-    ImageSize,
-    RecipeName,
-    check_outputs,
-    not_none,
-    option,
-    read_bytes,
-)
+from resnet_xf.cli.options import check_outputs, not_none, option, read_bytes
 from resnet_xf.cli.printing import ProgressBar, by_sign, print_json, print_table
 from resnet_xf.errors import EvidenceError, SpecError, WeightsError
 from resnet_xf.formats.files import read_checkpoint
@@ -47,7 +37,6 @@ LevelName = Annotated[
     option(
         "quick: inference, seconds; standard: also gradients and training steps, half a minute for resnet18 "
         "on 2 cores; full: also learning curves and accuracies, minutes.",
-        "--level",
         default="standard",
         metavar="LEVEL",
         parser=check_level,
@@ -61,22 +50,21 @@ Weights = Annotated[
 ]
 Seed = Annotated[int, option("Seed of the random weights and of the training batches.", min=0)]
 Precisions = Annotated[
-    str,
-    option("Further precisions of the forward pass, by comma: bfloat16, float16, tf32 (on a GPU).", "--precision"),
+    str, option("Further precisions of the forward pass, by comma: bfloat16, float16, tf32 (on a GPU).")
 ]
 MaxMemory = Annotated[
     int | None,
     option("Memory for the layers' tensors, as 500M or 2G.", default="1G", metavar="SIZE", parser=read_bytes),
 ]
 Accuracy = Annotated[bool, option("Also train, and compare accuracies, as level full does.", "--accuracy")]
-DataSet = Annotated[str | None, option("Data set for the accuracies, as in `train`.", "--dataset", default="digits")]
+DataSet = Annotated[str | None, option("Data set for the accuracies, as in `train`.", default="digits")]
 Epochs = Annotated[int | None, option("Epochs for the accuracies.", default="the recipe's", min=1)]
 Seeds = Annotated[int | None, option("Number of pairs of runs for the accuracies.", default="5", min=2)]
 Margin = Annotated[
     float | None, option("Largest difference of accuracies that is no failure, in percentage points.", default="2.0")
 ]
 Runs = Annotated[
-    Path | None, option("Folder of the accuracies' runs; unfinished runs resume.", "--runs", default="one under runs/")
+    Path | None, option("Folder of the accuracies' runs; unfinished runs resume.", default="one under runs/")
 ]
 Jobs = Annotated[int | None, option("Runs at a time for the accuracies.", default="one for each core", min=1)]
 
@@ -92,25 +80,25 @@ def parity_(
         list[Path] | None,
         option("A folder from `capture`, in place of a backend; may be repeated.", metavar="CAPTURE"),
     ] = None,
-    image_size: ImageSize = None,
+    image_size: options.ImageSize = None,
     images: Images = None,
     weights: Weights = None,
     seed: Seed = 0,
-    device: Device = "cpu",
+    device: options.Device = "cpu",
     precision: Precisions = "",
     max_memory: MaxMemory = None,
     accuracy: Accuracy = False,
     dataset: DataSet = None,
-    recipe: RecipeName = None,
+    recipe: options.RecipeName = None,
     epochs: Epochs = None,
     seeds: Seeds = None,
     margin: Margin = None,
     runs: Runs = None,
-    data_dir: DataDir = None,
+    data_dir: options.DataDir = None,
     jobs: Jobs = None,
     html: Annotated[Path | None, option("Also write the report as one HTML file.")] = None,
     junit: Annotated[Path | None, option("Also write the report as JUnit XML, one test a rung.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Prove that backends build the same network from a spec.
 
@@ -171,24 +159,24 @@ def parity_(
 def capture_(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help=NETWORK)],
     out: Annotated[Path, option("Folder to write; it must be new or empty.")],
-    backend: BackendName = None,
+    backend: options.BackendName = None,
     level: LevelName = None,
-    image_size: ImageSize = None,
+    image_size: options.ImageSize = None,
     images: Images = None,
     weights: Weights = None,
     seed: Seed = 0,
-    device: Device = "cpu",
+    device: options.Device = "cpu",
     precision: Precisions = "",
     max_memory: MaxMemory = None,
     accuracy: Accuracy = False,
     dataset: DataSet = None,
-    recipe: RecipeName = None,
+    recipe: options.RecipeName = None,
     epochs: Epochs = None,
     seeds: Seeds = None,
     runs: Runs = None,
-    data_dir: DataDir = None,
+    data_dir: options.DataDir = None,
     jobs: Jobs = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Record one backend's results for `parity --against`.
 

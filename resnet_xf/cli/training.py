@@ -18,19 +18,9 @@ from resnet_xf.backend.fast import PRESETS
 from resnet_xf.backend.learner import TIMEOUT
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.backend.workers import run_together
+from resnet_xf.cli import options
 from resnet_xf.cli.application import new_app
-from resnet_xf.cli.options import (
-    AsJson,
-    BackendName,
-    DataDir,
-    Device,
-    RecipeName,
-    Size,
-    arguments_without,
-    not_none,
-    option,
-    size_option,
-)
+from resnet_xf.cli.options import arguments_without, not_none, option, size_option
 from resnet_xf.cli.printing import ProgressBar, by_sign, print_json, print_table
 from resnet_xf.data import DATASETS
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError
@@ -50,8 +40,7 @@ RECIPES_OWN = "the recipe's"
 DATASET_NAMES = f"One of {', '.join(DATASETS)}."
 SOURCE = "A run's folder, or a checkpoint in any format that `convert` reads."
 Network = Annotated[
-    str | None,
-    option("The network of a checkpoint that is no run's.", "--spec", default="identified by names and shapes"),
+    str | None, option("The network of a checkpoint that is no run's.", default="identified by names and shapes")
 ]
 
 
@@ -62,16 +51,16 @@ def train_(
         typer.Argument(metavar="[SPEC]", help="The network, as `show` takes it.", show_default=DEFAULT_NETWORK),
     ] = None,
     dataset: Annotated[str | None, option(DATASET_NAMES, default=DEFAULT_DATASET)] = None,
-    recipe: RecipeName = None,
-    backend: BackendName = None,
-    device: Device = "auto",
+    recipe: options.RecipeName = None,
+    backend: options.BackendName = None,
+    device: options.Device = "auto",
     preset: Annotated[str, option(f"Optimisation for speed: {', '.join(PRESETS)}.")] = "tuned",
     out: Annotated[Path | None, option("The run's folder; it must hold no run.", default="a new one in runs/")] = None,
     resume: Annotated[Path | None, option("Resume the run in this folder, on any backend.", metavar="RUN")] = None,
     weights: Annotated[
         Path | None, option("Initial weights: a checkpoint in any format `convert` reads.", default="random")
     ] = None,
-    data_dir: DataDir = None,
+    data_dir: options.DataDir = None,
     workers: Annotated[int, option("Processes on this machine that train together.", min=1)] = 1,
     keep: Annotated[int, option("Number of checkpoints to keep.", min=1)] = 3,
     timeout: Annotated[float, option("Seconds to wait for other workers.", min=1)] = TIMEOUT,
@@ -80,11 +69,11 @@ def train_(
     lr: Annotated[float | None, option("Peak learning rate.", default=RECIPES_OWN)] = None,
     seed: Annotated[int | None, option("Seed of weights, order and augmentation.", default=RECIPES_OWN)] = None,
     precision: Annotated[str | None, option("float32, float64, bfloat16 or float16.", default=RECIPES_OWN)] = None,
-    image_size: Annotated[Size | None, size_option(RECIPES_OWN)] = None,
+    image_size: Annotated[options.Size | None, size_option(RECIPES_OWN)] = None,
     new_head: Annotated[bool, option("With --weights: draw a new last layer for other classes.", "--new-head")] = False,
     in_channels: Annotated[int | None, option("Channels of the images, 1 or 3.", default="the spec's")] = None,
     num_classes: Annotated[int | None, option("Number of classes.", default="the spec's")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train a network, or resume a run.
 
@@ -152,8 +141,8 @@ def _initial_weights(path: Path, planned: Plan, recipe: Recipe, *, new_head: boo
 
 def _run_together(training: Training, workers: int, out: Path, *, new: bool) -> None:
     """Run this command in several processes, after this process has checked all it can."""
-    command, *options = arguments_without("--workers", "--out")
-    arguments = [command, *(["--out", str(out)] if new else []), *options]
+    command, *others = arguments_without("--workers", "--out")
+    arguments = [command, *(["--out", str(out)] if new else []), *others]
     failure = run_together(require(get_backend(training.header.backend), Trains).roles(workers), arguments)
     if failure:
         again = f"resnet-xf train --resume {shlex.quote(str(out))} --workers {workers}"
@@ -205,13 +194,13 @@ def _opening(training: Training) -> str:
 def evaluate_(
     source: Annotated[Path, typer.Argument(metavar="RUN", help=SOURCE)],
     dataset: Annotated[str | None, option(DATASET_NAMES, default="the run's")] = None,
-    recipe: RecipeName = None,
+    recipe: options.RecipeName = None,
     spec: Network = None,
-    backend: BackendName = None,
-    device: Device = "auto",
-    data_dir: DataDir = None,
+    backend: options.BackendName = None,
+    device: options.Device = "auto",
+    data_dir: options.DataDir = None,
     batch_size: Annotated[int | None, option("Images per batch.", default=RECIPES_OWN, min=1)] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure loss and accuracy on a data set's test images."""
     with ProgressBar() as bar:
@@ -239,13 +228,13 @@ def evaluate_(
 @app.command("predict")
 def predict_(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    run: Annotated[Path, option(SOURCE, "--run", metavar="RUN")],
+    run: Annotated[Path, option(SOURCE, metavar="RUN")],
     top: Annotated[int, option("Number of classes to show.", min=1)] = 5,
-    recipe: RecipeName = None,
+    recipe: options.RecipeName = None,
     spec: Network = None,
-    backend: BackendName = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    backend: options.BackendName = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Show the most likely classes of images."""
     guesses = predict(run, images, top=top, recipe=recipe, network=spec, backend=backend, device=device)
