@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.backend.fast import PRESETS
@@ -15,7 +15,8 @@ OURS = "resnet_xf"
 PEERS = {"torchvision": "torch", "timm": "torch", "gluon": "mxnet"}
 """Other libraries, whose own networks can be measured too, and the backend of each; ``gluon`` is Gluon's model zoo."""
 
-MODES = ("infer", "train")
+Mode = Literal["infer", "train"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class Case(Document, frozen=True, kw_only=True):
@@ -41,7 +42,7 @@ class Case(Document, frozen=True, kw_only=True):
     spec: ResNetSpec
     library: str = OURS
     backend: str
-    mode: Literal["infer", "train"] = "infer"
+    mode: Mode = "infer"
     preset: str = "best"
     precision: str = "float32"
     batch: int = 16
@@ -81,17 +82,16 @@ def cases(
     *,
     backends: tuple[str, ...],
     peers: tuple[str, ...] = (),
-    modes: tuple[str, ...] = ("infer",),
+    modes: tuple[Mode, ...] = ("infer",),
     presets: tuple[str, ...] = ("eager", "best"),
     precisions: tuple[str, ...] = ("float32",),
-    batch: int = 16,
     image_size: tuple[int, int] | None = None,
-    device: str = "cpu",
-    threads: int,
+    **fields: Any,
 ) -> list[Case]:
     """Every combination of the arguments as a case. Peers come first, so that the others are compared with them.
 
-    float32 and tf32 are combined with every preset, lower precisions with the fastest of the presets alone.
+    float32 and tf32 are combined with every preset, lower precisions with the fastest of the presets alone. ``fields``
+    are the same in all cases: ``threads``, ``batch``, ``device`` and ``seed`` of :class:`Case`.
     """
     fastest = max(presets, key=list(PRESETS).index)
     sources = [(peer, PEERS[peer]) for peer in peers] + [(OURS, backend) for backend in backends]
@@ -100,13 +100,11 @@ def cases(
             spec=spec,
             library=library,
             backend=backend,
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             preset=preset,
             precision=precision,
-            batch=batch,
             image_size=image_size or spec.image_size,
-            device=device,
-            threads=threads,
+            **fields,
         )
         for mode in modes
         for library, backend in sources

@@ -9,10 +9,12 @@ from typing import Any
 
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import OURS, Case
-from resnet_xf.speed.bench.report import BenchReport, Row
+from resnet_xf.speed.bench.report import BenchReport, Result, measured
 from resnet_xf.speed.bench.statistics import format_rate
 from resnet_xf.support.files import atomic
 from resnet_xf.support.optional import optional
+
+Results = Sequence[tuple[Case, Result]]
 
 FORMATS = (".svg", ".png", ".pdf")
 
@@ -43,16 +45,16 @@ def plot(report: BenchReport, path: str | Path) -> None:
     """
     path = Path(path)
     check_format(path)
-    groups = [rows for rows in map(_measured, report.groups()) if rows]
+    groups = [results for results in map(measured, report.groups()) if results]
     if not groups:
         raise BenchError("nothing was measured that could be drawn")
     with figure() as new:
-        heights = [max(2.6, 0.9 + 0.3 * len(rows)) for rows in groups]
+        heights = [max(2.6, 0.9 + 0.3 * len(results)) for results in groups]
         picture = new(figsize=(11, sum(heights)), layout="constrained")
         axes = picture.subplots(len(groups), 2, squeeze=False, height_ratios=heights)
-        for (left, right), rows in zip(axes, groups, strict=True):
-            _bars(left, rows)
-            _errors(right, rows)
+        for (left, right), results in zip(axes, groups, strict=True):
+            _bars(left, results)
+            _errors(right, results)
         with atomic(path) as temporary:
             metadata = {"Date": None} if path.suffix == ".svg" else None
             picture.savefig(temporary, format=path.suffix[1:], metadata=metadata)
@@ -74,49 +76,35 @@ def figure() -> Iterator[Any]:
         yield optional("matplotlib.figure", "charts are drawn by Matplotlib").Figure
 
 
-def _measured(rows: Sequence[Row]) -> list[Row]:
-    """The rows with a result."""
-    return [row for row in rows if row.result]
-
-
 def _colour(case: Case) -> str:
     """The colour of the case's backend, or of the other library that implements it."""
     return COLOURS.get(case.backend if case.library == OURS else case.library, "#777777")
 
 
-def _bars(axes: Any, rows: Sequence[Row]) -> None:
+def _bars(axes: Any, results: Results) -> None:
     """Draw a bar for each case: its median of images per second, with a line from quartile to quartile."""
-    for place, row in enumerate(rows):
-        assert row.result is not None
-        speed = row.result.speed
-        axes.barh(place, speed.median, color=_colour(row.case), height=0.7)
+    for place, (case, result) in enumerate(results):
+        speed = result.speed
+        axes.barh(place, speed.median, color=_colour(case), height=0.7)
         axes.plot([speed.low, speed.high], [place, place], color="#222222", linewidth=1.4)
         beside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(format_rate(speed.median), (speed.high, place), **beside)
-    axes.set_yticks(range(len(rows)), [str(row.case) for row in rows])
+    axes.set_yticks(range(len(results)), [str(case) for case, _ in results])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.14)
-    axes.set(title=rows[0].case.group_title, xlabel="images a second: median and quartiles")
+    axes.set(title=results[0][0].group_title, xlabel="images a second: median and quartiles")
 
 
-def _errors(axes: Any, rows: Sequence[Row]) -> None:
+def _errors(axes: Any, results: Results) -> None:
     """Draw a point for each case: its error on the x axis, its images per second on the y axis."""
-    for row in rows:
-        assert row.result is not None
-        size = 70 if row.case.preset == "best" else 30
-        axes.scatter(
-            max(row.result.error, 2e-8),
-            row.result.speed.median,
-            s=size,
-            color=_colour(row.case),
-            marker=MARKERS.get(row.case.precision, "o"),
-            edgecolors="white",
-            linewidths=0.6,
-        )
-    for precision in dict.fromkeys(row.case.precision for row in rows):
+    for case, result in results:
+        size = 70 if case.preset == "best" else 30
+        style = {"marker": MARKERS.get(case.precision, "o"), "edgecolors": "white", "linewidths": 0.6}
+        axes.scatter(max(result.error, 2e-8), result.speed.median, s=size, color=_colour(case), **style)
+    for precision in dict.fromkeys(case.precision for case, _ in results):
         axes.scatter([], [], color="#777777", marker=MARKERS.get(precision, "o"), label=precision)
-    top = 1.1 * max(row.result.speed.median for row in rows if row.result)
+    top = 1.1 * max(result.speed.median for _, result in results)
     axes.set(xscale="log", xlim=(1e-8, 1), ylim=(0, top), title="speed against its price")
     axes.set(xlabel="error of the outputs against float64; large: preset best", ylabel="images a second")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))

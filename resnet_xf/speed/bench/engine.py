@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,6 +24,7 @@ from resnet_xf.errors import BackendError, BenchError
 from resnet_xf.formats.convert import gluon_layout
 from resnet_xf.formats.layouts import renamed
 from resnet_xf.speed.bench.case import OURS, Case
+from resnet_xf.speed.bench.report import Prepared
 from resnet_xf.speed.bench.statistics import steady
 from resnet_xf.speed.optimize import native_of, tolerance
 from resnet_xf.training.evaluation import task_of
@@ -83,7 +85,7 @@ def distinct_images(batch: int) -> int:
 
 def reference_outputs(case: Case) -> Array:
     """The outputs that the case's network should have, ``(N, classes)``: computed in float64, without optimisation."""
-    planned, weights = plan(case.spec), _weights(case)
+    planned, weights = plan(case.spec), draw_weights(case.spec, case.seed, "probe")
     images = sample_crops(case.spec.in_channels, case.image_size, max(CHECKED, distinct_images(case.batch)))
     if case.mode == "train":
         images = images[: distinct_images(case.batch)]
@@ -96,11 +98,6 @@ def reference_outputs(case: Case) -> Array:
         parts = (images[n : n + FEW] for n in range(0, CHECKED, FEW))
         outputs = np.concatenate([backend.forward(network, part) for part in parts])
     return outputs
-
-
-def _weights(case: Case) -> Weights:
-    """Weights that all change the outputs; with initial weights, a missing batch norm would change little."""
-    return draw_weights(plan(case.spec), case.seed, "probe")
 
 
 def _targets(case: Case, count: int) -> Array:
@@ -121,6 +118,16 @@ def _learner(case: Case, planned: Plan, native: Any, weights: Weights) -> Learne
     return learner
 
 
+class _Started(NamedTuple):
+    """A network that has run its first batch: the function ``step`` runs the next one."""
+
+    device: str
+    steps: tuple[str, ...]
+    first: float
+    outputs: Array
+    step: Callable[[], object]
+
+
 class Engine:
     """The network of a case, warm and with correct outputs; :meth:`run` measures it.
 
@@ -129,10 +136,8 @@ class Engine:
         reference: the outputs that it should have, of :func:`reference_outputs`.
 
     Attributes:
-        device, steps: where the network runs, and what was done to make it fast.
-        error: of its outputs against the reference, relative to the largest of them.
-        agreement: the share of images with the same top-1 class as in the reference, 0 to 1.
-        build, first, warm_up: seconds to build the native network, then to its first outputs, then until it was warm.
+        device: where the network runs.
+        prepared: what was done and measured until now.
 
     Raises:
         WrongError: if its outputs or gradients are wrong.
@@ -140,23 +145,32 @@ class Engine:
     """
 
     def __init__(self, case: Case, reference: Array) -> None:
-        self.case, self.reference = case, reference
+        self.case = case
         self.planned = plan(case.spec)
         self.backend: Backend = get_backend(case.backend)
         self.bench = require(self.backend, Optimizes).bench
-        weights = _weights(case)
+        weights = draw_weights(self.planned, case.seed, "probe")  # with "he", a missing batch norm changes little
         images = sample_crops(case.spec.in_channels, case.image_size, max(2 * CHECKED, distinct_images(case.batch)))
         start = time.perf_counter()
-        native, self.steps = self._build(weights)
-        self.build = time.perf_counter() - start
-        self.step = self._infer(native, images) if case.mode == "infer" else self._train(native, weights, images)
-        if not self.error <= (limit := tolerance(case.precision)):
-            raise WrongError(
-                f"its outputs are off by {self.error:.2g} of the largest; sound ones by at most {limit:.2g}"
-            )
+        native, folded = self._build(weights)
+        build = time.perf_counter() - start
+        started = self._infer(native, images) if case.mode == "infer" else self._train(native, weights, images)
+        self.device, self._step = started.device, started.step
+        error = relative_error(started.outputs, reference)
+        if not error <= (limit := tolerance(case.precision)):
+            raise WrongError(f"its outputs are off by {error:.2g} of the largest; sound ones by at most {limit:.2g}")
         start = time.perf_counter()
         self._warm_up()
-        self.warm_up = time.perf_counter() - start
+        self.prepared = Prepared(
+            version=self.backend.version(),
+            steps=(*folded, *started.steps),
+            build=build,
+            first=started.first,
+            warm_up=time.perf_counter() - start,
+            error=error,
+            agreement=float((started.outputs.argmax(1) == reference.argmax(1)).mean()),
+            threads=self.bench.threads(),
+        )
 
     def _build(self, weights: Weights) -> tuple[Any, tuple[str, ...]]:
         """The native network before it is made fast, and what was done to it; None if the learner will build it."""
@@ -174,8 +188,8 @@ class Engine:
         self.backend.load(native, weights)  # raises unless the layers are the same
         return native, ()
 
-    def _infer(self, native: Any, images: Array) -> Callable[[], object]:
-        """Make the network fast, check its outputs, and return the function that computes one batch."""
+    def _infer(self, native: Any, images: Array) -> _Started:
+        """Make the network fast; the outputs are those of the first ``CHECKED`` images."""
         case = self.case
         shape = (case.batch, *images.shape[1:])
         # int8 is calibrated on other images than those it is checked on.
@@ -183,27 +197,23 @@ class Engine:
         calibration = np.resize(others, (-(-CHECKED // case.batch) * case.batch, *images.shape[1:]))
         start = time.perf_counter()
         fast = self.bench.fast(FastTask(native, case.precision, case.preset, case.device, shape, calibration))
-        self.first = time.perf_counter() - start  # it has run a batch
-        self.device, self.steps = fast.device, (*self.steps, *fast.steps)
-        self._compare(fast(checked))
+        first = time.perf_counter() - start  # it has run a batch
         batch = fast.put(np.resize(checked, shape))
-        return lambda: fast(batch)
+        return _Started(fast.device, fast.steps, first, fast(checked), lambda: fast(batch))
 
-    def _train(self, native: Any, weights: Weights, images: Array) -> Callable[[], object]:
-        """Build the learner, check its outputs and gradients, and return the function that trains one step."""
+    def _train(self, native: Any, weights: Weights, images: Array) -> _Started:
+        """Build the learner and check its gradients; the outputs are those of the distinct images."""
         case = self.case
         if case.precision == "int8":
             raise BackendError("no network is trained in int8; choose bfloat16")
         named = weights if native is None else self.backend.dump(native)
         start = time.perf_counter()
         learner = _learner(case, self.planned, native, named)
-        self.device, self.steps = learner.device, learner.steps
         distinct = images[: distinct_images(case.batch)]
         batch = learner.put(np.tile(distinct, (case.batch // len(distinct), 1, 1, 1)))
         labels = _targets(case, case.batch)
         _, outputs = learner.step(batch, labels, RATE)()
-        self.first = time.perf_counter() - start
-        self._compare(outputs[: len(distinct)])
+        first = time.perf_counter() - start
         for _ in range(TRIES):
             _, velocity = learner.dump()
             if any(array.any() for array in velocity.values()):
@@ -212,18 +222,14 @@ class Engine:
         zero = [name for name, array in named.items() if array.ndim > 1 and _no_gradient(velocity.get(name), array)]
         if zero:
             raise WrongError(f"{len(zero)} of its gradients are zero, the first is that of {zero[0]}")
-        return lambda: learner.step(batch, labels, RATE)
-
-    def _compare(self, outputs: Array) -> None:
-        """Set ``error`` and ``agreement`` by comparing outputs ``(N, classes)`` with the reference."""
-        self.error = relative_error(outputs, self.reference)
-        self.agreement = float((outputs.argmax(1) == self.reference.argmax(1)).mean())
+        step = partial(learner.step, batch, labels, RATE)
+        return _Started(learner.device, learner.steps, first, outputs[: len(distinct)], step)
 
     def run(self, steps: int) -> Round:
         """Run so many batches, or training steps if the case trains, wait for the device, and return the time."""
         busy, start = time.process_time(), time.perf_counter()
         for _ in range(steps):
-            self.step()
+            self._step()
         self.bench.wait(self.device)
         seconds = time.perf_counter() - start
         return Round(steps * self.case.batch, seconds, (time.process_time() - busy) / seconds)
@@ -233,7 +239,7 @@ class Engine:
         rates: list[float] = []
         self.pace = self.run(1).seconds
         start = time.perf_counter()
-        while not steady(rates) and (time.perf_counter() - start < WARM_UP or len(rates) < 1):
+        while not steady(rates) and (time.perf_counter() - start < WARM_UP or not rates):
             done = self.run(self.steps_in(ROUND))
             self.pace = done.seconds * self.case.batch / done.images
             rates.append(1 / self.pace)

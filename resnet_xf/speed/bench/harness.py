@@ -14,16 +14,16 @@ from random import Random
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.trace import trace
 from resnet_xf.errors import BenchError, refuse
 from resnet_xf.speed.bench.case import Case
-from resnet_xf.speed.bench.engine import Round, distinct_images
+from resnet_xf.speed.bench.engine import Round, WrongError, distinct_images
 from resnet_xf.speed.bench.report import BenchReport, Result, Row, merged, with_ratios
 from resnet_xf.speed.bench.statistics import format_rate, speed, widening
-from resnet_xf.speed.bench.worker import Ceiling, PeakMemory, Ready, ReferenceWritten, Refused, Worker
+from resnet_xf.speed.bench.worker import Ceiling, PeakMemory, Ready, ReferenceWritten, Worker
 from resnet_xf.support.environment import environment, hardware, memory
 from resnet_xf.support.processes import ProcessDied
 
@@ -118,9 +118,11 @@ def best_batch(case: Case, callback: Callback | None = None) -> Case:
         with TemporaryDirectory() as folder, ExitStack() as stack:
             group = _Group([trial], 3, SEARCH, Path(folder), stack, progress)
             runner = group.start(trial)
+            if isinstance(runner, Row):  # refused
+                break
             for turn in range(group.turns):
                 runner.run(turn, group.seconds)
-        if runner.row is not None:  # refused or crashed
+        if runner.failure:
             break
         progress(0, f"{trial}: {format_rate(runner.rate)} images/s")
         without_gain = 0 if runner.rate > best_rate * GAIN else without_gain + 1
@@ -154,20 +156,20 @@ def check_memory(case: Case) -> None:
 
 @dataclass(eq=False)
 class _Runner:
-    """One case while it is measured.
+    """A case whose process is warm.
 
     Attributes:
         case: the case.
         worker: its process.
         ready: the message with which the process said that it is warm.
-        row: the result or the reason why there is none; None while the case is measured.
+        failure: what ended the process, if anything did.
         rounds: what was measured in each turn, by its number.
     """
 
     case: Case
-    worker: Worker | None = None
-    ready: Ready | None = None
-    row: Row | None = None
+    worker: Worker
+    ready: Ready
+    failure: ProcessDied | None = None
     rounds: dict[int, Round] = field(default_factory=dict)
 
     @property
@@ -180,56 +182,50 @@ class _Runner:
         """The median of the images per second so far; 0 before the first round."""
         return median(self.rates or (0.0,))
 
-    def give_up(self, reason: str, *, failed: bool) -> None:
-        """End the process and the measurement, without a result."""
-        if self.worker is not None:
-            self.worker.end()
-        self.row = Row(case=self.case, reason=reason, failed=failed)
-
     def run(self, turn: int, seconds: float, *, keep: bool = True) -> None:
         """Run for about so many seconds, and keep what was measured unless it is only to get warm."""
-        if self.row is None and self.worker is not None:
+        if self.failure is None:
             try:
-                message = self.worker.ask(seconds)
+                done = self.worker.ask(seconds, Round)
             except ProcessDied as died:
-                self.give_up(str(died), failed=True)
-                return
-            assert isinstance(message, Round)
-            if keep:
-                self.rounds[turn] = message
+                self.failure = died
+                self.worker.end()
+            else:
+                if keep:
+                    self.rounds[turn] = done
 
-    def finish(self, ceilings: Ceilings) -> None:
-        """Ask for the peak memory, set the row, and end the process.
+    def finish(self, ceilings: Ceilings) -> Row:
+        """End the process, and return its result, or a row without one if it died.
 
         The ceiling is measured and added unless a case of the same device, precision and backend has done so.
         """
-        if self.row is not None or self.worker is None or self.ready is None:
-            return
         try:
-            peak = self.worker.ask("memory")
+            if self.failure:
+                raise self.failure
+            peak = self.worker.ask("memory", PeakMemory)
+            key = self.case.device, self.case.precision, self.case.backend
+            if key not in ceilings:
+                with suppress(ProcessDied):
+                    ceilings[key] = self.worker.ask("ceiling", Ceiling).flops or 0.0
         except ProcessDied as died:
-            self.give_up(str(died), failed=True)
-            return
-        assert isinstance(peak, PeakMemory)
-        ready = self.ready
+            return _unmeasured(self.case, died)
+        finally:
+            self.worker.end()
         result = Result(
+            **asdict(self.ready.prepared) | {"steps": (*self.ready.prepared.steps, *self.worker.settings)},
             speed=speed(self.rates),
             rates=(dict(zip(self.rounds, self.rates, strict=True)),),
             share=None,
             host_memory=peak.host,
             device_memory=peak.device,
             busy_processors=median(one.processors for one in self.rounds.values()),
-            steps=(*ready.steps, *self.worker.settings),
-            **{name: getattr(ready, name) for name in ready.__struct_fields__ if name not in ("memory", "steps")},
         )
-        self.row = Row(case=self.case, result=result)
-        key = self.case.device, self.case.precision, self.case.backend
-        if key not in ceilings:
-            with suppress(ProcessDied):
-                ceiling = self.worker.ask("ceiling")
-                assert isinstance(ceiling, Ceiling)
-                ceilings[key] = ceiling.flops or 0.0
-        self.worker.end()
+        return Row(case=self.case, result=result)
+
+
+def _unmeasured(case: Case, error: Exception) -> Row:
+    """The row of a case that was refused or whose process died."""
+    return Row(case=case, reason=str(error), failed=isinstance(error, WrongError | ProcessDied))
 
 
 @dataclass
@@ -257,17 +253,18 @@ class _Group:
 
     def measure(self) -> list[Row]:
         """Measure the cases, as many at the same time as the memory holds, each beside the first one."""
-        runners: list[_Runner] = []
+        rows: list[Row] = []
         waiting = deque(self.cases)
         baseline: _Runner | None = None
         turn = 0
         while waiting:
             together = [baseline] if baseline else []
             while waiting and (len(together) < 2 or _fits_another(together)):
-                runner = self.start(waiting.popleft())
-                runners.append(runner)
-                if runner.row is None:
-                    together.append(runner)
+                started = self.start(waiting.popleft())
+                if isinstance(started, Row):
+                    rows.append(started)
+                else:
+                    together.append(started)
             if together == [baseline]:  # all others were refused
                 continue
             for runner in together:  # each has waited while the others got ready, and is not warm any more
@@ -279,47 +276,30 @@ class _Group:
                     if runner is not baseline:
                         self.progress(1, f"{runner.case}: {format_rate(runner.rate)} images/s")
                 turn += 1
-            baseline = next((runner for runner in together if runner.row is None), None)
-            for runner in together:
-                if runner is not baseline:
-                    runner.finish(self.ceilings)
-        if baseline is not None:
-            baseline.finish(self.ceilings)
-        return [runner.row for runner in runners if runner.row is not None]
+            baseline = next((runner for runner in together if not runner.failure), None)
+            rows += [runner.finish(self.ceilings) for runner in together if runner is not baseline]
+        return [*rows, baseline.finish(self.ceilings)] if baseline else rows
 
-    def start(self, case: Case) -> _Runner:
-        """Start a case's process, wait until it is warm, and return its runner.
-
-        If the case cannot be measured, nothing is raised: the runner's ``row`` holds the reason. Otherwise it is None.
-        """
-        runner = _Runner(case)
+    def start(self, case: Case) -> _Runner | Row:
+        """Start a case's process, and wait until it is warm. If it cannot be measured, return a row that says why."""
         self.progress(0, f"{case}: getting ready")
         reference = self.folder / f"{case.mode}-{distinct_images(case.batch)}.npy"
         try:
             check_memory(case)
-            runner.worker, message = self._first_message(case, reference)
-            if isinstance(message, ReferenceWritten):
-                runner.worker, message = self._first_message(case, reference)
-        except BenchError as error:
-            runner.give_up(str(error), failed=False)
-        except ProcessDied as died:
-            runner.give_up(str(died), failed=True)
-        else:
-            if isinstance(message, Ready):
-                runner.ready = message
-                self.progress(1, f"{case}: ready")
-                return runner
-            assert isinstance(message, Refused)
-            runner.give_up(message.reason, failed=message.wrong)
-        assert runner.row is not None
-        self.progress(self.turns + 1, f"{case}: {runner.row.reason}")
+            if not reference.exists():
+                self._worker(case, reference).receive(ReferenceWritten)
+            worker = self._worker(case, reference)
+            runner = _Runner(case, worker, worker.receive(Ready))
+        except (BenchError, ProcessDied) as error:
+            self.progress(self.turns + 1, f"{case}: {error}")
+            return _unmeasured(case, error)
+        self.progress(1, f"{case}: ready")
         return runner
 
-    def _first_message(self, case: Case, reference: Path) -> tuple[Worker, object]:
-        """Start a process, and return it with its first message."""
+    def _worker(self, case: Case, reference: Path) -> Worker:
         worker = Worker(case, reference, self.folder)
         self.stack.callback(worker.end)
-        return worker, worker.receive()
+        return worker
 
 
 @dataclass
@@ -345,7 +325,7 @@ def _fits_another(runners: Sequence[_Runner]) -> bool:
     if any(runner.case.device != "cpu" for runner in runners):
         return False
     available = memory()
-    return available is None or available.free > HEADROOM * max(one.ready.memory for one in runners if one.ready)
+    return available is None or available.free > HEADROOM * max(runner.ready.memory for runner in runners)
 
 
 def _with_share(row: Row, ceilings: dict[str, float]) -> Row:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from statistics import median
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import OURS, Case
@@ -17,38 +17,49 @@ from resnet_xf.speed.bench.statistics import Ratio, Speed, ratio, speed, unpaire
 from resnet_xf.support.documents import Document, Struct
 
 
-class Result(Struct, frozen=True, kw_only=True):
-    """What was measured of one case.
+class Prepared(Struct, frozen=True, kw_only=True):
+    """A network that is warm, and how it compares with the float64 reference.
+
+    Attributes:
+        version: the framework's version.
+        steps: what was done to make the network fast, in order.
+        build, first, warm_up: seconds to build the network, then to its first outputs (compilation included), then
+            until it got no faster.
+        error: of the outputs against the reference, relative to the largest of them.
+        agreement: the share of images with the reference's top-1 class, 0 to 1.
+        threads: how many threads the framework says it uses.
+    """
+
+    version: str
+    steps: tuple[str, ...]
+    build: float
+    first: float
+    warm_up: float
+    error: float
+    agreement: float
+    threads: int
+
+
+class Result(Prepared, frozen=True, kw_only=True):
+    """What was measured of one case, in one or more launches.
+
+    ``error`` and ``agreement`` are the worst of all launches. ``build``, ``first`` and ``warm_up`` are the first
+    launch's, which finds nothing compiled.
 
     Attributes:
         speed: images per second.
         rates: for each launch, the images per second by the turn's number. Cases ran one after the other in a turn.
-        error: of the outputs against the float64 reference, relative to the largest; the worst of all launches.
-        agreement: the share of images with the reference's top-1 class, 0 to 1; the worst of all launches.
         share: of the machine's ceiling in this precision, 0 to 1; None if that is not known.
-        build, first, warm_up: seconds to build the network, then to its first outputs, then until it was warm. They
-            are the first launch's, which finds nothing compiled.
         host_memory, device_memory: the peak in bytes of all launches; None for the device if it is the CPU.
-        threads: how many threads the framework says it uses.
         busy_processors: how many processors were busy on average.
-        version: the framework's version.
-        steps: what was done to make the network fast.
     """
 
     speed: Speed
     rates: tuple[dict[int, float], ...]
-    error: float
-    agreement: float
     share: float | None
-    build: float
-    first: float
-    warm_up: float
     host_memory: int
     device_memory: int | None
-    threads: int
     busy_processors: float
-    version: str
-    steps: tuple[str, ...]
 
     @property
     def by_launch(self) -> list[list[float]]:
@@ -113,7 +124,8 @@ class BenchReport(Document, frozen=True, kw_only=True):
     def to_csv(self) -> str:
         """One line for each case, with the environment in its last columns."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, (*COLUMNS, *self.environment), lineterminator="\n")
+        columns = (*COLUMNS, *self.environment)
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(_csv_row(row) | self.environment for row in self.rows)
         return text.getvalue()
@@ -132,12 +144,10 @@ COLUMNS = (
 def _csv_row(row: Row) -> dict[str, object]:
     """The values of one line of the CSV, by column."""
     case, result = row.case, row.result
-    values: dict[str, object] = {name: getattr(case, name) for name in COLUMNS if name in case.__struct_fields__}
-    values |= {"network": case.spec.name, "reason": row.reason}
-    values["height"], values["width"] = case.image_size
+    height, width = case.image_size
+    values = asdict(case) | {"network": case.spec.name, "height": height, "width": width, "reason": row.reason}
     if result:
-        values |= {name: getattr(result, name) for name in COLUMNS if name in result.__struct_fields__}
-        values |= {
+        values |= asdict(result) | {
             "images_per_second": result.speed.median,
             "lower_quartile": result.speed.low,
             "upper_quartile": result.speed.high,
@@ -156,9 +166,8 @@ def _csv_row(row: Row) -> dict[str, object]:
 def merged(launches: Sequence[Row]) -> Row:
     """Join the rows of one case's launches into one.
 
-    Speeds of all launches are put together. Error and agreement are the worst, memory is the peak, and the times to get
-    ready are the first launch's. If a launch has no result, the row has none and gives its reason. If that is not the
-    first launch, the row also counts as failed, since the case ran before.
+    If a launch has no result, the row has none and gives its reason. If that is not the first launch, the row also
+    counts as failed, since the case ran before.
     """
     results: list[Result] = []
     for number, row in enumerate(launches):
@@ -192,8 +201,13 @@ def result_ratio(first: Result, second: Result) -> Ratio | None:
 
 
 def baseline(group: Sequence[Row]) -> Row | None:
-    """The row that the others of a group are compared with: the first that has a result; None if none has."""
+    """The row with which the others of a group are compared: the first that has a result; None if none has."""
     return next((row for row in group if row.result), None)
+
+
+def measured(rows: Sequence[Row]) -> list[tuple[Case, Result]]:
+    """The cases that have a result."""
+    return [(row.case, row.result) for row in rows if row.result]
 
 
 def with_ratios(group: Sequence[Row]) -> list[Row]:
@@ -209,7 +223,7 @@ def with_ratios(group: Sequence[Row]) -> list[Row]:
 
 def _conclusions(rows: Sequence[Row]) -> Iterator[str]:
     """Sentences that compare the backends of one group, each at its fastest; one for float32, one for any precision."""
-    ours = [(row.case, row.result) for row in rows if row.result and row.case.library == OURS]
+    ours = [(case, result) for case, result in measured(rows) if case.library == OURS]
     compared = set()
     for scope, precisions in (("in float32", {"float32"}), ("in any precision", {case.precision for case, _ in ours})):
         fastest: dict[str, tuple[Case, Result]] = {}
@@ -257,36 +271,33 @@ def compare(before: BenchReport, after: BenchReport) -> Comparison:
     Raises:
         BenchError: if they have no case in common.
     """
-    old, new = ({row.case.key: row for row in report.rows if row.result} for report in (before, after))
+    old, new = ({case.key: (case, result) for case, result in measured(report.rows)} for report in (before, after))
     if old.keys().isdisjoint(new):
-        raise BenchError(f"no case was measured in both: {_differences(old, new)}; measure both with the same options")
+        differences = _differences(*([case for case, _ in one.values()] for one in (old, new)))
+        raise BenchError(f"no case was measured in both: {differences}; measure both with the same options")
     changes = []
-    for key in old:
-        if key in new and (first := old[key].result) and (second := new[key].result):
+    for key, (_, first) in old.items():
+        if key in new:
+            case, second = new[key]
             quotient = unpaired(second.by_launch, first.by_launch)
-            changes.append(Change(case=new[key].case, before=first.speed, after=second.speed, ratio=quotient))
+            changes.append(Change(case=case, before=first.speed, after=second.speed, ratio=quotient))
     names = dict.fromkeys((*before.environment, *after.environment))
     values = {name: (before.environment.get(name, "none"), after.environment.get(name, "none")) for name in names}
     return Comparison(
         changes=tuple(changes),
-        only_before=tuple(_title(row.case) for key, row in old.items() if key not in new),
-        only_after=tuple(_title(row.case) for key, row in new.items() if key not in old),
+        only_before=tuple(f"{case.group_title}: {case}" for key, (case, _) in old.items() if key not in new),
+        only_after=tuple(f"{case.group_title}: {case}" for key, (case, _) in new.items() if key not in old),
         environment={name: (one, two) for name, (one, two) in values.items() if one != two},
     )
 
 
-def _title(case: Case) -> str:
-    """The group in words, then the case: ``resnet18, infer, 224×224, cpu, 4 threads: torch best float32, batch 16``."""
-    return f"{case.group_title}: {case}"
-
-
-def _differences(*reports: Mapping[tuple[object, ...], Row]) -> str:
+def _differences(before: Sequence[Case], after: Sequence[Case]) -> str:
     """Why two reports have no case in common: the fields in which no value of the one is a value of the other."""
-    if not all(reports):
+    if not before or not after:
         return "in one of them, nothing was"
     differences = []
     for name in Case.__struct_fields__:
-        values = [{getattr(row.case, name) for row in rows.values()} for rows in reports]
+        values = [{getattr(case, name) for case in cases} for cases in (before, after)]
         if values[0].isdisjoint(values[1]):
             first, second = (sorted(getattr(value, "name", str(value)) for value in one) for one in values)
             differences.append(f"{name} is {' or '.join(first)} in the first and {' or '.join(second)} in the second")

@@ -11,15 +11,16 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 
 from resnet_xf.backend.registry import BUILT_IN
-from resnet_xf.errors import ResNetXFError, one_line
+from resnet_xf.errors import BenchError, ResNetXFError, one_line
 from resnet_xf.speed.bench.case import Case
 from resnet_xf.speed.bench.engine import Engine, Round, WrongError, reference_outputs
+from resnet_xf.speed.bench.report import Prepared
 from resnet_xf.support.environment import peak_memory
 from resnet_xf.support.files import atomic
 from resnet_xf.support.parent import connect
@@ -33,29 +34,10 @@ LONGEST = 1800.0
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """A message: the network is warm, and its outputs are right.
+    """A message: the network is warm and its outputs are right; ``memory`` is the host's peak so far, in bytes."""
 
-    Attributes:
-        version: the framework's version.
-        steps: what was done to make the network fast, in order.
-        build: seconds to build the native network.
-        first: seconds from there to its first outputs, compilation included.
-        warm_up: seconds from there until it got no faster.
-        error: of the outputs against the float64 reference, relative to the largest of them.
-        agreement: the share of images with the same top-1 class as in the reference, 0 to 1.
-        memory: the peak of the process's host memory so far, in bytes.
-        threads: how many threads the framework says it uses.
-    """
-
-    version: str
-    steps: tuple[str, ...]
-    build: float
-    first: float
-    warm_up: float
-    error: float
-    agreement: float
+    prepared: Prepared
     memory: int
-    threads: int
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -82,6 +64,7 @@ class ReferenceWritten(msgspec.Struct, frozen=True, tag=True):
     """A message: the reference outputs are in their file, and the process ends."""
 
 
+Answer = TypeVar("Answer", Ready, Round, PeakMemory, Ceiling, ReferenceWritten)
 Message: TypeAlias = Ready | Round | Refused | PeakMemory | Ceiling | ReferenceWritten
 Request: TypeAlias = float | Literal["memory", "ceiling"]
 
@@ -113,15 +96,16 @@ class Worker:
             self._child = Child(str(case), command, variables, Message, stdout=file, stderr=file)
         self.end = self._child.end
 
-    def ask(self, request: Request) -> Message:
-        """Send a request, wait for the answer and return it; raises ProcessDied as :meth:`receive`."""
+    def ask(self, request: Request, answer: type[Answer]) -> Answer:
+        """Send a request, and return the answer; raises as :meth:`receive`."""
         self._child.send(request)
-        return self.receive()
+        return self.receive(answer)
 
-    def receive(self) -> Message:
-        """Wait for the next message and return it.
+    def receive(self, answer: type[Answer]) -> Answer:
+        """Wait for the next message, which is of this type, and return it.
 
         Raises:
+            BenchError: if the case cannot be measured; a WrongError if it computes wrong results.
             ProcessDied: if the process ends, or sends nothing in half an hour; with the last line of its output.
         """
         try:
@@ -133,6 +117,9 @@ class Worker:
             last = f"; its last words: {lines[-1].strip()}" if lines else ""
             hint = " (it may have been too large for the memory)" if self._child.exit_code == -9 else ""
             raise ProcessDied(f"the process {died}{hint}{last}") from None
+        if isinstance(message, Refused):
+            raise (WrongError if message.wrong else BenchError)(message.reason)
+        assert isinstance(message, answer)
         return message
 
 
@@ -153,20 +140,17 @@ def main() -> None:
             parent.send(ReferenceWritten())
             return
         engine = Engine(case, np.load(reference, allow_pickle=False))
-    except MemoryError as error:
-        parent.send(Refused(f"not enough memory: {one_line(error)}"))
+    except Exception as error:
+        reason = one_line(error)
+        if isinstance(error, MemoryError):
+            reason = f"not enough memory: {reason}"
+        elif not isinstance(error, ResNetXFError):
+            if not isinstance(error, RuntimeError) or "memory" not in reason:
+                raise
+            reason = f"not enough memory: {reason}; choose a smaller batch"  # a framework's own error
+        parent.send(Refused(reason, wrong=isinstance(error, WrongError)))
         return
-    except ResNetXFError as error:
-        parent.send(Refused(one_line(error), wrong=isinstance(error, WrongError)))
-        return
-    except RuntimeError as error:  # of a framework, where it is not turned into a MemoryError
-        if "memory" not in str(error):
-            raise
-        parent.send(Refused(f"not enough memory: {one_line(error)}; choose a smaller batch"))
-        return
-    version, threads = engine.backend.version(), engine.bench.threads()
-    times = engine.build, engine.first, engine.warm_up
-    parent.send(Ready(version, engine.steps, *times, engine.error, engine.agreement, peak_memory(), threads))
+    parent.send(Ready(engine.prepared, peak_memory()))
     for request in parent.messages(Request):
         match request:
             case "memory":
