@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,28 +102,21 @@ class MxnetBackend:
         """Call ``look`` with the inputs and output of every block, from hooks. Hybridization is turned off."""
         inputs: dict[str, tuple[Array, ...]] = {}
 
-        def before(name: str) -> Callable[[Any, Any], None]:
-            return lambda block, args: inputs.update({name: tuple(x.asnumpy() for x in _arrays(args))})
+        def before(name: str, block: Any, args: Any) -> None:
+            inputs[name] = tuple(array.asnumpy() for array in _arrays(args))
 
-        def after(name: str) -> Callable[..., None]:
-            def call(block: Any, args: Any, output: Any = None) -> None:
-                for array in _arrays(args if output is None else output)[-1:]:
-                    look(name, inputs.pop(name), array.asnumpy())
+        def after(name: str, block: Any, args: Any, output: Any = None) -> None:
+            for array in _arrays(args if output is None else output)[-1:]:
+                look(name, inputs.pop(name), array.asnumpy())
 
-            return call
-
-        handles = []
-        for name, block in named_blocks(network):
-            if names is None or name in names:
-                inner = _activation(block)  # its input is the output of the layer without activation
-                register = block.register_forward_hook if inner is None else inner.register_forward_pre_hook
-                handles += [block.register_forward_pre_hook(before(name)), register(after(name))]
-        try:
-            with mx.autograd.pause(train_mode=False), _imperative(network):
-                network(_array(network, images))
-        finally:
-            for handle in handles:
-                handle.detach()
+        with ExitStack() as hooks, mx.autograd.pause(train_mode=False), _imperative(network):
+            for name, block in named_blocks(network):
+                if names is None or name in names:
+                    inner = _activation(block)  # its input is the output of the layer without activation
+                    register = block.register_forward_hook if inner is None else inner.register_forward_pre_hook
+                    hooks.enter_context(block.register_forward_pre_hook(partial(before, name)))
+                    hooks.enter_context(register(partial(after, name)))
+            network(_array(network, images))
 
     def settings(self, network: Any) -> dict[str, dict[str, float]]:
         """Return ``eps`` and ``momentum`` of batch norms, as PyTorch defines them, and ``rate`` of dropouts."""
@@ -159,16 +153,26 @@ def _activation(block: Any) -> Any:
 
 
 @contextmanager
-def _without_activation(block: Any) -> Iterator[None]:
-    """Run a layer without the activation inside it: the ladder checks activations as separate layers."""
-    inner = _activation(block)
-    if inner is not None:
-        block.__dict__["act"] = None  # Gluon's own __setattr__ refuses None
+def _changed(blocks: list[Any], attribute: str, value: object) -> Iterator[None]:
+    """Set an attribute of blocks, and restore it afterwards. Gluon's own ``__setattr__`` refuses None for a block."""
+    before = [vars(block)[attribute] for block in blocks]
+    for block in blocks:
+        vars(block)[attribute] = value
     try:
         yield
     finally:
-        if inner is not None:
-            block.__dict__["act"] = inner
+        for block, old in zip(blocks, before, strict=True):
+            vars(block)[attribute] = old
+
+
+def _imperative(network: Any) -> AbstractContextManager[None]:
+    """Run a hybridized network block by block, so that hooks on inner blocks fire."""
+    return _changed([block for _, block in named_blocks(network) if getattr(block, "_active", False)], "_active", False)
+
+
+def _without_activation(block: Any) -> AbstractContextManager[None]:
+    """Run a layer without the activation inside it: the ladder checks activations as separate layers."""
+    return _changed([block] if _activation(block) is not None else [], "act", None)
 
 
 def _arrays(value: Any) -> list[Any]:
@@ -187,19 +191,6 @@ def _array(network: Any, images: Array) -> Any:
     """Return images on the network's device, in its dtype."""
     context = next((param.list_ctx()[0] for param in weights_of(network).values()), mx.cpu())
     return ndarray(images, _dtype(network), context)
-
-
-@contextmanager
-def _imperative(network: Any) -> Iterator[None]:
-    """Run a hybridized network block by block, so that hooks on inner blocks fire."""
-    active = [block for _, block in named_blocks(network) if getattr(block, "_active", False)]
-    for block in active:
-        block._active = False
-    try:
-        yield
-    finally:
-        for block in active:
-            block._active = True
 
 
 BACKEND: Backend = MxnetBackend()

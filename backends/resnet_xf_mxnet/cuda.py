@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ def prepare() -> None:
     Raises:
         BackendError: if the driver or a library is missing, or MXNet is installed twice.
     """
-    installed = [name for name in DISTRIBUTIONS if _is_installed(name)]
+    installed = [name for name in DISTRIBUTIONS if any(distributions(name=name))]
     if len(installed) > 1:
         raise BackendError(
             f"{' and '.join(installed)} are both installed, and one has overwritten the other's files; keep the first "
@@ -88,10 +88,8 @@ def load_libraries(libraries: Sequence[str], folders: Sequence[str]) -> None:
         except OSError as error:
             broken.append(str(error))
     if broken:
-        raise BackendError(
-            f"MXNet's CUDA build needs libraries that cannot be loaded ({'; '.join(broken)})",
-            how_to_install("mxnet-cu117"),
-        )
+        problem = f"MXNet's CUDA build needs libraries that cannot be loaded ({'; '.join(broken)})"
+        raise BackendError(problem, how_to_install("mxnet-cu117"))
 
 
 def gpus() -> list[Gpu]:
@@ -121,14 +119,6 @@ def how_to_install(distribution: str) -> str:
     """Return the command that replaces any installed MXNet with a distribution."""
     pinned = f"pip install --no-deps {distribution}==1.9.1 && " if sys.version_info >= (3, 13) else ""
     return f"pip uninstall -y {' '.join(DISTRIBUTIONS)} && {pinned}pip install 'resnet-xf[{distribution}]'"
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _describe(driver: ctypes.CDLL, index: int) -> Gpu:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from math import nan
 from typing import Any
 
@@ -81,29 +82,19 @@ class TorchBackend:
         """Call ``look`` with the inputs and output of every module, from hooks."""
         inputs: dict[str, tuple[Array, ...]] = {}
 
-        def before(name: str) -> Callable[[nn.Module, Any], None]:
-            return lambda module, args: inputs.update({name: tuple(to_numpy(x) for x in _tensors(args))})
+        def before(name: str, module: nn.Module, args: Any) -> None:
+            inputs[name] = tuple(to_numpy(tensor) for tensor in _tensors(args))
 
-        def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
-            def call(module: nn.Module, args: Any, output: Any) -> None:
-                for tensor in _tensors(output)[-1:]:
-                    look(name, inputs.pop(name), to_numpy(tensor))
+        def after(name: str, module: nn.Module, args: Any, output: Any) -> None:
+            for tensor in _tensors(output)[-1:]:
+                look(name, inputs.pop(name), to_numpy(tensor))
 
-            return call
-
-        handles = []
-        for name, module in network.named_modules():
-            if names is None or name in names:
-                handles += [
-                    module.register_forward_pre_hook(before(name)),
-                    module.register_forward_hook(after(name)),
-                ]
-        try:
-            with _inference(network):
-                network(_tensor(network, images))
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as hooks, _inference(network):
+            for name, module in network.named_modules():
+                if names is None or name in names:
+                    hooks.enter_context(module.register_forward_pre_hook(partial(before, name)))
+                    hooks.enter_context(module.register_forward_hook(partial(after, name)))
+            network(_tensor(network, images))
 
     def settings(self, network: nn.Module) -> dict[str, dict[str, float]]:
         settings: dict[str, dict[str, float]] = {}

@@ -8,28 +8,13 @@ from typing import Any
 
 import msgspec
 
-from resnet_xf.architecture.nodes import (
-    Activation,
-    Children,
-    Conv,
-    Flatten,
-    Gate,
-    GlobalPool,
-    Linear,
-    Node,
-    Norm,
-    Pad,
-    Pool,
-    Residual,
-    Sequential,
-    Taps,
-    walk,
-)
+from resnet_xf.architecture import nodes
+from resnet_xf.architecture.nodes import Children, Conv, Node, Norm, Residual, Sequential, Taps, walk
 from resnet_xf.architecture.spec import MOST_BLOCKS, ResNetSpec, SqueezeExcitation, Stage, Stem
 from resnet_xf.architecture.zoo import get_spec
 from resnet_xf.errors import SpecError, refuse
 
-RELU = Activation("relu")
+RELU = nodes.Activation("relu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +57,8 @@ def plan(spec: Plan | ResNetSpec | str) -> Plan:
         channels, dilation = stage.channels, stage.dilation
     if spec.preactivation:
         layers += [("norm", _norm(spec, channels)), ("act", RELU)]
-    head = Linear(channels, spec.num_classes)
-    layers += [("global_pool", GlobalPool()), ("flatten", Flatten()), ("fc", head)]
+    head = nodes.Linear(channels, spec.num_classes)
+    layers += [("global_pool", nodes.GlobalPool()), ("flatten", nodes.Flatten()), ("fc", head)]
     return Plan(spec, Sequential(tuple(layers)))
 
 
@@ -192,7 +177,7 @@ def _stem(stem: Stem, spec: ResNetSpec) -> Children:
     if stem.activation:
         layers.append(("act1", RELU))
     if stem.pool:
-        layers.append(("maxpool", Pool("max", kernel=3, stride=2, padding=1)))
+        layers.append(("maxpool", nodes.Pool("max", kernel=3, stride=2, padding=1)))
     return tuple(layers)
 
 
@@ -257,9 +242,9 @@ def _shortcut(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int) -> 
     first = 0
     if spec.shortcut == "avg_conv":
         if stride != 1:
-            layers["0"] = Pool("avg", kernel=stride, stride=stride, ceil=True)
+            layers["0"] = nodes.Pool("avg", kernel=stride, stride=stride, ceil=True)
         elif stage.dilation > 1:
-            layers |= {"pad": Pad(1), "0": Pool("avg", kernel=2, stride=1)}
+            layers |= {"pad": nodes.Pad(1), "0": nodes.Pool("avg", kernel=2, stride=1)}
         first, stride = 1, 1
     layers[f"{first}"] = Conv(in_channels, channels, 1, stride, bias="shortcut" in spec.conv_bias)
     if spec.shortcut_norm if spec.shortcut_norm is not None else not spec.preactivation:
@@ -267,15 +252,15 @@ def _shortcut(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int) -> 
     return Sequential(tuple(layers.items()))
 
 
-def _gate(se: SqueezeExcitation, channels: int) -> Gate:
+def _gate(se: SqueezeExcitation, channels: int) -> nodes.Gate:
     """A squeeze-excitation gate; its hidden width is rounded as by timm's ``make_divisible``."""
     width = max(se.divisor, int(channels * se.ratio + se.divisor / 2) // se.divisor * se.divisor)
-    return Gate(
+    return nodes.Gate(
         (
-            ("pool", GlobalPool()),
+            ("pool", nodes.GlobalPool()),
             ("fc1", Conv(channels, width, 1, bias=se.bias)),
             ("act", RELU),
             ("fc2", Conv(width, channels, 1, bias=se.bias)),
-            ("gate", Activation("sigmoid")),
+            ("gate", nodes.Activation("sigmoid")),
         )
     )

@@ -7,7 +7,7 @@ import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
+from msgspec.structs import replace
 
 from resnet_xf.architecture.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
 from resnet_xf.errors import SpecError
@@ -21,6 +21,7 @@ IMAGENET_BLOCKS = {
 """Blocks in each stage, by the network's depth (He et al. 2015, table 1; timm for 10, 14, 26 and 200)."""
 
 BASIC_DEPTHS = (10, 18, 34)
+CIFAR_DEPTHS = (20, 32, 44, 56, 110)
 
 
 def _imagenet(name: str, depth: int, *, groups: int = 1, base_width: int = 64, **fields: Any) -> ResNetSpec:
@@ -52,22 +53,21 @@ def _cifar(name: str, depth: int, *, widen: int = 1, **fields: Any) -> ResNetSpe
     return ResNetSpec(name=name, num_classes=10, image_size=(32, 32), stages=stages, **fields)
 
 
-def _stem(**fields: Any) -> Stem:
-    """The stem of GluonCV's CIFAR networks: one 3×3 convolution with 16 channels, without a ReLU."""
-    return Stem(kind="conv3", width=16, stride=1, pool=False, activation=False, **fields)
+def _gluon_v1(depth: int) -> ResNetSpec:
+    """In bottlenecks the first 1×1 convolution has the stride, and both 1×1 convolutions have a bias."""
+    fields: dict[str, Any] = {} if depth in BASIC_DEPTHS else {"stride_on": "1x1", "conv_bias": ("1x1",)}
+    return _imagenet(f"resnet{depth}_v1", depth, **fields)
 
 
 DEEP = Stem(kind="deep")
 WIDER = Stem(kind="deep", width=128)
 TIERED = Stem(kind="deep", hidden=(24, 32))
 GLUON_V2: dict[str, Any] = {"preactivation": True, "stem": Stem(input_norm=True)}
+CIFAR_STEM = Stem(kind="conv3", width=16, stride=1, pool=False, activation=False)
+"""GluonCV's: one 3×3 convolution with 16 channels, without a ReLU."""
+CIFAR_V2: dict[str, Any] = {"preactivation": True, "stem": replace(CIFAR_STEM, input_norm=True)}
+CIFAR_V2_RAW = CIFAR_V2 | {"shortcut_from": "input", "stem": replace(CIFAR_STEM, input_norm=True, norm=False)}
 BOOK: dict[str, Any] = {"in_channels": 1, "num_classes": 10, "image_size": (96, 96)}
-
-
-def _gluon_v1(depth: int) -> ResNetSpec:
-    """In bottlenecks the first 1×1 convolution has the stride, and both 1×1 convolutions have a bias."""
-    fields: dict[str, Any] = {} if depth in BASIC_DEPTHS else {"stride_on": "1x1", "conv_bias": ("1x1",)}
-    return _imagenet(f"resnet{depth}_v1", depth, **fields)
 
 
 def _book_resnext() -> ResNetSpec:
@@ -101,10 +101,10 @@ def with_output_stride(spec: ResNetSpec, output_stride: int) -> ResNetSpec:
         stage_stride = stage.stride if stride * stage.stride <= output_stride else 1
         dilation *= stage.stride // stage_stride
         stride *= stage_stride
-        stages.append(msgspec.structs.replace(stage, stride=stage_stride, dilation=stage.dilation * dilation))
+        stages.append(replace(stage, stride=stage_stride, dilation=stage.dilation * dilation))
     if stride != output_stride:
         raise SpecError(f"$.stages: {spec.name} cannot have an output stride of {output_stride}; it comes to {stride}")
-    return msgspec.structs.replace(spec, name=f"{spec.name}_os{output_stride}", stages=tuple(stages))
+    return replace(spec, name=f"{spec.name}_os{output_stride}", stages=tuple(stages))
 
 
 _TORCHVISION = (
@@ -134,27 +134,9 @@ _GLUON = (
     *(_imagenet(f"resnet{depth}_v2", depth, **GLUON_V2) for depth in (18, 34, 50, 101, 152)),
 )
 _GLUONCV = (
-    *(_cifar(f"cifar_resnet{depth}_v1", depth, stem=_stem()) for depth in (20, 32, 44, 56, 110)),
-    *(
-        _cifar(
-            f"cifar_resnet{depth}_v2",
-            depth,
-            stem=_stem(input_norm=True, norm=False),
-            preactivation=True,
-            shortcut_from="input",
-        )
-        for depth in (20, 32, 44, 56, 110)
-    ),
-    *(
-        _cifar(
-            f"cifar_wideresnet{depth}_{widen}",
-            depth,
-            widen=widen,
-            stem=_stem(input_norm=True),
-            preactivation=True,
-        )
-        for depth, widen in ((16, 10), (28, 10), (40, 8))
-    ),
+    *(_cifar(f"cifar_resnet{depth}_v1", depth, stem=CIFAR_STEM) for depth in CIFAR_DEPTHS),
+    *(_cifar(f"cifar_resnet{depth}_v2", depth, **CIFAR_V2_RAW) for depth in CIFAR_DEPTHS),
+    *(_cifar(f"cifar_wideresnet{d}_{k}", d, widen=k, **CIFAR_V2) for d, k in ((16, 10), (28, 10), (40, 8))),
     _imagenet("resnet50_v1b", 50),
     _imagenet("resnet50_v1c", 50, stem=DEEP),
     _imagenet("resnet50_v1d", 50, stem=DEEP, shortcut="avg_conv"),
@@ -179,7 +161,7 @@ ZOO: dict[str, ResNetSpec] = {spec.name: spec for specs in _BY_REFERENCE.values(
 REFERENCE: dict[str, str] = {spec.name: source for source, specs in _BY_REFERENCE.items() for spec in specs}
 """The source of each: ``torchvision``, ``timm``, ``gluon`` (MXNet's model zoo), ``gluoncv`` or ``d2l``."""
 
-ALIASES = {f"cifar_resnet{depth}": f"cifar_resnet{depth}_v1" for depth in (20, 32, 44, 56, 110)}
+ALIASES = {f"cifar_resnet{depth}": f"cifar_resnet{depth}_v1" for depth in CIFAR_DEPTHS}
 """Other names for some of them."""
 
 

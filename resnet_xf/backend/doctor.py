@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import msgspec
 
@@ -31,7 +32,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     framework: str
-    installed: bool
+    installed: bool = True
     usable: bool = False
     version: str | None = None
     devices: tuple[str, ...] = ()
@@ -41,38 +42,33 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 def diagnose() -> list[Diagnosis]:
     """Return the state of every backend. Each installed one is imported in a new process."""
-    return [_in_new_process(name) if is_installed(name) else _missing(name) for name in list_backends()]
+    return [_diagnose(name) for name in list_backends()]
 
 
-def _title(name: str) -> str:
-    return BUILT_IN[name].title if name in BUILT_IN else name
-
-
-def _missing(name: str) -> Diagnosis:
-    mend = how_to_install(name)
-    return Diagnosis(name=name, framework=_title(name), installed=False, problem="not installed", mend=mend)
-
-
-def _in_new_process(name: str) -> Diagnosis:
+def _diagnose(name: str) -> Diagnosis:
     """Return the state that a new interpreter reports; if it crashes, the last line of its stderr."""
+    if not is_installed(name):
+        return _state(name, installed=False, problem="not installed", mend=how_to_install(name))
     code = f"from resnet_xf.backend.doctor import here; print(here({name!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     try:
         return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=Diagnosis)
     except (IndexError, msgspec.MsgspecError):
         last = done.stderr.strip().rpartition("\n")[2] or "no message"
-        problem = f"importing it ended the process with code {done.returncode}: {last}"
-        return Diagnosis(name=name, framework=_title(name), installed=True, problem=problem)
+        return _state(name, problem=f"importing it ended the process with code {done.returncode}: {last}")
+
+
+def _state(name: str, **fields: Any) -> Diagnosis:
+    return Diagnosis(name=name, framework=BUILT_IN[name].title if name in BUILT_IN else name, **fields)
 
 
 def here(name: str) -> str:
     """Import a backend in this process, and return its state as JSON."""
-    fields = {"name": name, "framework": _title(name), "installed": True}
     try:
         backend = check_backend(get_backend(name))
-        fields |= {"usable": True, "version": backend.version(), "devices": tuple(backend.devices())}
+        state = _state(name, usable=True, version=backend.version(), devices=tuple(backend.devices()))
     except BackendError as error:
-        fields |= {"problem": error.problem, "mend": error.mend}
+        state = _state(name, problem=error.problem, mend=error.mend)
     except Exception as error:  # from the framework, for example about an old driver
-        fields |= {"problem": one_line(error)}
-    return msgspec.json.encode(msgspec.convert(fields, Diagnosis)).decode()
+        state = _state(name, problem=one_line(error))
+    return msgspec.json.encode(state).decode()

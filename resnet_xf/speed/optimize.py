@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any
 
 import numpy as np
 
 from resnet_xf.architecture.measures import EPSILON, relative_error
-from resnet_xf.architecture.nodes import Node
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.rewrite import fold_norms
 from resnet_xf.architecture.spec import ResNetSpec
@@ -25,6 +25,7 @@ CHECKED = 2
 """How many images the outputs of a fast network are compared with float64 on."""
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Optimized:
     """A network for fast inference, which cannot be trained; :func:`optimize` makes it.
 
@@ -40,18 +41,13 @@ class Optimized:
         error: of its outputs for up to two real images, against float64 and relative to the largest output.
     """
 
-    def __init__(
-        self,
-        fast: Fast,
-        backend: str,
-        precision: str,
-        image_shape: tuple[int, ...],
-        steps: tuple[str, ...],
-        error: float,
-    ) -> None:
-        self._fast = fast
-        self.backend, self.precision, self.device = backend, precision, fast.device
-        self.image_shape, self.steps, self.error = image_shape, steps, error
+    _fast: Fast
+    backend: str
+    precision: str
+    device: str
+    image_shape: tuple[int, ...]
+    steps: tuple[str, ...]
+    error: float
 
     def __call__(self, images: Any) -> Any:
         """Compute the outputs.
@@ -119,10 +115,9 @@ def optimize(
         BackendError: if the backend or device lacks the precision, a compiler is missing, or the outputs are wrong.
         SpecError, ShapeError, WeightsError: if network, images or weights do not fit each other.
     """
-    if precision not in PRECISIONS:
-        raise BackendError(f"no precision is called {precision!r}; choose one of {', '.join(PRECISIONS)}")
-    if preset not in PRESETS:
-        raise BackendError(f"no preset is called {preset!r}; choose one of {', '.join(PRESETS)}")
+    for what, value, choices in (("precision", precision, PRECISIONS), ("preset", preset, PRESETS)):
+        if value not in choices:
+            raise BackendError(f"no {what} is called {value!r}; choose one of {', '.join(choices)}")
     if batch < 1:
         raise ShapeError(f"batch: at least one image must be shown at a time, got {batch}")
     chosen = get_backend(backend)
@@ -141,21 +136,18 @@ def optimize(
     native, before = native_of(chosen, planned, arrays, preset)
     fast = bench.fast(FastTask(native, precision, preset, device, (batch, *images.shape[1:]), whole_batches))
     error = _error(chosen, planned, arrays, fast, whole_batches[:batch], precision)
-    return Optimized(fast, chosen.name, precision, images.shape[1:], (*before, *fast.steps), error)
+    return Optimized(fast, chosen.name, precision, fast.device, images.shape[1:], (*before, *fast.steps), error)
 
 
 def native_of(
     backend: Backend, planned: Plan, weights: Mapping[str, Array], preset: str
 ) -> tuple[Any, tuple[str, ...]]:
     """Build the native float32 network for a preset; return it, and what was done to the plan before: folded norms."""
-    node: Node = planned.root
-    steps: tuple[str, ...] = ()
-    if preset == "best":
-        node, weights = fold_norms(node, weights)
-        steps = ("folded norms",)
+    folds = preset == "best"
+    node, arrays = fold_norms(planned.root, weights) if folds else (planned.root, weights)
     native = backend.build(node)
-    backend.load(native, {name: array.astype(np.float32, copy=False) for name, array in weights.items()})
-    return native, steps
+    backend.load(native, {name: array.astype(np.float32, copy=False) for name, array in arrays.items()})
+    return native, ("folded norms",) if folds else ()
 
 
 def tolerance(precision: str) -> float:
