@@ -9,6 +9,7 @@ from typing import Annotated, Any, NewType
 import typer
 
 from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.zoo import ZOO
 from resnet_xf.errors import ResNetXFError
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -35,13 +36,6 @@ def read_bytes(text: str) -> int:
     return int(number) * UNITS[unit]
 
 
-def list_zoo() -> list[str]:
-    """Return the names of all networks, for the shell's completion."""
-    from resnet_xf.architecture.zoo import list_models
-
-    return list_models()
-
-
 def refuse_input(value: str | None) -> None:
     """Refuse the option ``--input`` of an earlier version, and name the options that replaced it."""
     if value is not None:
@@ -64,7 +58,9 @@ def size_option(default: str) -> Any:
 SpecArgument = Annotated[
     str,
     typer.Argument(
-        metavar="SPEC", help="A name from `resnet-xf list`, or a .toml or .json file.", autocompletion=list_zoo
+        metavar="SPEC",
+        help="A name from `resnet-xf list`, or a .toml or .json file.",
+        autocompletion=lambda: [*ZOO],
     ),
 ]
 AsJson = Annotated[bool, option("Print JSON.", "--json")]

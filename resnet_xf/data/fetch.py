@@ -77,10 +77,9 @@ def read_files(source: Source, data_dir: str | Path | None, progress: bool) -> d
 def _locate(source: Source, name: str, data_dir: Path) -> Path:
     """Return the path of a file, or of the archive that holds it, in a folder."""
     archive = source.files[name]
-    for folder in source.folders:
-        for path in (data_dir / folder / name, data_dir / folder / archive):
-            if path.is_file():
-                return path
+    places = (data_dir / folder / file for folder in source.folders for file in (name, archive))
+    if path := next(filter(Path.is_file, places), None):
+        return path
     other = next((data_dir / path for path in source.refused if (data_dir / path).exists()), None)
     note = f"; {other} {source.why_refused}" if other else ""
     expected = archive if archive.endswith(".tar.gz") else f"{name} or {archive}"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_xf.errors import DataError, refuse
+from resnet_xf.errors import DataError
 from resnet_xf.support.files import open_regular, reading
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -41,26 +41,18 @@ def is_image(path: Path) -> bool:
 
 
 def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
-    """Return the image in a file, in one of Pillow's modes.
-
-    Raises:
-        DataError: if the file cannot be read, is no image, or is damaged.
-    """
+    """Return the image in a file, in one of Pillow's modes. Raises DataError if the file is no image, or damaged."""
     with (
         reading(path, DataError, "an image", "; replace it, or remove it before a run begins"),
         open_regular(path),
         Image.open(path, formats=FORMATS) as image,
     ):
-        width, height = image.size
-        sides = f"has {width}×{height} pixels"
-        refuse(
-            DataError,
-            {
-                f"{sides}; at most {MOST_PIXELS:,} are read": width * height > MOST_PIXELS,
-                f"{sides}; at most {MOST_OBLONG} times as many along one side are read": max(width, height)
-                > MOST_OBLONG * min(width, height),
-            },
-        )
+        shorter, longer = sorted(image.size)
+        sides = f"has {image.width}×{image.height} pixels"
+        if shorter * longer > MOST_PIXELS:
+            raise DataError(f"{sides}; at most {MOST_PIXELS:,} are read")
+        if longer > MOST_OBLONG * shorter:
+            raise DataError(f"{sides}; at most {MOST_OBLONG} times as many along one side are read")
         return image.convert(mode)
 
 

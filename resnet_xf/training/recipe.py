@@ -201,20 +201,15 @@ def check_recipe(recipe: Recipe) -> Recipe:
     Raises RecipeError, with the path of the field that is wrong, as ``$.schedule.milestones``.
     """
     recipe = recipe.checked()
-    milestones, augmentation = recipe.schedule.milestones, recipe.augmentation
+    schedule, milestones, epochs = recipe.schedule, recipe.schedule.milestones, recipe.epochs
+    stepwise, mean, std = schedule.kind == "step", recipe.augmentation.mean, recipe.augmentation.std
     complaints = {
         "$.optimizer.nesterov: needs a momentum above 0": recipe.optimizer.nesterov and not recipe.optimizer.momentum,
-        "$.schedule.milestones: belong to the kind 'step', and it needs at least one": (
-            bool(milestones) != (recipe.schedule.kind == "step")
-        ),
+        "$.schedule.milestones: belong to the kind 'step', and it needs at least one": bool(milestones) != stepwise,
         "$.schedule.milestones: must increase": list(milestones) != sorted(set(milestones)),
-        f"$.schedule.warmup_epochs: must be less than epochs, which is {recipe.epochs}": (
-            recipe.schedule.warmup_epochs >= recipe.epochs
-        ),
-        "$.augmentation.mean: give mean and std both or neither": (
-            (augmentation.mean is None) != (augmentation.std is None)
-        ),
-        "$.augmentation.std: must be above 0": min(augmentation.std or (1.0,)) <= 0,
+        f"$.schedule.warmup_epochs: must be less than epochs, which is {epochs}": schedule.warmup_epochs >= epochs,
+        "$.augmentation.mean: give mean and std both or neither": (mean is None) != (std is None),
+        "$.augmentation.std: must be above 0": min(std or (1.0,)) <= 0,
     }
     refuse(RecipeError, complaints)
     return recipe
