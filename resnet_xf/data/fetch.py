@@ -53,6 +53,10 @@ class Content:
     where: str
     data: bytes
 
+    def damaged(self, problem: str) -> DataError:
+        """Return the error that says what is wrong with the file."""
+        return DataError(f"{self.where}: {problem}, so get it again")
+
 
 def read_files(source: Source, data_dir: str | Path | None, progress: bool) -> dict[str, Content]:
     """Return the data set's files by name, from ``data_dir``, or else from the user's cache or a mirror.

@@ -62,7 +62,7 @@ def _idx_split(files: Sequence[Content], classes: tuple[str, ...]) -> ArraySplit
             f"{labels.where}: holds {len(numbers)} labels for the {len(pixels)} images of {images.where};"
             " expected two files of one data set, so get both again"
         )
-    _check_labels(numbers, classes, labels.where)
+    _check_labels(numbers, classes, labels)
     return ArraySplit(pixels[..., None], numbers.astype(np.int64))
 
 
@@ -70,15 +70,12 @@ def _idx(content: Content, dimensions: int) -> NDArray[np.uint8]:
     """Return the array of an IDX file: the bytes 0, 0, 8, the number of dimensions, each one in 4 bytes, the array."""
     magic, header = bytes((0, 0, 8, dimensions)), 4 + 4 * dimensions
     if content.data[:4] != magic or len(content.data) < header:
-        begins = f"begins with {content.data[:4].hex(' ') or 'nothing'}"
-        raise DataError(
-            f"{content.where}: {begins}; expected {magic.hex(' ')} and {header - 4} more bytes, so get it again"
-        )
+        begins = content.data[:4].hex(" ") or "nothing"
+        raise content.damaged(f"begins with {begins}; expected {magic.hex(' ')} and {header - 4} more bytes")
     shape = tuple(np.frombuffer(content.data, ">u4", dimensions, 4).tolist())
     expected, size = header + prod(shape), len(content.data)
     if size != expected:
-        sides = "×".join(map(str, shape))
-        raise DataError(f"{content.where}: has {size} bytes; expected {expected} for {sides}, so get it again")
+        raise content.damaged(f"has {size} bytes; expected {expected} for {'×'.join(map(str, shape))}")
     return np.frombuffer(content.data, np.uint8, offset=header).reshape(shape)
 
 
@@ -88,10 +85,9 @@ def _cifar_split(files: Sequence[Content], classes: tuple[str, ...], coarse: int
     parts = []
     for file in files:
         if not file.data or len(file.data) % length:
-            size = len(file.data)
-            raise DataError(f"{file.where}: has {size} bytes; expected a multiple of {length}, so get it again")
+            raise file.damaged(f"has {len(file.data)} bytes; expected a multiple of {length}")
         parts.append(np.frombuffer(file.data, np.uint8).reshape(-1, length))
-        _check_labels(parts[-1][:, coarse], classes, file.where)
+        _check_labels(parts[-1][:, coarse], classes, file)
     records = np.concatenate(parts)
     planes = records[:, coarse + 1 :].reshape(-1, 3, 32, 32)
     return ArraySplit(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, coarse].astype(np.int64))
@@ -101,18 +97,16 @@ def _fine_names(file: Content) -> tuple[str, ...]:
     """Return the names of CIFAR-100's classes, which stand one on a line."""
     classes = tuple(file.data.decode(errors="replace").split())
     if len(classes) != 100:
-        raise DataError(f"{file.where}: names {len(classes)} classes; expected 100, one a line, so get it again")
+        raise file.damaged(f"names {len(classes)} classes; expected 100, one a line")
     return classes
 
 
-def _check_labels(labels: NDArray[np.uint8], classes: tuple[str, ...], where: str) -> None:
+def _check_labels(labels: NDArray[np.uint8], classes: tuple[str, ...], file: Content) -> None:
     """Raise DataError if a label is not the number of a class."""
     outside = np.flatnonzero(labels >= len(classes))
     if outside.size:
-        index = outside[0]
-        raise DataError(
-            f"{where}: label {labels[index]} of image {index} is not one of 0…{len(classes) - 1}, so get it again"
-        )
+        first = outside[0]
+        raise file.damaged(f"label {labels[first]} of image {first} is not one of 0…{len(classes) - 1}")
 
 
 def _mnist(
