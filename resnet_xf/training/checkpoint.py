@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from safetensors import SafetensorError
@@ -26,6 +26,8 @@ from resnet_xf.support.files import FOLDER, PREFIX, atomic, list_checkpoints
 from resnet_xf.training.recipe import Recipe
 
 METRICS = "metrics.jsonl"
+
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
 class EpochRecord(Struct, frozen=True, kw_only=True):
@@ -56,11 +58,11 @@ class EpochRecord(Struct, frozen=True, kw_only=True):
 class Position(Struct, frozen=True, kw_only=True):
     """A position in a run: the epochs that are done, and batches, loss, and so on of the next epoch so far."""
 
-    epoch: int = 0
-    batch: int = 0
+    epoch: Whole = 0
+    batch: Whole = 0
     loss: float = 0.0
-    correct: int = 0
-    seen: int = 0
+    correct: Whole = 0
+    seen: Whole = 0
     seconds: float = 0.0
 
 
@@ -88,7 +90,7 @@ class Header(Document, frozen=True, kw_only=True):
     backend: str
     dataset: str
     data_dir: str | None = None
-    train_images: int
+    train_images: Whole
     train_digest: str
     classes: tuple[str, ...]
     mean: tuple[float, ...]

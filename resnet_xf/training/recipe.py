@@ -24,6 +24,9 @@ Epochs = Annotated[float, Meta(ge=0, le=100_000)]
 Side = Annotated[int, Meta(ge=1, le=8192)]
 Channel = Annotated[tuple[Annotated[float, Meta(ge=-1e30, le=1e30)], ...], Meta(min_length=1)]
 
+MOST_STEPS = 2**24
+"""The most steps of a run; the ``imagenet`` recipe makes 450,000 of ImageNet."""
+
 Precision = Literal["float32", "float64", "bfloat16", "float16"]
 
 
@@ -221,8 +224,13 @@ def rounded(value: float) -> float:
 
 
 def learning_rates(recipe: Recipe, steps_per_epoch: int) -> NDArray[np.float32]:
-    """Return the learning rate of every step of a run, ``(epochs · steps_per_epoch,)``."""
+    """Return the learning rate of every step of a run, ``(epochs · steps_per_epoch,)``.
+
+    Raises:
+        RecipeError: if these are too many to be held in memory.
+    """
     schedule, steps = recipe.schedule, recipe.epochs * steps_per_epoch
+    refuse(RecipeError, {f"$.epochs: make {steps:,} steps; at most {MOST_STEPS:,} are allowed": steps > MOST_STEPS})
     step = np.arange(steps, dtype=np.float64)
     warm = round(schedule.warmup_epochs * steps_per_epoch)
     factor = np.ones(steps)

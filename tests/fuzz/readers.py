@@ -1,0 +1,405 @@
+"""The readers, each with sound files that are damaged, and what reads them. Only one imports a framework."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+import struct
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save
+
+from resnet_xf import ResNetSpec, Stage, Stem
+from resnet_xf.architecture.plan import plan
+from resnet_xf.architecture.spec import SqueezeExcitation
+from resnet_xf.architecture.trace import trace
+from resnet_xf.architecture.weights import (
+    DIGEST_KEY,
+    RUN_KEY,
+    SPEC_KEY,
+    digest,
+    draw_weights,
+    load_weights,
+    write_arrays,
+)
+from resnet_xf.data import Dataset, load_dataset
+from resnet_xf.data.images import centre, read_image
+from resnet_xf.formats.convert import write_checkpoint
+from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.gluon_symbol import checked_graph, read_symbol
+from resnet_xf.formats.identify import identify
+from resnet_xf.formats.inspect import inspect
+from resnet_xf.ladder.capture.against import capture, parity_against
+from resnet_xf.ladder.capture.captured import Captured
+from resnet_xf.speed.bench.case import Case
+from resnet_xf.speed.bench.report import BenchReport, Result, Row, compare
+from resnet_xf.speed.bench.statistics import speed
+from resnet_xf.training.checkpoint import Header, load_checkpoint
+from resnet_xf.training.recipe import RECIPES, get_recipe, learning_rates
+
+from .engine import Files, Reader
+from .mutations import as_json, damaged, damaged_json, damaged_toml
+
+Prepared = tuple[Callable[[random.Random], Files], Callable[[Path], object]]
+
+TINY = ResNetSpec(
+    name="tiny",
+    in_channels=1,
+    num_classes=3,
+    image_size=(8, 8),
+    stem=Stem(kind="conv3", width=2, stride=1, pool=False),
+    stages=(Stage(depth=1, channels=2), Stage(depth=1, channels=4, stride=2)),
+)
+
+RICH = ResNetSpec(
+    name="rich",
+    num_classes=5,
+    image_size=(32, 24),
+    stem=Stem(kind="deep", width=8, hidden=(4, 4), input_norm=True),
+    stages=(
+        Stage(depth=2, channels=8, mid_channels=4, groups=2),
+        Stage(depth=3, channels=16, stride=2, dilation=2, first_dilation=1),
+    ),
+    block="bottleneck",
+    preactivation=True,
+    stride_on="1x1",
+    shortcut="avg_conv",
+    shortcut_norm=True,
+    shortcut_from="input",
+    conv_bias=("stem", "1x1"),
+    se=SqueezeExcitation(ratio=0.25, divisor=4),
+    norm_eps=1e-3,
+    zero_init_last=True,
+)
+
+
+def _bytes_of(write: Callable[[Path], object], suffix: str) -> bytes:
+    """What a function writes into a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"x{suffix}"
+        write(path)
+        return path.read_bytes()
+
+
+def _sometimes(path: Path, one_in: int) -> bool:
+    """Whether to do what takes long; it depends on the file alone."""
+    return zlib.crc32(path.read_bytes()) % one_in == 0
+
+
+def _documents(documents: list[Any], read: Callable[[Path], object]) -> Prepared:
+    """TOML and JSON of some documents."""
+    toml = [document.to_toml() for document in documents]
+    plain = [document.to_complete_json() for document in documents]
+
+    def make(rng: random.Random) -> Files:
+        if rng.random() < 0.4:
+            return {"x.json": as_json(damaged_json(rng.choice(plain), rng), rng)}
+        text = damaged_toml(rng.choice(toml), rng).encode("utf-8", "surrogatepass")
+        return {"x.toml": damaged(text, [text], rng) if rng.random() < 0.1 else text}
+
+    return make, lambda folder: [read(path) for path in folder.iterdir()]
+
+
+def _spec() -> Prepared:
+    def read(path: Path) -> None:
+        planned = plan(str(path))
+        trace(planned, (1, planned.spec.in_channels, *planned.spec.image_size))
+        planned.spec.to_toml()
+
+    return _documents([TINY, RICH], read)
+
+
+def _recipe() -> Prepared:
+    return _documents(list(RECIPES.values()), lambda path: learning_rates(get_recipe(path), 7))
+
+
+def _params() -> Prepared:
+    weights = draw_weights(TINY)
+    whole = _bytes_of(lambda path: write_checkpoint(path, weights, TINY), ".params")
+    small = _bytes_of(
+        lambda path: write_checkpoint(path, {name: array[:1] for name, array in weights.items()}, TINY), ".params"
+    )
+    return partial(_one_file, "x.params", [whole, small]), partial(_checkpoint, "x.params")
+
+
+def _one_file(name: str, samples: list[bytes], rng: random.Random) -> Files:
+    return {name: damaged(rng.choice(samples), samples, rng)}
+
+
+def _checkpoint(name: str, folder: Path) -> None:
+    identify(read_checkpoint(folder / name), TINY)
+
+
+def _symbol() -> Prepared:
+    nodes: list[dict[str, Any]] = [{"op": "null", "name": "data", "inputs": []}]
+
+    def add(op: str, name: str, inputs: list[int], **attributes: str) -> int:
+        nodes.append({"op": op, "name": name, "attrs": attributes, "inputs": [[number, 0, 0] for number in inputs]})
+        return len(nodes) - 1
+
+    at = 0
+    for number in range(3):
+        weight = add("null", f"conv{number}_weight", [], __shape__="(2, 1, 3, 3)")
+        at = add("Convolution", f"conv{number}", [at, weight], kernel="(3, 3)", num_filter="2", num_group="1")
+        arrays = [add("null", f"bn{number}_{word}", []) for word in ("gamma", "beta", "running_mean", "running_var")]
+        at = add("BatchNorm", f"bn{number}", [at, *arrays], eps="1e-05", momentum="0.9", fix_gamma="False")
+        at = add("Activation", f"act{number}", [at], act_type="relu")
+    at = add("Pooling", "pool", [at], kernel="(1, 1)", global_pool="True", pool_type="avg")
+    symbol = {"nodes": nodes, "arg_nodes": [0, 1], "heads": [[at, 0, 0]], "attrs": {"mxnet_version": ["int", 10901]}}
+
+    text = json.dumps(symbol)
+
+    def read(folder: Path) -> None:
+        read_symbol(folder / "x-symbol.json")
+        checked_graph(folder / "x-symbol.json")
+
+    return lambda rng: {"x-symbol.json": as_json(damaged_json(text, rng), rng)}, read
+
+
+def _safetensors() -> Prepared:
+    weights = draw_weights(TINY)
+    samples = [
+        _bytes_of(lambda path: write_arrays(path, weights, {SPEC_KEY: TINY.to_json()}), ".safetensors"),
+        _bytes_of(
+            lambda path: write_arrays(path, {"a": np.zeros((2, 0, 3)), "b": np.ones(2, "i8")}, {}), ".safetensors"
+        ),
+    ]
+
+    def make(rng: random.Random) -> Files:
+        sample = rng.choice(samples)
+        if rng.random() < 0.5:
+            return {"x.safetensors": damaged(sample, samples, rng)}
+        (size,) = struct.unpack("<Q", sample[:8])
+        header = as_json(damaged_json(sample[8 : 8 + size].decode(), rng), rng)
+        return {"x.safetensors": struct.pack("<Q", len(header)) + header + sample[8 + size :]}
+
+    def read(folder: Path) -> None:
+        _checkpoint("x.safetensors", folder)
+        load_weights(folder / "x.safetensors")
+
+    return make, read
+
+
+def _state_dict() -> Prepared:
+    import torch
+
+    weights = {name: torch.tensor(array) for name, array in draw_weights(TINY).items()}
+    wrapped = {"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}, "epoch": 3}
+    samples = [
+        _bytes_of(lambda path: torch.save(weights, path), ".pth"),
+        _bytes_of(lambda path: torch.save(wrapped, path), ".pth"),
+        _bytes_of(lambda path: torch.save({"a": torch.zeros(2)}, path, _use_new_zipfile_serialization=False), ".pth"),
+    ]
+
+    def make(rng: random.Random) -> Files:
+        sample = rng.choice(samples)
+        if rng.random() < 0.4 or not zipfile.is_zipfile(io.BytesIO(sample)):
+            return {"x.pth": damaged(sample, samples, rng)}
+        packed = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(sample)) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as new:
+            names = old.namelist()
+            chosen = (
+                next(name for name in names if name.endswith("data.pkl")) if rng.random() < 0.7 else rng.choice(names)
+            )
+            for name in names:
+                data = old.read(name)
+                new.writestr(zipfile.ZipInfo(name), damaged(data, [data], rng) if name == chosen else data)
+        return {"x.pth": packed.getvalue()}
+
+    return make, partial(_checkpoint, "x.pth")
+
+
+def _run_folder() -> Prepared:
+    header = Header(
+        recipe=RECIPES["digits"], backend="torch", dataset="digits", train_images=100, train_digest="x" * 32,
+        classes=("a", "b", "c"), mean=(0.0,), std=(1.0,),
+    )  # fmt: skip
+    weights = draw_weights(TINY)
+    arrays = weights | {f"momentum/{name}": array for name, array in list(weights.items())[:2]}
+    spec, plain = TINY.to_json(), header.to_complete_json()
+    place = "checkpoints/step-00000003.safetensors"
+
+    def make(rng: random.Random) -> Files:
+        texts = {SPEC_KEY: spec, RUN_KEY: plain}
+        kind = rng.randrange(4)
+        if kind < 2:
+            key, data = ((SPEC_KEY, spec), (RUN_KEY, plain))[kind]
+            texts[key] = as_json(damaged_json(data, rng), rng).decode("utf-8", "replace")
+        changed = dict(arrays)
+        if kind == 2:
+            name = rng.choice(list(changed))
+            odd = changed.pop(name)
+            changed[rng.choice((name, name + "x", "momentum/"))] = rng.choice(
+                (odd[None], odd[:1], odd.astype("f8"), odd * np.nan)
+            )
+        data = save(changed, {**texts, DIGEST_KEY: digest(changed, texts)})
+        return {place: damaged(data, [data], rng) if kind == 3 else data}
+
+    def read(folder: Path) -> None:
+        if _sometimes(folder / place, 50):
+            inspect(folder)
+        checkpoint = load_checkpoint(folder)
+        learning_rates(checkpoint.header.recipe, checkpoint.header.steps_per_epoch)
+        assert checkpoint.header.step >= 0
+
+    return make, read
+
+
+def _capture() -> Prepared:
+    sys.path.append(str(Path(__file__).parents[2] / "examples" / "numpy_backend"))
+    from numpy_backend import NumpyBackend
+
+    sound = Path(tempfile.mkdtemp(prefix="resnet-xf-fuzz-"))
+    capture(TINY, sound / "x", NumpyBackend(), level="quick")  # type: ignore[arg-type]
+    files = {path.name: path.read_bytes() for path in (sound / "x").iterdir()}
+    manifest = files["manifest.json"].decode()
+    with tarfile.open(Path(__file__).parents[1] / "data" / "capture_of_version_1.tar.xz") as archive:
+        member = archive.extractfile("v1/manifest.json")
+        assert member is not None
+        first = member.read().decode()
+
+    def make(rng: random.Random) -> Files:
+        name = rng.choice(list(files))
+        if name == "manifest.json" or rng.random() < 0.5:
+            changed = as_json(damaged_json(first if rng.random() < 0.3 else manifest, rng), rng)
+            return files | {"manifest.json": changed}
+        return files | {name: damaged(files[name], [files[name]], rng)}
+
+    def read(folder: Path) -> None:
+        captured = Captured(folder)
+        captured.subject(2**30)
+        captured.differs(Captured(sound / "x"))
+        if _sometimes(folder / "manifest.json", 20):
+            parity_against([sound / "x", folder], [])
+
+    return make, read
+
+
+def _idx() -> Prepared:
+    rng = np.random.default_rng(0)
+    files: Files = {}
+    for part in ("train", "t10k"):
+        pixels = rng.integers(0, 256, (10, 28, 28), np.uint8).tobytes()
+        files[f"{part}-images-idx3-ubyte"] = struct.pack(">IIII", 0x803, 10, 28, 28) + pixels
+        files[f"{part}-labels-idx1-ubyte"] = struct.pack(">II", 0x801, 10) + bytes(range(10))
+    return partial(_packed, files), lambda folder: _look(load_dataset("mnist", folder))
+
+
+def _packed(files: Files, rng: random.Random) -> Files:
+    """Some files, of which one is damaged, and perhaps packed before or after that."""
+    name = rng.choice(list(files))
+    changed = {one: data for one, data in files.items() if one != name}
+    match rng.randrange(3):
+        case 0:
+            return changed | {name: damaged(files[name], [files[name]], rng)}
+        case 1:
+            return changed | {f"{name}.gz": gzip.compress(damaged(files[name], [files[name]], rng), 1)}
+    packed = gzip.compress(files[name], 1)
+    return changed | {f"{name}.gz": damaged(packed, [packed], rng)}
+
+
+def _look(dataset: Dataset) -> None:
+    for split in (dataset.train, dataset.test):
+        split.digest()
+        if len(split):
+            split.image(0, 3)
+
+
+def _cifar() -> Prepared:
+    files: Files = {"fine_label_names.txt": "\n".join(f"class{number}" for number in range(100)).encode()}
+    records = bytes(2 + 3072) * 2
+    files |= dict.fromkeys(("train.bin", "test.bin"), records)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"cifar-100-binary/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    whole = buffer.getvalue()
+
+    def make(rng: random.Random) -> Files:
+        match rng.randrange(3):
+            case 0:
+                name = rng.choice(list(files))
+                return files | {name: damaged(files[name], [files[name]], rng)}
+            case 1:
+                return {"cifar-100-binary.tar.gz": gzip.compress(damaged(whole, [whole], rng), 1)}
+        packed = gzip.compress(whole, 1)
+        return {"cifar-100-binary.tar.gz": damaged(packed, [packed], rng)}
+
+    return make, lambda folder: _look(load_dataset("cifar100", folder))
+
+
+def _images() -> Prepared:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (6, 9, 3), np.uint8)
+    samples = []
+    for mode in ("RGB", "L", "P", "RGBA", "1", "I;16"):
+        image = (
+            Image.fromarray(pixels[..., 0].astype("<u2")) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+        )
+        for kind in ("bmp", "gif", "jpeg", "png", "tiff", "webp"):
+            buffer = io.BytesIO()
+            try:
+                image.save(buffer, kind, **({"compression": "tiff_lzw"} if kind == "tiff" and mode == "RGB" else {}))
+            except (OSError, ValueError, KeyError):
+                continue  # a format without this mode
+            samples.append(buffer.getvalue())
+
+    def read(folder: Path) -> None:
+        for mode in ("L", "RGB"):
+            centre(read_image(folder / "x.png", mode), (16, 12))
+
+    return partial(_one_file, "x.png", samples), read
+
+
+def _bench() -> Prepared:
+    rates = [100.0, 101.0, 99.5]
+    result = Result(
+        speed=speed(rates), rates=(dict(enumerate(rates)),), error=1e-7, agreement=1.0, share=0.5, build=1.0, first=0.1,
+        warm_up=2.0, host_memory=10**9, device_memory=None, threads=2, busy_processors=1.9, version="2.0", steps=("a",),
+    )  # fmt: skip
+    rows = [
+        Row(case=Case(spec=TINY, backend=backend, image_size=(8, 8), threads=2), result=result)
+        for backend in ("torch", "mxnet")
+    ]
+    report = BenchReport(environment={"python": "3.11"}, ceilings={"float32": 1e11}, rows=tuple(rows))
+    plain = report.to_complete_json()
+
+    def read(folder: Path) -> None:
+        changed = BenchReport.read(folder / "x.json")
+        changed.to_csv()
+        list(changed.conclusions())
+        if _sometimes(folder / "x.json", 5):
+            compare(report, changed)
+
+    return lambda rng: {"x.json": as_json(damaged_json(plain, rng), rng)}, read
+
+
+READERS = (
+    Reader("spec", _spec),
+    Reader("recipe", _recipe),
+    Reader("params", _params),
+    Reader("symbol", _symbol),
+    Reader("safetensors", _safetensors),
+    Reader("run", _run_folder),
+    Reader("capture", _capture),
+    Reader("idx", _idx),
+    Reader("cifar", _cifar),
+    Reader("images", _images),
+    Reader("bench", _bench),
+    Reader("state_dict", _state_dict),
+)
+"""Every reader."""
