@@ -154,13 +154,21 @@ class _Display(ProgressBar):
     """Shows a run's progress: a first line, a line per epoch on stdout, and a bar on stderr if it is a terminal."""
 
     def __init__(self, training: Training, *, as_json: bool) -> None:
-        self.as_json, self.opening = as_json, "" if as_json else _opening(training)
+        self.as_json = as_json
+        header, spec, data = training.header, training.planned.spec, training.data
+        done = f"on {header.step} of {training.steps} steps, " if header.step else ""
+        unused = f" for a network of {spec.num_classes}" if spec.num_classes > len(data.classes) else ""
+        self.opening = (
+            f"{spec.name} on {data.name}: {header.train_images:,} training images of {len(data.classes)} classes"
+            f"{unused}, {by_sign(training.transform.size)} pixels; {header.backend}; recipe {header.recipe.name}, "
+            f"{done}{header.recipe.epochs} epochs of {header.steps_per_epoch} steps; the run is {training.out}"
+        )
 
     def __call__(self, progress: Progress) -> None:
         """Show a step or an epoch. Only the first of several workers is called."""
-        if self.opening:
+        if not self.as_json and self.opening:
             typer.echo(self.opening)
-            self.opening = ""
+        self.opening = ""
         epoch, speed = f"epoch {progress.epoch}/{progress.epochs}", f"{progress.images_per_second:,.0f} images/s"
         text = (
             f"{epoch}  step {progress.step}/{progress.steps}  loss {progress.loss:.4f}  "
@@ -176,18 +184,6 @@ class _Display(ProgressBar):
             f"test loss {record.test_loss:.4f} accuracy {record.test_accuracy:.2%}, {speed}"
         )
         typer.echo(msgspec.json.encode(record).decode() if self.as_json else line)
-
-
-def _opening(training: Training) -> str:
-    """Return the line that tells what is about to be trained."""
-    header, spec, data = training.header, training.planned.spec, training.data
-    done = f"on {header.step} of {training.steps} steps, " if header.step else ""
-    unused = f" for a network of {spec.num_classes}" if spec.num_classes > len(data.classes) else ""
-    return (
-        f"{spec.name} on {data.name}: {header.train_images:,} training images of {len(data.classes)} classes{unused}, "
-        f"{by_sign(training.transform.size)} pixels; {header.backend}; recipe {header.recipe.name}, "
-        f"{done}{header.recipe.epochs} epochs of {header.steps_per_epoch} steps; the run is {training.out}"
-    )
 
 
 @app.command("evaluate")
