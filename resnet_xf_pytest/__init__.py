@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 LEVELS = ("quick", "standard", "full")
 
-PROVEN, PARTLY, DIFFERS, NOT_COMPARED = "parity proven", "parity in part", "parity differs", "parity not compared"
+PROVEN, PARTLY, DIFFERS = "parity proven", "parity in part", "parity differs"
+UNDECIDED, NOT_COMPARED = "parity inconclusive", "parity not compared"
 """Names of a test's properties: the outcomes of a comparison."""
 
 TABLES = pytest.StashKey[list[tuple[str, str]]]()
@@ -97,7 +98,7 @@ def assert_parity(request: pytest.FixtureRequest) -> Callable[..., Report]:
             raise error.with_traceback(None)  # noqa: B904 - the same error without the library's frames
         done += 1
         complete = all(rung.status == "pass" for rung in report.rungs)
-        result = PROVEN if complete else PARTLY if report.holds else DIFFERS
+        result = PROVEN if complete else PARTLY if report.holds else DIFFERS if report.failure else UNDECIDED
         item.user_properties.append((result, report.verdict()))
         item.stash.setdefault(TABLES, []).append((f"parity of {report.network}", table(report)))
         if folder:
@@ -168,7 +169,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     parts = [f"{counts[PROVEN]} {'network' if counts[PROVEN] == 1 else 'networks'} proven"]
     parts += [f"{counts[PARTLY]} in part"] if counts[PARTLY] else []
     parts += [f"{counts[DIFFERS]} {'differs' if counts[DIFFERS] == 1 else 'differ'}"] if counts[DIFFERS] else []
+    parts += [f"{counts[UNDECIDED]} inconclusive"] if counts[UNDECIDED] else []
     parts += [f"{counts[NOT_COMPARED]} not compared"] if counts[NOT_COMPARED] else []
-    if counts[PROVEN] + counts[PARTLY] + counts[DIFFERS] + counts[NOT_COMPARED]:
-        colour = "red" if counts[DIFFERS] else "yellow" if counts[NOT_COMPARED] + counts[PARTLY] else "green"
+    if any(counts[name] for name in (PROVEN, PARTLY, DIFFERS, UNDECIDED, NOT_COMPARED)):
+        failed, in_part = counts[DIFFERS] + counts[UNDECIDED], counts[NOT_COMPARED] + counts[PARTLY]
+        colour = "red" if failed else "yellow" if in_part else "green"
         terminalreporter.write_line(f"parity: {', '.join(parts)}", **{colour: True})

@@ -3,8 +3,9 @@
 import importlib
 import json
 import shutil
-import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 
 from helpers.runs import RECIPE, TINY
 from helpers.sabotage import Bare, Saboteur, only
+from mutants.learning import steeper
 from resnet_xf import ResNetSpec, capture, convert, draw_weights, parity, parity_against
 from resnet_xf.architecture.zoo import ZOO
 from resnet_xf.data import sample_images
 from resnet_xf.errors import EvidenceError, ResNetXFError, WeightsError
-from resnet_xf.ladder.capture.evidence import read_manifest
+from resnet_xf.ladder.capture.evidence import manifest_digest, read_manifest
 from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf.ladder.sketch import CHUNKS, sketch
 from resnet_xf_mxnet.numpy_compat import mx
@@ -89,9 +91,7 @@ def test_learning_curves_and_accuracies_are_captured(tmp_path) -> None:
     assert len(report.curves.losses["torch"]) == 40
 
     for backend in ("torch", "mxnet"):
-        told = json.loads((tmp_path / backend / "manifest.json").read_text())
-        told["evidence"]["accuracy"]["accuracies"] = [10.0, 20.0]
-        (tmp_path / backend / "manifest.json").write_text(json.dumps(told))
+        rewrite(tmp_path / backend, lambda data: data["evidence"]["accuracy"].update(accuracies=[10.0, 20.0]))
     failure = parity_against([tmp_path / "torch", tmp_path / "mxnet"], trial=TRIAL).failure
     assert failure.where == "the accuracies"
     assert failure.detail.startswith("nothing learnt: mxnet − torch = +0.00 points")
@@ -121,12 +121,19 @@ def test_weights_given_are_captured_with_the_probe(tmp_path) -> None:
         parity_against([tmp_path / "here"], weights=weights)
 
 
+def rewrite(capture: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a capture's manifest says, with a digest to match."""
+    path = capture / "manifest.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data | {"digest": manifest_digest(data)}))
+
+
 def changed(captures, tmp_path, **fields: object) -> Path:
     """A copy of a capture whose manifest says something else."""
     copy = tmp_path / "copy"
     shutil.copytree(captures["mxnet"], copy)
-    told = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(told | fields))
+    rewrite(copy, lambda data: data.update(fields))
     return copy
 
 
@@ -136,18 +143,11 @@ def test_captures_of_different_levels_are_compared_as_far_as_both_reach(captures
     assert (report.level, report.holds, len(report.rungs)) == ("quick", True, 5)
 
 
-def test_a_capture_of_version_1_is_read(tmp_path) -> None:
-    with tarfile.open(Path(__file__).parent / "data" / "capture_of_version_1.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    assert [rung.status for rung in parity_against([tmp_path / "v1"], ["torch"]).rungs] == ["pass"] * 8
-    planted = Saboteur("torch", node=only("layer1.0.bn1", eps=1e-3), tells=False)
-    failure = parity_against([tmp_path / "v1"], [planted]).failure
-    assert (failure.name, failure.where) == ("forward float64", "layer1.0.bn1")
-
-
 def test_what_cannot_be_compared_is_refused_by_name(captures, tmp_path) -> None:
-    with pytest.raises(EvidenceError, match=r"version 3 of this format, and this resnet-xf reads versions 1 and 2"):
-        parity_against([changed(captures, tmp_path, version=3)])
+    with pytest.raises(
+        EvidenceError, match=r"version 2 of this format, and this resnet-xf reads version 3; capture again"
+    ):
+        parity_against([changed(captures, tmp_path, version=2)])
     with pytest.raises(EvidenceError, match=r"is of tiny, and resnet18 was asked for; they differ in .*stages"):
         parity_against([captures["torch"]], spec="resnet18")
     renamed = msgspec.structs.replace(TINY, name="another")
@@ -191,6 +191,14 @@ def test_captures_of_different_things_are_refused_by_name(captures, tmp_path, ch
         parity_against([captures["mxnet"], tmp_path / "other"])
 
 
+def test_gains_that_a_capture_tells_widen_no_bound_of_a_side_that_runs_here(captures, tmp_path) -> None:
+    evidence = read_manifest(captures["mxnet"]).evidence
+    raised = {name: gain * 1e9 for name, gain in evidence["sensitivity"].items()}
+    copy = changed(captures, tmp_path, evidence=evidence | {"sensitivity": raised})
+    failure = parity_against([copy], [Saboteur("torch", altered={"layer1.0.conv2": steeper})]).failure
+    assert (failure.name, failure.where) == ("gradients", "layer1.0.conv2")
+
+
 def test_a_damaged_capture_is_refused_by_name(captures, tmp_path) -> None:
     copy = changed(captures, tmp_path)
     path = max(copy.glob("arrays-*"), key=lambda file: file.stat().st_size)
@@ -202,7 +210,11 @@ def test_a_damaged_capture_is_refused_by_name(captures, tmp_path) -> None:
     path.unlink()
     with pytest.raises(EvidenceError, match="copy the whole folder"):
         parity_against([copy])
-    (copy / "manifest.json").write_text("{")
+    manifest = copy / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(EvidenceError, match=r"manifest\.json: is not what was captured; the file is damaged or was"):
+        parity_against([copy])
+    manifest.write_text("{")
     with pytest.raises(EvidenceError, match=r"manifest\.json: not readable"):
         parity_against([copy])
 

@@ -119,6 +119,7 @@ class MxnetBackend:
             network(_array(network, images))
 
     def settings(self, network: Any) -> dict[str, dict[str, float]]:
+        """Return ``eps`` and ``momentum`` of batch norms, as PyTorch defines them, and ``rate`` of dropouts."""
         settings = {}
         for name, block in named_blocks(network):
             if isinstance(block, mx.gluon.nn.Dropout):

@@ -51,7 +51,10 @@ def all_weight_shapes(network: Plan | ResNetSpec | str | Node) -> dict[str, tupl
 
 
 def draw_weights(
-    network: Plan | ResNetSpec | str | Node, seed: int = 0, scheme: Scheme = "he", dtype: DTypeLike = "float32"
+    network: Plan | ResNetSpec | str | Node,
+    seed: int = 0,
+    scheme: Scheme = "he",
+    dtype: DTypeLike = "float32",
 ) -> Weights:
     """Draw every array from the seed and its own name, so that no array depends on the other layers.
 
@@ -105,10 +108,12 @@ def _last_norms(root: Node) -> dict[str, float]:
 
     With it the sum of all blocks is as large as one block, and rounding errors do not grow through hundreds of them.
     """
-    lasts: list[str] = []
-    for name, block in walk(root):
-        if isinstance(block, Residual):
-            lasts += [join(name, child) for child, node in block.body if isinstance(node, Norm)][-1:]
+    norms = [
+        [join(name, child) for child, node in block.body if isinstance(node, Norm)]
+        for name, block in walk(root)
+        if isinstance(block, Residual)
+    ]
+    lasts = [names[-1] for names in norms if names]
     return dict.fromkeys(lasts, 1 / sqrt(max(1, len(lasts))))
 
 

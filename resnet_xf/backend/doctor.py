@@ -1,4 +1,8 @@
-"""Check which backends work on this machine, and say how to repair the others."""
+"""Check which backends work on this machine, and say how to repair the others.
+
+Each backend is imported in a new process. One framework may load a library that another one lacks, and an import may
+crash.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +41,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def diagnose() -> list[Diagnosis]:
-    """Return the state of every backend.
-
-    Each is imported in a new process: it may load a library that another one lacks, and its import may crash.
-    """
+    """Return the state of every backend. Each installed one is imported in a new process."""
     return [_diagnose(name) for name in list_backends()]
 
 

@@ -103,7 +103,7 @@ def parity_(
     """Prove that backends build the same network from a spec.
 
     The networks are compared rung by rung, up to the first rung that fails; its layer is named. Exit code 1 if a rung
-    fails.
+    fails, 3 if one is inconclusive.
     """
     check_outputs(html, junit)
     if html is not None:
@@ -152,7 +152,7 @@ def parity_(
         write_html(report, html)
     if junit:
         write_junit(report, junit)
-    raise typer.Exit(0 if report.holds else 1)
+    raise typer.Exit(0 if report.holds else 1 if report.failure else 3)
 
 
 @app.command("capture")

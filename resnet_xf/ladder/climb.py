@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -185,10 +185,9 @@ def climb(
         result = RungResult(number=rung.number, name=rung.name, metric=rung.metric, status="skip", detail=lack)
         if not lack and not failed:
             finding, seconds = _judge(rung, subject, sides, on_rung)
-            failed = not finding.holds
-            status: Literal["pass", "fail"] = "fail" if failed else "pass"
-            found = {field: getattr(finding, field) for field in ("value", "bound", "where", "detail")}
-            result = msgspec.structs.replace(result, status=status, seconds=seconds, **found)
+            failed = finding.status == "fail"
+            found = {field: getattr(finding, field) for field in ("status", "value", "bound", "where", "detail")}
+            result = msgspec.structs.replace(result, seconds=seconds, **found)
             extras |= {field: more for field in ("layers", "curves", "accuracy") if (more := getattr(finding, field))}
             if rung.level != "quick":
                 for side in sides:
@@ -269,10 +268,11 @@ def assert_parity(
     backends: str | Sequence[str | Backend] = ("torch", "mxnet"),
     **options: object,
 ) -> Report:
-    """Call :func:`parity` with the same arguments, and raise if a rung fails.
+    """Call :func:`parity` with the same arguments, and raise unless every rung that could be compared holds.
 
     Raises:
-        AssertionError: the message names the rung, the first layer that differs, and by how much.
+        AssertionError: the message names the rung, the first layer that differs, and by how much; or what could not be
+            decided.
     """
     report = parity(spec, backends, **options)  # type: ignore[arg-type]
     if not report.holds:

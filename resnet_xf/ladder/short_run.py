@@ -26,9 +26,7 @@ SIZES = (16, 24, 32, 48, 64, 96, 128)
 """Height and width of the images that may be trained on, the smallest first."""
 
 LOCKSTEP: dict[str, Any] = {"steps": 20, "batch_size": 8, "learning_rate": 3e-4}
-"""The run in lock-step, and its highest learning rate. At 1e-2, float64 rounding errors grow to the size of ResNet-50's
-weights within twenty steps, so a comparison proves nothing. At 1e-3 they grow to 2e-11 of its momentum, at this one to
-3e-15."""
+"""The run in lock-step, and its highest learning rate."""
 
 CURVE: dict[str, Any] = {"steps": 40, "batch_size": 32, "learning_rate": 1e-2}
 """The run for learning curves, in which networks do learn."""
@@ -63,7 +61,7 @@ class ShortRun:
         size: height and width of the images.
         opens_with_norm: see :class:`resnet_xf.backend.learner.Task`.
         rows: the trace for one image of that size.
-        steps: their number, even, at least 8.
+        steps: their number, a multiple of 4, at least 8.
         batch_size: images per step.
         learning_rate: the highest.
         seed: of order and augmentation.
@@ -98,6 +96,12 @@ class ShortRun:
     def path(self) -> float:
         """The rounding errors along the layers, forward and backward: all there are if long sums are made in blocks."""
         return 2 * roundings(self.rows)
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Numbers of pairs of steps, from 1: the first two, two across the end of the warm-up, two across the drop."""
+        quarter = self.steps // 4
+        return (1, 2), (quarter, quarter + 1), (3 * quarter, 3 * quarter + 1)
 
     @property
     def recipe(self) -> Recipe:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from resnet_xf.architecture.measures import layer_errors, relative_error, rounding_bound
+from resnet_xf.architecture.measures import layer_errors, relative_error
 from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.ladder.perturb import PERTURBATION
@@ -16,13 +16,6 @@ from resnet_xf.training.recipe import rounded
 
 LOSS = "the loss"
 """The loss's name among those of the layers."""
-
-MOST = 1e-11
-"""The largest bound of float64 training, a declared margin. A run in which rounding alone may exceed it proves nothing.
-
-The bounds of the zoo's networks, which follow from their gains, stay below 1e-11 for twenty steps. The smallest known
-difference of law is a learning rate in float64 on one side and in float32 on the other. It parts the runs of a small
-ResNet by 1e-12 at the first step, where their bound is 2.5e-14 (``docs/mutants.md``)."""
 
 
 def parameters_of(arrays: Weights) -> Weights:
@@ -56,14 +49,15 @@ def statistic_errors(statistics: Mapping[str, Array], expected: Mapping[str, Arr
     return errors
 
 
-def growth(perturbed: tuple[float, Weights], exact: tuple[float, Weights]) -> dict[str, float]:
-    """How much larger a perturbation has become, from the loss and the arrays of a run with it and of one without.
+def growth(perturbed: tuple[Array, Weights], exact: tuple[Array, Weights]) -> dict[str, float]:
+    """How much larger a perturbation has become, from the outputs and the arrays of a run with it and of one without.
 
-    By layer for parameters, by array for running statistics, and by ``LOSS``.
+    By layer for parameters, by array for running statistics, and by ``LOSS``. A loss is a single value, in which a
+    perturbation may cancel by chance. It changes by at most twice the largest change of an output, which does not.
     """
     errors = layer_errors(parameters_of(perturbed[1]), parameters_of(exact[1]))
     errors |= statistic_errors(statistics_of(perturbed[1]), statistics_of(exact[1]))
-    errors[LOSS] = loss_error(perturbed[0], exact[0])
+    errors[LOSS] = 2 * relative_error(perturbed[0], exact[0], 1.0)
     return {name: error / PERTURBATION for name, error in errors.items()}
 
 
@@ -73,9 +67,8 @@ def compare_statistics(
     before: tuple[Weights, Weights],
     after: tuple[Weights, Weights],
     gain: Mapping[str, float],
-    steps: float,
 ) -> Iterator[tuple[str, float, float]]:
-    """Compare the running statistics of two sides after a step. Yield each norm, its error and the bound, in order.
+    """Compare the running statistics of two sides after a step. Yield each norm, its error and the gain, in order.
 
     Let r be the running value, b the batch's, and k the share of r that is kept: r ← k · r + (1 − k) · b. For a
     variance, b is Σ (x − x̄)² / m on one framework and / (m − 1) on the other. So one side adds to k · r what the other
@@ -90,14 +83,9 @@ def compare_statistics(
             key = f"{norm}.{name}"
             expected[key] = keep * before[1][key] + ratio * (after[0][key] - keep * before[0][key])
         for key, error in statistic_errors(after[1], expected).items():
-            yield norm, error, float64_bound(steps, gain.get(key, 0.0))
+            yield norm, error, gain.get(key, 0.0)
 
 
 def _correction(side: Side, elements: int) -> float:
     """Return a side's variance as a multiple of the biased one."""
     return elements / (elements - 1) if side.unbiased_variance else 1.0
-
-
-def float64_bound(steps: float, gain: float) -> float:
-    """Return the bound of an error after so many roundings in float64 training, at most ``MOST``."""
-    return min(MOST, rounding_bound("float64", steps, gain))

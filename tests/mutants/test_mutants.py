@@ -26,7 +26,7 @@ def test_a_planted_defect_fails_the_right_rung_at_the_right_place(mutant: Mutant
 @pytest.mark.parametrize("slip", ACCURACY, ids=[slip.defect for slip in ACCURACY])
 def test_accuracies_of_another_recipe_are_told_apart(slip: Slip) -> None:
     finding = judged(slip.change)
-    assert not finding.holds
+    assert finding.status == "fail"
     assert finding.where == slip.where
     assert finding.accuracy is not None
     assert finding.accuracy.verdict == "different"

@@ -137,7 +137,7 @@ class Captured:
         self.name, self.version = manifest.backend, f"{manifest.backend_version} {captured}"
         self.device, self.unbiased_variance = manifest.device, manifest.unbiased_variance
         self.tell: Callable[[float], object] = lambda share: None
-        self.cannot = manifest.cannot.get
+        self.cannot, self.runs = manifest.cannot.get, False
 
     def release(self) -> None:
         """Do nothing, since nothing is held."""

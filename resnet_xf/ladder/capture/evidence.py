@@ -1,13 +1,14 @@
 """The files of a capture.
 
 A folder with ``manifest.json``, which holds all but arrays, and ``arrays-000.safetensors``, and so on. Each array is in
-these once, under its digest, so a damaged or changed array is noticed when it is read.
+these once, under its digest, and the manifest has a digest of itself. So damage is noticed when a capture is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,11 @@ from resnet_xf.architecture.measures import array_digest
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.weights import Array
 from resnet_xf.errors import EvidenceError
-from resnet_xf.ladder.capture.version1 import upgrade
 from resnet_xf.ladder.report.report import Level
 from resnet_xf.support.documents import Document, Struct
 from resnet_xf.support.files import atomic, open_regular, read_bytes, reading
 
-MANIFEST, VERSION = "manifest.json", 2
+MANIFEST, VERSION = "manifest.json", 3
 
 MOST_BYTES = 2**26
 """The largest manifest that is read."""
@@ -54,7 +54,8 @@ class Manifest(Document, frozen=True, kw_only=True):
     """A capture without its arrays.
 
     Attributes:
-        version: of the format. Version 1 is read too.
+        version: of the format.
+        digest: BLAKE2b (16 bytes, in hex) of all other fields, as :func:`manifest_digest` computes it.
         spec: the network.
         level: the highest level at which the capture can be compared.
         seed: of drawn weights, and of the training runs.
@@ -72,6 +73,7 @@ class Manifest(Document, frozen=True, kw_only=True):
     error = EvidenceError
 
     version: int = VERSION
+    digest: str = ""
     spec: ResNetSpec
     level: Level
     seed: int
@@ -195,12 +197,20 @@ def _opened(path: Path) -> Iterator[Any]:
         yield file
 
 
+def manifest_digest(data: Mapping[str, Any]) -> str:
+    """Return the digest of a manifest's fields, given as plain data."""
+    rest = {field: value for field, value in data.items() if field != "digest"}
+    return blake2b(msgspec.json.encode(rest, order="deterministic"), digest_size=16).hexdigest()
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, the last file of a capture. Raises EvidenceError if it cannot be written."""
     path = folder / MANIFEST
+    data = msgspec.json.decode(manifest.to_complete_json())
+    data["digest"] = manifest_digest(data)
     try:
         with atomic(path) as temporary:
-            temporary.write_bytes(msgspec.json.format(manifest.to_complete_json().encode(), indent=1))
+            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1))
     except OSError as error:
         raise EvidenceError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -209,20 +219,19 @@ def read_manifest(folder: str | Path) -> Manifest:
     """Read a capture's manifest.
 
     Raises:
-        EvidenceError: if there is none, it is malformed, or of another version.
+        EvidenceError: if there is none, it is malformed or was changed, or it is of another version.
     """
     path = Path(folder) / MANIFEST
     if not path.exists():
         raise EvidenceError(f"{folder}: holds no capture; expected {path}, as `resnet-xf capture` writes it")
     with reading(path, EvidenceError, "a capture's manifest", "; capture again"):
         data = msgspec.json.decode(read_bytes(path, MOST_BYTES), type=dict[str, Any])
-        version = data.get("version")
-        data = upgrade(data) if version == 1 else data
-    if version not in (1, VERSION):
+    if (version := data.get("version")) != VERSION:
         raise EvidenceError(
-            f"{path}: is of version {version} of this format, and this resnet-xf reads versions 1 and {VERSION}; "
-            "capture again"
+            f"{path}: is of version {version} of this format, and this resnet-xf reads version {VERSION}; capture again"
         )
+    if data.get("digest") != manifest_digest(data):
+        raise EvidenceError(f"{path}: is not what was captured; the file is damaged or was changed; capture again")
     with reading(path, EvidenceError, "a capture's manifest", "; capture again"):
         manifest = Manifest.from_json(msgspec.json.encode(data).decode())
         manifest.trial  # noqa: B018 - raises if it is malformed

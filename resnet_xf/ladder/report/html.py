@@ -19,7 +19,7 @@ LEVELS = {
     "full": "full: inference, training step by step, learning curves and accuracies",
 }
 
-MARKS = {"pass": "✓", "fail": "✗", "skip": "–"}
+MARKS = {"pass": "✓", "fail": "✗", "skip": "–", "inconclusive": "?"}
 """Colour is never the only sign of a result: these marks and a word say the same."""
 
 
@@ -58,7 +58,7 @@ def to_html(report: Report) -> str:
 
 def _derived(report: Report) -> dict[str, Any]:
     """Return what the template shows besides the report's own fields."""
-    headline = "Parity holds"
+    headline = "Parity holds" if report.holds else "Parity is undecided"
     if report.failure:
         headline = f"Parity fails on rung {report.failure.number}: {report.failure.name}"
     return {

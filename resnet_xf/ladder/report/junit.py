@@ -28,7 +28,7 @@ def to_junit(report: Report) -> bytes:
     counts = {
         "tests": str(len(statuses)),
         "failures": str(statuses.count("fail")),
-        "errors": "0",
+        "errors": str(statuses.count("inconclusive")),
         "skipped": str(statuses.count("skip")),
         "time": f"{sum(rung.seconds for rung in report.rungs):.3f}",
     }
@@ -52,6 +52,8 @@ def _add_outcome(case: ET.Element, rung: RungResult) -> None:
     measured = f"{rung.metric} {number(rung.value)}, bound {number(rung.bound)}"
     if rung.status == "skip":
         _add(case, "skipped", {"message": rung.detail or "a rung below it failed"})
+    elif rung.status == "inconclusive":
+        _add(case, "error", {"message": f"{rung.detail} ({measured})", "type": "inconclusive"})
     elif rung.status == "fail":
         place, where = (f"{rung.where}: ", f"where: {rung.where}\n") if rung.where else ("", "")
         message = f"{place}{rung.detail} ({measured})"

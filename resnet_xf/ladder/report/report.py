@@ -36,7 +36,8 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         number: its place in the ladder, from 1.
         name: what it compares, in a word or two.
-        status: ``pass``, ``fail``, or ``skip`` if a rung below it failed or a backend cannot do what it takes.
+        status: ``pass``; ``fail``; ``skip`` if a rung below it failed or a backend cannot do what it takes; or
+            ``inconclusive`` if rounding errors grow so much that the comparison proves nothing.
         metric: what ``value`` and ``bound`` measure.
         value: the largest difference. None if the rung was skipped; infinite (``null`` in JSON) if shapes differ, a
             value is not finite, or a network does not run.
@@ -48,7 +49,7 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     name: str
-    status: Literal["pass", "fail", "skip"]
+    status: Literal["pass", "fail", "skip", "inconclusive"]
     metric: str
     value: float | None = None
     bound: float | None = None
@@ -135,8 +136,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Whether no rung failed. A rung that was skipped because a backend cannot do it proves nothing."""
-        return self.failure is None
+        """Whether no rung failed or is inconclusive. A rung that a backend cannot do is skipped and proves nothing."""
+        return self.failure is None and self.undecided is None
+
+    @property
+    def undecided(self) -> RungResult | None:
+        """The first rung that is inconclusive, or None."""
+        return next((rung for rung in self.rungs if rung.status == "inconclusive"), None)
 
     @property
     def failure(self) -> RungResult | None:
@@ -147,9 +153,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """Return the result in one line, which also names the rungs that were skipped.
 
         The networks are the same, in inference or also in training; or they differ, at a rung and a layer; or their
-        accuracies do not show them to be the same.
+        accuracies do not show them to be the same; or a rung is inconclusive.
         """
         names = " and ".join(self.backends)
+        if self.failure is None and self.undecided is not None:
+            return f"{self.network}: {names}: {self.undecided.detail}"
         if self.failure is None:
             skipped = [(reason, list(rungs)) for reason, rungs in groupby(self.rungs, _skipped) if reason]
             trained = {rung.number for rung in self.rungs if rung.status == "pass"}.issuperset(TRAINING)

@@ -41,7 +41,10 @@ def report_schema() -> dict[str, Any]:
             one["properties"] = _nullable(one["properties"])
     report: dict[str, Any] = definitions.pop("Report")
     beside = {
-        "holds": {"type": "boolean", "description": "Whether no rung failed; a rung that was skipped proves nothing."},
+        "holds": {
+            "type": "boolean",
+            "description": "Whether no rung failed or is inconclusive; one that was skipped proves nothing.",
+        },
         "verdict": {
             "type": "string",
             "description": "One line: that the networks are the same, or the rung and layer at which they differ.",

@@ -19,7 +19,8 @@ RUNGS = {
     "layers": "Every layer's output in the whole network, and again when both sides get the same input, so that a "
     "layer's own error is separated from the error that it inherits.",
     "gradients": "The loss, every parameter's gradient and every batch norm's statistics after one training step.",
-    "lock-step": "Weights, momentum and batch norm statistics after each of several training steps in float64.",
+    "lock-step": "Weights, momentum and batch norm statistics after each of several training steps in float64, in "
+    "pairs of steps from the same weights.",
     "learning curves": "The losses of a float32 training run: they may differ at most a few times as much as the same "
     "framework's own losses do after the smallest change of the initial weights.",
     "accuracy": "The test accuracies of networks trained from the same seeds: a statistical test must show that their "

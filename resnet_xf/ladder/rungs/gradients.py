@@ -10,7 +10,7 @@ from math import sqrt
 import numpy as np
 
 from resnet_xf.architecture.measures import EPSILON, layer_errors, rounding_bound
-from resnet_xf.architecture.weights import Weights
+from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.ladder.perturb import PERTURBATION, next_values, perturb, perturb_all
 from resnet_xf.ladder.rungs.layers import rounding
 from resnet_xf.ladder.rungs.rung import Finding, Rung, Worst
@@ -25,8 +25,9 @@ DRAWS = 3
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One training step: the loss, the gradient of every parameter, and the running statistics after it."""
+    """One training step: the outputs, the loss, the gradient of every parameter, the running statistics after it."""
 
+    outputs: Array
     loss: float
     gradients: Weights
     statistics: Weights
@@ -48,9 +49,7 @@ def sensitivity(live: Live) -> dict[str, float]:
     """
     weights, exact = live.subject.weights, first_step(live, "float64")
     perturbed = _take_step(live, "float64", perturb_all(weights, PERTURBATION), PERTURBATION)
-    found = growth(
-        (perturbed.loss, perturbed.gradients | perturbed.statistics), (exact.loss, exact.gradients | exact.statistics)
-    )
+    found = growth(*((step.outputs, step.gradients | step.statistics) for step in (perturbed, exact)))
     typical = EPSILON["float32"] * sqrt(live.subject.lockstep_run.path)
     singles = [first_step(live, "float32")]
     singles += [_take_step(live, "float32", next_values(weights, draw)) for draw in range(1, DRAWS)]
@@ -66,9 +65,9 @@ def _take_step(live: Live, dtype: str, weights: Weights, perturbation: float = 0
     images = perturb(step.images, perturbation, "lesson") if perturbation else step.images
     task = live.subject.lockstep_run.task(dtype, live.device, weight_decay=0.0, nesterov=False)
     with live.learner(task, _cast(weights, dtype)) as learner:
-        loss, _ = learner.step(images, step.targets, 0.0)()
+        loss, outputs = learner.step(images, step.targets, 0.0)()
         weights, velocity = learner.dump()
-    return Step(loss, velocity, statistics_of(weights))
+    return Step(outputs, loss, velocity, statistics_of(weights))
 
 
 def _cast(weights: Weights, dtype: str) -> Weights:
@@ -102,8 +101,8 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     for other in others:
         step = first_step(other, "float64")
         after = (truth.statistics, step.statistics)
-        for norm, error, bound in compare_statistics(subject, (first, other), (start, start), after, gains, steps):
-            if not error <= bound:
+        for norm, error, gain in compare_statistics(subject, (first, other), (start, start), after, gains):
+            if not error <= (bound := rounding_bound("float64", steps, gain)):
                 return Finding(error, bound, f"{other.name}'s statistics are not {first.name}'s in training", norm)
         # If the losses differ, so do all gradients, and no layer is the cause.
         if finding := _compare_loss(other, "float64", truth.loss, rounding_bound("float64", steps, gains[LOSS])):
@@ -127,9 +126,9 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
 
 
 def sensitivities(sides: Sequence[Side]) -> dict[str, float]:
-    """Return each layer's largest sensitivity on any side."""
+    """Return each layer's largest sensitivity, of the sides that run here. A capture's counts only if none does."""
     found: dict[str, float] = {}
-    for side in sides:
+    for side in [side for side in sides if side.runs] or sides:
         for layer, gain in sensitivity(side).items():
             found[layer] = max(found.get(layer, 0.0), gain)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from resnet_xf.ladder.accuracy.equivalence import Equivalence
 from resnet_xf.ladder.report.report import Curves, LayerError, Level
@@ -13,7 +14,7 @@ from resnet_xf.ladder.subject import Subject
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of a rung. It holds if ``where`` is None and ``value`` is at most ``bound``.
+    """The result of a rung. It passes if ``where`` is None and ``value`` is at most ``bound``.
 
     Attributes:
         value: the worst measured value.
@@ -23,6 +24,7 @@ class Finding:
         layers: the errors of every layer, from rung 6.
         curves: the losses, from rung 9.
         accuracy: the accuracies, from rung 10.
+        conclusive: whether the comparison proves anything.
     """
 
     value: float
@@ -32,11 +34,14 @@ class Finding:
     layers: tuple[LayerError, ...] = ()
     curves: Curves | None = None
     accuracy: Equivalence | None = None
+    conclusive: bool = True
 
     @property
-    def holds(self) -> bool:
-        """Whether the rung passes."""
-        return self.where is None and self.value <= self.bound
+    def status(self) -> Literal["pass", "fail", "inconclusive"]:
+        """What the finding makes of the rung."""
+        if not self.conclusive:
+            return "inconclusive"
+        return "pass" if self.where is None and self.value <= self.bound else "fail"
 
 
 class Worst:

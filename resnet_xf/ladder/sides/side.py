@@ -22,6 +22,8 @@ class Side(Protocol):
     device: str
     unbiased_variance: bool
     """See :class:`resnet_xf.backend.contract.Backend`."""
+    runs: bool
+    """Whether the network runs here, so that it can be measured anew."""
     tell: Callable[[float], object]
     """Called with the finished share of a long measurement, from 0 to 1."""
 
