@@ -16,6 +16,9 @@ from resnet_xf.support.files import atomic, reading
 
 MOST_WRAPPERS = 4
 
+MOST_VIEWS = 10
+"""How many times as large as the file its tensors may be: a view of one value can claim any shape."""
+
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
 """Keys under which training scripts save the state_dict in a larger checkpoint."""
 
@@ -48,6 +51,9 @@ def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
     other = [ascii(n) for n, value in loaded.items() if not (isinstance(n, str) and isinstance(value, torch.Tensor))]
     if other:
         raise WeightsError(f"holds entries that are not named tensors: {', '.join(other[:5])}")
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in loaded.values())
+    if claimed > (most := MOST_VIEWS * path.stat().st_size):
+        raise WeightsError(f"its tensors claim {claimed:,} bytes, more than {most:,}; save copies of views")
     return {name: _array(name, tensor) for name, tensor in loaded.items()}, tuple(notes)
 
 

@@ -17,7 +17,7 @@ from resnet_xf.architecture.nodes import Node, Norm, Residual, is_statistic, joi
 from resnet_xf.architecture.plan import Plan, plan, root_of
 from resnet_xf.architecture.rules import ArraySpec
 from resnet_xf.architecture.spec import ResNetSpec
-from resnet_xf.errors import SpecError, WeightsError
+from resnet_xf.errors import SpecError, WeightsError, refuse
 from resnet_xf.support.environment import memory
 from resnet_xf.support.files import atomic, open_regular, reading
 from resnet_xf.support.seeding import generator
@@ -30,6 +30,9 @@ SAFETENSORS_DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
 """NumPy dtypes by safetensors' names; bfloat16 is read as its 16 bits."""
+
+MOST_HEADER = 2**23
+"""The most bytes of a safetensors header; that of ResNet-152 has 80,000."""
 
 COUNTER = "num_batches_tracked"
 """The step counter of PyTorch's batch norms."""
@@ -275,7 +278,9 @@ def read_arrays(path: str | Path) -> tuple[Weights, dict[str, str]]:
     hint = "; `resnet-xf convert` makes one of a .pth or .params file"
     with reading(path, WeightsError, "safetensors", hint):
         with open_regular(path) as file:
-            data = file.read()
+            begin = file.read(8)
+            refuse(WeightsError, {"its header is too large": int.from_bytes(begin, "little") > MOST_HEADER})
+            data = begin + file.read()
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
         arrays = {name: _array(name, **entry) for name, entry in deserialize(data)}  # type: ignore[no-untyped-call]

@@ -22,6 +22,9 @@ Format = Literal["safetensors", "pth", "params"]
 SUFFIXES: dict[str, Format] = {".safetensors": "safetensors", ".pth": "pth", ".pt": "pth", ".params": "params"}
 TITLES = {"safetensors": "safetensors", "pth": "PyTorch state_dict", "params": "MXNet parameters"}
 
+MOST_TENSORS = 60_000
+"""The most tensors of a file; the largest network that a spec can describe has fewer."""
+
 PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.", "encoder.", "net.")
 """Prefixes that wrappers, such as data-parallel ones, give to every name."""
 
@@ -108,6 +111,8 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
     tensors = without_counters(tensors)
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors")
+    if len(tensors) > MOST_TENSORS:
+        raise WeightsError(f"{path}: holds {len(tensors):,} tensors; at most {MOST_TENSORS:,} are read")
     if unprintable := next((name for name in tensors if not name.isprintable()), None):
         raise WeightsError(f"{path}: holds a tensor with the unprintable name {unprintable!a}")
     prefix = _common_prefix(tensors)

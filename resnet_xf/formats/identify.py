@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -48,14 +50,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A candidate network compared with a file; it fits if there are no complaints."""
+    """A candidate network compared with a file. It fits if ``wrong``, the number of complaints, is 0."""
 
     plan: Plan
     layout: Layout
     counted: bool
     prefix: str
     places: tuple[Place, ...]
-    complaints: tuple[str, ...]
+    wrong: int
 
 
 def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: int | None = None) -> Identity:
@@ -70,10 +72,10 @@ def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: 
     fits: list[_Match] = []
     for candidate in [target] if target else ZOO.values():
         for match in _matches(file, candidate, num_classes):
-            if not match.complaints:
+            if not match.wrong:
                 fits.append(match)
                 break
-            if best is None or len(match.complaints) < len(best.complaints):
+            if best is None or match.wrong < best.wrong:
                 best = match
     if fits:
         chosen = next((match for match in fits if match.layout.is_own(match.plan.spec.name)), fits[0])
@@ -82,8 +84,8 @@ def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: 
         names = ", ".join(list(file.tensors)[:3])
         raise WeightsError(f"{file.path}: the names ({names}, …) follow no known layout; are these a ResNet's weights?")
     nearest = best.plan.spec.name if target else f"{best.plan.spec.name}, the nearest in the zoo (--spec names another)"
-    listed = "; ".join(best.complaints[:8])
-    more = f"; and {len(best.complaints) - 8} more" if len(best.complaints) > 8 else ""
+    listed = "; ".join(islice(_complaints(file.tensors, best.places), 8))
+    more = f"; and {best.wrong - 8} more" if best.wrong > 8 else ""
     raise WeightsError(f"{file.path}: does not hold the weights of {nearest}: {listed}{more}")
 
 
@@ -117,7 +119,7 @@ def _matches(file: CheckpointFile, spec: ResNetSpec, num_classes: int | None) ->
                 continue
             prefix = ""
             if counted:
-                expected, prefix = _with_prefixes(list(file.tensors), expected, layout)
+                expected, prefix = _with_prefixes(tuple(file.tensors), expected, layout)
             by_ours = {place.ours: file.tensors.get(place.theirs) for place in expected}
             head = by_ours["fc.weight"]
             first = next((by_ours[name] for name in FIRST if by_ours.get(name) is not None), None)
@@ -131,19 +133,17 @@ def _matches(file: CheckpointFile, spec: ResNetSpec, num_classes: int | None) ->
             fitted = plan(_sized(spec, *sizes))
             shapes = {place.ours: place.shape for place in places(fitted, layout, counted=counted) or ()}
             sized = tuple(replace(place, shape=shapes[place.ours]) for place in expected)
-            yield _Match(fitted, layout, counted, prefix, sized, tuple(_complaints(file.tensors, sized)))
+            yield _Match(fitted, layout, counted, prefix, sized, _count_wrong(file.tensors, sized))
 
 
-def _with_prefixes(names: list[str], expected: list[Place], layout: Layout) -> tuple[list[Place], str]:
+def _with_prefixes(names: tuple[str, ...], expected: list[Place], layout: Layout) -> tuple[list[Place], str]:
     """Places with the prefixes of counted names in a file, as ``resnetv10_``; and the prefix of the body.
 
     A fine-tuned network often has a new head, with a prefix of its own. The first convolution's name gives the prefix
     of the body, and the name of the only dense layer gives the prefix of the head.
     """
-    first = next(place.theirs for place in expected if place.ours in FIRST)
-    prefixes = [name.removesuffix(first) for name in names if name.endswith(first) and "stage" not in name]
-    prefix = min(prefixes, key=len, default="")
-    heads = [name.removesuffix("_weight") for name in names if re.search(r"dense\d+_weight$", name)]
+    prefix = _shortest_prefix(names, next(place.theirs for place in expected if place.ours in FIRST))
+    heads = _dense(names)
     head = heads[0] if len(heads) == 1 and layout.scopes is not None else None
     return [
         replace(place, theirs=f"{head}_{place.ours.removeprefix('fc.')}")
@@ -151,6 +151,26 @@ def _with_prefixes(names: list[str], expected: list[Place], layout: Layout) -> t
         else replace(place, theirs=prefix + place.theirs)
         for place in expected
     ], prefix
+
+
+@lru_cache(maxsize=16)
+def _shortest_prefix(names: tuple[str, ...], first: str) -> str:
+    prefixes = [name.removesuffix(first) for name in names if name.endswith(first) and "stage" not in name]
+    return min(prefixes, key=len, default="")
+
+
+@lru_cache(maxsize=4)
+def _dense(names: tuple[str, ...]) -> list[str]:
+    """The prefixes of dense layers' weights."""
+    return [name.removesuffix("_weight") for name in names if re.search(r"dense\d+_weight$", name)]
+
+
+def _count_wrong(tensors: Weights, expected: tuple[Place, ...]) -> int:
+    """How many tensors are missing, left over or of the wrong shape."""
+    shapes = {place.theirs: place.shape for place in expected}
+    right = sum(name in tensors and tensors[name].shape == shape for name, shape in shapes.items())
+    left_over = len(tensors) - sum(name in tensors for name in shapes)
+    return len(shapes) - right + left_over
 
 
 def _complaints(tensors: Weights, expected: tuple[Place, ...]) -> Iterator[str]:
@@ -208,7 +228,7 @@ def _symbol_names(file: CheckpointFile, match: _Match) -> dict[str, str]:
     in_symbol = list(match.places)
     if not match.counted:
         counted = places(match.plan, match.layout, counted=True) or []
-        in_symbol, _ = _with_prefixes(list(file.symbol_names), counted, match.layout)
+        in_symbol, _ = _with_prefixes(file.symbol_names, counted, match.layout)
     names = {place.ours: place.theirs for place in in_symbol}
     gammas = {name for name in names.values() if name.endswith("gamma")}
     if gammas != set(file.norms):
