@@ -8,15 +8,19 @@ LONGEST = 2000
 
 
 def printable(text: str) -> str:
-    r"""Return a text as one line that is safe to print, with at most ``LONGEST`` characters.
+    """Return a text as one line that is safe to print, with at most ``LONGEST`` characters."""
+    return _shortened(escaped(_shortened(text)))
+
+
+def escaped(text: str) -> str:
+    r"""Return a text as one line that is safe to print.
 
     Line breaks, escape sequences of terminals and signs that turn the direction of writing are escaped as in JSON:
-    ``printable("a\x1b[1m")`` is ``a\u001b[1m``.
+    ``escaped("a\x1b[1m")`` is ``a\u001b[1m``.
     """
-    text = _shortened(text)
     if text.isprintable():
         return text
-    return _shortened("".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text))
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
 
 
 def _shortened(text: str) -> str:

@@ -143,11 +143,13 @@ def write(report: Report, folder: Path, nodeid: str, number: int) -> None:
     """
     from resnet_xf.ladder.report.html import write_html
     from resnet_xf.ladder.report.junit import write_junit
+    from resnet_xf.support.files import atomic
 
     digest = hashlib.sha256(f"{nodeid} {number}".encode()).hexdigest()[:8]
     stem = f"{re.sub(r'[^A-Za-z0-9_.]+', '-', nodeid).strip('-.')[-100:]}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(report.to_json(), encoding="utf-8")
+    with atomic(folder / f"{stem}.json") as temporary:
+        temporary.write_text(report.to_json(), encoding="utf-8")
     write_html(report, folder / f"{stem}.html")
     write_junit(report, folder / f"{stem}.xml")
 

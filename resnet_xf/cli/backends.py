@@ -17,7 +17,7 @@ from resnet_xf.backend.registry import check_backend, get_backend
 from resnet_xf.cli import options
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import ANY_BACKEND, input_shape, option
-from resnet_xf.cli.printing import by_sign, print_json, print_layers
+from resnet_xf.cli.printing import by_sign, echo, print_json, print_layers
 from resnet_xf.errors import ResNetXFError
 from resnet_xf.support.environment import environment
 
@@ -57,7 +57,7 @@ def trace_(
     wrong = sorted({row.name or "the whole network" for row in {*rows} ^ {*expected}})
     if not as_json:
         verdict = f"differs from the spec in {', '.join(wrong)}" if wrong else "every layer is as the spec says"
-        typer.echo(f"{planned.spec.name} on {chosen.name} {chosen.version()}: {verdict}")
+        echo(f"{planned.spec.name} on {chosen.name} {chosen.version()}: {verdict}")
     raise typer.Exit(1 if wrong else 0)
 
 
@@ -72,10 +72,10 @@ def doctor(as_json: options.AsJson = False) -> None:
         print_json({"environment": environment(), "backends": diagnoses})
     else:
         for key, value in environment().items():
-            typer.echo(f"{key}: {value}")
+            echo(f"{key}: {value}")
         for one in diagnoses:
             state = f"usable, version {one.version}, devices {', '.join(one.devices)}" if one.usable else one.problem
-            typer.echo(f"{one.name} ({one.framework}): {state}")
+            echo(f"{one.name} ({one.framework}): {state}")
             if one.mend:
-                typer.echo(f"  mend: {one.mend}")
+                echo(f"  mend: {one.mend}")
     raise typer.Exit(0 if any(one.usable for one in diagnoses) else 1)

@@ -15,7 +15,7 @@ from resnet_xf.backend.fast import PRECISIONS, PRESETS
 from resnet_xf.backend.registry import ALIASES, get_backend, is_installed, list_backends
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Device, ImageSize, arguments_without, check_outputs, option
-from resnet_xf.cli.printing import ProgressBar, print_json, print_table
+from resnet_xf.cli.printing import ProgressBar, echo, print_json, print_table
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import MODES, PEERS, cases
 from resnet_xf.speed.bench.charts import check_format, plot
@@ -165,31 +165,29 @@ def _batch(text: str) -> int | None:
 def _print(report: BenchReport) -> None:
     """Print a table for each group, then notes and conclusions."""
     for rows in report.groups():
-        typer.echo(rows[0].case.group_title)
+        echo(rows[0].case.group_title)
         first = baseline(rows)
         speeds = "images/s>", "quartiles>", "× first>", "interval>"
         headings = "", "batch>", *speeds, "error>", "top-1>", "ceiling>", "memory>", "start>"
         print_table(headings, [_cells(row, first=row is first) for row in rows])
         for row in rows:
             if not row.result:
-                typer.echo(f"{row.case}: {'FAILED: ' if row.failed else ''}{row.reason}")
-        typer.echo()
+                echo(f"{row.case}: {'FAILED: ' if row.failed else ''}{row.reason}")
+        echo("")
     if any(row.ratio and RATIO_SIGNS[row.ratio.verdict] for row in report.rows):
-        typer.echo("≈ no difference shown: the interval holds 1")
+        echo("≈ no difference shown: the interval holds 1")
     doubtful = [
         f"{row.case} ({row.result.busy_processors:.1f} of {row.case.threads})"
         for row in report.rows
         if row.result and row.case.device == "cpu" and row.result.busy_processors < IDLE * row.case.threads
     ]
     if doubtful:
-        typer.echo(f"processors idle or used by another program, so these say little: {', '.join(doubtful)}")
+        echo(f"processors idle or used by another program, so these say little: {', '.join(doubtful)}")
     if any(row.ratio and row.ratio.launches == 1 for row in report.rows):
-        typer.echo(
-            "intervals cover one process each; with --launches 6 they include the few per cent between processes"
-        )
+        echo("intervals cover one process each; with --launches 6 they include the few per cent between processes")
     for line in report.conclusions():
-        typer.echo(line)
-    typer.echo(f"ceiling, a large matrix product: {report.ceilings_in_words()}")
+        echo(line)
+    echo(f"ceiling, a large matrix product: {report.ceilings_in_words()}")
 
 
 def _cells(row: Row, *, first: bool) -> list[str]:
@@ -224,9 +222,9 @@ def _print_comparison(comparison: Comparison) -> None:
     print_table(("", "before>", "after>", "×>", "interval>", ""), rows)
     for title, names in (("only before", comparison.only_before), ("only after", comparison.only_after)):
         for name in names:
-            typer.echo(f"{title}: {name}")
+            echo(f"{title}: {name}")
     for name, (before, after) in comparison.environment.items():
-        typer.echo(f"not the same: {name}: {before} → {after}")
-    typer.echo("The reports were not measured in turns: these ratios include all that differed between the two times.")
+        echo(f"not the same: {name}: {before} → {after}")
+    echo("The reports were not measured in turns: these ratios include all that differed between the two times.")
     if any(change.ratio.launches == 1 for change in comparison.changes):
-        typer.echo("A report has one process per case, and processes differ by a few per cent; use --launches 6.")
+        echo("A report has one process per case, and processes differ by a few per cent; use --launches 6.")

@@ -10,7 +10,7 @@ import typer
 from resnet_xf.architecture.plan import plan
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, option
-from resnet_xf.cli.printing import ProgressBar, by_sign, print_json, print_table
+from resnet_xf.cli.printing import ProgressBar, by_sign, echo, print_json, print_table
 from resnet_xf.formats.convert import convert
 from resnet_xf.formats.inspect import inspect
 
@@ -40,15 +40,15 @@ def convert_(
         print_json(done)
         return
     how = "guessed from names and shapes" if done.guessed else "given"
-    typer.echo(f"network: {done.spec.name}, {done.spec.num_classes} classes ({how})")
-    typer.echo(f"read: {done.source}, {done.tensors} tensors, names of {done.read_as}")
+    echo(f"network: {done.spec.name}, {done.spec.num_classes} classes ({how})")
+    echo(f"read: {done.source}, {done.tensors} tensors, names of {done.read_as}")
     if done.prefix:
-        typer.echo(f"prefix removed from every name: {done.prefix}")
+        echo(f"prefix removed from every name: {done.prefix}")
     for check in done.checks:
-        typer.echo(f"compared in float64: {check.ours} and {check.theirs}: largest difference {check.error:.1e}")
+        echo(f"compared in float64: {check.ours} and {check.theirs}: largest difference {check.error:.1e}")
     for note in done.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"written: {done.target}, names of {done.written_as}")
+        echo(f"note: {note}")
+    echo(f"written: {done.target}, names of {done.written_as}")
 
 
 @app.command("inspect")
@@ -66,15 +66,15 @@ def inspect_(
     if as_json:
         print_json(inspection)
     else:
-        typer.echo(f"format: {inspection.format}, {inspection.bytes:,} bytes")
-        typer.echo(f"network: {inspection.network or 'not recognised'}")
+        echo(f"format: {inspection.format}, {inspection.bytes:,} bytes")
+        echo(f"network: {inspection.network or 'not recognised'}")
         if inspection.others:
-            typer.echo(f"  the same names and shapes: {', '.join(inspection.others)}")
+            echo(f"  the same names and shapes: {', '.join(inspection.others)}")
         if inspection.prefix:
-            typer.echo(f"prefix of every name: {inspection.prefix}")
+            echo(f"prefix of every name: {inspection.prefix}")
         dtypes = ", ".join(inspection.dtypes)
-        typer.echo(f"tensors: {len(inspection.tensors)}, {inspection.numbers:,} values, {dtypes}")
-        typer.echo(f"complete: {'yes' if inspection.problem is None else f'no: {inspection.problem}'}")
+        echo(f"tensors: {len(inspection.tensors)}, {inspection.numbers:,} values, {dtypes}")
+        echo(f"complete: {'yes' if inspection.problem is None else f'no: {inspection.problem}'}")
         if tensors:
             rows = [(tensor.name, by_sign(tensor.shape), tensor.dtype) for tensor in inspection.tensors]
             print_table(("tensor", "shape", "dtype"), rows)

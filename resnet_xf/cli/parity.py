@@ -15,7 +15,7 @@ from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.cli import options
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import check_outputs, not_none, option, read_bytes
-from resnet_xf.cli.printing import ProgressBar, by_sign, print_json, print_table
+from resnet_xf.cli.printing import ProgressBar, by_sign, echo, print_json, print_table
 from resnet_xf.errors import EvidenceError, SpecError, WeightsError
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
@@ -204,13 +204,13 @@ def capture_(
         network = {"capture": str(out), "bytes": size, "network": manifest.spec.name, "level": manifest.level}
         print_json(network | {"backend": manifest.backend, "version": manifest.backend_version})
         return
-    typer.echo(
+    echo(
         f"{manifest.spec.name} on {manifest.backend} {manifest.backend_version}, level {manifest.level}: "
         f"{size / 2**20:,.0f} MiB in {out}"
     )
     for lack in manifest.cannot.values() if manifest.level != "quick" else ():
-        typer.echo(f"{lack}; the rungs that need it are left out")
-    typer.echo(f"compare it on any machine: resnet-xf parity --against {shlex.quote(str(out))}")
+        echo(f"{lack}; the rungs that need it are left out")
+    echo(f"compare it on any machine: resnet-xf parity --against {shlex.quote(str(out))}")
 
 
 def _expected(spec: str | None, weights: Path | None) -> tuple[Plan | None, Path | None]:
@@ -250,13 +250,11 @@ def _trial(
 def print_report(report: Report) -> None:
     """Print the rungs as a table, and the verdict."""
     versions = ", ".join(f"{name} {version}" for name, version in report.backends.items())
-    typer.echo(
-        f"{report.network}: {versions}; {report.images}, {by_sign(report.input_shape)}; weights {report.weights}"
-    )
+    echo(f"{report.network}: {versions}; {report.images}, {by_sign(report.input_shape)}; weights {report.weights}")
     rows = []
     for rung in report.rungs:
         numbers = ["" if number is None else f"{number:.3g}" for number in (rung.value, rung.bound)]
         what = f"{rung.where}: {rung.detail}" if rung.where else rung.detail
         rows.append((str(rung.number), rung.name, rung.status, *numbers, f"{rung.seconds:.2f}", what))
     print_table(("rung>", "compares", "result", "found>", "bound>", "seconds>", "what"), rows)
-    typer.echo(report.verdict())
+    echo(report.verdict())

@@ -3,35 +3,54 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
 import typer
+from rich.cells import cell_len
 
 from resnet_xf.architecture.trace import Row
+from resnet_xf.errors import escaped
+
+
+def echo(line: str) -> None:
+    """Print one line; names and texts of files may be in it."""
+    typer.echo(escaped(line))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table at the terminal's width; where there is no terminal, at its full width.
+    """Print a table. Where a terminal is too narrow for it, long cells are folded.
 
     A column whose heading ends in ``>`` is aligned to the right. A row may have fewer cells than there are columns.
     """
+    table = [[heading.rstrip(">") for heading in headings]]
+    table += [[*map(escaped, row), *[""] * (len(headings) - len(row))] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    rights = [heading.endswith(">") for heading in headings]
+    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
+        _print_folded(table, rights)
+        return
+    for row in table:
+        pads = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [pad + cell if right else cell + pad for cell, pad, right in zip(row, pads, rights, strict=True)]
+        typer.echo("  ".join(cells).rstrip())
+
+
+def _print_folded(table: list[list[str]], rights: list[bool]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading.rstrip(">"), justify="right" if heading.endswith(">") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(120, console.width))
-    with console.capture() as captured:
-        console.print(table, markup=False, highlight=False)
-    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    folded = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, right in zip(table[0], rights, strict=True):
+        folded.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for row in table[1:]:
+        folded.add_row(*map(Text, row))
+    Console().print(folded)
 
 
 def print_json(data: Any) -> None:

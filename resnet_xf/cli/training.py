@@ -21,7 +21,7 @@ from resnet_xf.backend.workers import run_together
 from resnet_xf.cli import options
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import arguments_without, not_none, option, size_option
-from resnet_xf.cli.printing import ProgressBar, by_sign, print_json, print_table
+from resnet_xf.cli.printing import ProgressBar, by_sign, echo, print_json, print_table
 from resnet_xf.data import DATASETS
 from resnet_xf.errors import CheckpointError, RecipeError, TrainingError
 from resnet_xf.formats.files import read_checkpoint
@@ -94,10 +94,10 @@ def train_(
         out = resume
         training = runs.prepare_resume(resume, spec, backend=backend, dataset=dataset, **settings)
     else:
-        backend = get_backend(backend).name  # first: in a parameter server's process it does not return
         dataset = dataset or DEFAULT_DATASET
         planned = plan(msgspec.structs.replace(plan(spec or DEFAULT_NETWORK).spec, **sizes))
         changed = _changed_recipe(recipe or runs.default_recipe(dataset), lr, changes)
+        backend = get_backend(backend).name  # in a parameter server's process it does not return
         out = out or _new_folder(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
         initial = _initial_weights(weights, planned, changed, new_head=new_head) if weights else None
         training = runs.prepare(planned, dataset, changed, backend=backend, out=out, weights=initial, **settings)
@@ -110,7 +110,7 @@ def train_(
         run = training.run()
     if not as_json and run.first:
         last = run.history[-1]
-        typer.echo(f"done: test accuracy {last.test_accuracy:.2%} after epoch {last.epoch}; the run is {run.path}")
+        echo(f"done: test accuracy {last.test_accuracy:.2%} after epoch {last.epoch}; the run is {run.path}")
 
 
 def _changed_recipe(name: str, rate: float | None, changes: dict[str, Any]) -> Recipe:
@@ -167,7 +167,7 @@ class _Display(ProgressBar):
     def __call__(self, progress: Progress) -> None:
         """Show a step or an epoch. Only the first of several workers is called."""
         if not self.as_json and self.opening:
-            typer.echo(self.opening)
+            echo(self.opening)
         self.opening = ""
         epoch, speed = f"epoch {progress.epoch}/{progress.epochs}", f"{progress.images_per_second:,.0f} images/s"
         text = (
@@ -183,7 +183,7 @@ class _Display(ProgressBar):
             f"{epoch}: train loss {record.train_loss:.4f} accuracy {record.train_accuracy:.2%}, "
             f"test loss {record.test_loss:.4f} accuracy {record.test_accuracy:.2%}, {speed}"
         )
-        typer.echo(msgspec.json.encode(record).decode() if self.as_json else line)
+        echo(msgspec.json.encode(record).decode() if self.as_json else line)
 
 
 @app.command("evaluate")
@@ -214,11 +214,11 @@ def evaluate_(
     if as_json:
         print_json(result)
         return
-    typer.echo(
+    echo(
         f"{result.network} on {result.dataset}, {result.images:,} test images of {by_sign(result.image_size)} pixels, "
         f"{result.backend} on {result.device}"
     )
-    typer.echo(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f}, {result.images_per_second:,.0f} images/s")
+    echo(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f}, {result.images_per_second:,.0f} images/s")
 
 
 @app.command("predict")

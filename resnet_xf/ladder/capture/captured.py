@@ -62,6 +62,7 @@ def record(
     Raises:
         EvidenceError: if the folder holds anything, or cannot be written.
     """
+    folder = folder.resolve()  # a link is followed, not replaced
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise EvidenceError(f"{folder}: is there already; choose another folder by --out")
     try:
