@@ -249,7 +249,7 @@ def test_hostile_names_are_shown_escaped_and_in_one_line(capsys) -> None:
     print_table(("image", "class>"), [("a\nb\x1b[2J", "[red]x"), ("c",)])
     echo("d\r\u202e")
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["image            class", r"a\nb\u001b[2J  [red]x", "c", r"d\r\u202e"]
+    assert lines == ["image           class", r"a\nb\u001b[2J  [red]x", "c", r"d\r\u202e"]
 
 
 def test_a_bug_is_one_line_with_its_own_exit_code(command, monkeypatch) -> None:
