@@ -137,14 +137,14 @@ def zipped(compress: int, damage: tuple[bytes, bytes]) -> Write:
 
 CHECKPOINTS: dict[str, tuple[str, Write, str]] = {
     "a spec of a million blocks": ("safetensors", bomb, "the spec in its metadata is malformed"),
-    "a header of 10¹⁸ bytes": ("safetensors", lie(size=10**18), "header is too large"),
+    "a header of 10¹⁸ bytes": ("safetensors", lie(size=10**18), "not readable as safetensors: its header claims"),
     "a shape that is not there": ("safetensors", lie(shape=[2**40]), "not readable as safetensors"),
     "a shape that overflows": ("safetensors", lie(shape=[2**62, 4]), "not readable as safetensors"),
     "offsets beyond the end": ("safetensors", lie(offsets=[0, 2**40]), "not readable as safetensors"),
     "a million names": (
         "safetensors",
         lambda path: path.write_bytes(struct.pack("<Q", 2**24) + b"{" + b" " * 2**24),
-        "header is too large",
+        "not readable as safetensors: its header claims",
     ),
     "no central directory": ("pth", zipped(0, (b"PK\x01\x02", b"PK\x01\x03")), "not readable as PyTorch state_dict"),
     "a name that is not UTF-8": ("pth", zipped(0, (b"x/version", b"\xff/version")), "not "),

@@ -17,7 +17,7 @@ from resnet_xf.architecture.nodes import Node, Norm, Residual, is_statistic, joi
 from resnet_xf.architecture.plan import Plan, plan, root_of
 from resnet_xf.architecture.rules import ArraySpec
 from resnet_xf.architecture.spec import ResNetSpec
-from resnet_xf.errors import SpecError, WeightsError, refuse
+from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.support.environment import memory
 from resnet_xf.support.files import atomic, open_regular, reading
 from resnet_xf.support.seeding import generator
@@ -279,7 +279,8 @@ def read_arrays(path: str | Path) -> tuple[Weights, dict[str, str]]:
     with reading(path, WeightsError, "safetensors", hint):
         with open_regular(path) as file:
             begin = file.read(8)
-            refuse(WeightsError, {"its header is too large": int.from_bytes(begin, "little") > MOST_HEADER})
+            if (size := int.from_bytes(begin, "little")) > MOST_HEADER:
+                raise ValueError(f"its header claims {size:,} bytes, more than {MOST_HEADER:,}")
             data = begin + file.read()
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import random
 import resource
-import shutil
 import tempfile
 import time
 import traceback
@@ -122,12 +121,13 @@ def _work(reader: Reader, at: int, end: int, until: float, seed: Any, pipe: Any)
 def prepared(reader: Reader, folder: Path, result: Result) -> Callable[[int], bool]:
     """Return a function that reads the input of a seed and counts it; it returns whether memory can still be measured."""
     make, read = reader.prepare()
+    old: set[str] = set()
 
     def find(seed: int, what: str) -> None:
         result.findings.append(Finding(seed, what))
 
     def one(seed: int) -> bool:
-        _write(folder, make(random.Random(f"{reader.name}/{seed}")))
+        _write(folder, make(random.Random(f"{reader.name}/{seed}")), old)
         began, memory = time.process_time(), _peak()
         try:
             read(folder)
@@ -150,16 +150,17 @@ def prepared(reader: Reader, folder: Path, result: Result) -> Callable[[int], bo
     return one
 
 
-def _write(folder: Path, files: Files) -> None:
-    """Write an input's files in place of the last one's."""
-    for old in folder.iterdir():
-        if old.name not in files:
-            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+def _write(folder: Path, files: Files, old: set[str]) -> None:
+    """Write an input's files in place of the last one's, whose paths ``old`` holds."""
+    for path in old - files.keys():
+        (folder / path).unlink()
     for path, data in files.items():
-        place = folder / path
-        if "/" in path:
-            place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(data)
+        if path not in old:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{folder}/{path}", "wb") as file:
+            file.write(data)
+    old.clear()
+    old.update(files)
 
 
 def _peak() -> int:
