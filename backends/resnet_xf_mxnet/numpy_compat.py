@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
+import lazy_loader  # type: ignore[import-untyped]
 import numpy as np
 
 from resnet_xf.errors import BackendError
@@ -68,6 +69,18 @@ def _distutils() -> dict[str, ModuleType]:
 
 
 @contextmanager
+def _absent(*names: str) -> Iterator[None]:
+    """Let an import of these modules fail within the block, unless they were imported before."""
+    new = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(new))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in new:
+            del sys.modules[name]
+
+
+@contextmanager
 def removed_names() -> Iterator[None]:
     """Add to NumPy, ``sys.modules`` and the environment what an import of MXNet needs; remove it at the end."""
     missing = {name: value for name, value in NUMPY_NAMES.items() if name not in vars(np)}
@@ -98,7 +111,11 @@ def import_mxnet() -> Any:
     prepare()
     with removed_names():
         try:
-            return importlib.import_module("mxnet")
+            # Both are optional, seldom used, and take a second to import.
+            with _absent("sklearn", "scipy.stats"):
+                mxnet = importlib.import_module("mxnet")
+            mxnet.contrib.quantization.stats = mxnet.test_utils.ss = lazy_loader.load("scipy.stats")
+            return mxnet
         except OSError as error:
             if "libgomp.so.1" not in str(error):
                 raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +99,7 @@ def sample_images(channels: int, size: Size, folder: str | Path | None = None, c
         return _stack(map(read_image, paths[:count]), channels, size)
     if channels == 1:
         return digits(size)
-    from sklearn.datasets import load_sample_images
-
-    return _stack(map(Image.fromarray, load_sample_images().images), channels, size)
+    return _stack((read_image(_sklearn_file(f"images/{name}.jpg")) for name in ("china", "flower")), channels, size)
 
 
 def photographs(size: Size = (224, 224)) -> Images:
@@ -116,12 +116,19 @@ def digits(size: Size = (96, 96), count: int = 4) -> Images:
 @cache
 def all_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return scikit-learn's 1797 digits, ``(N, 8, 8)`` with values in 0…255, and labels ``(N,)``; both read-only."""
-    from sklearn.datasets import load_digits
-
-    loaded = load_digits()
-    pixels, labels = (loaded.images * (255 / 16)).astype(np.uint8), loaded.target.astype(np.int64)
+    with gzip.open(_sklearn_file("data/digits.csv.gz"), "rt") as file:
+        rows = np.loadtxt(file, delimiter=",")
+    pixels, labels = (rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), rows[:, -1].astype(np.int64)
     pixels.flags.writeable = labels.flags.writeable = False
     return pixels, labels
+
+
+def _sklearn_file(name: str) -> Path:
+    """Return the path of a file among scikit-learn's data sets. To import scikit-learn itself takes a second."""
+    found = find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    return Path(found.submodule_search_locations[0]) / "datasets" / name
 
 
 def _stack(images: Iterable[Image.Image], channels: int, size: Size) -> Images:
