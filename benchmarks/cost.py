@@ -44,7 +44,7 @@ class Sweep:
     values: tuple[int, ...]
     expected: float
 
-    def case(self, value: int, backend: str, mode: str) -> Case:
+    def case(self, value: int, backend: str, mode: str, preset: str) -> Case:
         """The case with this value, and all other settings unchanged."""
         settings = {"depth": DEPTH, "width": CHANNELS, "side": SIDE, "batch": BATCH} | {self.name: value}
         stages = (Stage(depth=settings["depth"], channels=settings["width"]),)
@@ -55,7 +55,7 @@ class Sweep:
             spec=spec,
             backend=backend,
             mode=mode,
-            preset="best",
+            preset=preset,
             batch=settings["batch"],
             image_size=size,
             threads=processors(),
@@ -70,7 +70,7 @@ SWEEPS = (
 )
 
 
-def measure(sweeps: tuple[Sweep, ...], seconds: float) -> list[dict[str, object]]:
+def measure(sweeps: tuple[Sweep, ...], seconds: float, preset: str = "best") -> list[dict[str, object]]:
     """Measure every value on every backend in every mode; a row for each, in milliseconds a step."""
     points = [
         (sweep, value, backend, mode)
@@ -83,7 +83,7 @@ def measure(sweeps: tuple[Sweep, ...], seconds: float) -> list[dict[str, object]
     rows: list[dict[str, object]] = []
     with Progress() as progress:
         for sweep, value, backend, mode in progress.track(points, description="cost"):
-            [row] = bench([sweep.case(value, backend, mode)], seconds=seconds).rows
+            [row] = bench([sweep.case(value, backend, mode, preset)], seconds=seconds).rows
             if row.result is None:
                 raise SystemExit(f"{row.case}: {row.reason}")
             milliseconds = 1e3 * row.case.batch / row.result.speed.median
@@ -151,7 +151,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         some = (Sweep("batch", "images of a batch", (1, 2), 1),)
-        rows = measure(some, 0.1)
+        rows = measure(some, 0.1, "eager")
         print(table(some, rows))
         with TemporaryDirectory() as folder:
             draw((*some, *some), rows, Path(folder) / "cost.png")

@@ -76,8 +76,8 @@ STUDIES = {
 }
 """By name, in the order of the summary."""
 
-SMOKE = "--image-size 32 --batch 2 --time 0.1 --mode infer --precision float32"
-"""Replaces some options to try a study on its first network in a few seconds."""
+SMOKE = "--image-size 32 --batch 2 --time 0.1 --mode infer --precision float32 --preset eager"
+"""Replaces some options to try a study on its first network in a few seconds. Nothing is compiled."""
 
 
 def main() -> None:

@@ -10,14 +10,14 @@ import pytest
 
 from resnet_xf import ResNetSpec, Stage, Stem
 
-pytest.importorskip("torch")
+pytest.importorskip("resnet_xf_mxnet")
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TINY = ResNetSpec(name="tiny", stem=Stem(kind="conv3", width=4), stages=(Stage(depth=1, channels=4),), num_classes=10)
 
 
 def bench(script: str, *arguments: object) -> str:
-    command = [sys.executable, BENCHMARKS / script, "--backends=torch", *map(str, arguments)]
+    command = [sys.executable, BENCHMARKS / script, "--backends=mxnet", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -42,7 +42,7 @@ def test_fashion_mnist_trains_once_and_draws_the_same_again(tmp_path) -> None:
     shown = bench("fashion_mnist.py", *arguments, "--", "--batch-size=64")
     assert "1 of 1" in shown
     result = json.loads((tmp_path / "out" / "fashion_mnist.json").read_text())
-    run = result["backends"]["torch"]
+    run = result["backends"]["mxnet"]
     assert result["command"].startswith("python benchmarks/fashion_mnist.py")
     assert "data-dir" not in result["command"]
     assert result["recipe"]["batch_size"] == 64
@@ -58,5 +58,5 @@ def test_fashion_mnist_trains_once_and_draws_the_same_again(tmp_path) -> None:
 def test_a_killed_run_is_resumed_to_the_bit(tmp_path) -> None:
     assert "nothing is lost by 1 kills" in bench("kill_and_resume.py", "--kills=1", "--epochs=4", f"--out={tmp_path}")
     result = json.loads((tmp_path / "kill_and_resume.json").read_text())
-    assert result["backends"]["torch"]["holds"]
-    assert len(result["backends"]["torch"]["kills"]) == 1
+    assert result["backends"]["mxnet"]["holds"]
+    assert len(result["backends"]["mxnet"]["kills"]) == 1

@@ -83,9 +83,9 @@ def test_parity_holds(command) -> None:
 
 
 def test_parity_as_json(command) -> None:
-    code, out, _ = command("parity", "d2l_resnet18", "--image-size", "67x61", "--level", "quick", "--json")
+    code, out, _ = command("parity", "cifar_resnet20", "--image-size", "37x41", "--level", "quick", "--json")
     assert code == 0
-    assert json.loads(out)["input_shape"] == [4, 1, 67, 61]
+    assert json.loads(out)["input_shape"] == [2, 3, 37, 41]
 
 
 def test_parity_that_fails_exits_with_one(command, monkeypatch) -> None:
@@ -109,14 +109,15 @@ def test_parity_on_a_folder_and_saved_weights(command, tmp_path) -> None:
         Image.fromarray(image).save(tmp_path / f"{number}.jpg")
     spec = get_spec("d2l_resnet18")
     save_weights(tmp_path / "w.safetensors", draw_weights(spec, seed=9), spec)
-    options = ("--images", tmp_path, "--weights", tmp_path / "w.safetensors", "--level", "quick", "--json")
+    quick = ("--image-size", 32, "--level", "quick", "--json")
+    options = ("--images", tmp_path, "--weights", tmp_path / "w.safetensors", *quick)
     code, out, _ = command("parity", "d2l_resnet18", *options)
     assert code == 0
     report = json.loads(out)
-    assert report["input_shape"] == [2, 1, 96, 96]
+    assert report["input_shape"] == [2, 1, 32, 32]
     assert str(tmp_path) in report["images"]
     assert "w.safetensors" in report["weights"]
-    code, out, _ = command("parity", tmp_path / "w.safetensors", "--level", "quick", "--json")
+    code, out, _ = command("parity", tmp_path / "w.safetensors", *quick)
     assert code == 0
     assert json.loads(out)["spec"]["name"] == "d2l_resnet18"
     code, _, err = command("parity", "resnet18", *options)

@@ -3,6 +3,7 @@
 A driver is a shared library that is compiled here and says what GPU it has.
 """
 
+import inspect
 import json
 import os
 import shutil
@@ -33,6 +34,11 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 """
 CPU_BUILD = f"this is MXNet's CPU build; choose --device cpu, or run: {how_to_install('mxnet-cu117')}"
 cpu_build = pytest.mark.skipif(mx.runtime.Features().is_enabled("CUDA"), reason="this is MXNet's CUDA build")
+
+
+def alone() -> str:
+    """A PYTHONPATH with which ``cuda`` is the module without its package, which would import MXNet."""
+    return os.pathsep.join([str(Path(inspect.getfile(Gpu)).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def python(code: str, libraries: Path, **environment: str) -> str:
@@ -92,12 +98,13 @@ def test_the_wheel_has_no_code_for(capability: tuple[int, int], told: str) -> No
 
 
 def test_the_driver_is_asked_for_its_gpus(driver: Path) -> None:
-    code = "from resnet_xf_mxnet.cuda import gpus; print(gpus())"
-    assert python(code, driver) == str([Gpu("First", (9, 0)), Gpu("Second", (8, 6))])
+    assert python("from cuda import gpus; print(gpus())", driver, PYTHONPATH=alone()) == str(
+        [Gpu("First", (9, 0)), Gpu("Second", (8, 6))]
+    )
 
 
 def test_without_a_driver_there_are_no_gpus(no_driver: Path) -> None:
-    assert python("from resnet_xf_mxnet.cuda import gpus; print(gpus())", no_driver) == "[]"
+    assert python("from cuda import gpus; print(gpus())", no_driver, PYTHONPATH=alone()) == "[]"
     find = "from resnet_xf_mxnet.learner import find_device; print(find_device('auto')); find_device('cuda')"
     assert "BackendError: mxnet sees 0 GPUs on this machine" in python(find, no_driver)
 
@@ -182,8 +189,8 @@ class TestLibraries:
 
     def prepare(self, site: Path, libraries: Path) -> str:
         """What an import of MXNet begins with, where only that folder's distributions are installed."""
-        code = f"import sys; from resnet_xf_mxnet import cuda; sys.path[:] = [{str(site)!r}]; print(cuda.prepare())"
-        return python(code, libraries).removeprefix("resnet_xf.errors.BackendError: ")
+        code = f"import sys, cuda; sys.path[:] = [{str(site)!r}]; print(cuda.prepare())"
+        return python(code, libraries, PYTHONPATH=alone()).removeprefix("resnet_xf.errors.BackendError: ")
 
     def test_mxnet_for_the_cpu_needs_neither_driver_nor_libraries(self, distribution, no_driver: Path) -> None:
         assert self.prepare(distribution("mxnet"), no_driver) == "None"

@@ -1,6 +1,7 @@
 """Checkpoints in at one framework and out at the other."""
 
 import hashlib
+import importlib
 import json
 import os
 import pickle
@@ -28,7 +29,7 @@ from resnet_xf import (
     write_checkpoint,
 )
 from resnet_xf.architecture.measures import relative_error
-from resnet_xf.data import photographs
+from resnet_xf.data import photographs, sample_images
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.gluon_params import read_params, write_params
 from resnet_xf.formats.identify import identify
@@ -39,6 +40,19 @@ from resnet_xf_mxnet.numpy_compat import mx
 SMALL = ResNetSpec(
     name="small", stem=Stem(width=8), stages=(Stage(depth=1, channels=8), Stage(depth=1, channels=8, stride=2)), num_classes=3
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_proofs(request, monkeypatch) -> None:
+    """Prove conversions on images of 64×64, but for tests that ask for ``at_full_size``: at 224×224 a proof takes seconds."""
+    if "at_full_size" not in request.fixturenames:
+        converting = importlib.import_module("resnet_xf.formats.convert")
+        monkeypatch.setattr(converting, "sample_images", lambda channels, size: sample_images(channels, (64, 64)))
+
+
+@pytest.fixture
+def at_full_size() -> None:
+    """Prove conversions on images of the network's own size."""
 
 
 def array(values: np.ndarray):
@@ -204,7 +218,7 @@ def test_the_prefixed_names_of_old_zoo_files_are_read(name: str, stripped: bool,
     assert same(found.weights, identify(read_checkpoint(tmp_path / "new.params")).weights)
 
 
-def test_a_fine_tuned_checkpoint_gives_the_same_logits_in_gluon(tmp_path) -> None:
+def test_a_fine_tuned_checkpoint_gives_the_same_logits_in_gluon(tmp_path, at_full_size) -> None:
     import torchvision
 
     torch.manual_seed(1)

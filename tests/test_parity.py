@@ -28,7 +28,7 @@ from resnet_xf.ladder.training_errors import loss_error
 
 FIRST = ("resnet18", "resnet34", "resnet50", "resnet50_v1", "d2l_resnet18")
 SIZES = [(name, (224, 224)) for name in ("resnet18", "resnet50", "d2l_resnet18")]
-SIZES += [(name, (96, 96)) for name in ("resnet34", "resnet50_v1", "d2l_resnet18")]
+SIZES += [(name, (96, 96)) for name in ("resnet34", "resnet50_v1")]
 # Not the Gluon zoo's, which test_zoo holds against their reference on both backends, nor GluonCV's, which are timm's, nor
 # dilated ones, which test_zoo draws. docs/bounds.md has those of 101 and 152 layers.
 PROVEN = ("resnet50_v1b", "resnet50_v1c", "resnet50_v1d", "resnet50_v1s", "resnet50_os8", "resnet50_os16", "resnet101")
@@ -36,9 +36,12 @@ OTHERS = [n for n in list_models() if n not in (*FIRST, *PROVEN) and REFERENCE[n
 
 
 def shortened(name: str) -> ResNetSpec:
-    """A zoo network with at most two blocks a stage, since later ones repeat the second."""
+    """A zoo network with two blocks in its first stages and one in its two largest: later blocks repeat the second."""
     spec = get_spec(name)
-    stages = tuple(replace(stage, depth=min(2, stage.depth)) for stage in spec.stages)
+    most = [2] * max(1, len(spec.stages) - 2) + [1, 1]
+    stages = tuple(
+        replace(stage, depth=min(depth, stage.depth)) for stage, depth in zip(spec.stages, most, strict=False)
+    )
     return replace(spec, stages=stages, name="shortened")
 
 
@@ -97,13 +100,13 @@ def test_a_network_that_no_zoo_has(odd_spec: ResNetSpec, tmp_path) -> None:
     assert report.input_shape == (2, 3, 67, 61)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(specs().filter(fits))
 def test_any_sound_spec_is_the_same_on_both_backends(spec: ResNetSpec) -> None:
     assert_parity(spec, level="quick")
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(specs().filter(fits))
 def test_any_sound_spec_raises_no_false_alarm_in_training(spec: ResNetSpec) -> None:
     """``benchmarks/false_alarms.py`` climbs 200 of them."""
@@ -148,18 +151,19 @@ def test_numbers_that_compare_with_nothing_are_refused(name: str, value: float, 
 
 
 def test_any_numpy_array_will_do() -> None:
-    flipped_channels = photographs((64, 64))[:, ::-1, :, ::-1]
-    weights = {k: v.astype(">f4") for k, v in draw_weights("resnet18", scheme="probe").items()}
+    flipped_channels = photographs((16, 16))[:, ::-1, :, ::-1]
+    weights = {k: v.astype(">f4") for k, v in draw_weights(small(), scheme="probe").items()}
     weights["fc.weight"] = weights["fc.weight"][::-1]
     for images in (flipped_channels, flipped_channels.astype(">f4"), flipped_channels.astype("float64")):
-        assert_parity("resnet18", level="quick", images=images, weights=weights)
+        assert_parity(small(), level="quick", images=images, weights=weights)
 
 
 def test_a_torchvision_state_dict_of_arrays_can_be_proven() -> None:
     import torchvision
 
-    weights = {k: v.numpy() for k, v in torchvision.models.resnet18().state_dict().items()}
-    assert "given as arrays" in assert_parity("resnet18", level="quick", image_size=(64, 64), weights=weights).weights
+    weights = {k: v.numpy() for k, v in torchvision.models.resnet18(num_classes=10).state_dict().items()}
+    spec = replace(get_spec("resnet18"), num_classes=10)
+    assert "given as arrays" in assert_parity(spec, level="quick", image_size=(32, 32), weights=weights).weights
 
 
 def test_assert_parity_names_rung_and_layer() -> None:
@@ -167,7 +171,9 @@ def test_assert_parity_names_rung_and_layer() -> None:
         AssertionError,
         match=r"rung 4 \(forward float64\) at bn1: mxnet is not torch \(relative error [\d.e-]+, bound [\d.e-]+\)",
     ):
-        assert_parity("d2l_resnet18", ["torch", Saboteur("mxnet", node=only("bn1", eps=1e-3), tells=False)])
+        assert_parity(
+            "d2l_resnet18", ["torch", Saboteur("mxnet", node=only("bn1", eps=1e-3), tells=False)], image_size=(32, 32)
+        )
 
 
 @pytest.mark.parametrize("backends", [["torch"], ["torch", "pytorch"], []])
@@ -184,7 +190,7 @@ def test_images_and_weights_that_do_not_fit_are_refused() -> None:
 
 
 def test_the_report_as_json_is_complete() -> None:
-    report = parity("d2l_resnet18", level="quick")
+    report = parity(small(), level="quick")
     data = json.loads(report.to_json())
     assert data["holds"] is True
     assert data["verdict"] == report.verdict()

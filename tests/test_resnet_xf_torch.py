@@ -138,10 +138,11 @@ def test_survives_export(network: torch.nn.Module) -> None:
         assert torch.equal(exported(shown), network(shown))
 
 
-@pytest.mark.filterwarnings("ignore")  # inductor's own
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_survives_compile(network: torch.nn.Module) -> None:
+    """Traced as one graph; ``test_optimized`` also lets inductor make kernels of a graph, which takes a minute."""
     shown = torch.from_numpy(images(2, 3, 67, 61))
-    compiled = torch.compile(network, fullgraph=True)
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(shown), network(shown), rtol=1e-4, atol=1e-5)
 

@@ -121,13 +121,13 @@ def test_workers_asked_to_stop_do_so_at_one_step_and_lose_nothing(backend: str, 
     assert float(accuracy) == wanted.test_accuracy
 
 
-def test_a_mistake_is_told_once_and_before_any_worker_is_started(tmp_path) -> None:
+def test_a_mistake_is_told_once_and_before_any_worker_is_started(command, tmp_path) -> None:
     for wrong in (["--dataset", "nope"], ["--in-channels", "3"], ["--image-size", "0"]):
         arguments = [*files(tmp_path), "--backend", "torch", "--out", str(tmp_path / "run"), "--workers", "2", *wrong]
-        done = subprocess.run([*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=60)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        assert "worker" not in done.stderr
+        code, _, complaint = command("train", *arguments)
+        assert code == 2
+        assert "Traceback" not in complaint
+        assert "worker" not in complaint
         assert not (tmp_path / "run").exists()
 
 

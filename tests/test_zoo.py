@@ -102,7 +102,9 @@ def test_any_output_stride_is_timms(name: str, stride: int) -> None:
     shown = torch.from_numpy(photographs((80, 96)))
     with torch.inference_mode():
         assert torch.equal(ours(shown), theirs(shown))
-    assert_parity(with_output_stride(get_spec(name), stride), level="quick", image_size=(64, 64))
+    short = tuple(msgspec.structs.replace(stage, depth=2) for stage in get_spec(name).stages)  # later blocks repeat
+    spec = with_output_stride(msgspec.structs.replace(get_spec(name), stages=short), stride)
+    assert_parity(spec, level="quick", image_size=(64, 64))
 
 
 def test_a_dilated_network_computes_finer_maps_from_the_same_weights() -> None:

@@ -83,6 +83,31 @@ class Remembering(Live):
         self._networks.clear()
 
 
+TRAINING = {"task", "shown", "after", "taught", "precisions"}
+"""A saboteur's fields that touch nothing but training."""
+
+INFERENCE = ("trace", "shapes/", "digests/", "repeated output", "output/", "gain", "inside/", "rounding")
+"""How the keys of measurements begin for which nothing is trained."""
+
+
+class Untrained(Live):
+    """A live side whose defect lies in training alone. All else is measured of the same backend without a defect."""
+
+    def __init__(self, twin: Remembering, backend: Any) -> None:
+        super().__init__(twin.subject, backend)
+        self.twin = twin
+
+    def take(self, key: str, kind: Any, measure: Callable[[Any], T], *, large: bool) -> T:
+        """Return the twin's measurement, or for training a new one."""
+        take = self.twin.take if key.startswith(INFERENCE) else super().take
+        return take(key, kind, measure, large=large)
+
+    def take_each(self, keys: Sequence[str], kind: Any, measure: Callable[[Any], Iterable[T]]) -> Iterator[T]:
+        """Return the twin's measurements of layers, or for training new ones."""
+        take_each = self.twin.take_each if keys[0].startswith(INFERENCE) else super().take_each
+        return take_each(keys, kind, measure)
+
+
 @cache
 def sound(
     network: str, weights: Callable[[ResNetSpec], Weights] | None, images: Callable[[ResNetSpec], Array] | None
@@ -99,5 +124,9 @@ def climbed(mutant: Mutant, broken: str) -> Report:
     """The ladder's report on two networks, of which the one of the backend ``broken`` has the defect."""
     sides, words = sound(mutant.network, mutant.weights, mutant.images)
     subject = sides[0].subject
-    planted = [Live(subject, Saboteur(broken, **mutant.plant)) if side.name == broken else side for side in sides]
+    planted: list[Live] = list(sides)
+    if broken in BOTH:
+        saboteur, place = Saboteur(broken, **mutant.plant), BOTH.index(broken)
+        trains_alone = mutant.plant.keys() <= TRAINING
+        planted[place] = Untrained(sides[place], saboteur) if trains_alone else Live(subject, saboteur)
     return climb(subject, planted, *words, level=mutant.level)

@@ -18,7 +18,7 @@ T = TypeVar("T")
 WeightSet = Literal["given", "probe"]
 """Which weights of the subject a network holds."""
 
-LARGE = 2**26
+LARGE = 2**27
 """Networks of more bytes are held one at a time and freed at once. Smaller ones stay, which saves builds."""
 
 
