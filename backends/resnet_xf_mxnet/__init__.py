@@ -184,12 +184,17 @@ def _arrays(value: Any) -> list[Any]:
 
 def _dtype(network: Any) -> np.dtype[Any]:
     """Return the network's dtype; float32 if it has no weights."""
-    return next((np.dtype(param.dtype) for param in weights_of(network).values()), np.dtype("float32"))
+    return next((np.dtype(param.dtype) for param in _params(network)), np.dtype("float32"))
+
+
+def _params(network: Any) -> Iterator[Any]:
+    """Yield the network's parameters in order. To ask for the first one does not collect them all."""
+    return (param for _, block in named_blocks(network) for param in own_weights(block).values())
 
 
 def _array(network: Any, images: Array) -> Any:
     """Return images on the network's device, in its dtype."""
-    context = next((param.list_ctx()[0] for param in weights_of(network).values()), mx.cpu())
+    context = next((param.list_ctx()[0] for param in _params(network)), mx.cpu())
     return ndarray(images, _dtype(network), context)
 
 

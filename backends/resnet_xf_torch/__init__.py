@@ -6,6 +6,7 @@ import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from math import nan
 from typing import Any
 
@@ -131,7 +132,8 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 def _reference(network: nn.Module) -> torch.Tensor:
     """Return a tensor of the network's dtype on its device: float32 on the CPU if it has no weights."""
-    return next(iter(weights_of(network).values()), torch.empty(0))
+    tensors = chain(network.parameters(), network.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
 
 
 def _tensor(network: nn.Module, images: Array) -> torch.Tensor:
