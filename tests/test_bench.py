@@ -1,7 +1,6 @@
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -42,14 +41,15 @@ def quick_processes() -> Iterator[None]:
 @pytest.fixture
 def reference_at_hand(monkeypatch) -> None:
     """Compute the reference outputs in this process. In the tests without this fixture a process of its own does."""
-    first_message = harness_module._Group._first_message
+    start = harness_module._Group.start
 
-    def with_reference(group, case: Case, reference: Path) -> object:
+    def with_reference(group, case: Case):
+        reference = group.folder / f"{case.mode}-{distinct_images(case.batch)}.npy"
         if not reference.exists():
             np.save(reference, reference_outputs(case))
-        return first_message(group, case, reference)
+        return start(group, case)
 
-    monkeypatch.setattr(harness_module._Group, "_first_message", with_reference)
+    monkeypatch.setattr(harness_module._Group, "start", with_reference)
 
 
 def case(**fields) -> Case:
