@@ -15,7 +15,7 @@ from resnet_xf.architecture.weights import Array, Weights, check_weights
 from resnet_xf.backend.contract import Backend, Look
 from resnet_xf.errors import SpecError, WeightsError, one_line
 from resnet_xf_mxnet import builder
-from resnet_xf_mxnet.arrays import named_blocks, ndarray, own_weights, weights_of
+from resnet_xf_mxnet.arrays import in_kind_of, kind, named_blocks, ndarray, own_weights, weights_of
 from resnet_xf_mxnet.bench import MxnetBench
 from resnet_xf_mxnet.cuda import gpus
 from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles, why_unusable
@@ -23,6 +23,9 @@ from resnet_xf_mxnet.numpy_compat import mx
 from resnet_xf_mxnet.reference import peer, run_exported
 
 __all__ = ["BACKEND"]
+
+
+_in_its_kind = in_kind_of(lambda self, network, *args: network)
 
 
 class MxnetBackend:
@@ -52,11 +55,13 @@ class MxnetBackend:
 
     def build(self, node: Node, dtype: str = "float32") -> Any:
         """Build the block of a node, on the CPU, with Gluon's default initialization."""
-        network = builder.build(node)
-        network.initialize(ctx=mx.cpu())
-        network.cast(dtype)
+        with kind(numpy=False):
+            network = builder.build(node)
+            network.initialize(ctx=mx.cpu())
+            network.cast(dtype)
         return network
 
+    @_in_its_kind
     def copy(self, network: Any, dtype: str | None = None) -> Any:
         """Return a deep copy. Weights with deferred initialization are drawn in the first run of the copy."""
         weights = weights_of(network)
@@ -80,6 +85,7 @@ class MxnetBackend:
             duplicate.cast(dtype)
         return duplicate
 
+    @_in_its_kind
     def load(self, network: Any, weights: Mapping[str, Array]) -> None:
         own = weights_of(network)
         check_weights(weights, {name: param.shape for name, param in own.items()}, _dtype(network))
@@ -89,6 +95,7 @@ class MxnetBackend:
     def dump(self, network: Any) -> Weights:
         return {name: param.data(param.list_ctx()[0]).asnumpy() for name, param in weights_of(network).items()}
 
+    @_in_its_kind
     def forward(self, network: Any, images: Array) -> Array:
         with mx.autograd.pause(train_mode=False):
             output: Array = network(_array(network, images)).asnumpy()
@@ -98,6 +105,7 @@ class MxnetBackend:
         network.collect_params().reset_ctx(find_device(device))
         return network
 
+    @_in_its_kind
     def watch(self, network: Any, images: Array, look: Look, names: Collection[str] | None = None) -> None:
         """Call ``look`` with the inputs and output of every block, from hooks. Hybridization is turned off."""
         inputs: dict[str, tuple[Array, ...]] = {}
@@ -128,12 +136,14 @@ class MxnetBackend:
                 settings[name] = {"eps": block._kwargs["eps"], "momentum": 1 - block._kwargs["momentum"]}
         return settings
 
+    @_in_its_kind
     def apply(self, network: Any, name: str, inputs: Sequence[Array]) -> Array:
         block = dict(named_blocks(network))[name]
         with mx.autograd.pause(train_mode=False), _imperative(network), _without_activation(block):
             output: Array = block(*(_array(network, x) for x in inputs)).asnumpy()
         return output
 
+    @_in_its_kind
     def differentiate(self, network: Any, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
         block = dict(named_blocks(network))[name]
         arrays = [_array(network, x) for x in inputs]

@@ -1,9 +1,15 @@
-"""The blocks and parameters of a Gluon network by our names, and NumPy arrays as NDArrays."""
+"""The blocks and parameters of a Gluon network by our names, and NumPy arrays as MXNet's arrays.
+
+MXNet has two kinds of arrays: the classic ``mx.nd.NDArray``, and ``mx.np.ndarray`` after ``npx.set_np()``. Most
+operators take one kind alone, and a switch of the process chooses which operators layers call.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
 
 from resnet_xf.architecture.nodes import join
 from resnet_xf.architecture.weights import Array, plain
@@ -38,7 +44,54 @@ def weights_of(network: Any) -> dict[str, Any]:
 
 
 def ndarray(array: Array, dtype: Any, context: Any) -> Any:
-    """Return an NDArray with the same values. ``mx.nd.array`` would use a deprecated name of SciPy."""
-    result = mx.nd.empty(array.shape, ctx=context, dtype=dtype)
+    """Return an array of the current kind with the same values. ``mx.nd.array`` uses a deprecated name of SciPy."""
+    module = mx.np if mx.util.is_np_array() else mx.nd
+    result = module.empty(array.shape, ctx=context, dtype=dtype)
     result[:] = plain(array)
     return result
+
+
+@contextmanager
+def kind(numpy: bool) -> Iterator[None]:
+    """Let layers make and take ``mx.np.ndarray`` within the block, or else ``mx.nd.NDArray``."""
+    shape, array = mx.util.np_shape(numpy), mx.util.np_array(numpy)
+    with shape if numpy else array, array if numpy else shape:  # MXNet refuses NumPy's arrays without NumPy's shapes
+        yield
+
+
+def is_numpy(network: Any) -> bool:
+    """Return whether a network's weights are ``mx.np.ndarray``. Without weights, the process's switch decides.
+
+    A node is built with the classic kind.
+    """
+    if not isinstance(network, mx.gluon.Block):
+        return False
+    for _, block in named_blocks(network):
+        for param in block._reg_params.values():
+            if param._data is not None:
+                return isinstance(param._data[0], mx.np.ndarray)
+    return bool(mx.util.is_np_array())
+
+
+def as_kind(array: Any, numpy: bool) -> Any:
+    """Return a view of an array, or of each in a list, as the other kind if it is not of this one."""
+    if isinstance(array, list | tuple):
+        return [as_kind(one, numpy) for one in array]
+    return array.as_np_ndarray() if numpy else array.as_nd_ndarray()
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def in_kind_of(network: Callable[..., Any]) -> Callable[[M], M]:
+    """Decorate a method to run with arrays of a network's kind. ``network`` returns it, from the method's arguments."""
+
+    def decorate(method: M) -> M:
+        @wraps(method)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with kind(is_numpy(network(*args))):
+                return method(*args, **kwargs)
+
+        return run  # type: ignore[return-value]
+
+    return decorate

@@ -6,6 +6,7 @@ from typing import Any
 
 from resnet_xf.architecture import nodes
 from resnet_xf.architecture.nodes import Children, Node, join
+from resnet_xf_mxnet.arrays import as_kind, is_numpy, kind
 from resnet_xf_mxnet.numpy_compat import mx
 
 nn = mx.gluon.nn
@@ -66,7 +67,7 @@ def build(node: Node, name: str = "") -> Any:
         case nodes.Add():
             return Sum(prefix=prefix)
         case nodes.Sequential():
-            block = nn.HybridSequential(prefix=prefix)
+            block = HybridSequential(prefix=prefix)
             for child_name, child in node.children:
                 block.register_child(build(child, join(name, child_name)), child_name)
             return block
@@ -110,7 +111,24 @@ class Sum(mx.gluon.HybridBlock):
         return body + shortcut
 
 
-class _Container(mx.gluon.HybridBlock):
+class _EitherKind(mx.gluon.HybridBlock):
+    """A block that takes both kinds of arrays and returns the kind that it was given, before and after ``set_np()``."""
+
+    def __call__(self, x: Any, *args: Any) -> Any:
+        given = isinstance(x, mx.np.ndarray)
+        if args or not isinstance(x, mx.nd.NDArray) or not (given or mx.util.is_np_array()):
+            return super().__call__(x, *args)
+        own = is_numpy(self)
+        with kind(own):
+            output = super().__call__(as_kind(x, own))
+        return as_kind(output, given)
+
+
+class HybridSequential(_EitherKind, mx.gluon.nn.HybridSequential):
+    """Gluon's own, for both kinds of arrays."""
+
+
+class _Container(_EitherKind):
     """A block whose children have the names in ``node``, and run as ``node`` says."""
 
     def __init__(self, node: nodes.Container, name: str, prefix: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.fast import FastTask, no_gradients
 from resnet_xf.errors import BackendError
-from resnet_xf_mxnet.arrays import ndarray
+from resnet_xf_mxnet.arrays import as_kind, kind, ndarray
 from resnet_xf_mxnet.learner import STATIC, device_name, find_device, in_low, line_of
 from resnet_xf_mxnet.numpy_compat import mx
 
@@ -16,6 +16,7 @@ from resnet_xf_mxnet.numpy_compat import mx
 class MxnetFast:
     """See :class:`resnet_xf.backend.fast.Fast`."""
 
+    @kind(numpy=False)
     def __init__(self, task: FastTask) -> None:
         self._context = find_device(task.device)
         on_cpu = self._context.device_type == "cpu"
@@ -52,21 +53,23 @@ class MxnetFast:
             text = line_of(error, "batch")
             raise BackendError(f"mxnet cannot run the network in {task.precision}: {text}") from error
 
+    @kind(numpy=False)
     def put(self, images: Array) -> Any:
         return ndarray(images, self._dtype, self._context)
 
+    @kind(numpy=False)
     def __call__(self, images: Any) -> Any:
         """Return the outputs. MXNet may still be computing them."""
         if mx.autograd.is_recording():
             no_gradients()
         native = isinstance(images, mx.nd.NDArray)
-        x = images.astype(self._dtype, copy=False) if native else ndarray(images, self._dtype, self._context)
+        x = as_kind(images, numpy=False).astype(self._dtype, copy=False) if native else self.put(images)
         if len(x) == self._batch:
             output = self._run_batch(x)
         else:
             starts = range(0, len(x), self._batch)
             output = mx.nd.concat(*(self._run_batch(x[start : start + self._batch]) for start in starts), dim=0)
-        return output if native else output.asnumpy()
+        return as_kind(output, isinstance(images, mx.np.ndarray)) if native else output.asnumpy()
 
     def _run_batch(self, images: Any) -> Any:
         """Return the outputs of one batch. A smaller batch is padded: a new shape would be compiled again."""

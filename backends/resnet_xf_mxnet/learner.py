@@ -20,7 +20,7 @@ from resnet_xf.backend.workers import Role, free_port, threads_each
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
 from resnet_xf.support.parent import report_failure
 from resnet_xf_mxnet import builder
-from resnet_xf_mxnet.arrays import named_blocks, ndarray, weights_of
+from resnet_xf_mxnet.arrays import in_kind_of, named_blocks, ndarray, weights_of
 from resnet_xf_mxnet.cuda import gpus, how_to_install, no_code_for
 from resnet_xf_mxnet.numpy_compat import mx
 from resnet_xf_mxnet.scaling import LossScaling
@@ -36,9 +36,13 @@ STATIC = {"static_alloc": True, "static_shape": True}
 """Options of ``hybridize`` if all batches have the same size."""
 
 
+_in_own_kind = in_kind_of(lambda self, *args: self._task.network)
+
+
 class MxnetLearner:
     """See :class:`resnet_xf.backend.learner.Learner`."""
 
+    @in_kind_of(lambda self, task: task.network)
     def __init__(self, task: Task) -> None:
         self._context = find_device(task.device)
         self.device = device_name(self._context)
@@ -121,17 +125,20 @@ class MxnetLearner:
         finally:
             timer.cancel()
 
+    @_in_own_kind
     def put(self, images: Any) -> Any:
         return images if isinstance(images, nd.NDArray) else ndarray(images, self._dtype, self._context)
 
+    @_in_own_kind
     def step(self, images: Any, targets: Array, rate: float) -> Outcome:
         with self._errors_in_one_line():
             x = self.put(images)
             if self._task.opens_with_norm:  # without this, MXNet does not update the statistics of the first batch norm
                 x.attach_grad()
             with mx.autograd.record():
-                outputs = self._network(x)
-                loss = -(nd.log_softmax(outputs) * ndarray(targets, self._dtype, self._context)).sum()
+                outputs = self._network(x).as_nd_ndarray()
+                expected = ndarray(targets, self._dtype, self._context).as_nd_ndarray()
+                loss = -(nd.log_softmax(outputs) * expected).sum()
                 scaled = loss * self._scaling.scale if self._scaling.enabled else loss
             scaled.backward()
             if self._together:
@@ -154,12 +161,15 @@ class MxnetLearner:
         if task.weight_decay and name in task.decaying:
             gradient = gradient + weight * task.weight_decay
         if task.momentum:
-            velocity = self._velocity.setdefault(name, nd.zeros_like(weight))
+            if name not in self._velocity:
+                self._velocity[name] = ndarray(np.zeros(weight.shape), self._dtype, self._context)
+            velocity = self._velocity[name]
             velocity *= task.momentum
             velocity += gradient
             gradient = gradient + velocity * task.momentum if task.nesterov else velocity
         weight -= gradient * rate
 
+    @_in_own_kind
     def outputs(self, images: Array) -> Array:
         with self._errors_in_one_line(), mx.autograd.pause(train_mode=False):
             outputs: Array = self._network(ndarray(images, self._dtype, self._context)).asnumpy()
@@ -170,6 +180,7 @@ class MxnetLearner:
             weights = {name: param.data().asnumpy() for name, param in self._weights.items()}
             return weights, {name: velocity.asnumpy() for name, velocity in self._velocity.items()}
 
+    @_in_own_kind
     def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
         for name, array in weights.items():
             self._weights[name].set_data(ndarray(array, self._dtype, self._context))

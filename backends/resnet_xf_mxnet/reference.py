@@ -9,10 +9,11 @@ from typing import Any
 
 from resnet_xf.architecture.weights import Array
 from resnet_xf.errors import BackendError, WeightsError, one_line
-from resnet_xf_mxnet.arrays import ndarray
+from resnet_xf_mxnet.arrays import kind, ndarray
 from resnet_xf_mxnet.numpy_compat import mx
 
 
+@kind(numpy=False)
 def peer(library: str, model: str, num_classes: int, in_channels: int) -> Any:
     """See :meth:`resnet_xf.backend.contract.BuildsPeers.peer`. ``gluon`` is MXNet's model zoo."""
     if library != "gluon":
@@ -29,6 +30,7 @@ def peer(library: str, model: str, num_classes: int, in_channels: int) -> Any:
     return network
 
 
+@kind(numpy=False)
 def run_exported(symbol: Path, tensors: Mapping[str, Array], images: Array) -> Array:
     """See :meth:`resnet_xf.backend.contract.RunsExports.run_exported`."""
     try:
