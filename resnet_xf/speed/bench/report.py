@@ -7,13 +7,15 @@ import io
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from statistics import median
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import asdict, replace
 
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import OURS, Case
-from resnet_xf.speed.bench.statistics import Ratio, Speed, ratio, speed, unpaired
+from resnet_xf.speed.bench.statistics import Rate, Ratio, Speed, ratio, speed, unpaired
 from resnet_xf.support.documents import Document, Struct
 
 
@@ -40,6 +42,10 @@ class Prepared(Struct, frozen=True, kw_only=True):
     threads: int
 
 
+Launch = Annotated[dict[int, Rate], Meta(min_length=1, max_length=1000)]
+"""Images per second by the number of the turn."""
+
+
 class Result(Prepared, frozen=True, kw_only=True):
     """What was measured of one case, in one or more launches.
 
@@ -55,7 +61,7 @@ class Result(Prepared, frozen=True, kw_only=True):
     """
 
     speed: Speed
-    rates: tuple[dict[int, float], ...]
+    rates: Annotated[tuple[Launch, ...], Meta(min_length=1, max_length=1000)]
     share: float | None
     host_memory: int
     device_memory: int | None

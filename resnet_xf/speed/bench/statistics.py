@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -24,15 +24,18 @@ CONFIDENCE = 0.95
 Launches = Sequence[Sequence[float]]
 """Images per second, or ratios of them: for each launch, the value of each round."""
 
+Rate = Annotated[float, msgspec.Meta(gt=1e-9, lt=1e12)]
+"""Images per second. Their ratios are finite."""
+
 Verdict = Literal["faster", "slower", "no difference shown"]
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
     """Images per second over all rounds: the median, the lower and upper quartile, and the number of rounds."""
 
-    median: float
-    low: float
-    high: float
+    median: Rate
+    low: Rate
+    high: Rate
     rounds: int
 
 
