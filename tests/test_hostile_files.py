@@ -153,7 +153,11 @@ CHECKPOINTS: dict[str, tuple[str, Write, str]] = {
     "a web page": ("params", text("<html><body>404</body></html>"), "it is a web page"),
     "a pointer": ("pth", text("version https://git-lfs.github.com/spec/v1\noid sha256:0"), "it is a Git LFS pointer"),
     "an empty file": ("safetensors", text(""), "it is empty"),
-    "2⁶⁰ arrays": ("params", text(struct.pack("<QQQ", 0x112, 0, 2**60)), "array 1 of"),
+    "2⁶⁰ arrays": (
+        "params",
+        text(struct.pack("<QQQ", 0x112, 0, 2**60)),
+        "claims to hold 1,152,921,504,606,846,976 arrays",
+    ),
     "a shape beyond 64 bits": (
         "params",
         text(struct.pack("<QQQIiI3qiii", 0x112, 0, 1, 0xF993FAC9, 0, 3, 2**62, 2**62, 0, 1, 0, 0) + bytes(64)),

@@ -48,7 +48,12 @@ def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
         loaded = loaded[keys[0]]
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"holds a {type(loaded).__name__}, not a state_dict; save network.state_dict()")
-    other = [ascii(n) for n, value in loaded.items() if not (isinstance(n, str) and isinstance(value, torch.Tensor))]
+    # The text of a key that is no text can be endless: tuples may hold one another.
+    other = [
+        ascii(name) if isinstance(name, str) else f"a {type(name).__name__}"
+        for name, value in loaded.items()
+        if not (isinstance(name, str) and isinstance(value, torch.Tensor))
+    ]
     if other:
         raise WeightsError(f"holds entries that are not named tensors: {', '.join(other[:5])}")
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in loaded.values())

@@ -18,6 +18,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\w.\-]+$(?!
 MOST_BLOCKS = 2_000
 """The most residual blocks in a network; He et al. (2016) train one of 600."""
 
+Side = Annotated[int, Meta(ge=1, le=8192)]
 Stride = Annotated[int, Meta(ge=1, le=8)]
 
 
@@ -113,7 +114,7 @@ class ResNetSpec(Document, frozen=True, kw_only=True):
     name: Name
     in_channels: Count = 3
     num_classes: Count = 1000
-    image_size: tuple[Count, Count] = (224, 224)
+    image_size: tuple[Side, Side] = (224, 224)
     stem: Stem = Stem()
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=100)]
     block: Literal["basic", "bottleneck"] = "basic"

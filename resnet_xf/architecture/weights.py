@@ -31,6 +31,9 @@ SAFETENSORS_DTYPES = {
 }  # fmt: skip
 """NumPy dtypes by safetensors' names; bfloat16 is read as its 16 bits."""
 
+MOST_TENSORS = 60_000
+"""The most tensors of a checkpoint; the largest network that a spec can describe has fewer."""
+
 MOST_HEADER = 2**23
 """The most bytes of a safetensors header; that of ResNet-152 has 80,000."""
 

@@ -10,6 +10,7 @@ import io
 import sys
 import tempfile
 import traceback
+import warnings
 
 from resnet_xf.cli.application import app
 from resnet_xf.errors import ResNetXFError, TrainingStopped, one_line, printable
@@ -25,6 +26,7 @@ def main() -> None:
     """Run the command line; a mistake that its user can mend is one line on stderr and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows another
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged image, whose error is one line
     connect()
     code = 2
     try:

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from resnet_xf.architecture.spec import ResNetSpec
-from resnet_xf.architecture.weights import Weights, read_safetensors, without_counters
+from resnet_xf.architecture.weights import MOST_TENSORS, Weights, read_safetensors, without_counters
 from resnet_xf.backend.contract import OwnsFiles, require
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.errors import WeightsError
@@ -21,9 +21,6 @@ Format = Literal["safetensors", "pth", "params"]
 
 SUFFIXES: dict[str, Format] = {".safetensors": "safetensors", ".pth": "pth", ".pt": "pth", ".params": "params"}
 TITLES = {"safetensors": "safetensors", "pth": "PyTorch state_dict", "params": "MXNet parameters"}
-
-MOST_TENSORS = 60_000
-"""The most tensors of a file; the largest network that a spec can describe has fewer."""
 
 PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.", "encoder.", "net.")
 """Prefixes that wrappers, such as data-parallel ones, give to every name."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_xf.architecture.weights import Array, Weights, widened
+from resnet_xf.architecture.weights import MOST_TENSORS, Array, Weights, widened
 from resnet_xf.errors import WeightsError
 from resnet_xf.support.files import atomic, open_regular, reading
 
@@ -78,6 +78,8 @@ def _read(cursor: _Cursor) -> Weights:
     magic, reserved, count = cursor.unpack("QQQ")
     if (magic, reserved) != (MAGIC, 0):
         raise WeightsError(f"not a .params file: begins with {magic:#x} and {reserved:#x}, not {MAGIC:#x} and 0")
+    if count > MOST_TENSORS:
+        raise WeightsError(f"claims to hold {count:,} arrays; at most {MOST_TENSORS:,} are read")
     arrays = []
     for number in range(count):
         cursor.what = f"array {number + 1} of {count:,}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.plan import Plan
-from resnet_xf.architecture.spec import Name, ResNetSpec
+from resnet_xf.architecture.spec import Name, ResNetSpec, Side
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.data import IMAGENET_MEAN, IMAGENET_STD, Crop
 from resnet_xf.errors import RecipeError, refuse
@@ -21,7 +21,6 @@ from resnet_xf.support.documents import Document, Struct
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Epoch = Annotated[float, Meta(gt=0, le=100_000)]
 Epochs = Annotated[float, Meta(ge=0, le=100_000)]
-Side = Annotated[int, Meta(ge=1, le=8192)]
 Channel = Annotated[tuple[Annotated[float, Meta(ge=-1e30, le=1e30)], ...], Meta(min_length=1)]
 
 MOST_STEPS = 2**24
