@@ -128,12 +128,12 @@ def parity(
             raise SpecError(
                 "names: are for a pair of your own networks; networks from a spec share their layers' names"
             )
+        subject, *origins = subject_of(spec, image_size, images, weights, seed, max_memory)
         chosen = backends_of(backends)
         if len({backend.name for backend in chosen}) < max(2, len(chosen)):
             raise BackendError(
                 f"parity compares two or more different backends, got {', '.join(b.name for b in chosen)}"
             )
-        subject, *origins = subject_of(spec, image_size, images, weights, seed, max_memory)
     sides = live_sides(subject, chosen, device)
     return climb(subject, sides, *origins, level=level, precisions=precisions, trial=trial, on_rung=on_rung)
 

@@ -51,16 +51,20 @@ def subject_of(
     Raises:
         SpecError, ShapeError, WeightsError, DataError: if these do not make a network, or do not fit it.
     """
-    if isinstance(spec, str) and is_checkpoint(spec):
+    is_file = isinstance(spec, str) and is_checkpoint(spec)
+    if isinstance(spec, str) and is_file:
         if weights is not None:
             raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
         planned, arrays, origin = _read(spec, None)
     else:
         planned = plan(spec)
         require_memory(planned)
-        planned, arrays, origin = weights_of(planned, weights, seed)
+        if weights is not None:
+            planned, arrays, origin = weights_of(planned, weights, seed)
     pixels, images_origin = _images(planned, images, image_size)
     trace(planned, pixels.shape)  # refuses images that do not fit, by the layer's name
+    if weights is None and not is_file:  # last, because it takes the longest
+        planned, arrays, origin = weights_of(planned, None, seed)
     subject = Subject(
         outline=outline_of(planned, pixels.shape),
         weights=arrays,
