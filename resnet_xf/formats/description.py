@@ -36,7 +36,7 @@ MARK = b'"resnet_xf"'
 UNTRAINED = "these are the first weights of a run that has made no training step"
 
 
-class Preprocessing(Struct, frozen=True, kw_only=True):
+class Preprocessing(Struct, frozen=True, kw_only=True, omit_defaults=False):
     """How an image becomes an input tensor, outside training.
 
     Attributes:
@@ -69,7 +69,7 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
         )
 
 
-class Description(Document, frozen=True, kw_only=True):
+class Description(Document, frozen=True, kw_only=True, omit_defaults=False):
     """What belongs to a checkpoint's weights, so that they can be used as they were trained.
 
     Attributes:
