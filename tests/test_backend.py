@@ -54,7 +54,7 @@ def test_argument_beats_variable_beats_default(monkeypatch) -> None:
     assert get_backend().name == "mxnet"
     assert get_backend("torch").name == "torch"
     assert type(build("d2l_resnet18", backend="torch")).__module__.startswith("torch.")
-    assert type(build("d2l_resnet18")).__module__.startswith("mxnet.")
+    assert type(build("d2l_resnet18")).__module__.startswith("resnet_xf_mxnet.")
     monkeypatch.setenv("RESNET_XF_BACKEND", "")
     assert get_backend().name == "torch"
 

@@ -1,4 +1,7 @@
 import copy
+import re
+from ast import literal_eval
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from resnet_xf import assert_parity, parity, suggest_names
+from resnet_xf import assert_parity, get_backend, parity, suggest_names
 from resnet_xf.data import photographs
 from resnet_xf.errors import DataError, RecipeError, SpecError, WeightsError
 from resnet_xf.ladder.pair import pairs
@@ -192,11 +195,12 @@ def test_a_name_map_is_proposed_and_a_missing_one_asked_for(module: Hand) -> Non
     assert suggest_names(module, hand_gluon(), IMAGES) == NAMES
     with pytest.raises(WeightsError) as caught:
         parity((module, hand_gluon()), names={"0": "conv"}, images=IMAGES)
-    message = str(caught.value)
-    first, *pasted = message.splitlines()
-    assert first.startswith("layers with weights that have no partner: norm (6,) (6,) (6,) (6,), second (8, 6, 3, 3), ")
-    assert "of torch, 1 (6,)" in first
-    assert eval("dict(" + "".join(pasted) + ")")["names"] == NAMES
+    message, _, pasted = str(caught.value).partition(": names=")
+    assert message.startswith(
+        "layers with weights that have no partner: norm (6,) (6,) (6,) (6,), second (8, 6, 3, 3), "
+    )
+    assert "of torch, 1 (6,)" in message
+    assert literal_eval(pasted) == NAMES
 
 
 @pytest.mark.parametrize(
@@ -302,3 +306,61 @@ def test_an_activation_inside_a_gluon_layer_is_a_layer_of_its_own() -> None:
     module[1] = nn.Identity()
     report = parity((module, block), names=names, images=IMAGES)
     assert report.failure.where == "1"
+
+
+def convolution(framework: str, **settings: Any) -> Any:
+    """A network of one convolution and a mean."""
+    if framework == "torch":
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3, **settings), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        )
+    block = mx.gluon.nn.HybridSequential()
+    block.add(mx.gluon.nn.Conv2D(4, 3, in_channels=3, **settings), mx.gluon.nn.GlobalAvgPool2D(), mx.gluon.nn.Flatten())
+    block.initialize()
+    return block
+
+
+def with_weights_of(module: Any, block: Any) -> tuple[Any, Any]:
+    get_backend("mxnet").load(block, get_backend("torch").dump(module))
+    return module, block
+
+
+def test_a_dilation_that_a_map_of_one_pixel_hides_is_found_on_the_first_rung() -> None:
+    """All but the middle of the kernel lies on the padding, whatever the dilation."""
+    pair = with_weights_of(convolution("torch", padding=2, dilation=2), convolution("mxnet", padding=1))
+    failure = parity(pair, images=np.ones((1, 3, 1, 1), np.float32), level="quick").failure
+    assert failure is not None
+    assert (failure.name, failure.where) == ("shapes", "0")
+    assert failure.detail == "padding height 2 in torch, 1 in mxnet"
+
+
+def test_padding_is_compared_however_it_is_written() -> None:
+    pair = with_weights_of(convolution("torch", padding="same"), convolution("mxnet", padding=1))
+    assert_parity(pair, images=IMAGES, level="quick")
+
+
+def test_images_of_one_grey_hide_nothing() -> None:
+    """Kernels turned around give the same mean for a constant image."""
+    module, block = convolution("torch"), convolution("mxnet")
+    get_backend("mxnet").load(block, get_backend("torch").dump(module))
+    conv = block[0]
+    forward = conv.hybrid_forward
+
+    def upside_down(F, x, **params):  # noqa: N803
+        return forward(F, F.flip(x, axis=2), **params)
+
+    conv.hybrid_forward = upside_down
+    failure = parity((module, block), images=np.full((2, 3, 8, 8), 0.5, np.float32), level="quick").failure
+    assert failure is not None
+    assert (failure.name, failure.where) == ("forward float64", "0")
+
+
+def test_a_partner_that_was_rounded_to_float16_is_said_to_be() -> None:
+    module, block = convolution("torch"), convolution("mxnet")
+    get_backend("mxnet").load(block, get_backend("torch").dump(module))
+    block.cast("float16")
+    report = parity((module, block), images=IMAGES, level="quick")
+    assert report.holds
+    assert re.search(r"mxnet's weights are rounded to float16, by up to [\d.e-]+\)$", report.verdict())
+    module.half()
+    assert "rounded" not in parity((module, block), images=IMAGES, level="quick").verdict()

@@ -12,6 +12,7 @@ import numpy as np
 
 from resnet_xf.architecture.nodes import Node
 from resnet_xf.architecture.weights import Array, Weights, check_weights
+from resnet_xf.architecture.windows import pool_settings, window_settings
 from resnet_xf.backend.contract import Backend, Look
 from resnet_xf.errors import SpecError, WeightsError, one_line
 from resnet_xf_mxnet import builder
@@ -127,13 +128,27 @@ class MxnetBackend:
             network(_array(network, images))
 
     def settings(self, network: Any) -> dict[str, dict[str, float]]:
-        """Return ``eps`` and ``momentum`` of batch norms, as PyTorch defines them, and ``rate`` of dropouts."""
+        """Return the settings. The momentum is PyTorch's: 1 minus MXNet's."""
         settings = {}
         for name, block in named_blocks(network):
             if isinstance(block, mx.gluon.nn.Dropout):
                 settings[name] = {"rate": block._rate}
             elif isinstance(block, mx.gluon.nn.BatchNorm):
                 settings[name] = {"eps": block._kwargs["eps"], "momentum": 1 - block._kwargs["momentum"]}
+            elif isinstance(block, mx.gluon.nn.Conv2D):
+                of = block._kwargs
+                settings[name] = window_settings(
+                    of["kernel"], of["stride"], of["pad"], of["dilate"], groups=of["num_group"]
+                )
+            elif isinstance(block, mx.gluon.nn.MaxPool2D | mx.gluon.nn.AvgPool2D):
+                of = block._kwargs
+                settings[name] = pool_settings(
+                    of["kernel"],
+                    of["stride"],
+                    of["pad"],
+                    ceil=of["pooling_convention"] == "full",
+                    counts_padding=None if of["pool_type"] == "max" else of.get("count_include_pad", True),
+                )
         return settings
 
     @_in_its_kind

@@ -16,6 +16,7 @@ from torch import nn
 
 from resnet_xf.architecture.nodes import Node
 from resnet_xf.architecture.weights import Array, Weights, check_weights, plain
+from resnet_xf.architecture.windows import pool_settings, window_settings
 from resnet_xf.backend.contract import Backend, Look
 from resnet_xf.errors import SpecError, one_line
 from resnet_xf_torch import builder
@@ -105,6 +106,17 @@ class TorchBackend:
             elif isinstance(module, nn.modules.batchnorm._BatchNorm):
                 momentum = nan if module.momentum is None else module.momentum
                 settings[name] = {"eps": module.eps, "momentum": momentum}
+            elif isinstance(module, nn.Conv2d) and module.padding_mode == "zeros":
+                padding = module.padding
+                if isinstance(padding, str):  # "same" or "valid"
+                    padding = tuple(module._reversed_padding_repeated_twice[::-2])
+                sizes = module.kernel_size, module.stride, padding, module.dilation
+                settings[name] = window_settings(*sizes, groups=module.groups)
+            elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+                window = module.kernel_size, module.stride, module.padding
+                of = {"dilation": module.dilation} if isinstance(module, nn.MaxPool2d) else {}
+                counts = module.count_include_pad if isinstance(module, nn.AvgPool2d) else None
+                settings[name] = pool_settings(*window, ceil=module.ceil_mode, counts_padding=counts, **of)
         return settings
 
     def apply(self, network: nn.Module, name: str, inputs: Sequence[Array]) -> Array:

@@ -18,6 +18,7 @@ from math import prod
 from typing import Any, Literal, TypeAlias
 
 from resnet_xf.architecture.rules import NEAR_1, Arrays, ArraySpec, Shape, expect, kernel_and_bias, windows
+from resnet_xf.architecture.windows import pool_settings, window_settings
 from resnet_xf.errors import ShapeError
 
 STATISTICS = ("running_mean", "running_var")
@@ -45,6 +46,10 @@ class Node:
 
     def arrays(self) -> Arrays:
         """The arrays that the layer itself has."""
+        return {}
+
+    def settings(self) -> dict[str, float]:
+        """What a framework's layer is given besides weights, as :mod:`resnet_xf.architecture.windows` names it."""
         return {}
 
     def output_shape(self, shape: Shape, /) -> Shape:
@@ -104,6 +109,9 @@ class Conv(Node):
     groups: int = 1
     bias: bool = False
 
+    def settings(self) -> dict[str, float]:
+        return window_settings(self.kernel, self.stride, self.padding, self.dilation, groups=self.groups)
+
     def arrays(self) -> Arrays:
         return kernel_and_bias(
             self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel, bias=self.bias
@@ -132,6 +140,9 @@ class Norm(Node):
     momentum: float
     affine: bool = True
     zero_init: bool = False
+
+    def settings(self) -> dict[str, float]:
+        return {"eps": self.eps, "momentum": self.momentum}
 
     def arrays(self) -> Arrays:
         shape = (self.channels,)
@@ -194,6 +205,10 @@ class Pool(Node):
     @property
     def kind(self) -> str:
         return f"{self.operation}pool"
+
+    def settings(self) -> dict[str, float]:
+        counts_padding = None if self.operation == "max" else False
+        return pool_settings(self.kernel, self.stride, self.padding, ceil=self.ceil, counts_padding=counts_padding)
 
     def output_shape(self, shape: Shape, /) -> Shape:
         return (

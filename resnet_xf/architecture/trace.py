@@ -43,8 +43,7 @@ class Observed:
     Attributes:
         output_shape: of its output.
         weight_shapes: of its own arrays, by name.
-        settings: of a batch norm, its ``eps`` and its ``momentum`` (share of the new value). An output in inference
-            does not depend on the momentum, and hardly on eps.
+        settings: those that :meth:`resnet_xf.backend.contract.Backend.settings` gives.
         input_shapes: of its inputs.
     """
 

@@ -40,9 +40,8 @@ MOST_HEADER = 2**23
 COUNTER = "num_batches_tracked"
 """The step counter of PyTorch's batch norms."""
 
-SPEC_KEY, RUN_KEY, DESCRIPTION_KEY = "resnet_xf.spec", "resnet_xf.run", "resnet_xf.description"
-DIGEST_KEY = "resnet_xf.blake2b"
-"""Keys in the metadata of a safetensors file: the spec, a training run and a description, all as JSON, and a digest."""
+SPEC_KEY, RUN_KEY, DIGEST_KEY = "resnet_xf.spec", "resnet_xf.run", "resnet_xf.blake2b"
+"""Keys in the metadata of a safetensors file: the spec and a training run, both as JSON, and a digest of the file."""
 
 VELOCITY = "momentum/"
 """The prefix of the optimiser's arrays in the checkpoint of a training run."""
@@ -204,10 +203,8 @@ def _first_few(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + more
 
 
-def save_weights(
-    path: str | Path, weights: Mapping[str, Array], spec: ResNetSpec, texts: Mapping[str, str] = {}
-) -> None:
-    """Write weights as a safetensors file with the spec and further texts in its metadata, atomically.
+def save_weights(path: str | Path, weights: Mapping[str, Array], spec: ResNetSpec) -> None:
+    """Write weights as a safetensors file with the spec in its metadata, atomically.
 
     Raises:
         WeightsError: if the weights do not fit the spec, or the file cannot be written.
@@ -215,7 +212,7 @@ def save_weights(
     dtype = np.result_type(*weights.values()) if weights else np.dtype("float32")
     check_weights(weights, all_weight_shapes(spec), dtype)
     try:
-        write_arrays(path, weights, {SPEC_KEY: spec.to_json(), **texts})
+        write_arrays(path, weights, {SPEC_KEY: spec.to_json()})
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from None
 
@@ -248,7 +245,7 @@ def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
     Raises:
         WeightsError: if the file cannot be read, has no spec, or its weights do not fit the spec.
     """
-    weights, spec, _ = read_safetensors(path)
+    weights, spec = read_safetensors(path)
     if spec is None:
         raise WeightsError(f"{path}: holds no spec in its metadata; `resnet-xf convert` writes a file that does")
     try:
@@ -259,8 +256,8 @@ def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
     return spec, {name: weights[name] for name in shapes}
 
 
-def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None, dict[str, str]]:
-    """The weights in a safetensors file (bfloat16 as float32), the spec in its metadata or None, and its texts.
+def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None]:
+    """The weights in a safetensors file (bfloat16 as float32), and the spec in its metadata or None.
 
     The optimiser's arrays in the checkpoint of a training run are left out.
 
@@ -270,7 +267,7 @@ def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None, dict
     arrays, texts = read_arrays(path)
     weights = {name: array for name, array in arrays.items() if not name.startswith(VELOCITY)}
     try:
-        return weights, plan(ResNetSpec.from_json(texts[SPEC_KEY])).spec if texts else None, texts
+        return weights, plan(ResNetSpec.from_json(texts[SPEC_KEY])).spec if texts else None
     except SpecError as error:
         raise WeightsError(f"{path}: the spec in its metadata is malformed: {error}") from None
 
@@ -291,7 +288,7 @@ def read_arrays(path: str | Path) -> tuple[Weights, dict[str, str]]:
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
         arrays = {name: _array(name, **entry) for name, entry in deserialize(data)}  # type: ignore[no-untyped-call]
-    texts = {key: metadata[key] for key in (SPEC_KEY, RUN_KEY, DESCRIPTION_KEY) if key in metadata}
+    texts = {key: metadata[key] for key in (SPEC_KEY, RUN_KEY) if key in metadata}
     written = metadata.get(DIGEST_KEY)
     if (texts or written is not None) and (SPEC_KEY not in texts or written != digest(arrays, texts)):
         raise WeightsError(f"{path}: its digest does not fit its contents; the file is damaged or was changed")

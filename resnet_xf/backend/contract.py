@@ -104,7 +104,10 @@ class Backend(Protocol):
         ...
 
     def settings(self, network: Any) -> dict[str, dict[str, float]]:
-        """By layer: ``eps`` and ``momentum`` of a batch norm, ``rate`` of a dropout; other layers are left out.
+        """By layer: ``eps`` and ``momentum`` of a batch norm, ``rate`` of a dropout.
+
+        And those of convolutions and poolings, as :mod:`resnet_xf.architecture.windows` names them, if the backend can
+        tell them. Other layers are left out.
 
         ``momentum`` is the weight of the new value in a running statistic, NaN where the layer keeps a plain mean.
         """

@@ -8,7 +8,6 @@ import msgspec
 
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import SpecError, WeightsError
-from resnet_xf.formats.description import Description
 from resnet_xf.formats.files import TITLES, read_checkpoint
 from resnet_xf.formats.identify import identify, twins
 
@@ -36,7 +35,6 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         numbers: number of values in all tensors.
         dtypes: of the tensors.
         problem: why no network fits, or None.
-        description: the preprocessing and the class names; None if nothing is known.
     """
 
     path: str
@@ -50,7 +48,6 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     numbers: int
     dtypes: tuple[str, ...]
     problem: str | None
-    description: Description | None = None
 
 
 def inspect(path: str | Path, spec: ResNetSpec | None = None) -> Inspection:
@@ -82,5 +79,4 @@ def inspect(path: str | Path, spec: ResNetSpec | None = None) -> Inspection:
         numbers=sum(array.size for array in file.tensors.values()),
         dtypes=tuple(sorted({str(array.dtype) for array in file.tensors.values()})),
         problem=problem,
-        description=file.description,
     )

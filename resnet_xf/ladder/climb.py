@@ -186,7 +186,9 @@ def climb(
         if not lack and not failed:
             finding, seconds = _judge(rung, subject, sides, on_rung)
             failed = finding.status == "fail"
-            found = {field: getattr(finding, field) for field in ("status", "value", "bound", "where", "detail")}
+            found = {
+                field: getattr(finding, field) for field in ("status", "value", "bound", "where", "detail", "remark")
+            }
             result = msgspec.structs.replace(result, seconds=seconds, **found)
             extras |= {field: more for field in ("layers", "curves", "accuracy") if (more := getattr(finding, field))}
             if rung.level != "quick":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
-from resnet_xf.architecture.nodes import Node, Norm, walk
+from resnet_xf.architecture.nodes import Node, walk
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.trace import Observed, Row, trace
@@ -24,8 +24,8 @@ class Outline:
         spec: of a network that this package builds; None for a user's own.
         root: the node that a backend builds; None for a user's own.
         rows: the trace for one image: first the whole network, then the layers in the order in which they run.
-        settings: by a norm's name, its ``eps`` and ``momentum`` (the share of the new value). Of a user's own network,
-            only norms with running statistics.
+        settings: by layer, as :meth:`resnet_xf.backend.contract.Backend.settings` gives them. Of a user's own network
+            without norms that have no running statistics.
         source: where the outline comes from, for messages.
     """
 
@@ -35,6 +35,11 @@ class Outline:
     rows: tuple[Row, ...]
     settings: Mapping[str, Mapping[str, float]]
     source: str = "the plan"
+
+    @property
+    def norms(self) -> dict[str, Mapping[str, float]]:
+        """The ``eps`` and ``momentum`` (the share of the new value) of each batch norm."""
+        return {name: settings for name, settings in self.settings.items() if "momentum" in settings}
 
     def inner(self, name: str) -> list[str]:
         """Return the names directly inside a container, in the order in which they run."""
@@ -67,8 +72,7 @@ class Outline:
 
 def outline_of(planned: Plan, shape: tuple[int, ...]) -> Outline:
     """Return the outline of a plan, for images of shape ``(N, C, H, W)``."""
-    norms = {name: node for name, node in walk(planned.root) if isinstance(node, Norm)}
-    settings = {name: {"eps": node.eps, "momentum": node.momentum} for name, node in norms.items()}
+    settings = {name: settings for name, node in walk(planned.root) if (settings := node.settings())}
     rows = tuple(trace(planned, (1, *shape[1:])))
     return Outline(planned.spec.name, planned.spec, planned.root, rows, settings)
 

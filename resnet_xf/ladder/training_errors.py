@@ -75,7 +75,7 @@ def compare_statistics(
     adds, times the ratio of the two.
     """
     first, other = sides
-    for norm, settings in subject.outline.settings.items():
+    for norm, settings in subject.outline.norms.items():
         elements, keep = subject.lockstep_run.elements[norm], rounded(1 - settings["momentum"])
         ratios = {"running_mean": 1.0, "running_var": _correction(other, elements) / _correction(first, elements)}
         expected = {}

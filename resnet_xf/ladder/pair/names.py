@@ -170,8 +170,7 @@ def _proposal(first: Layers, second: Layers) -> str:
     entries = {name: partner for name, partner in proposed(first, second).items() if name != partner}
     if not entries:
         return "; no two of them are alike"
-    lines = "".join(f"    {name!r}: {partner!r},\n" for name, partner in entries.items())
-    return f". By order of running, check that it is what you mean:\nnames={{\n{lines}}}"
+    return f". By order of running, check that it is what you mean: names={entries!r}"
 
 
 def tensor_partners(first: Layers, second: Layers, layers: Mapping[str, str]) -> dict[str, str]:

@@ -98,7 +98,7 @@ def pair_of(
     order_there = {name: owns[name] for name in order}
     named_there = _named(second, layers, tensors)
     theirs = ForeignBackend(second.backend, second.layers.side, second.network, order_there, *named_there)
-    pixels = pixels_of(np.asarray(images))
+    pixels = _with_drawn_image(pixels_of(np.asarray(images)))
     brought = {given.name: given.dump(given.network) for given in (ours, theirs)}
     arrays, rounded = float32_of(brought[ours.name])
     outline = _outline(pair, ours, pixels)
@@ -123,7 +123,13 @@ def pair_of(
     origin = f"{ours.name}'s own{rounded}"
     if idle:
         origin += f"; not compared, since they never run: {', '.join(idle)}"
-    return subject, [ours, theirs], origin, "images given as an array"
+    return subject, [ours, theirs], origin, "images given as an array, and a drawn one"
+
+
+def _with_drawn_image(images: Array) -> Array:
+    """Return images ``(N + 1, C, H, W)``: the given ones and one of random pixels. Zeros or a single grey hide much."""
+    drawn = images.mean() + max(1.0, images.std()) * noise("image", images.shape[1:])
+    return np.concatenate([images, drawn[None].astype(np.float32)])
 
 
 def _both(pair: Pair, images: object) -> tuple[_Member, _Member]:
@@ -189,11 +195,11 @@ def _outline(pair: Pair, first: ForeignBackend, pixels: Array) -> Outline:
 
 
 def _settings(seen: ObservedTrace) -> dict[str, dict[str, float]]:
-    """The settings of the norms with running statistics."""
+    """The settings of all layers but norms without running statistics."""
     return {
         name: dict(layer.settings)
         for name, layer in seen.layers.items()
-        if "momentum" in layer.settings and "running_mean" in layer.weight_shapes
+        if layer.settings and ("momentum" not in layer.settings or "running_mean" in layer.weight_shapes)
     }
 
 

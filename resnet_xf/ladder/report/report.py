@@ -45,6 +45,7 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
         where: the first layer or tensor that differs, if any does.
         detail: one line on what was compared, on what is wrong, or on what a backend cannot do.
         seconds: how long it took.
+        remark: what a pass does not say; the verdict repeats it.
     """
 
     number: int
@@ -56,6 +57,7 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
     where: str | None = None
     detail: str = ""
     seconds: float = 0.0
+    remark: str = ""
 
 
 class LayerError(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,7 +165,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             trained = {rung.number for rung in self.rungs if rung.status == "pass"}.issuperset(TRAINING)
             kinds = "in inference and in training" if trained else "in inference"
             count = sum(rung.status == "pass" for rung in self.rungs)
-            holding = [f"{count} rungs hold", *(f"{_range(rungs)} skipped: {why}" for why, rungs in skipped)]
+            holding = [f"{count} rungs hold", *(rung.remark for rung in self.rungs if rung.remark)]
+            holding += [f"{_range(rungs)} skipped: {why}" for why, rungs in skipped]
             return f"{self.network}: {names} are the same network {kinds} ({'; '.join(holding)})"
         where = f" at {self.failure.where}" if self.failure.where else ""
         undecided = (

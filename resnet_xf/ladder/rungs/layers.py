@@ -109,7 +109,7 @@ def _rounding_of(live: Live, name: str, passed: Passed, single: Any, double: Any
         gradient_gain = max(gradient_gain, max(errors.values()) / PERTURBATION)
     if inner:
         live.load(double)
-    if settings := live.subject.outline.settings.get(name):
+    if settings := live.subject.outline.norms.get(name):
         gradient_gain = max(gradient_gain, largest_mean(inputs[0], settings["eps"]))
 
     terms = longest_sum(live.subject.weights, name, passed)

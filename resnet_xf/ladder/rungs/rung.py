@@ -25,6 +25,7 @@ class Finding:
         curves: the losses, from rung 9.
         accuracy: the accuracies, from rung 10.
         conclusive: whether the comparison proves anything.
+        remark: what a pass does not say, for the verdict.
     """
 
     value: float
@@ -35,6 +36,7 @@ class Finding:
     curves: Curves | None = None
     accuracy: Equivalence | None = None
     conclusive: bool = True
+    remark: str = ""
 
     @property
     def status(self) -> Literal["pass", "fail", "inconclusive"]:

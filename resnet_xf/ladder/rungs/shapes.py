@@ -24,7 +24,7 @@ def observe(live: Live) -> ObservedTrace:
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare each side's layers with the outline: names, output shapes, parameters, MACs, settings of norms."""
+    """Compare each side's layers with the outline: names, output shapes, parameters, MACs, settings."""
     outline = subject.outline
     expected = {row.name: row for row in outline.rows}
     # Layers before their containers, so that the first difference names its cause.
@@ -49,13 +49,19 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
 
 
 def _compare_settings(outline: Outline, side: Side) -> Finding | None:
-    """Find a norm with another eps or momentum."""
-    layers = observe(side).layers
+    """Find a layer with another setting: another eps, momentum, stride, dilation, and so on.
+
+    The stride of a pooling that makes a single pixel changes nothing.
+    """
     for name, settings in outline.settings.items():
-        for setting, value in layers[name].settings.items():
-            both_none = isnan(value) and isnan(settings[setting])  # a norm that keeps a plain mean
-            if not both_none and not isclose(value, settings[setting], rel_tol=SAME):
-                detail = f"{setting} {settings[setting]:g} in {outline.source}, {value:g} in {side.name}"
+        layer = observe(side).layers[name]
+        single = not layer.weight_shapes and layer.output_shape[2:] == (1, 1)
+        for setting, value in layer.settings.items():
+            expected = settings.get(setting, value)
+            both_none = isnan(value) and isnan(expected)  # a norm that keeps a plain mean
+            same = both_none or isclose(value, expected, rel_tol=SAME) or (single and setting.startswith("stride"))
+            if not same:
+                detail = f"{setting} {expected:g} in {outline.source}, {value:g} in {side.name}"
                 return Finding(1, 0, detail, where=name)
     return None
 
@@ -64,7 +70,7 @@ def _unknown_settings(outline: Outline, sides: Sequence[Side]) -> Iterator[str]:
     """Say of which norms a side gives no eps or no momentum. Their effect shows on rungs 4 and 7."""
     for side in sides:
         layers = observe(side).layers
-        count = sum(not settings.keys() <= layers[name].settings.keys() for name, settings in outline.settings.items())
+        count = sum(not settings.keys() <= layers[name].settings.keys() for name, settings in outline.norms.items())
         if count:
             yield f"{side.name} does not give eps and momentum of {count} norms"
 

@@ -61,7 +61,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
             if wrong:
                 return Finding(len(wrong), 0, f"comes back changed from {side.name} in {dtype}", where=wrong[0])
     own = "; each network's own are the same" if subject.brought else ""
-    return Finding(0, 0, f"{len(weights)} arrays, in float32 and float64{own}")
+    return Finding(0, 0, f"{len(weights)} arrays, in float32 and float64{own}", remark=_rounded(subject))
 
 
 def _compare_brought(subject: Subject) -> Finding | None:
@@ -76,6 +76,20 @@ def _compare_brought(subject: Subject) -> Finding | None:
             detail = f"{other}'s own is not {first}'s, by up to {most:.2g}; {len(wrong)} of {len(expected)} differ"
             return Finding(len(wrong), 0, detail, where=wrong[0])
     return None
+
+
+def _rounded(subject: Subject) -> str:
+    """Say by how much one network's own weights were rounded to a coarser dtype; nothing if no value was changed."""
+    (first, expected), *others = subject.brought.items() or [("", {})]
+    for other, arrays in others:
+        for name in expected.keys() & arrays.keys():
+            a, b = expected[name], arrays[name]
+            if a.dtype != b.dtype and (a.astype(np.float64) != b).any():
+                most = max(np.abs(expected[n].astype(np.float64) - arrays[n]).max() for n in expected if n in arrays)
+                coarse = first if a.dtype.itemsize < b.dtype.itemsize else other
+                dtype = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+                return f"{coarse}'s weights are rounded to {dtype}, by up to {most:.2g}"
+    return ""
 
 
 def _in_coarser_dtype(first: Array, second: Array) -> tuple[Array, Array]:
