@@ -15,7 +15,7 @@ from .readers import READERS
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--inputs", type=int, default=1000, help="inputs for each reader")
+    parser.add_argument("--inputs", type=int, default=10_000, help="inputs for all readers together")
     parser.add_argument("--seconds", type=float, default=1e9, help="seconds for each reader, at most")
     parser.add_argument("--first", type=int, default=0, help="seed of the first input")
     parser.add_argument("--only", default="", help="names of readers, by comma")
@@ -29,7 +29,9 @@ def main() -> None:
                 (options.save / path).parent.mkdir(parents=True, exist_ok=True)
                 (options.save / path).write_bytes(data)
             continue
-        results[reader.name] = fuzz(reader, options.inputs, options.seconds, options.first)
+        results[reader.name] = fuzz(
+            reader, max(1, options.inputs * reader.share // 100), options.seconds, options.first
+        )
         for finding in results[reader.name].findings[:10]:
             print(f"{reader.name} {finding.seed}: {finding.what}", file=sys.stderr, flush=True)
     if results:

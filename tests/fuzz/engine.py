@@ -30,10 +30,12 @@ class Reader(NamedTuple):
 
     Attributes:
         name: of the reader.
+        share: of all inputs, in percent; less for a reader that takes long.
         prepare: returns a function that makes the damaged files of one input, and one that reads a folder of them.
     """
 
     name: str
+    share: int
     prepare: Callable[[], tuple[Callable[[random.Random], Files], Callable[[Path], object]]]
 
 

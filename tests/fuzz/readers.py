@@ -389,17 +389,17 @@ def _bench() -> Prepared:
 
 
 READERS = (
-    Reader("spec", _spec),
-    Reader("recipe", _recipe),
-    Reader("params", _params),
-    Reader("symbol", _symbol),
-    Reader("safetensors", _safetensors),
-    Reader("run", _run_folder),
-    Reader("capture", _capture),
-    Reader("idx", _idx),
-    Reader("cifar", _cifar),
-    Reader("images", _images),
-    Reader("bench", _bench),
-    Reader("state_dict", _state_dict),
+    Reader("spec", 10, _spec),
+    Reader("recipe", 10, _recipe),
+    Reader("params", 10, _params),
+    Reader("symbol", 12, _symbol),
+    Reader("safetensors", 15, _safetensors),
+    Reader("run", 3, _run_folder),
+    Reader("capture", 2, _capture),
+    Reader("idx", 6, _idx),
+    Reader("cifar", 11, _cifar),
+    Reader("images", 17, _images),
+    Reader("bench", 3, _bench),
+    Reader("state_dict", 1, _state_dict),
 )
 """Every reader."""
