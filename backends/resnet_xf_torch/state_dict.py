@@ -50,7 +50,7 @@ def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
         raise WeightsError(f"holds a {type(loaded).__name__}, not a state_dict; save network.state_dict()")
     # The text of a key that is no text can be endless: tuples may hold one another.
     other = [
-        ascii(name) if isinstance(name, str) else f"a {type(name).__name__}"
+        ascii(name) if isinstance(name, str | int) else f"a {type(name).__name__}"
         for name, value in loaded.items()
         if not (isinstance(name, str) and isinstance(value, torch.Tensor))
     ]
