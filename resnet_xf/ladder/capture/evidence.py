@@ -226,13 +226,12 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise EvidenceError(f"{folder}: holds no capture; expected {path}, as `resnet-xf capture` writes it")
     with reading(path, EvidenceError, "a capture's manifest", "; capture again"):
         data = msgspec.json.decode(read_bytes(path, MOST_BYTES), type=dict[str, Any])
-    if (version := data.get("version")) != VERSION:
-        raise EvidenceError(
-            f"{path}: is of version {version} of this format, and this resnet-xf reads version {VERSION}; capture again"
-        )
-    if data.get("digest") != manifest_digest(data):
-        raise EvidenceError(f"{path}: is not what was captured; the file is damaged or was changed; capture again")
-    with reading(path, EvidenceError, "a capture's manifest", "; capture again"):
+        if (version := data.get("version")) != VERSION:
+            raise EvidenceError(
+                f"is of version {version} of this format, and this resnet-xf reads version {VERSION}; capture again"
+            )
+        if data.get("digest") != manifest_digest(data):
+            raise EvidenceError("is not what was captured; the file is damaged or was changed; capture again")
         manifest = Manifest.from_json(msgspec.json.encode(data).decode())
         manifest.trial  # noqa: B018 - raises if it is malformed
-    return manifest
+        return manifest
