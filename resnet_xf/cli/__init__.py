@@ -1,22 +1,28 @@
 """The command ``resnet-xf``.
 
 Exit codes: 0 all holds, 1 parity fails, no backend is usable or a measurement fails, 2 bad use, 70 a bug of resnet-xf;
-128 and the signal's number where training was asked to stop and has saved its checkpoint.
+130 after Ctrl-C, 143 after SIGTERM, and 141 if nobody reads the output any more; a training saves its checkpoint first.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tempfile
 import traceback
 import warnings
+from contextlib import nullcontext, suppress
 
 from resnet_xf.cli.application import app
 from resnet_xf.errors import ResNetXFError, TrainingStopped, one_line, printable
 from resnet_xf.support.parent import connect, report_failure
+from resnet_xf.support.signals import SIGPIPE, exit_on_stop_signals
 
 __all__ = ["main"]
+
+PIPE_CLOSED = 128 + SIGPIPE
+"""The exit code where the reader of a pipe, as `head`, has closed it (SIGPIPE)."""
 
 BUG = 70
 """The exit code for an exception that this program should have turned into one of its own errors (``EX_SOFTWARE``)."""
@@ -27,12 +33,18 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows another
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged image, whose error is one line
-    connect()
+    # A child ends with its parent. MXNet's servers run no Python that could handle a signal.
+    ends_itself = connect() is not None or "DMLC_ROLE" in os.environ
     code = 2
     try:
-        app()
+        with nullcontext() if ends_itself else exit_on_stop_signals():
+            app()
     except TrainingStopped as stopped:
         complaint, code = str(stopped), 128 + stopped.signal
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):  # for which Typer's exit code is 1
+            raise
+        complaint, code = "", PIPE_CLOSED
     except ResNetXFError as error:
         complaint = str(error)
     except MemoryError as error:
@@ -43,8 +55,16 @@ def main() -> None:
         complaint, code = _save_traceback(error), BUG
     else:
         return
+    if code == PIPE_CLOSED:
+        _discard_output()
     report_failure(printable(complaint))
     sys.exit(code)
+
+
+def _discard_output() -> None:
+    """Send what is still to be written to stdout nowhere, so that Python does not complain at its end."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.__stdout__.fileno() if sys.__stdout__ else 1)
 
 
 def _save_traceback(error: Exception) -> str:

@@ -44,7 +44,9 @@ def run_exported(symbol: Path, graph: bytes, tensors: Mapping[str, Array], image
         np.save(folder / IMAGES, images)
         with open(os.devnull, "wb") as nowhere:
             silent = nowhere.fileno()
-            child = Child("mxnet", [sys.executable, "-m", __name__, name], {}, stdout=silent, stderr=silent)
+            child = Child(
+                "mxnet", [sys.executable, "-m", __name__, name], {}, stdout=silent, stderr=silent, folder=folder
+            )
         try:
             child.receive(SECONDS)
         except (ProcessDied, TimeoutError) as end:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-PIPE = "RESNET_XF_PIPE"
+PIPE, FOLDER = "RESNET_XF_PIPE", "RESNET_XF_FOLDER"
+"""Environment variables: the pipe's descriptor, and a temporary folder that the child removes if its parent is gone."""
 
 
 class Failure(msgspec.Struct, frozen=True, tag=True):
@@ -29,11 +31,12 @@ class Failure(msgspec.Struct, frozen=True, tag=True):
 class Parent:
     """The process that started this one, as the child sees it. When it is gone, this process ends."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, folder: str | None = None) -> None:
         from multiprocessing.connection import Connection  # late: every command imports this module
 
         os.set_inheritable(descriptor, False)
         self._pipe = Connection(descriptor)
+        self._folder = folder
         self._received: SimpleQueue[bytes] = SimpleQueue()
         Thread(target=self._read, daemon=True).start()
 
@@ -41,6 +44,11 @@ class Parent:
         with suppress(EOFError, OSError):
             while True:
                 self._received.put(self._pipe.recv_bytes())
+        if self._folder is not None:
+            with suppress(OSError):  # moved first, so that this process or another one cannot write there meanwhile
+                gone = f"{self._folder}.gone"
+                os.rename(self._folder, gone)
+                shutil.rmtree(gone, ignore_errors=True)
         os._exit(2)
 
     def messages(self, kind: Any) -> Iterator[Any]:
@@ -64,8 +72,9 @@ def connect() -> Parent | None:
     """The parent of this process if it was started as a :class:`Child`, else None; call this first of all."""
     global _parent
     descriptor = os.environ.pop(PIPE, None)  # a process that this one starts has another parent
+    folder = os.environ.pop(FOLDER, None)
     if descriptor is not None:
-        _parent = Parent(int(descriptor))
+        _parent = Parent(int(descriptor), folder)
     return _parent
 
 

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import inf
 from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import msgspec
 
-from resnet_xf.support.parent import PIPE, Failure
+from resnet_xf.support.parent import FOLDER, PIPE, Failure
 from resnet_xf.support.signals import StopRequest, catch_stop_signals
 
 STDERR = 2
@@ -41,6 +42,7 @@ class Child:
         variables: environment variables, added to those of this process.
         messages: the type of the messages that it sends: a tagged struct, or a union of several.
         stdout, stderr: file descriptors for its output; if None, those of this process.
+        folder: a temporary folder of this process, which the child removes if this process is killed.
 
     Attributes:
         exit_code: None until :meth:`receive` has seen the end; then as of ``subprocess``: -9 after SIGKILL.
@@ -56,16 +58,18 @@ class Child:
         *,
         stdout: int | None = None,
         stderr: int | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.name = name
         self.exit_code: int | None = None
         self.failure: str | None = None
         self._decoder = msgspec.json.Decoder(messages | Failure)
+        removed = {} if folder is None else {FOLDER: str(folder)}
         self._pipe, other_end = Pipe()
         with other_end:
             self._process = subprocess.Popen(
                 command,
-                env={**os.environ, **variables, PIPE: str(other_end.fileno())},
+                env={**os.environ, **variables, PIPE: str(other_end.fileno()), **removed},
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,

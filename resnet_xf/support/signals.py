@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop, which the program obeys at a moment that suits it."""
+"""Ctrl-C and SIGTERM: as an exit that cleans up, or as a request that the program obeys at a moment that suits it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,39 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+SIGPIPE: int = getattr(signal, "SIGPIPE", 13)
+"""The signal's number also on Windows, which has no such signal."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 ANNOUNCEMENT = b"\nresnet-xf: stopping, as soon as the checkpoint is written; again to quit without one\n"
+
+
+@contextmanager
+def exit_on_stop_signals() -> Iterator[None]:
+    """Within the block, let Ctrl-C and SIGTERM end the program by SystemExit, so that no file or process is left.
+
+    The exit code is 128 and the signal's number. A second signal ends the process at once. A signal that was ignored
+    before stays so; outside the main thread, where Python allows no handlers, nothing is changed.
+    """
+    replaced: dict[int, Any] = {}
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        for each in replaced:
+            signal.signal(each, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        replaced = {n: handler for n in STOP_SIGNALS if (handler := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
+    for each in replaced:
+        signal.signal(each, leave)
+    try:
+        yield
+    finally:
+        for each, handler in replaced.items():
+            signal.signal(each, handler)
 
 
 class StopRequest:

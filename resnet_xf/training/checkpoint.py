@@ -166,6 +166,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(spec, header, weights, velocity)
 
 
+def refuse_run(folder: str | Path) -> None:
+    """Raise CheckpointError if a folder holds a run that has made a step; one of no step may be begun anew."""
+    if any(path.stem != f"{PREFIX}{0:08d}" for path in list_checkpoints(folder)):
+        raise CheckpointError(f"{folder}: holds a run already; go on with it by --resume, or choose another folder")
+
+
 def clear_leftovers(run: str | Path) -> None:
     """Delete the temporary files of a killed run."""
     for folder, pattern in ((Path(run) / FOLDER, f".{PREFIX}*"), (Path(run), f".{METRICS}.*")):

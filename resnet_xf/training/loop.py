@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +23,16 @@ from resnet_xf.backend.fast import PRESETS
 from resnet_xf.backend.learner import TIMEOUT, Learner, Outcome
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Batch, Batches, Dataset
-from resnet_xf.errors import CheckpointError, RecipeError, TrainingError, TrainingStopped
+from resnet_xf.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped
 from resnet_xf.support.files import list_checkpoints, locked
 from resnet_xf.support.parent import has_parent
-from resnet_xf.support.signals import StopRequest, catch_stop_signals
+from resnet_xf.support.signals import SIGPIPE, StopRequest, catch_stop_signals
 from resnet_xf.training.checkpoint import (
     Checkpoint,
     EpochRecord,
     Position,
     clear_leftovers,
+    refuse_run,
     save_checkpoint,
     write_metrics,
 )
@@ -118,6 +119,7 @@ class Training:
         self.steps = self.recipe.epochs * self.header.steps_per_epoch
         self.rates = learning_rates(self.recipe, self.header.steps_per_epoch)
         self.stop_request = StopRequest()
+        self.unreadable: DataError | None = None
 
     def run(self) -> Run:
         """Train to the end of the run and return it."""
@@ -137,14 +139,16 @@ class Training:
                 )
             if not first:  # only the first worker continues the sums of an unfinished epoch
                 self._move(loss=0.0, correct=0, seen=0)
+            next(iter(self._batches(threads=1)), None)  # if an image cannot be read, no folder is made
             lock = nullcontext() if self.folder is None else locked(self.folder)
             signals = catch_stop_signals(enabled=self.out is not None, announce=not has_parent())
             with lock, signals as self.stop_request:
                 if self.folder is not None:
                     clear_leftovers(self.folder)
-                    if list_checkpoints(self.folder):
+                    if self.header.step:
                         write_metrics(self.folder, self.header.history)
                     else:
+                        refuse_run(self.folder)
                         self._save(self.folder)
                 while self.header.position.epoch < self.recipe.epochs:
                     self._train_epoch()
@@ -186,22 +190,12 @@ class Training:
     def _train_epoch(self) -> None:
         """Train the rest of an epoch, evaluate and save; raise TrainingStopped after a stop signal."""
         recipe, learner = self.recipe, self.learner
-        batches = Batches(
-            self.data.train,
-            self.transform,
-            recipe.batch_size,
-            seed=recipe.seed,
-            epoch=self.header.position.epoch,
-            first=self.header.position.batch,
-            rank=learner.rank,
-            workers=learner.workers,
-            drop_last=recipe.drop_last,
-        )
+        batches = self._batches()
         classes, step = self.planned.spec.num_classes, self.header.step
         waiting: tuple[Batch, Outcome] | None = None
         stop = False
         self.clock = time.perf_counter()
-        for batch in batches:
+        for batch in self._until_unreadable(batches):
             goal = targets(batch.labels, classes, recipe.label_smoothing, batch.size)
             outcome = learner.step(batch.images, goal, float(self.rates[step]))
             if waiting is not None:  # the step before is read while this one runs
@@ -211,10 +205,41 @@ class Training:
                 break
         if waiting is not None:
             self._count(*waiting)
+        if self.unreadable is not None:
+            self._save_before(self.unreadable)
         if not stop and self.header.position.batch == batches.total:
             stop = not self._finish_epoch()
         if stop:
             self._stop()
+
+    def _batches(self, **settings: int) -> Batches:
+        """Return this worker's training batches from the header's position to the end of the epoch."""
+        return Batches(
+            self.data.train,
+            self.transform,
+            self.recipe.batch_size,
+            seed=self.recipe.seed,
+            epoch=self.header.position.epoch,
+            first=self.header.position.batch,
+            rank=self.learner.rank,
+            workers=self.learner.workers,
+            drop_last=self.recipe.drop_last,
+            **settings,
+        )
+
+    def _until_unreadable(self, batches: Batches) -> Iterator[Batch]:
+        """Yield the batches up to one that cannot be read, and keep the error in ``unreadable``."""
+        try:
+            yield from batches
+        except DataError as error:
+            self.unreadable = error
+
+    def _save_before(self, error: DataError) -> None:
+        """Save, if this is the only worker, and raise the error that ended the training."""
+        if self.folder is None or self.learner.workers > 1:
+            raise error
+        self._save(self.folder)
+        raise DataError(f"{error}; {self._stopped(self.folder)}")
 
     def _count(self, batch: Batch, outcome: Outcome) -> None:
         """Wait for a step's outcome and add it to the epoch's sums."""
@@ -301,10 +326,14 @@ class Training:
         message = ""
         if self.folder is not None:
             self._save(self.folder)
-            again = f"resnet-xf train --resume {shlex.quote(str(self.folder))}"
-            message = f"stopped after {self._where(self.header.step)}; go on with `{again}`"
+            message = self._stopped(self.folder)
         self._total(0)
         raise TrainingStopped(message, self.stop_request.signal or SIGTERM)
+
+    def _stopped(self, folder: Path) -> str:
+        """Return where a run was saved, and how to go on with it."""
+        again = f"resnet-xf train --resume {shlex.quote(str(folder))}"
+        return f"stopped after {self._where(self.header.step)}; go on with `{again}`"
 
     def _where(self, step: int) -> str:
         """Return a step's number and epoch in words."""
@@ -322,7 +351,12 @@ class Training:
     def _report(
         self, epoch: int, loss: float, accuracy: float, speed: float, record: EpochRecord | None = None
     ) -> None:
-        """Call the callback, on the first worker."""
+        """Call the callback, on the first worker; if nobody reads its output any more, request a stop."""
         if self.callback is not None and self.learner.rank == 0:
             step = self.header.step
-            self.callback(Progress(epoch, self.recipe.epochs, step, self.steps, loss, accuracy, speed, record))
+            try:
+                self.callback(Progress(epoch, self.recipe.epochs, step, self.steps, loss, accuracy, speed, record))
+            except BrokenPipeError:
+                if self.folder is None:
+                    raise
+                self.callback, self.stop_request.signal = None, SIGPIPE  # save, and stop

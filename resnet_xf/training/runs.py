@@ -16,8 +16,7 @@ from resnet_xf.backend.learner import TIMEOUT
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.errors import CheckpointError
-from resnet_xf.support.files import list_checkpoints
-from resnet_xf.training.checkpoint import Checkpoint, Header, load_checkpoint
+from resnet_xf.training.checkpoint import Checkpoint, Header, load_checkpoint, refuse_run
 from resnet_xf.training.evaluation import check_fit, normalisation
 from resnet_xf.training.loop import Progress, Run, Training
 from resnet_xf.training.recipe import Recipe, get_recipe
@@ -104,8 +103,8 @@ def prepare(
         weights = draw_weights(planned, recipe.seed, recipe.init, recipe.dtype)
     weights = without_counters(weights)
     check_weights(weights, all_weight_shapes(planned), recipe.dtype)
-    if out is not None and list_checkpoints(out):
-        raise CheckpointError(f"{out}: holds a run already; go on with it by --resume, or choose another folder")
+    if out is not None:
+        refuse_run(out)
     folder = None if out is None else Path(out)
     return Training(planned, data, Checkpoint(planned.spec, header, weights, {}), folder, **settings)
 

@@ -93,7 +93,7 @@ class Worker:
         with NamedTemporaryFile(dir=folder, suffix=".output", delete=False) as output:
             self._output = Path(output.name)
             command, file = [*COMMAND, text, str(reference)], output.fileno()
-            self._child = Child(str(case), command, variables, Message, stdout=file, stderr=file)
+            self._child = Child(str(case), command, variables, Message, stdout=file, stderr=file, folder=folder)
         self.end = self._child.end
 
     def ask(self, request: Request, answer: type[Answer]) -> Answer:
