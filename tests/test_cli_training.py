@@ -365,8 +365,8 @@ def test_bad_arguments_exit_with_two_and_no_traceback(command, arguments) -> Non
         (("evaluate", "run", "--recipe", "imagenet"), "$.augmentation.mean: has 3 numbers and std 3, for 1 channels"),
         (("evaluate", "run", "--device", "cuda:99"), "no cuda:99; choose cpu"),
         (("predict", "0.png", "--run", "none"), "none: No such file"),
-        (("predict", "none.png", "--run", "run"), "none.png: not a readable image"),
-        (("predict", "tiny.toml", "--run", "run"), "tiny.toml: not a readable image"),
+        (("predict", "none.png", "--run", "run"), "none.png: No such file or directory"),
+        (("predict", "tiny.toml", "--run", "run"), "tiny.toml: not readable as an image: cannot identify image file"),
         (("predict", "0.png", "--run", "run", "--recipe", "cifar"), "recipe cifar: takes mean and std from a data set"),
         (("train", "--resume", "none"), "none: no such folder; expected the folder of a run"),
         (("train", "--resume", "."), ".: holds no run; expected"),
@@ -397,7 +397,7 @@ def test_a_picture_that_cannot_be_read_is_named(command) -> None:
         path.write_text("no image")
     options = ("--recipe", "d2l", "--in-channels", "3", "--num-classes", "2", "--batch-size", "8")
     says = one_line(*command("train", "tiny.toml", "--dataset", "folder:pictures", *FAST, *options))
-    assert re.search(r"pictures/b/\d\.png: not a readable image", says)
+    assert re.search(r"pictures/b/\d\.png: not readable as an image: cannot identify image file", says)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

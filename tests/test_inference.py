@@ -222,9 +222,16 @@ def test_what_is_no_image_is_named(trained: Run, images, tmp_path) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.png").write_bytes(images[0].read_bytes()[:60])
     (tmp_path / "empty.png").touch()
-    for name in ("text.png", "cut.png", "empty.png", "none.png", "."):
+    unreadable = "not readable as an image: "
+    for name, says in {
+        "text.png": f"{unreadable}cannot identify image file",
+        "cut.png": unreadable,
+        "empty.png": f"{unreadable}it is empty",
+        "none.png": "No such file or directory",
+        ".": "Is a directory",
+    }.items():
         path = tmp_path / name
-        refused(DataError, rf"^{re.escape(str(path))}: not a readable image", predict, trained.path, [images[1], path])
+        refused(DataError, rf"^{re.escape(str(path))}: {says}", predict, trained.path, [images[1], path])
 
 
 def test_an_unknown_run_is_named(tmp_path, data, images) -> None:

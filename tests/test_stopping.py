@@ -68,6 +68,7 @@ ENDLESS = ("bench", "tiny.toml", "--backend", "torch", "--preset", "eager", "--t
 def test_a_bench_leaves_nothing(start, tmp_path, number) -> None:
     process = start(*ENDLESS)
     wait_until(lambda: any((tmp_path / "tmp").rglob("*.output")))
+    time.sleep(0.5)  # the process that measures starts now; it outlives a parent that is killed
     process.send_signal(number)
     code = process.wait(SECONDS)
     assert code == (-9 if number == signal.SIGKILL else 128 + number)
