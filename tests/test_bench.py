@@ -290,7 +290,7 @@ def test_cases_are_all_combinations_with_low_precision_in_the_fastest_preset_alo
         TINY, backends=("torch", "mxnet"), modes=("infer", "train"), precisions=("float32", "bfloat16"), threads=2
     )
     assert len(found) == 2 * 2 * 3
-    assert len({one.key for one in found}) == len(found)
+    assert len(set(found)) == len(found)
     assert {one.preset for one in found if one.precision == "bfloat16"} == {"best"}
     assert found[0].image_size == TINY.image_size
 

@@ -24,6 +24,10 @@ stem = {kind = "conv3", width = 8, stride = 1, pool = false}
 """
 FAST = ("--device", "cpu", "--image-size", "16", "--epochs", "2", "--batch-size", "256")
 BACKENDS = ["torch", "mxnet"]
+USED = (
+    "images: 16×16 pixels, crop resize, RGB, values 0…1, mean 0, std 1 (the checkpoint's)\n"
+    "classes: 10: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (the checkpoint's)"
+)
 
 EPOCH = (
     r"epoch (\d)/2: train loss \d\.\d{4} accuracy \d+\.\d\d%, test loss \d\.\d{4} accuracy \d+\.\d\d%, [\d,]+ images/s"
@@ -151,7 +155,7 @@ def test_evaluate_gives_the_last_epochs_accuracy(command, run, backend: str) -> 
     code, out, err = command("evaluate", run, "--backend", backend, "--device", "cpu")
     assert (code, err) == (0, "")
     assert out.startswith(
-        f"tiny on digits, 359 test images of 16×16 pixels, {backend} on cpu\naccuracy {last.test_accuracy:.2%}, loss "
+        f"tiny on digits, 359 test images of 16×16 pixels, {backend} on cpu\n{USED}\naccuracy {last.test_accuracy:.2%}, loss "
     )
     code, out, _ = command("evaluate", run, "--backend", backend, "--device", "cpu", "--json", "--batch-size", "100")
     found = json.loads(out)
@@ -174,6 +178,25 @@ def test_evaluate_takes_weights_that_are_no_runs(command) -> None:
     assert "--dataset" in one_line(*command("evaluate", "w.safetensors"))
 
 
+def test_names_and_preprocessing_are_options(command, images) -> None:
+    spec = get_spec("tiny.toml")
+    save_weights("w.safetensors", draw_weights(spec), spec)
+    Path("names.txt").write_text("".join(f"digit {number}\n" for number in range(10)))
+    options = ("--run", "w.safetensors", "--device", "cpu", "--image-size", "8x12", "--mean", "0.25", "--std", "0.5")
+    code, out, _ = command("predict", "0.png", *options, "--classes", "names.txt", "--top", "1")
+    assert code == 0
+    assert out.startswith("images: 8×12 pixels, crop centre, RGB, values 0…1, mean 0.25, std 0.5 (image_size, mean, ")
+    assert "std given; otherwise assumed: recipe imagenet; the checkpoint does not tell)\nclasses: 10: digit 0, " in out
+    code, out, _ = command("predict", "0.png", *options)
+    assert (code, "classes: unknown; shown by their numbers from 0\n" in out) == (0, True)
+    says = one_line(*command("predict", "0.png", *options, "--classes", "a, b"))
+    assert "classes: expected a name for each of the 10 classes of tiny, got 2 (a, …)" in says
+    says = one_line(*command("predict", "0.png", *options, "--classes", "none.txt"))
+    assert says == "resnet-xf: none.txt: No such file or directory\n"
+    code, _, err = command("predict", "0.png", "--run", "w.safetensors", "--mean", "0.1;2", "--std", "1")
+    assert (code, "'0.1;2' is no number, nor several by comma; write 0.5" in err) == (2, True)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_predict_tells_the_likeliest_classes(command, run, images, backend: str) -> None:
     options = ("--run", run, "--backend", backend, "--device", "cpu", "--top", "3")
@@ -181,6 +204,9 @@ def test_predict_tells_the_likeliest_classes(command, run, images, backend: str)
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert [one["image"] for one in found] == images
+    view = found[0]["preprocessing"]
+    assert (view["image_size"], view["crop"], view["mean"], view["scale"]) == ([16, 16], "resize", [0.0], 1)
+    assert found[0]["preprocessing_from"] == "the checkpoint's"
     for one in found:
         assert [set(guess) for guess in one["top"]] == [{"label", "name", "probability"}] * 3
         chances = [guess["probability"] for guess in one["top"]]
@@ -188,7 +214,8 @@ def test_predict_tells_the_likeliest_classes(command, run, images, backend: str)
         assert sum(chances) <= 1
     code, out, _ = command("predict", *images, *options)
     assert code == 0
-    lines = [line.split() for line in out.splitlines()]
+    assert out.startswith(f"{USED}\n")
+    lines = [line.split() for line in out.removeprefix(f"{USED}\n").splitlines()]
     assert lines[0] == ["image", "class", "probability"]
     best = found[0]["top"][0]
     assert lines[1] == ["0.png", best["name"], f"{best['probability']:.2%}"]
@@ -269,7 +296,7 @@ def test_other_classes_are_refused(command, run, pictures) -> None:
     says = one_line(*command("train", "--resume", run, "--dataset", pictures))
     assert f"folder:{Path('pictures').resolve()}: has other classes than digits, which the run was begun on" in says
     says = one_line(*command("evaluate", run, "--dataset", pictures))
-    assert "pictures: has other classes than digits" in says
+    assert "pictures: has the class a, and tiny has no class of this name (0, 1, 2, " in says
 
 
 @pytest.mark.parametrize("recipe", [(), ("--recipe", "d2l"), ("--recipe", "cifar")])

@@ -280,8 +280,8 @@ def test_labels_beyond_the_classes_are_refused(weights, data, half: str) -> None
 
 
 def test_other_classes_than_the_runs_are_refused(trained: Run, data) -> None:
-    other = Dataset("other", 1, NAMES[::-1], data.train, data.test)
-    refused(CheckpointError, "other: has other classes than few", evaluate, trained.path, other)
+    other = Dataset("other", 1, ("none", *NAMES[1:]), data.train, data.test)
+    refused(DataError, "other: has the class none, and tiny has no class of this name", evaluate, trained.path, other)
 
 
 def test_a_mean_of_another_number_of_channels_is_refused(trained: Run, weights, data, images) -> None:

@@ -20,26 +20,13 @@ def build(node: Node, name: str = "") -> Any:
     """
     prefix = f"{name.replace('.', '_')}_" if name else ""
     match node:
-        case nodes.Conv():
+        case nodes.Conv(channels, out, kernel, stride, padding, dilation, groups, bias):
             return nn.Conv2D(
-                node.out_channels,
-                node.kernel,
-                strides=node.stride,
-                padding=node.padding,
-                dilation=node.dilation,
-                groups=node.groups,
-                use_bias=node.bias,
-                in_channels=node.in_channels,
-                prefix=prefix,
+                out, kernel, stride, padding, dilation, groups, use_bias=bias, in_channels=channels, prefix=prefix
             )
-        case nodes.Norm():
+        case nodes.Norm(channels, eps, momentum, affine):
             return nn.BatchNorm(
-                momentum=1 - node.momentum,
-                epsilon=node.eps,
-                center=node.affine,
-                scale=node.affine,
-                in_channels=node.channels,
-                prefix=prefix,
+                momentum=1 - momentum, epsilon=eps, center=affine, scale=affine, in_channels=channels, prefix=prefix
             )
         case nodes.Activation(function=function):
             return nn.Activation(function, prefix=prefix)
@@ -47,17 +34,10 @@ def build(node: Node, name: str = "") -> Any:
             return ExactPReLU(in_channels=node.channels, prefix=prefix)
         case nodes.Pad():
             return ZeroPad(node.after, prefix=prefix)
-        case nodes.Pool(operation="max"):
-            return nn.MaxPool2D(node.kernel, node.stride, node.padding, ceil_mode=node.ceil, prefix=prefix)
-        case nodes.Pool(operation="avg"):
-            return nn.AvgPool2D(
-                node.kernel,
-                node.stride,
-                node.padding,
-                ceil_mode=node.ceil,
-                count_include_pad=False,
-                prefix=prefix,
-            )
+        case nodes.Pool("max", kernel, stride, padding, ceil):
+            return nn.MaxPool2D(kernel, stride, padding, ceil_mode=ceil, prefix=prefix)
+        case nodes.Pool("avg", kernel, stride, padding, ceil):
+            return nn.AvgPool2D(kernel, stride, padding, ceil_mode=ceil, count_include_pad=False, prefix=prefix)
         case nodes.GlobalPool():
             return nn.GlobalAvgPool2D(prefix=prefix)
         case nodes.Flatten():

@@ -82,7 +82,6 @@ class MxnetLearner:
             self._network.hybridize(**STATIC)
         self._params = {name: param for name, param in self._weights.items() if param.grad_req != "null"}
         self._velocity: dict[str, Any] = {}
-        self._timeout = task.timeout
         self._together = task.together and "DMLC_PS_ROOT_URI" in os.environ
         if task.together and not self._together and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise BackendError("torchrun starts torch's workers; mxnet's are started by --workers or DMLC_ variables")
@@ -92,11 +91,7 @@ class MxnetLearner:
             self._join()
 
     def _join(self) -> None:
-        """Connect to the parameter server that the ``DMLC_`` variables describe, and wait for the other workers.
-
-        Raises:
-            BackendError: if a variable is missing, or the run is in float64 and the server adds in float32.
-        """
+        """Connect to the parameter server that the ``DMLC_`` variables describe, and wait for the other workers."""
         global _store
         if missing := [name for name in VARIABLES if name not in os.environ]:
             raise BackendError(f"DMLC_PS_ROOT_URI is set, so mxnet's workers need {', '.join(missing)} as well")
@@ -114,7 +109,7 @@ class MxnetLearner:
     @contextmanager
     def _errors_in_one_line(self) -> Iterator[None]:
         """Turn MXNet's errors into MemoryError or TrainingError. End the process if other workers do not answer."""
-        timer = threading.Timer(self._timeout, _give_up, (self._timeout,))
+        timer = threading.Timer(self._task.timeout, _give_up, (self._task.timeout,))
         timer.daemon = True
         if self._together:
             timer.start()
@@ -264,8 +259,7 @@ def _give_up(seconds: float) -> None:
 def _global_mean(F: Any, x: Any) -> Any:  # noqa: N803 - Gluon's own name
     """Return the output of a global average pool, with a gradient in the plain layout.
 
-    The gradient of oneDNN's pool has another layout, which the shortcuts carry through all blocks of a stage. Batch
-    norms are slow in that layout.
+    oneDNN's has another layout, which the shortcuts carry through a stage, and in which batch norms are slow.
     """
     return F.mean(x, axis=(2, 3), keepdims=True)
 

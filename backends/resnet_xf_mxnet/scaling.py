@@ -46,15 +46,11 @@ class LossScaling:
         if not self.enabled:
             return True
         state = self._state
-        if not _finite(gradients):
+        groups = (gradients[n : n + ARRAYS_PER_CALL] for n in range(0, len(gradients), ARRAYS_PER_CALL))
+        if not all(mx.nd.multi_all_finite(*group, num_arrays=len(group)).asscalar() for group in groups):
             state |= {"scale": state["scale"] * state["backoff_factor"], "_growth_tracker": 0}
             return False
         state["_growth_tracker"] += 1
         if state["_growth_tracker"] == state["growth_interval"]:
             state |= {"scale": state["scale"] * state["growth_factor"], "_growth_tracker": 0}
         return True
-
-
-def _finite(gradients: Sequence[Any]) -> bool:
-    groups = [gradients[start : start + ARRAYS_PER_CALL] for start in range(0, len(gradients), ARRAYS_PER_CALL)]
-    return all(mx.nd.multi_all_finite(*group, num_arrays=len(group)).asscalar() for group in groups)

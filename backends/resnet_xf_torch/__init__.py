@@ -46,7 +46,6 @@ class TorchBackend:
         return str(torch.__version__)
 
     def devices(self) -> list[str]:
-        """Return ``cpu``, then every CUDA device with its name."""
         names = [f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(torch.cuda.device_count())]
         return ["cpu", *names]
 
@@ -81,7 +80,6 @@ class TorchBackend:
         return network.to(find_device(device))
 
     def watch(self, network: nn.Module, images: Array, look: Look, names: Collection[str] | None = None) -> None:
-        """Call ``look`` with the inputs and output of every module, from hooks."""
         inputs: dict[str, tuple[Array, ...]] = {}
 
         def before(name: str, module: nn.Module, args: Any) -> None:

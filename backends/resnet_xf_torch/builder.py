@@ -18,19 +18,10 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
     Set ``fresh`` if no other module reads the input tensor: then the module may work in place.
     """
     match node:
-        case nodes.Conv():
-            return nn.Conv2d(
-                node.in_channels,
-                node.out_channels,
-                node.kernel,
-                stride=node.stride,
-                padding=node.padding,
-                dilation=node.dilation,
-                groups=node.groups,
-                bias=node.bias,
-            )
-        case nodes.Norm():
-            return nn.BatchNorm2d(node.channels, eps=node.eps, momentum=node.momentum, affine=node.affine)
+        case nodes.Conv(channels, out, kernel, stride, padding, dilation, groups, bias):
+            return nn.Conv2d(channels, out, kernel, stride, padding, dilation, groups, bias)
+        case nodes.Norm(channels, eps, momentum, affine):
+            return nn.BatchNorm2d(channels, eps, momentum, affine)
         case nodes.Activation(function="relu"):
             return nn.ReLU(inplace=fresh)
         case nodes.Activation(function="sigmoid"):
@@ -39,10 +30,10 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
             return nn.PReLU(node.channels)
         case nodes.Pad():
             return nn.ZeroPad2d((0, node.after, 0, node.after))
-        case nodes.Pool(operation="max"):
-            return nn.MaxPool2d(node.kernel, node.stride, node.padding, ceil_mode=node.ceil)
-        case nodes.Pool(operation="avg"):
-            return nn.AvgPool2d(node.kernel, node.stride, node.padding, ceil_mode=node.ceil, count_include_pad=False)
+        case nodes.Pool("max", kernel, stride, padding, ceil):
+            return nn.MaxPool2d(kernel, stride, padding, ceil_mode=ceil)
+        case nodes.Pool("avg", kernel, stride, padding, ceil):
+            return nn.AvgPool2d(kernel, stride, padding, ceil_mode=ceil, count_include_pad=False)
         case nodes.GlobalPool():
             return nn.AdaptiveAvgPool2d(1)
         case nodes.Flatten():

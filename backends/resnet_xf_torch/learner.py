@@ -78,11 +78,7 @@ class TorchLearner:
             self._run = torch.compile(self._run, dynamic=False, mode="max-autotune")
 
     def _join(self, timeout: float) -> DistributedDataParallel:
-        """Join the process group that ``torchrun``'s variables describe.
-
-        Raises:
-            TrainingError: if other workers do not join in time, or a variable is wrong.
-        """
+        """Join the process group that ``torchrun``'s variables describe."""
         try:
             if not distributed.is_initialized():
                 engine = "nccl" if self._place.type == "cuda" else "gloo"

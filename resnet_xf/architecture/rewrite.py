@@ -35,7 +35,7 @@ def fold_norms(root: Node, weights: Mapping[str, Array]) -> tuple[Node, Weights]
     widest = max((array.dtype for array in weights.values()), default=np.dtype("float32"), key=lambda d: d.itemsize)
     check_weights(weights, all_weight_shapes(root), widest)
     pairs: Pairs = {}
-    folded = _folded(root, "", pairs)
+    folded = root.changed(partial(_chain, "", pairs))
     remaining = all_weight_shapes(folded)
     arrays = dict(weights)
     for conv, (norm, node) in pairs.items():
@@ -43,13 +43,11 @@ def fold_norms(root: Node, weights: Mapping[str, Array]) -> tuple[Node, Weights]
     return folded, {name: arrays[name] for name in remaining}
 
 
-def _folded(node: Node, name: str, pairs: Pairs) -> Node:
-    """The node without the norms that can be folded; they go to ``pairs``, by the names of their convolutions."""
-    return node.changed(partial(_chain, name, pairs))
-
-
 def _chain(parent: str, pairs: Pairs, chain: Children, read_elsewhere: Collection[str] = ()) -> Children:
-    """Return children without the norms that can be folded. Other modules read the outputs of ``read_elsewhere``."""
+    """Children without the norms that can be folded, which go to ``pairs`` by the names of their convolutions.
+
+    Other modules read the outputs of ``read_elsewhere``.
+    """
     kept: list[tuple[str, Node]] = []
     for name, node in chain:
         before, last = kept[-1] if kept else ("", node)
@@ -58,7 +56,7 @@ def _chain(parent: str, pairs: Pairs, chain: Children, read_elsewhere: Collectio
             pairs[conv] = join(parent, name), node
             kept[-1] = before, biased
         else:
-            kept.append((name, _folded(node, join(parent, name), pairs)))
+            kept.append((name, node.changed(partial(_chain, join(parent, name), pairs))))
     return tuple(kept)
 
 

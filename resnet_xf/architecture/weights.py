@@ -40,8 +40,9 @@ MOST_HEADER = 2**23
 COUNTER = "num_batches_tracked"
 """The step counter of PyTorch's batch norms."""
 
-SPEC_KEY, RUN_KEY, DIGEST_KEY = "resnet_xf.spec", "resnet_xf.run", "resnet_xf.blake2b"
-"""Keys in the metadata of a safetensors file: the spec and a training run, both as JSON, and a digest of the file."""
+SPEC_KEY, RUN_KEY, DESCRIPTION_KEY = "resnet_xf.spec", "resnet_xf.run", "resnet_xf.description"
+DIGEST_KEY = "resnet_xf.blake2b"
+"""Keys in the metadata of a safetensors file: the spec, a training run and a description, all as JSON, and a digest."""
 
 VELOCITY = "momentum/"
 """The prefix of the optimiser's arrays in the checkpoint of a training run."""
@@ -57,10 +58,7 @@ def all_weight_shapes(network: Plan | ResNetSpec | str | Node) -> dict[str, tupl
 
 
 def draw_weights(
-    network: Plan | ResNetSpec | str | Node,
-    seed: int = 0,
-    scheme: Scheme = "he",
-    dtype: DTypeLike = "float32",
+    network: Plan | ResNetSpec | str | Node, seed: int = 0, scheme: Scheme = "he", dtype: DTypeLike = "float32"
 ) -> Weights:
     """Draw every array from the seed and its own name, so that no array depends on the other layers.
 
@@ -114,12 +112,10 @@ def _last_norms(root: Node) -> dict[str, float]:
 
     With it the sum of all blocks is as large as one block, and rounding errors do not grow through hundreds of them.
     """
-    norms = [
-        [join(name, child) for child, node in block.body if isinstance(node, Norm)]
-        for name, block in walk(root)
-        if isinstance(block, Residual)
-    ]
-    lasts = [names[-1] for names in norms if names]
+    lasts: list[str] = []
+    for name, block in walk(root):
+        if isinstance(block, Residual):
+            lasts += [join(name, child) for child, node in block.body if isinstance(node, Norm)][-1:]
     return dict.fromkeys(lasts, 1 / sqrt(max(1, len(lasts))))
 
 
@@ -203,8 +199,10 @@ def _first_few(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + more
 
 
-def save_weights(path: str | Path, weights: Mapping[str, Array], spec: ResNetSpec) -> None:
-    """Write weights as a safetensors file with the spec in its metadata, atomically.
+def save_weights(
+    path: str | Path, weights: Mapping[str, Array], spec: ResNetSpec, texts: Mapping[str, str] = {}
+) -> None:
+    """Write weights as a safetensors file with the spec and further texts in its metadata, atomically.
 
     Raises:
         WeightsError: if the weights do not fit the spec, or the file cannot be written.
@@ -212,7 +210,7 @@ def save_weights(path: str | Path, weights: Mapping[str, Array], spec: ResNetSpe
     dtype = np.result_type(*weights.values()) if weights else np.dtype("float32")
     check_weights(weights, all_weight_shapes(spec), dtype)
     try:
-        write_arrays(path, weights, {SPEC_KEY: spec.to_json()})
+        write_arrays(path, weights, {SPEC_KEY: spec.to_json(), **texts})
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from None
 
@@ -245,7 +243,7 @@ def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
     Raises:
         WeightsError: if the file cannot be read, has no spec, or its weights do not fit the spec.
     """
-    weights, spec = read_safetensors(path)
+    weights, spec, _ = read_safetensors(path)
     if spec is None:
         raise WeightsError(f"{path}: holds no spec in its metadata; `resnet-xf convert` writes a file that does")
     try:
@@ -256,8 +254,8 @@ def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
     return spec, {name: weights[name] for name in shapes}
 
 
-def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None]:
-    """The weights in a safetensors file (bfloat16 as float32), and the spec in its metadata or None.
+def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None, dict[str, str]]:
+    """The weights in a safetensors file (bfloat16 as float32), the spec in its metadata or None, and its texts.
 
     The optimiser's arrays in the checkpoint of a training run are left out.
 
@@ -267,7 +265,7 @@ def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None]:
     arrays, texts = read_arrays(path)
     weights = {name: array for name, array in arrays.items() if not name.startswith(VELOCITY)}
     try:
-        return weights, plan(ResNetSpec.from_json(texts[SPEC_KEY])).spec if texts else None
+        return weights, plan(ResNetSpec.from_json(texts[SPEC_KEY])).spec if texts else None, texts
     except SpecError as error:
         raise WeightsError(f"{path}: the spec in its metadata is malformed: {error}") from None
 
@@ -288,7 +286,7 @@ def read_arrays(path: str | Path) -> tuple[Weights, dict[str, str]]:
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
         arrays = {name: _array(name, **entry) for name, entry in deserialize(data)}  # type: ignore[no-untyped-call]
-    texts = {key: metadata[key] for key in (SPEC_KEY, RUN_KEY) if key in metadata}
+    texts = {key: metadata[key] for key in (SPEC_KEY, RUN_KEY, DESCRIPTION_KEY) if key in metadata}
     written = metadata.get(DIGEST_KEY)
     if (texts or written is not None) and (SPEC_KEY not in texts or written != digest(arrays, texts)):
         raise WeightsError(f"{path}: its digest does not fit its contents; the file is damaged or was changed")

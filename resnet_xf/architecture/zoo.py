@@ -78,11 +78,7 @@ def _book_resnext() -> ResNetSpec:
         for i, c in enumerate(widths)
     )
     return ResNetSpec(
-        name="d2l_resnext",
-        stages=stages,
-        block="bottleneck",
-        conv_bias=("stem", "1x1", "3x3", "shortcut"),
-        **BOOK,
+        name="d2l_resnext", stages=stages, block="bottleneck", conv_bias=("stem", "1x1", "3x3", "shortcut"), **BOOK
     )
 
 
@@ -147,13 +143,7 @@ _D2L = (
     _book_resnext(),
 )
 
-_BY_REFERENCE = {
-    "torchvision": _TORCHVISION,
-    "timm": _TIMM,
-    "gluon": _GLUON,
-    "gluoncv": _GLUONCV,
-    "d2l": _D2L,
-}
+_BY_REFERENCE = {"torchvision": _TORCHVISION, "timm": _TIMM, "gluon": _GLUON, "gluoncv": _GLUONCV, "d2l": _D2L}
 
 ZOO: dict[str, ResNetSpec] = {spec.name: spec for specs in _BY_REFERENCE.values() for spec in specs}
 """Every named spec, by name."""

@@ -1,8 +1,4 @@
-"""Check which backends work on this machine, and say how to repair the others.
-
-Each backend is imported in a new process. One framework may load a library that another one lacks, and an import may
-crash.
-"""
+"""Check which backends work on this machine, and say how to repair the others."""
 
 from __future__ import annotations
 
@@ -41,7 +37,10 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def diagnose() -> list[Diagnosis]:
-    """Return the state of every backend. Each installed one is imported in a new process."""
+    """Return the state of every backend.
+
+    Each is imported in a new process: it may load a library that another one lacks, and its import may crash.
+    """
     return [_diagnose(name) for name in list_backends()]
 
 

@@ -17,13 +17,7 @@ from typing import Any
 from resnet_xf.architecture.nodes import Node
 from resnet_xf.architecture.plan import Plan, plan_features, root_of
 from resnet_xf.architecture.spec import ResNetSpec
-from resnet_xf.architecture.weights import (
-    Array,
-    all_weight_shapes,
-    draw_weights,
-    require_memory,
-    without_counters,
-)
+from resnet_xf.architecture.weights import Array, all_weight_shapes, draw_weights, require_memory, without_counters
 from resnet_xf.backend.contract import DTYPES, Backend, lacking
 from resnet_xf.errors import BackendError, MissingExtraError, SpecError, one_line
 

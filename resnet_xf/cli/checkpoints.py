@@ -10,8 +10,10 @@ import typer
 from resnet_xf.architecture.plan import plan
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, option
-from resnet_xf.cli.printing import ProgressBar, by_sign, echo, print_json, print_table
+from resnet_xf.cli.printing import ProgressBar, by_sign, echo, list_names, print_json, print_table
 from resnet_xf.formats.convert import convert
+from resnet_xf.formats.description import Description, path_beside
+from resnet_xf.formats.files import SUFFIXES
 from resnet_xf.formats.inspect import inspect
 
 app = new_app()
@@ -49,6 +51,18 @@ def convert_(
     for note in done.notes:
         echo(f"note: {note}")
     echo(f"written: {done.target}, names of {done.written_as}")
+    if done.description:
+        print_description(done.description)
+        if SUFFIXES[target.suffix] != "safetensors":
+            echo(f"  these are in {path_beside(target)}, which belongs to the file; move both together")
+
+
+def print_description(description: Description) -> None:
+    """Print the preprocessing and the class names that are known."""
+    if description.preprocessing:
+        echo(f"images: {description.preprocessing}")
+    if description.classes:
+        echo(f"classes: {list_names(description.classes)}")
 
 
 @app.command("inspect")
@@ -74,6 +88,8 @@ def inspect_(
             echo(f"prefix of every name: {inspection.prefix}")
         dtypes = ", ".join(inspection.dtypes)
         echo(f"tensors: {len(inspection.tensors)}, {inspection.numbers:,} values, {dtypes}")
+        if inspection.description:
+            print_description(inspection.description)
         echo(f"complete: {'yes' if inspection.problem is None else f'no: {inspection.problem}'}")
         if tensors:
             rows = [(tensor.name, by_sign(tensor.shape), tensor.dtype) for tensor in inspection.tensors]

@@ -63,6 +63,11 @@ def by_sign(sizes: Iterable[int]) -> str:
     return "×".join(map(str, sizes))
 
 
+def list_names(names: Sequence[str]) -> str:
+    """Return the number of names and the first of them: ``10: airplane, automobile, …``."""
+    return f"{len(names)}: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
+
+
 def print_layers(rows: Sequence[Row], *, as_json: bool) -> None:
     """Print a network's layers; as a table, the whole network comes last."""
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,14 +22,14 @@ from resnet_xf.backend.workers import run_together
 from resnet_xf.cli import options
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import arguments_without, not_none, option, size_option
-from resnet_xf.cli.printing import ProgressBar, by_sign, echo, print_json, print_table
+from resnet_xf.cli.printing import ProgressBar, by_sign, echo, list_names, print_json, print_table
 from resnet_xf.data import DATASETS
-from resnet_xf.errors import CheckpointError, RecipeError, TrainingError
+from resnet_xf.errors import CheckpointError, DataError, RecipeError, TrainingError, escaped
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
-from resnet_xf.support.files import list_checkpoints
+from resnet_xf.support.files import list_checkpoints, read_bytes, reading
 from resnet_xf.training import runs
-from resnet_xf.training.inference import evaluate, predict
+from resnet_xf.training.inference import Usage, evaluate, predict
 from resnet_xf.training.loop import Progress, Training
 from resnet_xf.training.recipe import Recipe, check_recipe, get_recipe
 
@@ -41,6 +42,44 @@ DATASET_NAMES = f"One of {', '.join(DATASETS)}."
 SOURCE = "A run's folder, or a checkpoint in any format that `convert` reads."
 Network = Annotated[
     str | None, option("The network of a checkpoint that is no run's.", default="identified by names and shapes")
+]
+
+
+CHECKPOINTS_OWN = "the checkpoint's, else the recipe's"
+MOST_NAMES = 2**24
+"""The largest file of class names, in bytes."""
+
+
+def _channels(text: str) -> tuple[float, ...]:
+    """Return the values of ``0.5`` or ``0.485,0.456,0.406``. Raises BadParameter if these are no finite numbers."""
+    try:
+        values = tuple(map(float, text.split(",")))
+    except ValueError:
+        values = (float("nan"),)
+    if not all(map(isfinite, values)):
+        raise typer.BadParameter(f"{text!r} is no number, nor several by comma; write 0.5 or 0.485,0.456,0.406")
+    return values
+
+
+def _class_names(text: str | None) -> tuple[str, ...]:
+    """Return class names from a file, one a line, or from a text, by comma."""
+    if text is None:
+        return ()
+    if "," in text and not Path(text).is_file():
+        return tuple(name.strip() for name in text.split(","))
+    with reading(text, DataError, "a file of class names", "; or give the names by comma"):
+        lines = read_bytes(text, MOST_NAMES).decode("utf-8-sig").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+
+
+Mean = Annotated[
+    Any, option("Mean of pixels of 0 to 1, for all or each channel.", default=CHECKPOINTS_OWN, parser=_channels)
+]
+Std = Annotated[Any, option("Deviation of pixels, likewise.", default=CHECKPOINTS_OWN, parser=_channels)]
+ImageSize = Annotated[options.Size | None, size_option(CHECKPOINTS_OWN)]
+Classes = Annotated[
+    str | None,
+    option("The network's class names in order: a file, one a line; or by comma.", default="the checkpoint's"),
 ]
 
 
@@ -196,6 +235,10 @@ def evaluate_(
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
     batch_size: Annotated[int | None, option("Images per batch.", default=RECIPES_OWN, min=1)] = None,
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure loss and accuracy on a data set's test images."""
@@ -209,8 +252,13 @@ def evaluate_(
             device=device,
             data_dir=data_dir,
             batch_size=batch_size,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            classes=_class_names(classes),
             callback=lambda done, total: bar.update(done, total, "test images"),
         )
+    _print_warnings(result.usage)
     if as_json:
         print_json(result)
         return
@@ -218,6 +266,7 @@ def evaluate_(
         f"{result.network} on {result.dataset}, {result.images:,} test images of {by_sign(result.image_size)} pixels, "
         f"{result.backend} on {result.device}"
     )
+    _print_usage(result.usage)
     echo(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f}, {result.images_per_second:,.0f} images/s")
 
 
@@ -230,17 +279,51 @@ def predict_(
     spec: Network = None,
     backend: options.BackendName = None,
     device: options.Device = "auto",
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the most likely classes of images."""
-    guesses = predict(run, images, top=top, recipe=recipe, network=spec, backend=backend, device=device)
+    usages: list[Usage] = []
+    guesses = predict(
+        run,
+        images,
+        top=top,
+        recipe=recipe,
+        network=spec,
+        backend=backend,
+        device=device,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        classes=_class_names(classes),
+        callback=usages.append,
+    )
     answers = list(zip(map(str, images), guesses, strict=True))
+    _print_warnings(usages[0])
     if as_json:
-        print_json([{"image": path, "top": best} for path, best in answers])
+        view = {"preprocessing": usages[0].preprocessing, "preprocessing_from": usages[0].preprocessing_from}
+        print_json([{"image": path, "top": best, **view} for path, best in answers])
         return
+    _print_usage(usages[0])
     rows = [
         ("" if number else path, guess.name, f"{guess.probability:.2%}")
         for path, best in answers
         for number, guess in enumerate(best)
     ]
     print_table(("image", "class", "probability>"), rows)
+
+
+def _print_warnings(usage: Usage) -> None:
+    """Print each warning in a line on stderr."""
+    for warning in usage.warnings:
+        typer.echo(f"warning: {escaped(warning)}", err=True)
+
+
+def _print_usage(usage: Usage) -> None:
+    """Print the preprocessing and the classes, and where each is known from."""
+    echo(f"images: {usage.preprocessing} ({usage.preprocessing_from})")
+    names = f"{list_names(usage.classes)} ({usage.classes_from})" if usage.classes else usage.classes_from
+    echo(f"classes: {names}")

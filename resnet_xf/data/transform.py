@@ -43,6 +43,7 @@ class Transform:
         size: height and width of the tensors.
         channels: 1 (grey) or 3 (red, green, blue); images with other channels are converted.
         crop, flip, padding, mean, std: as in :class:`resnet_xf.training.recipe.Augmentation`.
+        order: ``RGB`` or ``BGR``, the order of three channels; mean and std are in this order too.
 
     Raises:
         DataError: if a field is out of range; the message begins with its name.
@@ -55,6 +56,7 @@ class Transform:
     padding: int = 4
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    order: Literal["RGB", "BGR"] = "RGB"
 
     def __post_init__(self) -> None:
         numbers = f"one number or {self.channels}"
@@ -117,6 +119,7 @@ class Transform:
     def _normalised(self, pixels: Pixels) -> NDArray[np.float32]:
         mean, std = (np.array(row, np.float32)[:, None, None] for row in (self.mean, self.std))
         values = np.empty((len(pixels), self.channels, *self.size), np.float32)
+        pixels = pixels[..., ::-1] if self.order == "BGR" else pixels
         np.divide(pixels.transpose(0, 3, 1, 2), np.float32(255), out=values)
         values -= mean
         values /= std

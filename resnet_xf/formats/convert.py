@@ -12,12 +12,13 @@ from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error
 from resnet_xf.architecture.nodes import Norm, walk
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import ResNetSpec
-from resnet_xf.architecture.weights import Array, Weights, save_weights
+from resnet_xf.architecture.weights import DESCRIPTION_KEY, Array, Weights, save_weights
 from resnet_xf.architecture.zoo import REFERENCE, ZOO
 from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, require
 from resnet_xf.backend.registry import get_backend, is_installed
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, WeightsError
+from resnet_xf.formats.description import UNTRAINED, Description, check_beside, path_beside, write_beside
 from resnet_xf.formats.exported import run_exported
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
@@ -54,6 +55,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
         tensors: number of arrays converted.
         checks: the comparisons; empty if no framework is installed.
         notes: further remarks on the source, the target and the proof.
+        description: the preprocessing and the class names that the target carries; None if nothing is known.
     """
 
     source: str
@@ -66,6 +68,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     tensors: int
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
+    description: Description | None = None
 
 
 def convert(
@@ -93,7 +96,7 @@ def convert(
     file = read_checkpoint(source)
     identity = identify(file, spec, num_classes)
     checks = _verify(file, identity) if verify else ()
-    layout = write_checkpoint(target, identity.weights, identity.plan)
+    layout = write_checkpoint(target, identity.weights, identity.plan, file.description)
     return Conversion(
         source=str(source),
         target=str(target),
@@ -105,6 +108,7 @@ def convert(
         tensors=len(identity.weights),
         checks=checks,
         notes=_notes(file, identity, target, verified=bool(checks)),
+        description=file.description,
     )
 
 
@@ -136,19 +140,37 @@ def _writable(target: str | Path) -> Path:
     return target
 
 
-def write_checkpoint(path: str | Path, weights: Weights, network: Plan | ResNetSpec | str) -> str:
+def write_checkpoint(
+    path: str | Path, weights: Weights, network: Plan | ResNetSpec | str, description: Description | None = None
+) -> str:
     """Write weights, given by neutral names, in the format of the suffix; return the family whose names the file has.
 
     A ``.params`` file has the names of the zoo's Gluon network with the same arithmetic, so that it loads there; if
     there is none, the names of this project's own Gluon networks.
 
+    The description is written into a safetensors file, and beside any other one.
+
     Raises:
         WeightsError: if the suffix is of no known format, or the file cannot be written.
     """
-    path, planned = _writable(path), plan(network)
+    path, planned, described = _writable(path), plan(network), description or Description()
+    in_file = SUFFIXES[path.suffix] == "safetensors"
+    described.check(planned.spec)
+    check_beside(path)
+    texts = {DESCRIPTION_KEY: described.to_complete_json()} if in_file and description else {}
+    family = _write(path, weights, planned, texts)
+    try:
+        write_beside(path, Description() if in_file else described)
+    except OSError as error:
+        raise WeightsError(f"{path_beside(path)}: cannot be written: {error.strerror}") from None
+    return family
+
+
+def _write(path: Path, weights: Weights, planned: Plan, texts: dict[str, str]) -> str:
+    """Write the weights without what lies beside them; return the family of the names."""
     match SUFFIXES[path.suffix]:
         case "safetensors":
-            save_weights(path, weights, planned.spec)
+            save_weights(path, weights, planned.spec, texts)
             return "torchvision and timm"
         case "pth":
             norms = [name for name, node in walk(planned.root) if isinstance(node, Norm)]
@@ -258,6 +280,15 @@ def _notes(file: CheckpointFile, identity: Identity, target: Path, *, verified: 
         notes.append(f"the file itself says that it is {file.spec.name}")
     if not verified:
         notes.append("not verified: no framework ran it")
+    description = file.description or Description()
+    unknown = {"preprocessing": description.preprocessing is None, "class names": not description.classes}
+    if any(unknown.values()):
+        notes.append(
+            f"nothing says the {' and the '.join(what for what, missing in unknown.items() if missing)}; "
+            "`evaluate` and `predict` take --image-size, --mean, --std and --classes"
+        )
+    if not description.trained:
+        notes.append(UNTRAINED)
     dtypes = sorted({str(array.dtype) for array in identity.weights.values()})
     if dtypes != ["float32"]:
         notes.append(f"dtype {', '.join(dtypes)}, as in the source")

@@ -9,10 +9,18 @@ from typing import Literal
 import msgspec
 
 from resnet_xf.architecture.spec import ResNetSpec
-from resnet_xf.architecture.weights import MOST_TENSORS, Weights, read_safetensors, without_counters
+from resnet_xf.architecture.weights import (
+    DESCRIPTION_KEY,
+    MOST_TENSORS,
+    RUN_KEY,
+    Weights,
+    read_safetensors,
+    without_counters,
+)
 from resnet_xf.backend.contract import OwnsFiles, require
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.errors import WeightsError
+from resnet_xf.formats.description import Description, describe_run, read_beside
 from resnet_xf.formats.gluon_params import MAGIC, read_params
 from resnet_xf.formats.gluon_symbol import NormAttributes, read_symbol, symbol_beside
 from resnet_xf.support.files import list_checkpoints, open_regular, reading
@@ -39,6 +47,7 @@ class CheckpointFile(msgspec.Struct, frozen=True):
         norms: the attributes of the batch norms in that symbol, by the names of their gammas.
         symbol_names: the names of all variables in that symbol.
         notes: remarks on the file.
+        description: the preprocessing and the class names, in the file or beside it; None if nothing is known.
     """
 
     path: Path
@@ -50,6 +59,7 @@ class CheckpointFile(msgspec.Struct, frozen=True):
     norms: dict[str, NormAttributes] = {}
     symbol_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    description: Description | None = None
 
 
 def sniff(path: str | Path) -> Format:
@@ -88,7 +98,7 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
     if path.is_dir() and (runs := list_checkpoints(path)):
         path = runs[-1]
     format_ = sniff(path)
-    spec, symbol = None, None
+    spec, symbol, description = None, None, None
     norms: dict[str, NormAttributes] = {}
     symbol_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -101,7 +111,8 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
         if (symbol := symbol_beside(path)) is not None:
             norms, symbol_names = read_symbol(symbol)
     elif format_ == "safetensors":
-        tensors, spec = read_safetensors(path)
+        tensors, spec, texts = read_safetensors(path)
+        description = _described(path, spec, texts)
     else:
         _check_zip(path)  # here, because importing PyTorch takes seconds
         tensors, notes = require(get_backend("torch"), OwnsFiles).read_file(path)
@@ -114,7 +125,19 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
         raise WeightsError(f"{path}: holds a tensor with the unprintable name {unprintable!a}")
     prefix = _common_prefix(tensors)
     tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return CheckpointFile(path, format_, tensors, prefix, spec, symbol, norms, symbol_names, notes)
+    return CheckpointFile(
+        path, format_, tensors, prefix, spec, symbol, norms, symbol_names, notes, description or read_beside(path)
+    )
+
+
+def _described(path: Path, spec: ResNetSpec | None, texts: dict[str, str]) -> Description | None:
+    """The description in the metadata of a safetensors file, or None."""
+    try:
+        if spec is not None and RUN_KEY in texts:
+            return describe_run(texts[RUN_KEY], spec)
+        return Description.from_json(texts[DESCRIPTION_KEY]) if DESCRIPTION_KEY in texts else None
+    except WeightsError as error:
+        raise WeightsError(f"{path}: the description in its metadata is malformed: {error}") from None
 
 
 def _check_zip(path: Path) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import SpecError, WeightsError
+from resnet_xf.formats.description import Description
 from resnet_xf.formats.files import TITLES, read_checkpoint
 from resnet_xf.formats.identify import identify, twins
 
@@ -35,6 +36,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         numbers: number of values in all tensors.
         dtypes: of the tensors.
         problem: why no network fits, or None.
+        description: the preprocessing and the class names; None if nothing is known.
     """
 
     path: str
@@ -48,6 +50,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     numbers: int
     dtypes: tuple[str, ...]
     problem: str | None
+    description: Description | None = None
 
 
 def inspect(path: str | Path, spec: ResNetSpec | None = None) -> Inspection:
@@ -79,4 +82,5 @@ def inspect(path: str | Path, spec: ResNetSpec | None = None) -> Inspection:
         numbers=sum(array.size for array in file.tensors.values()),
         dtypes=tuple(sorted({str(array.dtype) for array in file.tensors.values()})),
         problem=problem,
+        description=file.description,
     )

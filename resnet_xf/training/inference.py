@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,15 +18,34 @@ from resnet_xf.architecture.weights import RUN_KEY, Weights, read_arrays
 from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.learner import Learner
 from resnet_xf.backend.registry import get_backend
-from resnet_xf.data import Dataset, Transform, load_dataset
+from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.images import read_image
-from resnet_xf.errors import DataError
+from resnet_xf.errors import DataError, WeightsError, refuse
+from resnet_xf.formats.description import TEST_CROPS, UNTRAINED, Description, Preprocessing, describe_run
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf.training.checkpoint import Header, load_checkpoint
 from resnet_xf.training.evaluation import check_fit, evaluate_split, normalisation, task_of, transform_of
 from resnet_xf.training.recipe import Recipe, get_recipe
-from resnet_xf.training.runs import dataset_of, default_recipe
+from resnet_xf.training.runs import default_recipe
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """How a network is used.
+
+    Attributes:
+        preprocessing: how images become input tensors.
+        preprocessing_from: where that is known from, in words.
+        classes: names of the outputs, in order; empty if they are not known.
+        classes_from: where these are known from, in words.
+        warnings: what the user should know about the network; one line each.
+    """
+
+    preprocessing: Preprocessing
+    preprocessing_from: str
+    classes: tuple[str, ...]
+    classes_from: str
+    warnings: tuple[str, ...]
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +60,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     images_per_second: float
     backend: str
     device: str
+    usage: Usage
 
 
 class Guess(msgspec.Struct, frozen=True):
@@ -58,35 +81,52 @@ def evaluate(
     device: str = "auto",
     data_dir: str | Path | None = None,
     batch_size: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    classes: Sequence[str] = (),
     callback: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
     """Measure loss and accuracy of a network on a data set's test images.
 
+    Where the names of the network's classes are known, labels are compared by name: the data set may have its classes
+    in another order, and may lack some.
+
     Args:
         source: a run's folder, or a checkpoint in any format that :func:`resnet_xf.convert` reads.
         dataset: a data set or a name for :func:`resnet_xf.data.load_dataset`; if None, the run's.
-        recipe: sets size, crop and normalisation of the images; if None, the run's, or the data set's for other
-            checkpoints.
+        recipe: sets size, crop and normalisation of the images; if None, the checkpoint's own, or the data set's
+            where the checkpoint does not tell.
         network: the spec of a checkpoint that is no run's; if None, it is identified by names and shapes.
         backend: as in :func:`resnet_xf.train`.
         device: as in :func:`resnet_xf.train`.
         data_dir: as in :func:`resnet_xf.train`.
         batch_size: images per batch; if None, the recipe's.
+        image_size: height and width of the input, in place of the recipe's or the checkpoint's.
+        mean: subtracted from pixels of 0…1, in place of the recipe's or the checkpoint's.
+        std: divides them after that; give both or neither.
+        classes: names of the network's outputs, in order; if empty, the checkpoint's own.
         callback: called after every batch with the number of images done and of all images.
 
     Raises:
         ResNetXFError: if an argument is wrong, by the subclass for its kind.
     """
-    planned, weights, run = _read(source, network)
+    known = _read(source, network)
+    planned, run = known.planned, known.run
     if run is not None:
-        data = dataset_of(run, dataset, data_dir)
-    elif dataset is None:
+        dataset, data_dir = dataset or run.dataset, data_dir or run.data_dir
+    if dataset is None:
         raise DataError(f"{source}: is no run, so a data set must be named (--dataset)")
-    else:
-        data = load_dataset(dataset, data_dir)
+    data = load_dataset(dataset, data_dir)
+    names, names_from = _names(known, classes)
+    data = relabelled(data, names, planned) if names else data
     check_fit(planned, data)
-    recipe, transform = _view(planned, run, data, recipe)
-    learner = _learner(planned, weights, recipe, backend, device)
+    if not names:
+        names, names_from = _assumed_names(data, planned), "assumed: the data set's, in its order"
+    recipe, view, view_from = _view(known, data, recipe, image_size, mean, std)
+    transform = view.transform(planned.spec.in_channels)
+    usage = _usage(known, view, view_from, names, names_from)
+    learner = _learner(planned, known.weights, recipe, backend, device)
     size = recipe.batch_size if batch_size is None else batch_size
     start, batches = time.perf_counter(), itertools.count(1)
 
@@ -107,6 +147,7 @@ def evaluate(
         images_per_second=len(data.test) / (time.perf_counter() - start),
         backend=get_backend(backend).name,
         device=learner.device,
+        usage=usage,
     )
 
 
@@ -119,6 +160,11 @@ def predict(
     network: str | None = None,
     backend: str | None = None,
     device: str = "auto",
+    image_size: tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    classes: Sequence[str] = (),
+    callback: Callable[[Usage], object] | None = None,
 ) -> list[list[Guess]]:
     """Return the most likely classes of each image file, the likeliest first.
 
@@ -126,10 +172,15 @@ def predict(
         source: a run's folder, or a checkpoint in any format that :func:`resnet_xf.convert` reads.
         images: paths of image files.
         top: number of classes for each image.
-        recipe: as in :func:`evaluate`; if None, the run's, or ``imagenet`` for other checkpoints.
+        recipe: as in :func:`evaluate`; if None, the checkpoint's own, or ``imagenet`` where it does not tell.
         network: as in :func:`evaluate`.
         backend: as in :func:`resnet_xf.train`.
         device: as in :func:`resnet_xf.train`.
+        image_size: as in :func:`evaluate`.
+        mean: as in :func:`evaluate`.
+        std: as in :func:`evaluate`.
+        classes: as in :func:`evaluate`.
+        callback: called once, with the preprocessing and the classes that are used.
 
     Raises:
         ResNetXFError: if an argument is wrong, by the subclass for its kind.
@@ -138,11 +189,14 @@ def predict(
         raise DataError(f"{images}: give a list of images, even of one")
     if top < 1:
         raise DataError(f"top: expected 1 class or more, got {top}")
-    planned, weights, run = _read(source, network)
-    recipe, transform = _view(planned, run, None, recipe)
-    classes = run.classes if run else ()
+    known = _read(source, network)
+    recipe, view, view_from = _view(known, None, recipe, image_size, mean, std)
+    transform = view.transform(known.planned.spec.in_channels)
+    classes, classes_from = _names(known, classes)
+    if callback is not None:
+        callback(_usage(known, view, view_from, classes, classes_from))
     inputs = [transform.one(read_image(path)) for path in images]
-    learner = _learner(planned, weights, recipe, backend, device)
+    learner = _learner(known.planned, known.weights, recipe, backend, device)
     guesses = []
     for batch in inputs:
         outputs = learner.outputs(batch)[0].astype(np.float64)
@@ -154,24 +208,130 @@ def predict(
     return guesses
 
 
-def _read(source: str | Path, network: str | None) -> tuple[Plan, Weights, Header | None]:
-    """Return a checkpoint's network and weights, and the header of the run that trained it, if it is a run's."""
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """A checkpoint: its network, its weights and its description; and the header of its run, if it is a run's."""
+
+    source: str
+    planned: Plan
+    weights: Weights
+    description: Description
+    run: Header | None = None
+
+
+def _read(source: str | Path, network: str | None) -> _Known:
+    """Read a checkpoint. Raises WeightsError if its description does not fit its network."""
     path = Path(source)
     if path.is_dir() or (path.suffix == ".safetensors" and path.is_file() and RUN_KEY in read_arrays(path)[1]):
         checkpoint = load_checkpoint(path)
-        return plan(checkpoint.spec), checkpoint.weights, checkpoint.header
-    identity = identify(read_checkpoint(path), plan(network).spec if network else None)
-    return identity.plan, identity.weights, None
+        description = describe_run(checkpoint.header.to_complete_json(), checkpoint.spec)
+        return _Known(str(source), plan(checkpoint.spec), checkpoint.weights, description, checkpoint.header)
+    file = read_checkpoint(path)
+    identity = identify(file, plan(network).spec if network else None)
+    description = file.description or Description()
+    try:
+        description.check(identity.plan.spec)
+    except WeightsError as error:
+        raise WeightsError(f"{source}: its description does not fit: {error}") from None
+    return _Known(str(source), identity.plan, identity.weights, description)
+
+
+def _names(known: _Known, classes: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Return the names of the network's outputs and where they are from: the ones given, or the checkpoint's own."""
+    spec = known.planned.spec
+    if not classes:
+        own = known.description.classes
+        return own, "the checkpoint's" if own else "unknown; shown by their numbers from 0"
+    if len(classes) != spec.num_classes:
+        raise DataError(
+            f"classes: expected a name for each of the {spec.num_classes} classes of {spec.name}, got {len(classes)} "
+            f"({classes[0]}, …); name all, in the order of the network's outputs"
+        )
+    return tuple(classes), "given"
+
+
+def relabelled(data: Dataset, names: tuple[str, ...], planned: Plan) -> Dataset:
+    """Return a data set with the labels of a network whose outputs have these names.
+
+    Raises:
+        DataError: if the data set has a class that the network has not, or one that it has twice.
+    """
+    if data.classes == names:
+        return data
+    network = planned.spec.name
+    for title in data.classes:
+        if names.count(title) != 1:
+            has = f"two classes {title}" if title in names else "no class of this name"
+            raise DataError(
+                f"{data.name}: has the class {title}, and {network} has {has} ({', '.join(names[:10])}, …); "
+                "rename the class, or name the network's classes in their order (--classes)"
+            )
+    labels = np.array([names.index(title) for title in data.classes], np.int64)
+    halves = (dataclasses.replace(half, labels=labels[half.labels]) for half in (data.train, data.test))  # type: ignore[type-var]
+    return Dataset(data.name, data.channels, names, *halves)
+
+
+def _assumed_names(data: Dataset, planned: Plan) -> tuple[str, ...]:
+    """Return the data set's classes as the network's. Raises DataError if their numbers differ."""
+    spec = planned.spec
+    if len(data.classes) != spec.num_classes:
+        raise DataError(
+            f"{data.name}: has {len(data.classes)} classes and {spec.name} has {spec.num_classes}, whose names are not "
+            f"known, so labels could be shifted; name all {spec.num_classes} in the network's order (--classes)"
+        )
+    return data.classes
 
 
 def _view(
-    planned: Plan, run: Header | None, data: Dataset | None, recipe: Recipe | str | Path | None
-) -> tuple[Recipe, Transform]:
-    """Return the recipe that was asked for, else the run's or the data set's, and its transform of images."""
-    if recipe is None and run is not None:
-        return run.recipe, transform_of(planned, run.recipe, run.mean, run.std)
-    recipe = get_recipe(recipe or default_recipe(data.name if data else ""))
-    return recipe, transform_of(planned, recipe, *normalisation(recipe, data))
+    known: _Known,
+    data: Dataset | None,
+    recipe: Recipe | str | Path | None,
+    image_size: tuple[int, int] | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> tuple[Recipe, Preprocessing, str]:
+    """Return the recipe that was asked for, else the checkpoint's or the data set's; the preprocessing; its origin."""
+    planned, own = known.planned, known.description.preprocessing
+    refuse(
+        DataError,
+        {
+            f"mean: expected values for pixels of 0…1, got {mean}; divide mean and std by 255": mean is not None
+            and max(map(abs, mean)) > 1,
+            "mean: give mean and std both or neither": (mean is None) != (std is None),
+        },
+    )
+    chosen = known.run.recipe if known.run and recipe is None else get_recipe(recipe or _default_recipe(data))
+    if own is not None and recipe is None:
+        view, origin = own, "the checkpoint's"
+    else:
+        where = normalisation(chosen, data) if mean is None or std is None else (mean, std)
+        shown = transform_of(planned, chosen, *where)
+        crop = TEST_CROPS[chosen.augmentation.crop]
+        view = Preprocessing(image_size=shown.size, crop=crop, mean=shown.mean, std=shown.std)
+        origin = f"recipe {chosen.name}" if recipe else f"assumed: recipe {chosen.name}; the checkpoint does not tell"
+    given: dict[str, Any] = {} if image_size is None else {"image_size": tuple(image_size)}
+    if mean is not None and std is not None:
+        given |= {"mean": tuple(mean), "std": tuple(std), "scale": 1}
+    if given:
+        view = msgspec.structs.replace(view, **given)
+        origin = f"{', '.join(key for key in given if key != 'scale')} given; otherwise {origin}"
+    view.transform(planned.spec.in_channels)
+    return chosen, view, origin
+
+
+def _default_recipe(data: Dataset | None) -> str:
+    return default_recipe(data.name if data else "")
+
+
+def _usage(known: _Known, view: Preprocessing, view_from: str, names: tuple[str, ...], names_from: str) -> Usage:
+    warnings = () if known.description.trained else (f"{known.source}: {UNTRAINED}",)
+    return Usage(
+        preprocessing=view,
+        preprocessing_from=view_from,
+        classes=names,
+        classes_from=names_from,
+        warnings=warnings,
+    )
 
 
 def _learner(planned: Plan, weights: Weights, recipe: Recipe, backend: str | None, device: str) -> Learner:

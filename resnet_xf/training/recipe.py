@@ -16,12 +16,12 @@ from resnet_xf.architecture.spec import Name, ResNetSpec, Side
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.data import IMAGENET_MEAN, IMAGENET_STD, Crop
 from resnet_xf.errors import RecipeError, refuse
+from resnet_xf.formats.description import Channel
 from resnet_xf.support.documents import Document, Struct
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Epoch = Annotated[float, Meta(gt=0, le=100_000)]
 Epochs = Annotated[float, Meta(ge=0, le=100_000)]
-Channel = Annotated[tuple[Annotated[float, Meta(ge=-1e30, le=1e30)], ...], Meta(min_length=1)]
 
 MOST_STEPS = 2**24
 """The most steps of a run; the ``imagenet`` recipe makes 450,000 of ImageNet."""

@@ -57,11 +57,6 @@ class Case(Document, frozen=True, kw_only=True):
         return self.spec, self.seed, self.mode, self.image_size, self.device, self.threads
 
     @property
-    def key(self) -> tuple[object, ...]:
-        """All fields, as a tuple. Cases of two reports with equal keys measured the same."""
-        return (*self.group, self.library, self.backend, self.preset, self.precision, self.batch)
-
-    @property
     def group_title(self) -> str:
         """The group in words: ``resnet18, infer, 224×224, cpu, 4 threads``."""
         (height, width), unit = self.image_size, "thread" if self.threads == 1 else "threads"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import timeit
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -251,14 +252,11 @@ class Engine:
     def ceiling(self) -> float | None:
         """Operations per second of the fastest large matrix product; None if this precision has none on the device."""
         size = MATRIX_SIZE[self.device.partition(":")[0]]
-        times = []
+        times: list[float] = []
         with suppress(RuntimeError, MemoryError):
             for multiply in self.bench.products(size, self.case.precision, self.device):
                 multiply()
-                for _ in range(7):
-                    start = time.perf_counter()
-                    multiply()
-                    times.append(time.perf_counter() - start)
+                times += timeit.repeat(multiply, number=1, repeat=7)
         return 2 * size**3 / min(times) if times else None
 
 

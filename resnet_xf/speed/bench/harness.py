@@ -38,7 +38,7 @@ TURNS, LONGEST, MOST = 10, 1.0, 60
 largest number of turns in a launch. Many short turns give a narrower interval than few long ones."""
 
 HEADROOM = 1.5
-"""Another process is started only if this many times the largest peak memory of those running is free."""
+"""Another process is started only if more than this many times the largest peak of those running is free."""
 
 SEARCH, GAIN = 0.5, 1.03
 """In the search for the best batch: the seconds of a turn, and how many times as fast a larger batch must be to pay."""
@@ -189,10 +189,9 @@ class _Runner:
                 done = self.worker.ask(seconds, Round)
             except ProcessDied as died:
                 self.failure = died
-                self.worker.end()
-            else:
-                if keep:
-                    self.rounds[turn] = done
+                return
+            if keep:
+                self.rounds[turn] = done
 
     def finish(self, ceilings: Ceilings) -> Row:
         """End the process, and return its result, or a row without one if it died.
@@ -232,14 +231,8 @@ def _unmeasured(case: Case, error: Exception) -> Row:
 class _Group:
     """Cases that are compared with the first of them, in one launch.
 
-    Attributes:
-        cases: the cases.
-        turns, seconds: how many turns each case has, and how long a turn is.
-        folder: for temporary files and the reference outputs.
-        stack: ends all processes when it is closed.
-        progress: called after each part.
-        launch: the launch's number, from 0.
-        ceilings: filled by :meth:`measure`.
+    ``stack`` ends all processes when it is closed; ``folder`` is for temporary files and the reference outputs.
+    :meth:`measure` fills ``ceilings``.
     """
 
     cases: list[Case]
@@ -317,11 +310,7 @@ class _Progress:
 
 
 def _fits_another(runners: Sequence[_Runner]) -> bool:
-    """Estimate whether one more process fits into the free memory beside these, of which there is at least one.
-
-    It must be more than ``HEADROOM`` times their largest peak. True if the free memory is unknown. False on a GPU,
-    where a process may need all of it.
-    """
+    """Whether one more process probably fits into the free memory, if that is known; never on a GPU."""
     if any(runner.case.device != "cpu" for runner in runners):
         return False
     available = memory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from statistics import median
 from typing import Annotated
@@ -277,27 +277,30 @@ def compare(before: BenchReport, after: BenchReport) -> Comparison:
     Raises:
         BenchError: if they have no case in common.
     """
-    old, new = ({case.key: (case, result) for case, result in measured(report.rows)} for report in (before, after))
+    old, new = (dict(measured(report.rows)) for report in (before, after))
     if old.keys().isdisjoint(new):
-        differences = _differences(*([case for case, _ in one.values()] for one in (old, new)))
-        raise BenchError(f"no case was measured in both: {differences}; measure both with the same options")
-    changes = []
-    for key, (_, first) in old.items():
-        if key in new:
-            case, second = new[key]
-            quotient = unpaired(second.by_launch, first.by_launch)
-            changes.append(Change(case=case, before=first.speed, after=second.speed, ratio=quotient))
+        raise BenchError(f"no case was measured in both: {_differences(old, new)}; measure both with the same options")
+    changes = tuple(
+        Change(
+            case=case,
+            before=result.speed,
+            after=new[case].speed,
+            ratio=unpaired(new[case].by_launch, result.by_launch),
+        )
+        for case, result in old.items()
+        if case in new
+    )
     names = dict.fromkeys((*before.environment, *after.environment))
     values = {name: (before.environment.get(name, "none"), after.environment.get(name, "none")) for name in names}
     return Comparison(
-        changes=tuple(changes),
-        only_before=tuple(f"{case.group_title}: {case}" for key, (case, _) in old.items() if key not in new),
-        only_after=tuple(f"{case.group_title}: {case}" for key, (case, _) in new.items() if key not in old),
+        changes=changes,
+        only_before=tuple(f"{case.group_title}: {case}" for case in old if case not in new),
+        only_after=tuple(f"{case.group_title}: {case}" for case in new if case not in old),
         environment={name: (one, two) for name, (one, two) in values.items() if one != two},
     )
 
 
-def _differences(before: Sequence[Case], after: Sequence[Case]) -> str:
+def _differences(before: Collection[Case], after: Collection[Case]) -> str:
     """Why two reports have no case in common: the fields in which no value of the one is a value of the other."""
     if not before or not after:
         return "in one of them, nothing was"

@@ -1,8 +1,7 @@
-"""The process that measures one case: the messages that it exchanges with its parent, and both ends of them.
+"""The process that measures one case: its messages, and both ends of them.
 
-The process builds, checks and warms up the network, and sends :class:`Ready`; or :class:`Refused`. Then it answers each
-request: to a number of seconds with a :class:`Round`, to ``memory`` with :class:`PeakMemory`, to ``ceiling`` with
-:class:`Ceiling`.
+It builds, checks and warms up the network, and sends :class:`Ready` or :class:`Refused`. Then it answers each request:
+a number of seconds with a :class:`Round`, ``memory`` with :class:`PeakMemory`, ``ceiling`` with :class:`Ceiling`.
 """
 
 from __future__ import annotations
@@ -111,6 +110,7 @@ class Worker:
         try:
             message: Message = self._child.receive(LONGEST)
         except TimeoutError:
+            self.end()
             raise ProcessDied(f"the process gave no answer in {LONGEST / 60:.0f} minutes") from None
         except ProcessDied as died:
             lines = [line for line in self._output.read_text(errors="replace").splitlines() if line.strip()]
