@@ -179,7 +179,7 @@ def test_threads_end_when_iteration_is_left_and_stay_a_few_batches_ahead() -> No
 def test_what_fails_in_a_thread_is_raised_as_itself_where_its_batch_would_come(files, tmp_path) -> None:
     (tmp_path / "2.png").write_bytes(b"no image")
     came = []
-    with pytest.raises(DataError, match=r"2\.png: not a readable image"):
+    with pytest.raises(DataError, match=r"2\.png: not readable as an image"):
         came.extend(batch.number for batch in Batches(files, Transform((8, 8), 3), 1))
     assert came == [0, 1]
     assert not background()

@@ -27,10 +27,11 @@ import pytest
 from PIL import Image
 
 import resnet_xf
-from resnet_xf import ResNetSpec, get_recipe, list_models
+from resnet_xf import ResNetSpec, get_recipe, get_spec, list_models
 from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.spec import SqueezeExcitation, Stage, Stem
 from resnet_xf.cli.application import COMMANDS
+from resnet_xf.formats.description import Description
 from resnet_xf.ladder.accuracy.equivalence import Equivalence, compare
 from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe, Schedule
 
@@ -123,7 +124,7 @@ def test_marks_say_why() -> None:
     for block in (block for page in PAGES for language in ("sh", "python") for block in blocks(page, language)):
         assert re.fullmatch(r"(not run: .{6,}|run with: -.+)?", block.mark), f"{block}: {block.mark!r}"
     languages = {word for page in PAGES for word in re.findall(r"^```(\w+)$", page.read_text("utf-8"), re.MULTILINE)}
-    assert languages <= {"sh", "python", "toml", "diff"}, "a block of another language is not run"
+    assert languages <= {"sh", "python", "toml", "diff", "json"}, "a block of another language is not run"
 
 
 @pytest.mark.parametrize("language", ["sh", "python"])
@@ -183,6 +184,14 @@ def test_the_same_network_stands_there_in_python_and_in_toml() -> None:
     exec(next(blocks(ROOT / "docs" / "getting-started.md", "python")).code.partition("for row")[0], scope)
     assert scope["spec"] == spec
     assert plan(spec)
+
+
+def test_every_json_block_describes_a_checkpoint() -> None:
+    shown = [block for page in PAGES for block in blocks(page, "json")]
+    assert len(shown) == 1
+    description = Description.from_json(shown[0].code)
+    assert description.classes == ("cat", "dog")
+    description.check(get_spec("resnet18"))
 
 
 def test_the_recipe_in_toml_is_one(tmp_path) -> None:
