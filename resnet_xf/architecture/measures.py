@@ -109,13 +109,19 @@ def roundings(rows: Sequence[Row]) -> float:
     return max(1, layers) + max(pixels, default=0) / 12
 
 
-def rounding_bound(precision: str, steps: float, gain: float = 1.0) -> float:
+def largest_rounding(precision: str, steps: float, gain: float = 1.0) -> float:
     """The largest relative error that rounding alone explains in a correct result.
 
     Independent rounding errors grow as the square root of their number (Higham 2002, section 2.8). A network that
     magnifies a small change of its input by ``gain`` magnifies its rounding errors too. A gain that is not finite
-    counts as 1, else any two networks that overflow would agree. No bound is above √epsilon: a result with half of
-    its digits wrong proves nothing.
+    counts as 1, else any two networks that overflow would agree.
     """
-    bound = HEADROOM * EPSILON[precision] * sqrt(steps) * (max(1.0, gain) if isfinite(gain) else 1.0)
-    return min(bound, sqrt(EPSILON[precision]))
+    return HEADROOM * EPSILON[precision] * sqrt(steps) * (max(1.0, gain) if isfinite(gain) else 1.0)
+
+
+def rounding_bound(precision: str, steps: float, gain: float = 1.0) -> float:
+    """The bound of a relative error: :func:`largest_rounding`, but at most √epsilon.
+
+    A result with half of its digits wrong proves nothing.
+    """
+    return min(largest_rounding(precision, steps, gain), sqrt(EPSILON[precision]))

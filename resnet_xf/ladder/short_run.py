@@ -98,6 +98,11 @@ class ShortRun:
         return 2 * roundings(self.rows)
 
     @property
+    def rates(self) -> list[float]:
+        """The learning rate of each step."""
+        return [float(rate) for rate in learning_rates(self.recipe, self.steps // 2)]
+
+    @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Numbers of pairs of steps, from 1: the first two, two across the end of the warm-up, two across the drop."""
         quarter = self.steps // 4
@@ -148,14 +153,14 @@ class ShortRun:
         half = data.train.take(np.arange(self.batch_size * self.steps // 2))
         crop = recipe.augmentation
         transform = Transform(self.size, shown, crop.crop, crop.flip, crop.padding, (MEAN,), (STD,))
-        rates = iter(learning_rates(recipe, self.steps // 2))
+        rates = iter(self.rates)
         # The same digit in every channel, each fainter than the one before, so that no two channels are equal.
         tints = np.linspace(1, 0.5, self.channels, dtype=np.float32)[:, None, None]
         for epoch in range(recipe.epochs):
             for batch in Batches(half, transform, self.batch_size, seed=self.seed, epoch=epoch, threads=1):
                 images = batch.images[:, np.arange(self.channels) % shown] * tints
                 smoothed = targets(batch.labels % self.classes, self.classes, recipe.label_smoothing, batch.size)
-                yield TrainingStep(images, smoothed, float(next(rates)))
+                yield TrainingStep(images, smoothed, next(rates))
 
 
 def lockstep_run(planned: Plan, seed: int) -> ShortRun:

@@ -11,7 +11,14 @@ from math import prod, sqrt
 
 import numpy as np
 
-from resnet_xf.architecture.measures import EPSILON, HEADROOM, layer_of, layer_sizes, rounding_bound, tensor_errors
+from resnet_xf.architecture.measures import (
+    EPSILON,
+    largest_rounding,
+    layer_of,
+    layer_sizes,
+    rounding_bound,
+    tensor_errors,
+)
 from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.weights import VELOCITY, Array, Weights
 from resnet_xf.backend.learner import Learner
@@ -173,7 +180,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     run = subject.lockstep_run
     start = {name: array.astype(np.float64) for name, array in subject.weights.items()}
     noise = {VELOCITY + layer: gain for layer, gain in sensitivities(sides).items()}
-    momentum, rates = run.recipe.optimizer.momentum, [step.learning_rate for step in run]
+    momentum, rates = run.recipe.optimizer.momentum, run.rates
     judged, power = _Judged(), dict.fromkeys(SMALLEST, 0.0)
     numbers = _numbers(run)
     runs = [states(side, numbers, growing=side is first) for side in sides]
@@ -231,7 +238,7 @@ class _Judged:
     def see(self, error: float, gain: float, where: str) -> bool:
         """Add an error. Return whether rounding explains it."""
         self.count += 1
-        if MOST < error <= HEADROOM * EPSILON["float64"] * sqrt(self.roundings) * gain:
+        if MOST < error <= largest_rounding("float64", self.roundings, gain):
             self.chaotic += 1
             return True
         return self.worst.see(error, self.bound(gain), where)
