@@ -9,6 +9,7 @@ from .backend.registry import build, features, get_backend, list_backends
 from .data import load_dataset
 from .formats.convert import convert, write_checkpoint
 from .formats.files import read_checkpoint
+from .formats.load import load
 from .ladder.capture.against import capture, parity_against
 from .ladder.climb import assert_parity, parity
 from .ladder.pair.pairs import suggest_names
@@ -44,6 +45,7 @@ __all__ = [
     "get_spec",
     "list_backends",
     "list_models",
+    "load",
     "load_dataset",
     "load_weights",
     "optimize",

@@ -29,7 +29,9 @@ def named_blocks(block: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def own_weights(block: Any) -> dict[str, Any]:
     """Return the parameters of one block by our names, without those that a batch norm does not use."""
-    unused = ("gamma", "beta") if isinstance(block, mx.gluon.nn.BatchNorm) and block._kwargs["fix_gamma"] else ()
+    unused: list[str] = []
+    if isinstance(block, mx.gluon.nn.BatchNorm):
+        unused = [name for name in ("gamma", "beta") if not block._reg_params[name]._differentiable]
     params = block._reg_params.items()
     return {NEUTRAL_WORDS.get(name, name): param for name, param in params if name not in unused}
 

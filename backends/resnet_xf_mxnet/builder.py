@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from resnet_xf.architecture import nodes
@@ -24,20 +26,37 @@ def build(node: Node, name: str = "") -> Any:
             return nn.Conv2D(
                 out, kernel, stride, padding, dilation, groups, use_bias=bias, in_channels=channels, prefix=prefix
             )
-        case nodes.Norm(channels, eps, momentum, affine):
+        case nodes.Norm(channels, eps, momentum, scale, shift):
             return nn.BatchNorm(
-                momentum=1 - momentum, epsilon=eps, center=affine, scale=affine, in_channels=channels, prefix=prefix
+                momentum=1 - momentum, epsilon=eps, center=shift, scale=scale, in_channels=channels, prefix=prefix
             )
+        case nodes.GroupNorm(channels, groups, eps):
+            return GroupNorm(channels, groups, eps, prefix)
+        case nodes.Activation(function="softmax"):
+            return Function("Softmax()", _softmax, prefix)
+        case nodes.LeakyReLU(slope, float32):
+            exact = Function(repr(node), partial(_leaky, slope), prefix)
+            return nn.LeakyReLU(slope, prefix=prefix) if float32 else exact
+        case nodes.Clip(low, high):
+            return Function(repr(node), partial(_clip, low, high), prefix)
+        case nodes.Scale(shift, scale):
+            return Function(repr(node), partial(_scale, shift, scale), prefix)
+        case nodes.Dropout(rate):
+            return nn.Dropout(rate, prefix=prefix)
+        case nodes.RadixSum(radix):
+            return Function(repr(node), partial(_radix_sum, radix), prefix)
+        case nodes.RadixSoftmax(radix, cardinality):
+            return Function(repr(node), partial(_radix_softmax, radix, cardinality), prefix)
         case nodes.Activation(function=function):
             return nn.Activation(function, prefix=prefix)
-        case nodes.PReLU():
-            return ExactPReLU(in_channels=node.channels, prefix=prefix)
+        case nodes.PReLU(channels, float32):
+            return (nn.PReLU if float32 else ExactPReLU)(in_channels=channels, prefix=prefix)
         case nodes.Pad():
             return ZeroPad(node.after, prefix=prefix)
         case nodes.Pool("max", kernel, stride, padding, ceil):
             return nn.MaxPool2D(kernel, stride, padding, ceil_mode=ceil, prefix=prefix)
-        case nodes.Pool("avg", kernel, stride, padding, ceil):
-            return nn.AvgPool2D(kernel, stride, padding, ceil_mode=ceil, count_include_pad=False, prefix=prefix)
+        case nodes.Pool("avg", kernel, stride, padding, ceil, counts):
+            return nn.AvgPool2D(kernel, stride, padding, ceil_mode=ceil, count_include_pad=counts, prefix=prefix)
         case nodes.GlobalPool():
             return nn.GlobalAvgPool2D(prefix=prefix)
         case nodes.Flatten():
@@ -65,6 +84,72 @@ class ExactPReLU(mx.gluon.nn.PReLU):
 
     def hybrid_forward(self, F: Any, x: Any, alpha: Any) -> Any:  # noqa: N803
         return F.where(x > 0, x, F.broadcast_mul(x, alpha.reshape((1, -1, 1, 1))))
+
+
+class GroupNorm(mx.gluon.HybridBlock):
+    """Group norm with a scale and a shift for each channel. MXNet's own has them for each group."""
+
+    def __init__(self, channels: int, groups: int, eps: float, prefix: str) -> None:
+        super().__init__(prefix=prefix)
+        self._groups, self._eps = groups, eps
+        with self.name_scope():
+            self.gamma = self.params.get("gamma", shape=(channels,), init="ones")
+            self.beta = self.params.get("beta", shape=(channels,), init="zeros")
+
+    def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any) -> Any:  # noqa: N803
+        grouped = F.reshape(x, shape=(0, self._groups, -1))
+        centred = F.broadcast_sub(grouped, F.mean(grouped, axis=2, keepdims=True))
+        variance = F.mean(F.square(centred), axis=2, keepdims=True)
+        normal = F.reshape_like(F.broadcast_div(centred, F.sqrt(variance + self._eps)), x)
+        return F.broadcast_add(F.broadcast_mul(normal, gamma.reshape((1, -1, 1, 1))), beta.reshape((1, -1, 1, 1)))
+
+
+class Function(mx.gluon.HybridBlock):
+    """A layer without weights: ``function(F, x)``, where ``F`` is ``mx.nd`` or ``mx.sym``."""
+
+    def __init__(self, name: str, function: Callable[[Any, Any], Any], prefix: str) -> None:
+        super().__init__(prefix=prefix)
+        self._title, self._function = name, function
+
+    def __repr__(self) -> str:
+        return self._title
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
+        return self._function(F, x)
+
+
+def _softmax(F: Any, x: Any) -> Any:  # noqa: N803
+    return F.softmax(x, axis=1)
+
+
+def _clip(low: float, high: float, F: Any, x: Any) -> Any:  # noqa: N803
+    return F.clip(x, low, high)
+
+
+def _leaky(slope: float, F: Any, x: Any) -> Any:  # noqa: N803
+    """A leaky ReLU in the dtype of its input. MXNet's operator multiplies in float32, even for float64."""
+    return F.where(x > 0, x, x * slope)
+
+
+def _scale(shift: tuple[float, ...], scale: tuple[float, ...], F: Any, x: Any) -> Any:  # noqa: N803
+    """``(x - shift) * scale``, channel by channel if the constants differ: MXNet has no constant arrays."""
+    channels = max(len(shift), len(scale))
+    if channels == 1:
+        return (x - shift[0]) * scale[0]
+    parts = [
+        (F.slice_axis(x, axis=1, begin=n, end=n + 1) - shift[n % len(shift)]) * scale[n % len(scale)]
+        for n in range(channels)
+    ]
+    return F.concat(*parts, dim=1)
+
+
+def _radix_sum(radix: int, F: Any, x: Any) -> Any:  # noqa: N803
+    return F.sum(F.reshape(x, shape=(0, -4, radix, -1, 0, 0)), axis=1)
+
+
+def _radix_softmax(radix: int, cardinality: int, F: Any, x: Any) -> Any:  # noqa: N803
+    groups = F.transpose(F.reshape(x, shape=(0, cardinality, radix, -1)), axes=(0, 2, 1, 3))
+    return F.reshape(F.softmax(groups, axis=1), shape=(0, -1, 1, 1))
 
 
 class ZeroPad(mx.gluon.HybridBlock):

@@ -20,20 +20,38 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
     match node:
         case nodes.Conv(channels, out, kernel, stride, padding, dilation, groups, bias):
             return nn.Conv2d(channels, out, kernel, stride, padding, dilation, groups, bias)
-        case nodes.Norm(channels, eps, momentum, affine):
-            return nn.BatchNorm2d(channels, eps, momentum, affine)
+        case nodes.Norm():
+            return _norm(node)
+        case nodes.GroupNorm(channels, groups, eps):
+            return nn.GroupNorm(groups, channels, eps)
         case nodes.Activation(function="relu"):
             return nn.ReLU(inplace=fresh)
         case nodes.Activation(function="sigmoid"):
             return nn.Sigmoid()
-        case nodes.PReLU():
-            return nn.PReLU(node.channels)
+        case nodes.Activation(function="tanh"):
+            return nn.Tanh()
+        case nodes.Activation(function="softmax"):
+            return nn.Softmax(1)
+        case nodes.LeakyReLU(slope, float32):
+            return (Float32LeakyReLU if float32 else nn.LeakyReLU)(slope)
+        case nodes.Clip(low, high):
+            return Clip(low, high)
+        case nodes.PReLU(channels, float32):
+            return (Float32PReLU if float32 else nn.PReLU)(channels)
+        case nodes.Scale(shift, scale):
+            return Scale(shift, scale)
+        case nodes.Dropout(rate):
+            return nn.Dropout(rate)
         case nodes.Pad():
             return nn.ZeroPad2d((0, node.after, 0, node.after))
         case nodes.Pool("max", kernel, stride, padding, ceil):
             return nn.MaxPool2d(kernel, stride, padding, ceil_mode=ceil)
-        case nodes.Pool("avg", kernel, stride, padding, ceil):
-            return nn.AvgPool2d(kernel, stride, padding, ceil_mode=ceil, count_include_pad=False)
+        case nodes.Pool("avg", kernel, stride, padding, ceil, counts_padding):
+            return nn.AvgPool2d(kernel, stride, padding, ceil, counts_padding)
+        case nodes.RadixSum(radix):
+            return RadixSum(radix)
+        case nodes.RadixSoftmax(radix, cardinality):
+            return RadixSoftmax(radix, cardinality)
         case nodes.GlobalPool():
             return nn.AdaptiveAvgPool2d(1)
         case nodes.Flatten():
@@ -51,6 +69,81 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
         case nodes.Gate():
             return ChannelGate(node)
     raise TypeError(f"{node!r} is not a node")
+
+
+def _norm(node: nodes.Norm) -> nn.Module:
+    """Build a batch norm. PyTorch's own has a scale and a shift or neither, but computes with any of them."""
+    kind = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}[node.axes]
+    norm = kind(node.channels, node.eps, node.momentum, node.scale and node.shift)
+    if node.scale != node.shift:
+        word, start = ("weight", 1.0) if node.scale else ("bias", 0.0)
+        setattr(norm, word, nn.Parameter(torch.full((node.channels,), start)))
+    return norm
+
+
+class Float32PReLU(nn.PReLU):
+    """A PReLU whose products are rounded to float32, as MXNet's operator does in float64 networks."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.float64:
+            return super().forward(x)
+        return torch.where(x > 0, x, nn.functional.prelu(x.float(), self.weight.float()).double())
+
+
+class Float32LeakyReLU(nn.LeakyReLU):
+    """A leaky ReLU whose products are rounded to float32, as MXNet's operator does in float64 networks."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.float64:
+            return super().forward(x)
+        return torch.where(x > 0, x, nn.functional.leaky_relu(x.float(), self.negative_slope).double())
+
+
+class Scale(nn.Module):
+    """``(x - shift) * scale``. The constants are no part of the ``state_dict``."""
+
+    def __init__(self, shift: tuple[float, ...], scale: tuple[float, ...]) -> None:
+        super().__init__()
+        self.shift, self.scale = shift, scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self._constant(self.shift, x)) * self._constant(self.scale, x)
+
+    def _constant(self, values: tuple[float, ...], x: torch.Tensor) -> torch.Tensor | float:
+        return values[0] if len(values) == 1 else x.new_tensor(values)[:, None, None]
+
+
+class Clip(nn.Module):
+    """Limit values, with a gradient of 1 at the limits as in MXNet."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(self.low, self.high)
+
+
+class RadixSum(nn.Module):
+    """Sum ``radix`` groups of channels."""
+
+    def __init__(self, radix: int) -> None:
+        super().__init__()
+        self.radix = radix
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(len(x), self.radix, -1, *x.shape[2:]).sum(1)
+
+
+class RadixSoftmax(nn.Module):
+    """Softmax over ``radix``; the channels become radix-major."""
+
+    def __init__(self, radix: int, cardinality: int) -> None:
+        super().__init__()
+        self.groups = cardinality, radix
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(len(x), *self.groups, -1).transpose(1, 2).softmax(1).reshape(x.shape)
 
 
 class Sum(nn.Module):

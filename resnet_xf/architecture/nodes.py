@@ -1,8 +1,7 @@
-"""The nodes of a plan: one frozen dataclass for each kind of layer and each kind of container.
+"""The nodes of a plan: the layers of :mod:`resnet_xf.architecture.layers`, and the containers that hold them.
 
-A layer's node says all that is particular to its kind: the arguments of a framework's layer, its arrays with their
-first values, and the shape of its output. A container's node says how data flows through its children, once for shapes
-and for every framework. To add a kind, add a class here and one ``case`` to each backend's builder.
+A container's node says how data flows through its children, once for shapes and for every framework. To add a kind of
+layer, add a class there and one ``case`` to each backend's builder.
 
 A tree of nodes is a network or a part of one, and any node can be built alone. A node's dotted name, as
 ``layer1.0.conv1``, is torchvision's and timm's; modules, trace rows and arrays have the same name. Tensors are
@@ -14,59 +13,74 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from typing import Any, Literal, TypeAlias
 
-from resnet_xf.architecture.rules import NEAR_1, Arrays, ArraySpec, Shape, expect, kernel_and_bias, windows
-from resnet_xf.architecture.windows import pool_settings, window_settings
+from resnet_xf.architecture.layers import (
+    STATISTICS,
+    WEIGHTED,
+    Activation,
+    Add,
+    Change,
+    Children,
+    Clip,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalPool,
+    GroupNorm,
+    LeakyReLU,
+    Linear,
+    Node,
+    Norm,
+    Pad,
+    Pool,
+    PReLU,
+    RadixSoftmax,
+    RadixSum,
+    Scale,
+    is_statistic,
+)
+from resnet_xf.architecture.rules import Shape
 from resnet_xf.errors import ShapeError
 
-STATISTICS = ("running_mean", "running_var")
-"""The arrays of a batch norm that a forward pass in training updates; no gradient does."""
+__all__ = [
+    "STATISTICS",
+    "WEIGHTED",
+    "Activation",
+    "Add",
+    "Chain",
+    "Change",
+    "Children",
+    "Clip",
+    "Container",
+    "Conv",
+    "Dropout",
+    "Flatten",
+    "Gate",
+    "GlobalPool",
+    "GroupNorm",
+    "LeakyReLU",
+    "Linear",
+    "Node",
+    "Norm",
+    "PReLU",
+    "Pad",
+    "Pool",
+    "RadixSoftmax",
+    "RadixSum",
+    "Residual",
+    "Scale",
+    "Sequential",
+    "Taps",
+    "interpret",
+    "is_statistic",
+    "join",
+    "output_shapes",
+    "walk",
+]
 
-
-def is_statistic(name: str) -> bool:
-    """Whether an array is a running statistic: ``bn1.running_mean``, say, or ``running_var`` alone."""
-    return name.rpartition(".")[2] in STATISTICS
-
-
-WEIGHTED = ("conv", "norm", "linear", "prelu")
-"""The kinds of layers with arrays of their own."""
-
-
-class Node:
-    """A layer, which overrides :meth:`output_shape`, and :meth:`arrays` if it has weights; or a :class:`Container`."""
-
-    __slots__ = ()
-
-    @property
-    def kind(self) -> str:
-        """The kind in one word: ``conv``, ``norm``, ``relu``, ``maxpool``, ``residual`` and so on."""
-        return type(self).__name__.lower()
-
-    def arrays(self) -> Arrays:
-        """The arrays that the layer itself has."""
-        return {}
-
-    def settings(self) -> dict[str, float]:
-        """What a framework's layer is given besides weights, as :mod:`resnet_xf.architecture.windows` names it."""
-        return {}
-
-    def output_shape(self, shape: Shape, /) -> Shape:
-        """The shape of a layer's output, from its input's. :class:`Add` and :class:`Gate` take a second shape.
-
-        Raises:
-            ShapeError: if the input does not fit; the message does not name the layer.
-        """
-        return shape
-
-    def named_children(self) -> Children:
-        """The children with their names, in the order in which they are registered, run and listed."""
-        return ()
-
-    def changed(self, change: Change) -> Node:
-        """The node with the result of ``change`` in place of each sequence of children that it holds."""
-        return self
+Run: TypeAlias = Callable[..., Any]
+Product: TypeAlias = Callable[[Any, Any], Any]
 
 
 class Container(Node):
@@ -83,179 +97,6 @@ class Container(Node):
             x: the input.
         """
         raise NotImplementedError
-
-
-Children: TypeAlias = tuple[tuple[str, Node], ...]
-Run: TypeAlias = Callable[..., Any]
-Product: TypeAlias = Callable[[Any, Any], Any]
-Change: TypeAlias = Callable[..., Children]
-"""Maps children to new children. The keyword ``read_elsewhere`` names those whose outputs other modules read too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conv(Node):
-    """A square two-dimensional convolution, padded with ``padding`` zeros on every side.
-
-    It maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``. Its kernel is
-    ``(out_channels, in_channels / groups, kernel, kernel)``.
-    """
-
-    in_channels: int
-    out_channels: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
-    groups: int = 1
-    bias: bool = False
-
-    def settings(self) -> dict[str, float]:
-        return window_settings(self.kernel, self.stride, self.padding, self.dilation, groups=self.groups)
-
-    def arrays(self) -> Arrays:
-        return kernel_and_bias(
-            self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel, bias=self.bias
-        )
-
-    def output_shape(self, shape: Shape, /) -> Shape:
-        batch, _, *sizes = expect(shape, 4, self.in_channels)
-        window = self.dilation * (self.kernel - 1) + 1
-        return (batch, self.out_channels, *(windows(size, window, self.stride, self.padding) for size in sizes))
-
-
-@dataclass(frozen=True, slots=True)
-class Norm(Node):
-    """Batch normalisation over ``(N, H, W)``. Each of its arrays is ``(channels,)``.
-
-    Attributes:
-        channels: of its input.
-        eps: added to the variance.
-        momentum: the share of the new value in the running statistics, as in PyTorch.
-        affine: whether it has a learned scale and shift.
-        zero_init: whether the scale starts at 0; this changes no arithmetic.
-    """
-
-    channels: int
-    eps: float
-    momentum: float
-    affine: bool = True
-    zero_init: bool = False
-
-    def settings(self) -> dict[str, float]:
-        return {"eps": self.eps, "momentum": self.momentum}
-
-    def arrays(self) -> Arrays:
-        shape = (self.channels,)
-        arrays = {
-            "weight": ArraySpec(shape, 0.0 if self.zero_init else 1.0, NEAR_1),
-            "bias": ArraySpec(shape, 0.0, ("normal", 0.5, 0.1)),
-            "running_mean": ArraySpec(shape),
-            "running_var": ArraySpec(shape, 1.0, NEAR_1),
-        }
-        return arrays if self.affine else {name: arrays[name] for name in STATISTICS}
-
-    def output_shape(self, shape: Shape, /) -> Shape:
-        return expect(shape, 4, self.channels)
-
-
-@dataclass(frozen=True, slots=True)
-class Activation(Node):
-    """An elementwise function."""
-
-    function: Literal["relu", "sigmoid"]
-
-    @property
-    def kind(self) -> str:
-        return self.function
-
-
-@dataclass(frozen=True, slots=True)
-class PReLU(Node):
-    """``max(x, 0) + weight * min(x, 0)``: a learned slope for each channel, 0.25 at the start (He et al. 2015a)."""
-
-    channels: int
-
-    def arrays(self) -> Arrays:
-        return {"weight": ArraySpec((self.channels,), 0.25, ("uniform", 0.1, 0.6))}
-
-    def output_shape(self, shape: Shape, /) -> Shape:
-        return expect(shape, 4, self.channels)
-
-
-@dataclass(frozen=True, slots=True)
-class Pad(Node):
-    """``after`` zeros below and to the right: ``(N, C, H, W)`` to ``(N, C, H + after, W + after)``."""
-
-    after: int
-
-    def output_shape(self, shape: Shape, /) -> Shape:
-        return (*expect(shape, 4)[:2], *(size + self.after for size in shape[2:]))
-
-
-@dataclass(frozen=True, slots=True)
-class Pool(Node):
-    """Pooling over square windows. A mean leaves the padding out; ``ceil`` rounds the output's size up."""
-
-    operation: Literal["max", "avg"]
-    kernel: int
-    stride: int
-    padding: int = 0
-    ceil: bool = False
-
-    @property
-    def kind(self) -> str:
-        return f"{self.operation}pool"
-
-    def settings(self) -> dict[str, float]:
-        counts_padding = None if self.operation == "max" else False
-        return pool_settings(self.kernel, self.stride, self.padding, ceil=self.ceil, counts_padding=counts_padding)
-
-    def output_shape(self, shape: Shape, /) -> Shape:
-        return (
-            *expect(shape, 4)[:2],
-            *(windows(n, self.kernel, self.stride, self.padding, self.ceil) for n in shape[2:]),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class GlobalPool(Node):
-    """The mean over height and width: ``(N, C, H, W)`` to ``(N, C, 1, 1)``."""
-
-    def output_shape(self, shape: Shape, /) -> Shape:
-        return (*expect(shape, 4)[:2], 1, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Flatten(Node):
-    """All axes but the first become one: ``(N, C, H, W)`` to ``(N, C·H·W)``."""
-
-    def output_shape(self, shape: Shape, /) -> Shape:
-        return (shape[0], prod(shape[1:]))
-
-
-@dataclass(frozen=True, slots=True)
-class Linear(Node):
-    """A fully connected layer: ``(N, in_features)`` to ``(N, out_features)``."""
-
-    in_features: int
-    out_features: int
-    bias: bool = True
-
-    def arrays(self) -> Arrays:
-        return kernel_and_bias(self.out_features, self.in_features, bias=self.bias)
-
-    def output_shape(self, shape: Shape, /) -> Shape:
-        return (expect(shape, 2, self.in_features)[0], self.out_features)
-
-
-@dataclass(frozen=True, slots=True)
-class Add(Node):
-    """The sum of a residual block's body and shortcut; a layer of its own, so that it is traced and compared."""
-
-    def output_shape(self, shape: Shape, /, shortcut: Shape = ()) -> Shape:
-        if shape != shortcut:
-            raise ShapeError(f"the body gives {shape}, the shortcut {shortcut}; they cannot be added")
-        return shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,3 +228,21 @@ def interpret(
     output = node.flow(run, one, *inputs) if isinstance(node, Container) else one(*inputs)
     show(name, inputs, output[-1] if isinstance(output, list) else output)
     return output
+
+
+def output_shapes(root: Node, shape: Shape) -> dict[str, Shape]:
+    """Return the shape of the output of every node, by dotted name, for an input of a shape.
+
+    Raises:
+        ShapeError: if the input does not fit or shrinks to nothing; the message begins with the layer's name.
+    """
+    shapes: dict[str, Shape] = {}
+    interpret(root, _output_shape, lambda name, inputs, output: shapes.update({name: output}), shape)
+    return shapes
+
+
+def _output_shape(name: str, node: Node, *shapes: Shape) -> Shape:
+    try:
+        return node.output_shape(*shapes)
+    except ShapeError as error:
+        raise ShapeError(f"{name or node.kind}: {error}") from None

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 
 from resnet_xf.architecture import nodes
-from resnet_xf.architecture.nodes import Children, Conv, Node, Norm, Residual, Sequential, Taps, walk
-from resnet_xf.architecture.spec import MOST_BLOCKS, ResNetSpec, SqueezeExcitation, Stage, Stem
+from resnet_xf.architecture.explicit import decode, encode
+from resnet_xf.architecture.nodes import Children, Conv, Node, Norm, Residual, Sequential, Taps, output_shapes, walk
+from resnet_xf.architecture.spec import MOST_BLOCKS, ExplicitSpec, ResNetSpec, Spec, SqueezeExcitation, Stage, Stem
 from resnet_xf.architecture.zoo import get_spec
-from resnet_xf.errors import SpecError, refuse
+from resnet_xf.errors import ShapeError, SpecError, refuse
 
 RELU = nodes.Activation("relu")
 
@@ -21,16 +22,17 @@ RELU = nodes.Activation("relu")
 class Plan:
     """A spec and its tree of nodes; a builder translates ``root``."""
 
-    spec: ResNetSpec
+    spec: Spec
     root: Sequential
 
     @property
     def opens_with_norm(self) -> bool:
-        """Whether the first layer is a batch norm; nothing before it needs a gradient."""
-        return isinstance(next(node for _, node in walk(self.root) if not node.named_children()), Norm)
+        """Whether the first layer with arrays is a batch norm without scale and shift, so that it needs no gradient."""
+        first = next(node for _, node in walk(self.root) if node.arrays())
+        return isinstance(first, Norm) and not (first.scale or first.shift)
 
 
-def plan(spec: Plan | ResNetSpec | str) -> Plan:
+def plan(spec: Plan | Spec | str) -> Plan:
     """The plan of a spec, of a name in the zoo, or of a spec's file given by its path; a plan is returned as it is.
 
     Raises:
@@ -45,6 +47,8 @@ def plan(spec: Plan | ResNetSpec | str) -> Plan:
             return plan(spec)
         except SpecError as error:  # each field of the file is valid, but two contradict each other
             raise SpecError(f"{name}: {error}") from None
+    if isinstance(spec, ExplicitSpec):
+        return Plan(spec, _root(spec.checked()))
     spec = _checked(spec)
     layers = list(_stem(spec.stem, spec))
     channels, dilation = spec.stem.width, 1
@@ -62,20 +66,78 @@ def plan(spec: Plan | ResNetSpec | str) -> Plan:
     return Plan(spec, Sequential(tuple(layers)))
 
 
-def root_of(network: Plan | ResNetSpec | str | Node) -> Node:
+def explicit_spec(name: str, root: Sequential, image_size: tuple[int, int]) -> ExplicitSpec:
+    """Return the spec of a network whose first convolution and last linear layer give its channels and classes.
+
+    Raises:
+        SpecError: if it has no such layers, or does not take images of this size.
+    """
+    leaves = [node for _, node in walk(root) if not node.named_children()]
+    convs = [node for node in leaves if isinstance(node, nodes.Conv)]
+    heads = [node for node in leaves if isinstance(node, nodes.Linear)]
+    if not convs or not heads:
+        raise SpecError(f"{name}: has no convolution or no linear layer")
+    spec = ExplicitSpec(
+        name=name,
+        in_channels=convs[0].in_channels,
+        num_classes=heads[-1].out_features,
+        image_size=image_size,
+        layers=encode(root.children),
+    )
+    _root(spec)
+    return spec
+
+
+def resized(spec: Spec, **sizes: int) -> Spec:
+    """Return the spec with other ``in_channels`` and ``num_classes``.
+
+    An explicit spec's first convolution and last linear layer are changed.
+
+    Raises:
+        SpecError: if layers between or after these do not fit.
+    """
+    if not isinstance(spec, ExplicitSpec):
+        return msgspec.structs.replace(spec, **sizes)  # type: ignore[type-var]
+    layers = list(spec.layers)
+    changes = {"in_channels": ("Conv", "in_channels", 0), "num_classes": ("Linear", "out_features", -1)}
+    for size, value in sizes.items():
+        kind, argument, place = changes[size]
+        places = [number for number, layer in enumerate(layers) if layer.get("kind") == kind]
+        if not places:
+            raise SpecError(f"$.layers: has no {kind} outside its blocks, so {size} cannot change")
+        layers[places[place]] = layers[places[place]] | {argument: value}
+    changed = msgspec.structs.replace(spec, layers=tuple(layers), **sizes)
+    _root(changed)
+    return changed
+
+
+def _root(spec: ExplicitSpec) -> Sequential:
+    """Return the nodes of an explicit spec. Raises SpecError if they are malformed, or do not fit each other."""
+    root = decode(spec.layers)
+    shape = (1, spec.in_channels, *spec.image_size)
+    try:
+        output = output_shapes(root, shape)[""]
+    except ShapeError as error:
+        raise SpecError(f"$.layers: {error}") from None
+    if output != (1, spec.num_classes):
+        raise SpecError(f"$.num_classes: the layers map {shape} to {output}, expected {(1, spec.num_classes)}")
+    return root
+
+
+def root_of(network: Plan | Spec | str | Node) -> Node:
     """The root node of a network's plan; a single node is returned as it is.
 
     Raises:
         SpecError: as :func:`plan`, and for anything else.
     """
-    if isinstance(network, Plan | ResNetSpec | str):
+    if isinstance(network, Plan | Spec | str):
         return plan(network).root
     if not isinstance(network, Node):
         raise SpecError(f"expected a plan, a spec, the name of one or a node, got {network!r}")
     return network
 
 
-def plan_features(spec: ResNetSpec | str, out: Sequence[str] | None = None) -> Taps:
+def plan_features(spec: Spec | str, out: Sequence[str] | None = None) -> Taps:
     """A network without its head, as a backbone. Its output is the list of the feature maps of ``out``.
 
     Args:
@@ -101,7 +163,7 @@ def plan_features(spec: ResNetSpec | str, out: Sequence[str] | None = None) -> T
     return Taps(layers[: last + 1], tuple(sorted(chosen, key=names.index)))
 
 
-def plan_block(spec: ResNetSpec | str, *, in_channels: int, channels: int, stride: int = 1, **fields: Any) -> Residual:
+def plan_block(spec: Spec | str, *, in_channels: int, channels: int, stride: int = 1, **fields: Any) -> Residual:
     """A single residual block of the kind in ``spec``: the first block of a stage with the given fields.
 
     ``plan_block("d2l_resnet18", in_channels=3, channels=6, stride=2)`` maps ``(N, 3, H, W)`` to ``(N, 6, H/2, W/2)``.
@@ -111,6 +173,8 @@ def plan_block(spec: ResNetSpec | str, *, in_channels: int, channels: int, strid
         SpecError: as :func:`plan`; the path of the block's fields is ``$.stages[0]``.
     """
     spec = get_spec(spec) if isinstance(spec, str) else spec
+    if not isinstance(spec, ResNetSpec):
+        raise SpecError(f"{spec.name}: is given layer by layer, and has no one kind of block")
     if isinstance(in_channels, bool) or not isinstance(in_channels, int) or in_channels < 1:
         raise SpecError(f"in_channels: expected a whole number of at least 1, got {in_channels!r}")
     try:
@@ -122,7 +186,7 @@ def plan_block(spec: ResNetSpec | str, *, in_channels: int, channels: int, strid
     return _block(spec, stage, in_channels, stride, first_dilation, where="$.stages[0]")
 
 
-def _checked(spec: ResNetSpec) -> ResNetSpec:
+def _checked(spec: Spec) -> ResNetSpec:
     """Return the spec; raise SpecError for fields that contradict each other, which types cannot rule out."""
     if not isinstance(spec, ResNetSpec):
         raise SpecError(f"expected a spec or the name of one, got a {type(spec).__name__}")
@@ -148,8 +212,8 @@ def _checked(spec: ResNetSpec) -> ResNetSpec:
     return spec
 
 
-def _norm(spec: ResNetSpec, channels: int, *, affine: bool = True, zero_init: bool = False) -> Norm:
-    return Norm(channels, spec.norm_eps, spec.norm_momentum, affine, zero_init)
+def _norm(spec: ResNetSpec, channels: int, *, scale: bool = True, shift: bool = True, zero_init: bool = False) -> Norm:
+    return Norm(channels, spec.norm_eps, spec.norm_momentum, scale, shift, zero_init)
 
 
 def _stem(stem: Stem, spec: ResNetSpec) -> Children:
@@ -157,7 +221,7 @@ def _stem(stem: Stem, spec: ResNetSpec) -> Children:
     bias = "stem" in spec.conv_bias
     layers: list[tuple[str, Node]] = []
     if stem.input_norm:
-        layers.append(("input_norm", _norm(spec, spec.in_channels, affine=False)))
+        layers.append(("input_norm", _norm(spec, spec.in_channels, scale=False, shift=False)))
     if stem.kind == "deep":
         first, second = stem.hidden or (max(1, stem.width // 2),) * 2
         widths = (spec.in_channels, first, second, stem.width)

@@ -1,14 +1,14 @@
-"""Batch norms folded into the convolutions before them, in the plan and its weights, for every backend."""
+"""Changes of a plan for every backend: batch norms folded into the convolutions before them, and exact layers."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from resnet_xf.architecture.nodes import Children, Conv, Node, Norm, Sequential, join
+from resnet_xf.architecture.nodes import Children, Conv, Dropout, LeakyReLU, Node, Norm, PReLU, Sequential, join
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes, check_weights
 
 Pairs = dict[str, tuple[str, Norm]]
@@ -83,3 +83,22 @@ def _merged(conv: str, norm: str, node: Norm, weights: Mapping[str, Array]) -> W
     bias = scale * (array(f"{conv}.bias", 0.0) - array(f"{norm}.running_mean", 0.0)) + array(f"{norm}.bias", 0.0)
     scaled = scale[:, None, None, None] * kernel.astype(np.float64)
     return {f"{conv}.weight": scaled.astype(kernel.dtype), f"{conv}.bias": bias.astype(kernel.dtype)}
+
+
+def in_full_precision(root: Node) -> Node:
+    """Return a network whose PReLUs and leaky ReLUs compute in float64 if the network does."""
+    return _each(root, lambda node: replace(node, float32=False) if isinstance(node, PReLU | LeakyReLU) else node)
+
+
+def without_dropout(root: Node) -> Node:
+    """Return a network whose dropout drops nothing. Frameworks draw random values differently."""
+    return _each(root, lambda node: replace(node, rate=0.0) if isinstance(node, Dropout) else node)
+
+
+def _each(node: Node, change: Callable[[Node], Node]) -> Node:
+    """Return a tree in which each layer is changed."""
+
+    def children(chain: Children, read_elsewhere: Collection[str] = ()) -> Children:
+        return tuple((name, _each(child, change)) for name, child in chain)
+
+    return change(node.changed(children))

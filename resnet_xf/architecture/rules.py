@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
+
+from msgspec import Meta
 
 from resnet_xf.errors import ShapeError
 
 Shape: TypeAlias = tuple[int, ...]
+
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Window = Annotated[int, Meta(ge=1, le=1024)]
+Padding = Annotated[int, Meta(ge=0, le=1024)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Axes = Literal[2, 4]
+"""The types of nodes' fields, whose ranges are checked where a node is read from a document."""
 
 Distribution: TypeAlias = tuple[Literal["uniform", "normal"], float, float]
 """Uniform from a low to a high value, or normal with a mean and a standard deviation."""
@@ -39,7 +48,7 @@ def kernel_and_bias(*shape: int, bias: bool) -> Arrays:
     return arrays | {"bias": ArraySpec(shape[:1])} if bias else arrays
 
 
-def expect(shape: Shape, axes: Literal[2, 4], channels: int | None = None) -> Shape:
+def expect(shape: Shape, axes: Axes, channels: int | None = None) -> Shape:
     """Return a shape as it is.
 
     Raises:

@@ -1,18 +1,21 @@
 """A residual network as frozen data, which is read from and written to TOML and JSON.
 
+A :class:`ResNetSpec` says it in a few fields; an :class:`ExplicitSpec` layer by layer, for any other network.
+
 Names are timm's and torchvision's. What types cannot express is checked by :func:`resnet_xf.architecture.plan.plan`:
 that groups divide channels, for example.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
-from resnet_xf.support.documents import Document, Struct
+from resnet_xf.architecture.rules import Count
+from resnet_xf.support.documents import Document, Part, Struct
 
-Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Depth = Annotated[int, Meta(ge=1, le=10_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\w.\-]+$(?!\n)")]
 MOST_BLOCKS = 2_000
@@ -83,7 +86,45 @@ class SqueezeExcitation(Struct, frozen=True, kw_only=True):
     bias: bool = True
 
 
-class ResNetSpec(Document, frozen=True, kw_only=True):
+class Spec(Part):
+    """A network as data: a :class:`ResNetSpec` or an :class:`ExplicitSpec`.
+
+    Attributes:
+        name: its name.
+        in_channels: channels of an image.
+        num_classes: outputs of the last layer.
+        image_size: intended height and width in pixels.
+    """
+
+    __slots__ = ()
+
+    name: str
+    in_channels: int
+    num_classes: int
+    image_size: tuple[int, int]
+
+    @classmethod
+    def from_builtins(cls, data: Any) -> Spec:
+        """Return the spec in plain data. Raises ``msgspec.ValidationError`` if it is malformed."""
+        kind: type[Any] = ExplicitSpec if isinstance(data, dict) and "layers" in data else ResNetSpec
+        spec: Spec = msgspec.convert(data, kind)
+        return spec
+
+    def differences(self, other: Spec) -> list[str]:
+        """Return the names of the fields in which two specs differ."""
+        ours, theirs = (msgspec.to_builtins(spec) for spec in (self, other))
+        return [field for field in ours | theirs if ours.get(field) != theirs.get(field)]
+
+    def to_toml(self) -> str:
+        """Return the spec as TOML, without fields at their defaults."""
+        raise NotImplementedError
+
+    def to_json(self) -> str:
+        """Return the spec as JSON, without fields at their defaults."""
+        raise NotImplementedError
+
+
+class ResNetSpec(Document, Spec, frozen=True, kw_only=True):
     """A residual network.
 
     Attributes:
@@ -128,3 +169,37 @@ class ResNetSpec(Document, frozen=True, kw_only=True):
     norm_eps: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
     norm_momentum: Annotated[float, Meta(gt=0, le=1)] = 0.1
     zero_init_last: bool = False
+
+
+class ExplicitSpec(Document, Spec, frozen=True, kw_only=True):
+    """A network layer by layer, as it is read from an exported graph.
+
+    Attributes:
+        name: its name.
+        in_channels: channels of an image.
+        num_classes: outputs of the last layer.
+        image_size: height and width in pixels; some networks take no other size.
+        layers: each with its ``name``, its ``kind`` and its arguments, as :mod:`resnet_xf.architecture.explicit`
+            reads them.
+    """
+
+    title = "a spec"
+
+    name: Name
+    in_channels: Count
+    num_classes: Count
+    image_size: tuple[Side, Side]
+    layers: tuple[dict[str, Any], ...]
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+
+def read_spec(text: str) -> Spec:
+    """Return the spec in JSON.
+
+    Raises:
+        SpecError: with the path of the wrong field.
+    """
+    kind: type[ResNetSpec] | type[ExplicitSpec] = ExplicitSpec if '"layers"' in text else ResNetSpec
+    return kind.from_json(text)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from math import prod
 from numbers import Integral
 
-from resnet_xf.architecture.nodes import Node, interpret, is_statistic, walk
+from resnet_xf.architecture.nodes import Node, is_statistic, output_shapes, walk
 from resnet_xf.architecture.plan import Plan, root_of
 from resnet_xf.architecture.rules import Shape
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.errors import ShapeError
 
 
@@ -79,7 +79,7 @@ def count_macs(shapes: Mapping[str, Shape], output_shape: Shape) -> int:
     return prod(weight) * prod(output_shape[2:]) if len(weight) in (2, 4) else 0
 
 
-def trace(network: Plan | ResNetSpec | str | Node, input_shape: Sequence[int], *, top: bool = False) -> list[Row]:
+def trace(network: Plan | Spec | str | Node, input_shape: Sequence[int], *, top: bool = False) -> list[Row]:
     """The rows of a network: first the whole network, then every layer in the order in which they run.
 
     Args:
@@ -95,8 +95,7 @@ def trace(network: Plan | ResNetSpec | str | Node, input_shape: Sequence[int], *
     shape = tuple(input_shape)
     if len(shape) != 4 or not all(isinstance(size, Integral) and size > 0 for size in shape):
         raise ShapeError(f"input: expected (N, C, H, W), each at least 1, got {shape}")
-    shapes: dict[str, Shape] = {}
-    interpret(root, _output_shape, lambda name, inputs, output: shapes.update({name: output}), shape)
+    shapes = output_shapes(root, shape)
     nodes = dict(walk(root))
     layers = {
         name: Observed(shapes[name], {word: array.shape for word, array in node.arrays().items()})
@@ -104,13 +103,6 @@ def trace(network: Plan | ResNetSpec | str | Node, input_shape: Sequence[int], *
     }
     rows = observed_rows(ObservedTrace(layers), {name: node.kind for name, node in nodes.items()})
     return [row for row in rows if row.depth <= 1] if top else rows
-
-
-def _output_shape(name: str, node: Node, *shapes: Shape) -> Shape:
-    try:
-        return node.output_shape(*shapes)
-    except ShapeError as error:
-        raise ShapeError(f"{name or node.kind}: {error}") from None
 
 
 def observed_rows(observed: ObservedTrace, kinds: Mapping[str, str]) -> list[Row]:

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from resnet_xf.architecture.nodes import Node, Norm, Residual, is_statistic, join, walk
 from resnet_xf.architecture.plan import Plan, plan, root_of
 from resnet_xf.architecture.rules import ArraySpec
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec, read_spec
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.support.environment import memory
 from resnet_xf.support.files import atomic, open_regular, reading
@@ -48,7 +48,7 @@ VELOCITY = "momentum/"
 """The prefix of the optimiser's arrays in the checkpoint of a training run."""
 
 
-def all_weight_shapes(network: Plan | ResNetSpec | str | Node) -> dict[str, tuple[int, ...]]:
+def all_weight_shapes(network: Plan | Spec | str | Node) -> dict[str, tuple[int, ...]]:
     """The shape of every array of a network by dotted name, including running statistics."""
     return {
         join(name, suffix): array.shape
@@ -58,7 +58,7 @@ def all_weight_shapes(network: Plan | ResNetSpec | str | Node) -> dict[str, tupl
 
 
 def draw_weights(
-    network: Plan | ResNetSpec | str | Node, seed: int = 0, scheme: Scheme = "he", dtype: DTypeLike = "float32"
+    network: Plan | Spec | str | Node, seed: int = 0, scheme: Scheme = "he", dtype: DTypeLike = "float32"
 ) -> Weights:
     """Draw every array from the seed and its own name, so that no array depends on the other layers.
 
@@ -94,7 +94,7 @@ def draw_weights(
     return weights
 
 
-def require_memory(network: Plan | ResNetSpec | str | Node) -> None:
+def require_memory(network: Plan | Spec | str | Node) -> None:
     """Refuse a network whose weights alone need more than the machine's memory.
 
     Raises:
@@ -199,9 +199,7 @@ def _first_few(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + more
 
 
-def save_weights(
-    path: str | Path, weights: Mapping[str, Array], spec: ResNetSpec, texts: Mapping[str, str] = {}
-) -> None:
+def save_weights(path: str | Path, weights: Mapping[str, Array], spec: Spec, texts: Mapping[str, str] = {}) -> None:
     """Write weights as a safetensors file with the spec and further texts in its metadata, atomically.
 
     Raises:
@@ -237,7 +235,7 @@ def digest(arrays: Mapping[str, Array], texts: Mapping[str, str] = {}) -> str:
     return hasher.hexdigest()
 
 
-def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
+def load_weights(path: str | Path) -> tuple[Spec, Weights]:
     """Read the spec and the weights from a file that :func:`save_weights` wrote.
 
     Raises:
@@ -254,7 +252,7 @@ def load_weights(path: str | Path) -> tuple[ResNetSpec, Weights]:
     return spec, {name: weights[name] for name in shapes}
 
 
-def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None, dict[str, str]]:
+def read_safetensors(path: str | Path) -> tuple[Weights, Spec | None, dict[str, str]]:
     """The weights in a safetensors file (bfloat16 as float32), the spec in its metadata or None, and its texts.
 
     The optimiser's arrays in the checkpoint of a training run are left out.
@@ -265,7 +263,7 @@ def read_safetensors(path: str | Path) -> tuple[Weights, ResNetSpec | None, dict
     arrays, texts = read_arrays(path)
     weights = {name: array for name, array in arrays.items() if not name.startswith(VELOCITY)}
     try:
-        return weights, plan(ResNetSpec.from_json(texts[SPEC_KEY])).spec if texts else None, texts
+        return weights, plan(read_spec(texts[SPEC_KEY])).spec if texts else None, texts
     except SpecError as error:
         raise WeightsError(f"{path}: the spec in its metadata is malformed: {error}") from None
 

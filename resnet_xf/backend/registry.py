@@ -16,7 +16,7 @@ from typing import Any
 
 from resnet_xf.architecture.nodes import Node
 from resnet_xf.architecture.plan import Plan, plan_features, root_of
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array, all_weight_shapes, draw_weights, require_memory, without_counters
 from resnet_xf.backend.contract import DTYPES, Backend, lacking
 from resnet_xf.errors import BackendError, MissingExtraError, SpecError, one_line
@@ -145,7 +145,7 @@ def backend_of(network: object) -> Backend:
 
 
 def build(
-    network: Plan | ResNetSpec | str | Node,
+    network: Plan | Spec | str | Node,
     backend: str | Backend | None = None,
     *,
     weights: Mapping[str, Array] | None = None,
@@ -177,7 +177,7 @@ def build(
 
 
 def features(
-    spec: ResNetSpec | str,
+    spec: Spec | str,
     backend: str | Backend | None = None,
     *,
     out: Sequence[str] | None = None,

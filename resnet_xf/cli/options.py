@@ -8,7 +8,7 @@ from typing import Annotated, Any, NewType
 
 import typer
 
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.zoo import ZOO
 from resnet_xf.errors import ResNetXFError
 
@@ -77,7 +77,7 @@ Batch = Annotated[int, option("Number of images.", min=1)]
 InputShape = Annotated[str | None, typer.Option("--input", hidden=True, callback=refuse_input)]
 
 
-def input_shape(spec: ResNetSpec, image_size: Size | None, batch: int) -> tuple[int, int, int, int]:
+def input_shape(spec: Spec, image_size: Size | None, batch: int) -> tuple[int, int, int, int]:
     """Return ``(N, C, H, W)``: the spec's channels, and its image size if none is given."""
     return (batch, spec.in_channels, *(image_size or spec.image_size))
 

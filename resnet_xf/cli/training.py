@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from resnet_xf.architecture.plan import Plan, plan
+from resnet_xf.architecture.plan import Plan, plan, resized
 from resnet_xf.architecture.weights import Weights, draw_weights
 from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.fast import PRESETS
@@ -134,7 +134,7 @@ def train_(
         training = runs.prepare_resume(resume, spec, backend=backend, dataset=dataset, **settings)
     else:
         dataset = dataset or DEFAULT_DATASET
-        planned = plan(msgspec.structs.replace(plan(spec or DEFAULT_NETWORK).spec, **sizes))
+        planned = plan(resized(plan(spec or DEFAULT_NETWORK).spec, **sizes))
         changed = _changed_recipe(recipe or runs.default_recipe(dataset), lr, changes)
         backend = get_backend(backend).name  # in a parameter server's process it does not return
         out = out or _new_folder(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error
-from resnet_xf.architecture.nodes import Norm, walk
+from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error, rounding_bound
+from resnet_xf.architecture.nodes import Norm, output_shapes, walk
 from resnet_xf.architecture.plan import Plan, plan
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.rewrite import in_full_precision
+from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.weights import DESCRIPTION_KEY, Array, Weights, save_weights
 from resnet_xf.architecture.zoo import REFERENCE, ZOO
 from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, require
 from resnet_xf.backend.registry import get_backend, is_installed
 from resnet_xf.data import sample_images
-from resnet_xf.errors import BackendError, WeightsError
+from resnet_xf.errors import BackendError, ShapeError, WeightsError
 from resnet_xf.formats.description import UNTRAINED, Description, check_beside, path_beside, write_beside
 from resnet_xf.formats.exported import run_exported
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
-from resnet_xf.formats.gluon_symbol import checked_graph
 from resnet_xf.formats.identify import Identity, arithmetic, identify, twins
 from resnet_xf.formats.layouts import GLUON, LAYOUTS, Layout, places, renamed
+
+CHECKED_SIDE = 64
+"""Height and width of the images on which networks are compared, where they take such."""
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -60,7 +64,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     target: str
-    spec: ResNetSpec
+    spec: Spec
     guessed: bool
     read_as: str
     written_as: str
@@ -74,7 +78,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
 def convert(
     source: str | Path,
     target: str | Path,
-    spec: ResNetSpec | None = None,
+    spec: Spec | None = None,
     num_classes: int | None = None,
     *,
     verify: bool = True,
@@ -102,7 +106,7 @@ def convert(
         target=str(target),
         spec=identity.plan.spec,
         guessed=identity.guessed,
-        read_as=identity.layout.title,
+        read_as=identity.read_as,
         written_as=layout,
         prefix=file.prefix + identity.prefix,
         tensors=len(identity.weights),
@@ -112,7 +116,7 @@ def convert(
     )
 
 
-def identify_verified(source: str | Path, spec: ResNetSpec | None = None) -> tuple[Identity, str]:
+def identify_verified(source: str | Path, spec: Spec | None = None) -> tuple[Identity, str]:
     """The network of a checkpoint, and half a sentence on how sure that is; the latter may be empty.
 
     Names and shapes do not determine a network. If an exported network is beside the file and MXNet is installed, the
@@ -123,7 +127,7 @@ def identify_verified(source: str | Path, spec: ResNetSpec | None = None) -> tup
     """
     file = read_checkpoint(source)
     identity = identify(file, spec)
-    if identity.symbol_tensors and is_installed("mxnet"):
+    if identity.exported and is_installed("mxnet"):
         checks = _verify(file, identity)
         return identity, f", which gives what {checks[0].theirs} gives"
     guess = f"; that it is {identity.plan.spec.name} is a guess from names and shapes"
@@ -141,7 +145,7 @@ def _writable(target: str | Path) -> Path:
 
 
 def write_checkpoint(
-    path: str | Path, weights: Weights, network: Plan | ResNetSpec | str, description: Description | None = None
+    path: str | Path, weights: Weights, network: Plan | Spec | str, description: Description | None = None
 ) -> str:
     """Write weights, given by neutral names, in the format of the suffix; return the family whose names the file has.
 
@@ -209,42 +213,50 @@ def _verify(file: CheckpointFile, identity: Identity) -> tuple[Check, ...]:
     """Compare our network, on every installed backend, with the source's own; if that is missing, with each other.
 
     Raises:
-        WeightsError: if an error is above ``FLOAT64_BOUND``.
+        WeightsError: if an error is above ``FLOAT64_BOUND``, or of one rounding to float32 if a layer rounds to that.
     """
     spec = identity.plan.spec
-    graph = None
-    if file.symbol and identity.symbol_tensors and is_installed("mxnet"):
-        graph = checked_graph(file.symbol)  # before any framework is imported
-    images = sample_images(spec.in_channels, spec.image_size)
+    images = sample_images(spec.in_channels, _smaller(identity.plan))
     outputs = {}
     for backend in (get_backend(name) for name in ("torch", "mxnet") if is_installed(name)):
         network = backend.build(identity.plan.root, "float64")
         backend.load(network, identity.weights)
         outputs[f"ours on {backend.name}"] = backend.forward(network, images)
-    reference = _reference(file, identity, images, graph)
+    reference = _reference(file, identity, images)
     if reference is None and len(outputs) < 2:
         return ()
     theirs, expected = reference or outputs.popitem()
     checks = tuple(Check(ours, theirs, relative_error(output, expected)) for ours, output in outputs.items())
+    rounds = in_full_precision(identity.plan.root) != identity.plan.root
+    bound = rounding_bound("float32", 1) if rounds else FLOAT64_BOUND
     for check in checks:
-        if not check.error <= FLOAT64_BOUND:
+        if not check.error <= bound:
             raise WeightsError(
                 f"{file.path}: {check.ours} and {check.theirs} differ by {check.error:.1e} of the largest output, "
-                f"where {FLOAT64_BOUND:g} is allowed; is {spec.name} the right spec?"
+                f"where {bound:.1g} is allowed; is {spec.name} the right spec?"
             )
     return checks
 
 
-def _reference(
-    file: CheckpointFile, identity: Identity, images: Array, graph: bytes | None
-) -> tuple[str, Array] | None:
+def _smaller(planned: Plan) -> tuple[int, int]:
+    """Return a size of images at which a comparison takes less time, if the network takes it; else its own."""
+    size = planned.spec.image_size
+    with suppress(ShapeError):
+        smaller = (min(CHECKED_SIDE, size[0]), min(CHECKED_SIDE, size[1]))
+        output_shapes(planned.root, (1, planned.spec.in_channels, *smaller))
+        return smaller
+    return size
+
+
+def _reference(file: CheckpointFile, identity: Identity, images: Array) -> tuple[str, Array] | None:
     """The name and the float64 output of the source's own network; None where no backend can run it."""
-    if graph and file.symbol:
-        output = run_exported(file.symbol, graph, identity.symbol_tensors, images)
-        return f"the exported network {file.symbol}", output
-    name = "torch" if identity.layout.words == "torch" else "mxnet"
+    name = "torch" if identity.words == "torch" else "mxnet"
     if not is_installed(name):
         return None
+    if exported := identity.exported:
+        shown = images.transpose(0, 2, 3, 1) if exported.channels_last else images
+        output = run_exported(exported.path, exported.graph, exported.tensors, shown)
+        return f"the exported network {exported.path}", output
     backend = get_backend(name)
     if identity.plan.root != arithmetic(identity.plan.spec).root:
         return None  # the other libraries' networks have the default eps
@@ -269,7 +281,7 @@ def _reference(
 def _notes(file: CheckpointFile, identity: Identity, target: Path, *, verified: bool) -> tuple[str, ...]:
     """The remarks of a conversion."""
     spec, alike = identity.plan.spec, ", ".join(twins(identity.plan))
-    notes = list(file.notes)
+    notes = [*file.notes, *identity.notes]
     if identity.guessed:
         also = f", {alike} among them" if alike else ""
         notes.append(
@@ -295,7 +307,9 @@ def _notes(file: CheckpointFile, identity: Identity, target: Path, *, verified: 
     if target.suffix != ".safetensors":
         if alike and not identity.guessed:
             notes.append(f"{target.suffix} cannot say that this is {spec.name} and not {alike}; build it from the spec")
-        if identity.plan.root != arithmetic(spec).root:
+        if not isinstance(spec, ResNetSpec):
+            notes.append(f"{target.suffix} cannot say which network this is; convert to .safetensors too, which can")
+        elif identity.plan.root != arithmetic(spec).root:
             notes.append(
                 f"{target.suffix} cannot carry the norms' eps {spec.norm_eps:g} and momentum {spec.norm_momentum:g}; "
                 "build it from the spec"

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from resnet_xf.architecture.spec import ResNetSpec, Side
+from resnet_xf.architecture.spec import Side, Spec
 from resnet_xf.data import Crop, Transform
 from resnet_xf.errors import DataError, WeightsError
 from resnet_xf.support.documents import MOST_BYTES, Document, Struct
@@ -89,7 +89,7 @@ class Description(Document, frozen=True, kw_only=True, omit_defaults=False):
     trained: bool = True
     digest: str | None = None
 
-    def check(self, spec: ResNetSpec) -> None:
+    def check(self, spec: Spec) -> None:
         """Raise WeightsError if the description does not fit the network; the message begins with the field."""
         if len(self.classes) > spec.num_classes:
             raise WeightsError(f"$.classes: has {len(self.classes)} names, and {spec.name} {spec.num_classes} classes")
@@ -124,7 +124,7 @@ class _Run(msgspec.Struct):
     position: _Position = msgspec.field(default_factory=_Position)
 
 
-def describe_run(header: str, spec: ResNetSpec) -> Description:
+def describe_run(header: str, spec: Spec) -> Description:
     """Return the description of a training run's network, from the run's header as JSON.
 
     Raises:

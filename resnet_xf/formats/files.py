@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import (
     DESCRIPTION_KEY,
     MOST_TENSORS,
@@ -22,7 +22,7 @@ from resnet_xf.backend.registry import get_backend
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.description import Description, describe_run, read_beside
 from resnet_xf.formats.gluon_params import MAGIC, read_params
-from resnet_xf.formats.gluon_symbol import NormAttributes, read_symbol, symbol_beside
+from resnet_xf.formats.gluon_symbol import Symbol, read_symbol, symbol_beside
 from resnet_xf.support.files import list_checkpoints, open_regular, reading
 
 Format = Literal["safetensors", "pth", "params"]
@@ -43,9 +43,7 @@ class CheckpointFile(msgspec.Struct, frozen=True):
         tensors: arrays by the names in the file, without step counters, the common prefix, and ``arg:``/``aux:``.
         prefix: the common prefix that was removed.
         spec: the spec in the file, if resnet_xf wrote it.
-        symbol: the path of a ``-symbol.json`` beside it, or None.
-        norms: the attributes of the batch norms in that symbol, by the names of their gammas.
-        symbol_names: the names of all variables in that symbol.
+        symbol: the graph in a ``-symbol.json`` beside it, or None.
         notes: remarks on the file.
         description: the preprocessing and the class names, in the file or beside it; None if nothing is known.
     """
@@ -54,10 +52,8 @@ class CheckpointFile(msgspec.Struct, frozen=True):
     format: Format
     tensors: Weights
     prefix: str = ""
-    spec: ResNetSpec | None = None
-    symbol: Path | None = None
-    norms: dict[str, NormAttributes] = {}
-    symbol_names: tuple[str, ...] = ()
+    spec: Spec | None = None
+    symbol: Symbol | None = None
     notes: tuple[str, ...] = ()
     description: Description | None = None
 
@@ -99,8 +95,6 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
         path = runs[-1]
     format_ = sniff(path)
     spec, symbol, description = None, None, None
-    norms: dict[str, NormAttributes] = {}
-    symbol_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     if format_ == "params":
         tensors = read_params(path)
@@ -108,8 +102,7 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
         if len(set(names)) < len(names):
             raise WeightsError(f"{path}: two tensors have the same name without arg: and aux:")
         tensors = dict(zip(names, tensors.values(), strict=True))
-        if (symbol := symbol_beside(path)) is not None:
-            norms, symbol_names = read_symbol(symbol)
+        symbol = read_symbol(beside) if (beside := symbol_beside(path)) else None
     elif format_ == "safetensors":
         tensors, spec, texts = read_safetensors(path)
         description = _described(path, spec, texts)
@@ -123,14 +116,12 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
         raise WeightsError(f"{path}: holds {len(tensors):,} tensors; at most {MOST_TENSORS:,} are read")
     if unprintable := next((name for name in tensors if not name.isprintable()), None):
         raise WeightsError(f"{path}: holds a tensor with the unprintable name {unprintable!a}")
-    prefix = _common_prefix(tensors)
+    prefix = "" if symbol else _common_prefix(tensors)
     tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return CheckpointFile(
-        path, format_, tensors, prefix, spec, symbol, norms, symbol_names, notes, description or read_beside(path)
-    )
+    return CheckpointFile(path, format_, tensors, prefix, spec, symbol, notes, description or read_beside(path))
 
 
-def _described(path: Path, spec: ResNetSpec | None, texts: dict[str, str]) -> Description | None:
+def _described(path: Path, spec: Spec | None, texts: dict[str, str]) -> Description | None:
     """The description in the metadata of a safetensors file, or None."""
     try:
         if spec is not None and RUN_KEY in texts:

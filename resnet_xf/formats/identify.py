@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
+from math import prod
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from resnet_xf.architecture.plan import Plan, plan
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes
 from resnet_xf.architecture.zoo import ZOO
-from resnet_xf.errors import SpecError, WeightsError
+from resnet_xf.errors import ShapeError, SpecError, WeightsError
 from resnet_xf.formats.files import CheckpointFile
-from resnet_xf.formats.gluon_symbol import NormAttributes
-from resnet_xf.formats.layouts import LAYOUTS, Layout, Place, places
+from resnet_xf.formats.gluon_symbol import Symbol
+from resnet_xf.formats.graph import read_graph
+from resnet_xf.formats.layouts import LAYOUTS, Layout, Place, Words, places
+from resnet_xf.formats.recognise import named_plan
 
 FIRST = ("conv1.weight", "conv1.0.weight")
 """Our names of the first convolution."""
@@ -28,24 +32,45 @@ MAX_COUNT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Exported:
+    """An exported graph for MXNet.
+
+    Attributes:
+        path: the file.
+        graph: as MXNet reads it.
+        tensors: the arrays by the graph's names.
+        channels_last: whether it takes images ``(N, H, W, C)``.
+    """
+
+    path: Path
+    graph: bytes
+    tensors: Weights
+    channels_last: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """The network in a checkpoint file.
 
     Attributes:
         plan: the network, with the file's number of classes and input channels.
-        layout: the family whose names the file has.
+        read_as: the family whose names the file has.
+        words: ``torch`` or ``gluon``, as that family calls its arrays.
         prefix: the network's own prefix on the counted names of ``export``; else empty.
         weights: the arrays by neutral name.
-        symbol_tensors: the arrays by the names in the symbol beside the file; empty if there is none.
+        exported: the graph beside the file; None if there is none.
         guessed: whether the spec is a guess from names and shapes.
+        notes: remarks on the graph.
     """
 
     plan: Plan
-    layout: Layout
+    read_as: str
+    words: Words
     prefix: str
     weights: Weights
-    symbol_tensors: Weights = field(default_factory=dict)
+    exported: Exported | None = None
     guessed: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +85,34 @@ class _Match:
     wrong: int
 
 
-def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: int | None = None) -> Identity:
-    """Identify the network of a file: try the given spec, or else the spec in the file, or else all of the zoo.
+def identify(
+    file: CheckpointFile, spec: Spec | None = None, num_classes: int | None = None, *, keep_softmax: bool = False
+) -> Identity:
+    """Identify the network of a file: by the graph beside it, else by the given spec, the file's, or all of the zoo.
+
+    Args:
+        file: the checkpoint.
+        spec: the network that it must be.
+        num_classes: of the file; if None as its last layer has.
+        keep_softmax: keep the softmax at the end of a graph.
 
     Raises:
         WeightsError: if no candidate fits. The message lists the tensors that are missing, left over or of the wrong
-            shape for the nearest candidate.
+            shape for the nearest candidate. Or if the graph has a part that no plan has, or is not the given spec's.
     """
-    target = spec or file.spec
+    if file.symbol is None:
+        return _identity(file, *_by_names(file, spec or file.spec, num_classes))
+    if any(name in file.tensors for name in file.symbol.variables):
+        return _from_graph(file, file.symbol, file.tensors, spec, keep_softmax=keep_softmax)
+    match, _ = _by_names(file, spec, num_classes)  # save_parameters() wrote the file, and export() the graph
+    counted = places(match.plan, match.layout, counted=True) or []
+    in_symbol, _ = _with_prefixes(file.symbol.variables, counted, match.layout)
+    tensors = {ours.theirs: file.tensors[place.theirs] for ours, place in zip(in_symbol, match.places, strict=True)}
+    return _from_graph(file, file.symbol, tensors, match.plan.spec, keep_softmax=keep_softmax)
+
+
+def _by_names(file: CheckpointFile, target: Spec | None, num_classes: int | None) -> tuple[_Match, bool]:
+    """The network whose names and shapes a file has, and whether that is a guess."""
     best: _Match | None = None
     fits: list[_Match] = []
     for candidate in [target] if target else ZOO.values():
@@ -79,7 +124,7 @@ def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: 
                 best = match
     if fits:
         chosen = next((match for match in fits if match.layout.is_own(match.plan.spec.name)), fits[0])
-        return _identity(file, chosen, guessed=target is None)
+        return chosen, target is None
     if best is None:
         names = ", ".join(list(file.tensors)[:3])
         raise WeightsError(f"{file.path}: the names ({names}, …) follow no known layout; are these a ResNet's weights?")
@@ -91,23 +136,33 @@ def identify(file: CheckpointFile, spec: ResNetSpec | None = None, num_classes: 
 
 def twins(planned: Plan) -> list[str]:
     """Names of zoo specs of other arithmetic with the same array names and shapes: no file distinguishes them."""
+    if not isinstance(planned.spec, ResNetSpec):
+        return []
     shapes, root = all_weight_shapes(planned), arithmetic(planned.spec).root
     candidates = [_sized(spec, planned.spec.num_classes, planned.spec.in_channels) for spec in ZOO.values()]
     return [spec.name for spec in candidates if all_weight_shapes(spec) == shapes and arithmetic(spec).root != root]
 
 
-def arithmetic(spec: ResNetSpec) -> Plan:
-    """The plan of the spec with default settings and initial values of the norms, on which no file's names depend."""
+def arithmetic(spec: Spec) -> Plan:
+    """The plan of the spec with default settings and initial values of the norms, on which no file's names depend.
+
+    An explicit spec's is returned as it is.
+    """
+    if not isinstance(spec, ResNetSpec):
+        return plan(spec)
     default = ResNetSpec(name=spec.name, stages=spec.stages)
     defaults = {name: getattr(default, name) for name in ("norm_eps", "norm_momentum", "zero_init_last")}
     return plan(msgspec.structs.replace(spec, **defaults))
 
 
-def _sized(spec: ResNetSpec, num_classes: int, in_channels: int) -> ResNetSpec:
+def _sized(spec: Spec, num_classes: int, in_channels: int) -> Spec:
+    """The spec with other sizes; an explicit one as it is, because its layers have them."""
+    if not isinstance(spec, ResNetSpec):
+        return spec
     return msgspec.structs.replace(spec, num_classes=num_classes, in_channels=in_channels)
 
 
-def _matches(file: CheckpointFile, spec: ResNetSpec, num_classes: int | None) -> Iterator[_Match]:
+def _matches(file: CheckpointFile, spec: Spec, num_classes: int | None) -> Iterator[_Match]:
     """The spec in every layout whose name of its first convolution or of its head is in the file."""
     planned = plan(spec)
     for layout in LAYOUTS:
@@ -186,69 +241,55 @@ def _complaints(tensors: Weights, expected: tuple[Place, ...]) -> Iterator[str]:
             yield f"left over {name}"
 
 
-def _identity(file: CheckpointFile, match: _Match, *, guessed: bool) -> Identity:
-    """The identity of a match: arrays by neutral name, and the settings of norms from the symbol beside the file."""
+def _identity(file: CheckpointFile, match: _Match, guessed: bool) -> Identity:
+    """The identity of a match: the arrays by neutral name."""
     weights: Weights = {}
-    symbol_names = _symbol_names(file, match) if file.symbol else {}
-    norms: list[NormAttributes] = []
     for place in match.places:
         array = file.tensors[place.theirs]
-        _check_values(file, place, array)
-        attributes = file.norms.get(symbol_names.get(place.ours, ""))
-        if attributes:
-            norms.append(attributes)
+        _check_values(file, place.theirs, array, is_variance=place.ours.endswith("running_var"))
         if place.fixed is None:
-            weights[place.ours] = np.ones_like(array) if attributes and attributes.fix_gamma else array
+            weights[place.ours] = array
         elif place.fixed == 0 and array.any():  # MXNet adds this shift, though it is not trained
             raise WeightsError(f"{file.path}: {place.theirs} is not 0, and {match.plan.spec.name} has no shift there")
-        elif place.fixed == 1 and attributes and not attributes.fix_gamma and (array != 1).any():
-            raise WeightsError(f"{file.path}: {place.theirs} is not 1, and {match.plan.spec.name} has no scale there")
-    fitted = _with_norms(file, match.plan, norms)
-    in_symbol = {symbol_names[p.ours]: file.tensors[p.theirs] for p in match.places} if symbol_names else {}
-    return Identity(fitted, match.layout, match.prefix, weights, in_symbol, guessed)
+    layout = match.layout
+    return Identity(match.plan, layout.title, layout.words, match.prefix, weights, guessed=guessed)
 
 
-def _check_values(file: CheckpointFile, place: Place, array: Array) -> None:
-    """Raise WeightsError for values that no network can have."""
-    if not np.issubdtype(array.dtype, np.floating):
-        raise WeightsError(f"{file.path}: {place.theirs} holds {array.dtype} values, expected floating point")
-    if not np.isfinite(array).all():
-        count = int(np.size(array) - np.isfinite(array).sum())
-        raise WeightsError(f"{file.path}: {place.theirs} holds {count} values that are NaN or infinite")
-    if place.ours.endswith("running_var") and (array < 0).any():
-        raise WeightsError(f"{file.path}: {place.theirs} holds negative values, and a variance has none")
-
-
-def _symbol_names(file: CheckpointFile, match: _Match) -> dict[str, str]:
-    """The names of our arrays in the symbol beside a file.
+def _from_graph(
+    file: CheckpointFile, symbol: Symbol, tensors: Weights, spec: Spec | None, *, keep_softmax: bool
+) -> Identity:
+    """The network that the graph beside a file describes.
 
     Raises:
-        WeightsError: if the symbol has other norms than this network.
+        WeightsError: if no plan has a part of the graph, the arrays do not fit it, or ``spec`` is another network.
     """
-    in_symbol = list(match.places)
-    if not match.counted:
-        counted = places(match.plan, match.layout, counted=True) or []
-        in_symbol, _ = _with_prefixes(file.symbol_names, counted, match.layout)
-    names = {place.ours: place.theirs for place in in_symbol}
-    gammas = {name for name in names.values() if name.endswith("gamma")}
-    if gammas != set(file.norms):
-        odd = sorted(gammas ^ set(file.norms))
-        raise WeightsError(
-            f"{file.symbol}: its norms are not those of {file.path.name} ({', '.join(odd[:3])}, …); "
-            "move it away if it belongs to another network"
-        )
-    return names
-
-
-def _with_norms(file: CheckpointFile, planned: Plan, norms: list[NormAttributes]) -> Plan:
-    """The plan with the eps and momentum of all norms in the symbol beside the file."""
-    if not norms:
-        return planned
-    if len({(one.eps, one.momentum) for one in norms}) > 1:
-        values = ", ".join(sorted({f"{one.eps:g}" for one in norms}))
-        raise WeightsError(f"{file.symbol}: gives its norms different eps or momentum ({values}), and a spec has one")
-    settings = {"norm_eps": norms[0].eps, "norm_momentum": round(1 - norms[0].momentum, 12)}
     try:
-        return plan(msgspec.structs.replace(planned.spec, **settings))
-    except SpecError as error:
-        raise WeightsError(f"{file.symbol}: {error}") from None
+        graph = read_graph(symbol.nodes, symbol.head, tensors, keep_softmax=keep_softmax)
+        zeros = {name for name, array in tensors.items() if array.ndim == 1 and not array.any()}
+        planned, names = named_plan(graph.steps, symbol.title, zeros, spec)
+    except (WeightsError, SpecError, ShapeError) as error:
+        raise WeightsError(f"{symbol.path}: {error}") from None
+    shapes = all_weight_shapes(planned)
+    weights = {}
+    for ours, shape in shapes.items():
+        array = tensors[names[ours]]
+        _check_values(file, names[ours], array, is_variance=ours.endswith("running_var"))
+        if array.size != prod(shape):  # one value for each group of channels
+            array = np.repeat(array, prod(shape) // array.size)
+        weights[ours] = array.reshape(shape)
+    notes = list(graph.notes)
+    if left := [name for name in tensors if name not in symbol.variables]:
+        notes.append(f"{len(left)} arrays are not in the graph, and are left out: {', '.join(left[:3])}")
+    exported = Exported(symbol.path, symbol.for_mxnet(graph.head), tensors, graph.channels_last)
+    return Identity(planned, f"the graph {symbol.path.name}", "gluon", "", weights, exported, notes=tuple(notes))
+
+
+def _check_values(file: CheckpointFile, name: str, array: Array, *, is_variance: bool) -> None:
+    """Raise WeightsError for values that no network can have."""
+    if not np.issubdtype(array.dtype, np.floating):
+        raise WeightsError(f"{file.path}: {name} holds {array.dtype} values, expected floating point")
+    if not np.isfinite(array).all():
+        count = int(np.size(array) - np.isfinite(array).sum())
+        raise WeightsError(f"{file.path}: {name} holds {count} values that are NaN or infinite")
+    if is_variance and (array < 0).any():
+        raise WeightsError(f"{file.path}: {name} holds negative values, and a variance has none")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.formats.description import Description
 from resnet_xf.formats.files import TITLES, read_checkpoint
@@ -43,7 +43,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     format: str
     bytes: int
     network: str | None
-    spec: ResNetSpec | None
+    spec: Spec | None
     others: tuple[str, ...]
     prefix: str
     tensors: tuple[TensorInfo, ...]
@@ -53,7 +53,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     description: Description | None = None
 
 
-def inspect(path: str | Path, spec: ResNetSpec | None = None) -> Inspection:
+def inspect(path: str | Path, spec: Spec | None = None) -> Inspection:
     """Read a checkpoint and identify its network.
 
     Raises:
@@ -69,7 +69,7 @@ def inspect(path: str | Path, spec: ResNetSpec | None = None) -> Inspection:
     network = None
     if identity:
         spec = identity.plan.spec
-        network = f"{spec.name}, {spec.num_classes} classes, names of {identity.layout.title}"
+        network = f"{spec.name}, {spec.num_classes} classes, names of {identity.read_as}"
     return Inspection(
         path=str(path),
         format=TITLES[file.format],

@@ -21,7 +21,11 @@ from resnet_xf.architecture.weights import Array, Weights
 
 Words = Literal["torch", "gluon"]
 
-GLUON_WORDS = {"norm": {"weight": "gamma", "bias": "beta"}, "prelu": {"weight": "alpha"}}
+GLUON_WORDS = {
+    "norm": {"weight": "gamma", "bias": "beta"},
+    "groupnorm": {"weight": "gamma", "bias": "beta"},
+    "prelu": {"weight": "alpha"},
+}
 """By kind of layer, what Gluon calls its arrays where the name is not ours."""
 
 COUNTED = {"norm": "batchnorm", "linear": "dense"}
@@ -128,9 +132,9 @@ def places(planned: Plan, layout: Layout, *, counted: bool = False) -> list[Plac
         before = f"{_counted(layer, node, layout, counts)}_" if counted else f"{structural}."
         words = GLUON_WORDS.get(node.kind, {}) if layout.words == "gluon" else {}
         fixed: dict[str, float] = {}
-        if isinstance(node, Norm) and not node.affine and layout.words == "gluon":
-            fixed = {"weight": 1.0, "bias": 0.0}
-            shapes = dict.fromkeys((*fixed, *STATISTICS), (node.channels,))
+        if isinstance(node, Norm) and layout.words == "gluon":
+            shapes = dict.fromkeys(("weight", "bias", *STATISTICS), (node.channels,))
+            fixed = ({} if node.scale else {"weight": 1.0}) | ({} if node.shift else {"bias": 0.0})
         for suffix, shape in shapes.items():
             listed.append(Place(before + words.get(suffix, suffix), f"{layer}.{suffix}", shape, fixed.get(suffix)))
     return listed

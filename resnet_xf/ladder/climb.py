@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from resnet_xf.architecture.plan import Plan
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array, digest
 from resnet_xf.backend.contract import Backend
 from resnet_xf.backend.registry import check_backend, get_backend
@@ -65,7 +65,7 @@ MENDABLE = (BackendError, CheckpointError, DataError, EvidenceError, RecipeError
 
 
 def parity(
-    spec: Plan | ResNetSpec | str | Pair,
+    spec: Plan | Spec | str | Pair,
     backends: str | Sequence[str | Backend] = ("torch", "mxnet"),
     *,
     names: Mapping[str, str] | None = None,
@@ -266,7 +266,7 @@ def _judge(rung: Rung, subject: Subject, sides: Sequence[Side], on_rung: Tell) -
 
 
 def assert_parity(
-    spec: Plan | ResNetSpec | str | Pair,
+    spec: Plan | Spec | str | Pair,
     backends: str | Sequence[str | Backend] = ("torch", "mxnet"),
     **options: object,
 ) -> Report:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_xf.architecture.plan import Plan, plan
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.weights import (
     Array,
@@ -31,7 +31,7 @@ from resnet_xf.support.files import list_checkpoints
 
 
 def subject_of(
-    spec: Plan | ResNetSpec | str,
+    spec: Plan | Spec | str,
     image_size: tuple[int, int] | None,
     images: Array | str | Path | None,
     weights: Mapping[str, Array] | str | Path | None,
@@ -115,7 +115,7 @@ def weights_of(planned: Plan, weights: Mapping[str, Array] | str | Path | None, 
     return planned, arrays, "given as arrays" + rounded
 
 
-def _read(path: str | Path, spec: ResNetSpec | None) -> tuple[Plan, Weights, str]:
+def _read(path: str | Path, spec: Spec | None) -> tuple[Plan, Weights, str]:
     """Return the network of a checkpoint, with its number of classes and its eps if it tells one, and its weights."""
     found, how = identify_verified(path, spec)
     arrays, rounded = float32_of(found.weights)

@@ -14,6 +14,7 @@ import numpy as np
 from resnet_xf.architecture.measures import roundings
 from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.plan import Plan
+from resnet_xf.architecture.rewrite import in_full_precision, without_dropout
 from resnet_xf.architecture.trace import Row, trace
 from resnet_xf.architecture.weights import Array, all_weight_shapes
 from resnet_xf.backend.learner import TIMEOUT, Task
@@ -176,7 +177,7 @@ def curve_run(planned: Plan, seed: int) -> ShortRun:
 
 def _short_run(planned: Plan, seed: int, size: tuple[int, int], settings: Mapping[str, Any]) -> ShortRun:
     return ShortRun(
-        network=planned.root,
+        network=without_dropout(in_full_precision(planned.root)),
         weights=tuple(all_weight_shapes(planned)),
         channels=planned.spec.in_channels,
         classes=planned.spec.num_classes,

@@ -9,7 +9,8 @@ from math import prod
 
 from resnet_xf.architecture.nodes import Node, walk
 from resnet_xf.architecture.plan import Plan
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.rewrite import in_full_precision
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.trace import Observed, Row, trace
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.ladder.short_run import ShortRun
@@ -22,7 +23,7 @@ class Outline:
     Attributes:
         name: of the network.
         spec: of a network that this package builds; None for a user's own.
-        root: the node that a backend builds; None for a user's own.
+        root: the node that a backend builds, in full precision; None for a user's own.
         rows: the trace for one image: first the whole network, then the layers in the order in which they run.
         settings: by layer, as :meth:`resnet_xf.backend.contract.Backend.settings` gives them. Of a user's own network
             without norms that have no running statistics.
@@ -30,7 +31,7 @@ class Outline:
     """
 
     name: str
-    spec: ResNetSpec | None
+    spec: Spec | None
     root: Node | None
     rows: tuple[Row, ...]
     settings: Mapping[str, Mapping[str, float]]
@@ -74,7 +75,7 @@ def outline_of(planned: Plan, shape: tuple[int, ...]) -> Outline:
     """Return the outline of a plan, for images of shape ``(N, C, H, W)``."""
     settings = {name: settings for name, node in walk(planned.root) if (settings := node.settings())}
     rows = tuple(trace(planned, (1, *shape[1:])))
-    return Outline(planned.spec.name, planned.spec, planned.root, rows, settings)
+    return Outline(planned.spec.name, planned.spec, in_full_precision(planned.root), rows, settings)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from resnet_xf.architecture.measures import EPSILON, relative_error
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.rewrite import fold_norms
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.weights import Array, draw_weights, plain, require_memory, without_counters
 from resnet_xf.backend.contract import Backend, Optimizes, require
@@ -75,7 +75,7 @@ class Optimized:
 
 
 def optimize(
-    network: Plan | ResNetSpec | str,
+    network: Plan | Spec | str,
     backend: str | Backend | None = None,
     *,
     weights: Mapping[str, Array] | None = None,

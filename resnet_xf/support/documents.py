@@ -24,6 +24,22 @@ MOST_DOTS = 4000
 """The most dots in TOML. The time to read a key grows with the square of the dots in it."""
 
 
+class Part:
+    """A part of a document that says itself how it is read. Subclasses are plain classes or structs."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_builtins(cls, data: Any) -> Part:
+        """Return the part in plain data."""
+        raise NotImplementedError
+
+
+def read_part(kind: Any, data: Any) -> Any:
+    """Return a :class:`Part`; the ``dec_hook`` of every document."""
+    return kind.from_builtins(data)
+
+
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A part of a document. Unknown fields are refused, and fields at their defaults are not written."""
 
@@ -55,12 +71,12 @@ class Document(Struct, frozen=True):
     def from_toml(cls, text: str) -> Self:
         """Read TOML. Raises the class's ``error`` with the path of the wrong field."""
         refuse(cls.error, {f"$: more than {MOST_DOTS:,} dots in TOML": text.count(".") > MOST_DOTS})
-        return cls._read_text(lambda: msgspec.convert(tomllib.loads(text), cls))
+        return cls._read_text(lambda: msgspec.convert(tomllib.loads(text), cls, dec_hook=read_part))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read JSON. Raises the class's ``error`` with the path of the wrong field."""
-        return cls._read_text(lambda: msgspec.json.decode(text, type=cls))
+        return cls._read_text(lambda: msgspec.json.decode(text, type=cls, dec_hook=read_part))
 
     def checked(self) -> Self:
         """Return an equal document whose types and ranges are checked; Python's constructor checks neither.
@@ -68,7 +84,9 @@ class Document(Struct, frozen=True):
         Raises:
             ResNetXFError: the class's ``error``, with the path of the wrong field.
         """
-        return self._read_text(lambda: msgspec.convert(msgspec.to_builtins(self, enc_hook=_scalar), type(self)))
+        return self._read_text(
+            lambda: msgspec.convert(msgspec.to_builtins(self, enc_hook=_scalar), type(self), dec_hook=read_part)
+        )
 
     @classmethod
     def _read_text(cls, decode: Callable[[], Self]) -> Self:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from safetensors import SafetensorError
 
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec, read_spec
 from resnet_xf.architecture.weights import (
     RUN_KEY,
     SPEC_KEY,
@@ -115,7 +115,7 @@ class Header(Document, frozen=True, kw_only=True):
 class Checkpoint:
     """A run at one moment: network, header, weights, and the optimiser's velocity as PyTorch defines it."""
 
-    spec: ResNetSpec
+    spec: Spec
     header: Header
     weights: Weights
     velocity: Weights
@@ -154,7 +154,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         arrays, texts = read_arrays(path)
         if RUN_KEY not in texts:
             raise CheckpointError("holds weights but no training run; begin one with `resnet-xf train --weights`")
-        spec, header = ResNetSpec.from_json(texts[SPEC_KEY]), Header.from_json(texts[RUN_KEY])
+        spec, header = read_spec(texts[SPEC_KEY]), Header.from_json(texts[RUN_KEY])
         shapes = all_weight_shapes(spec)
         weights = {name: array for name, array in arrays.items() if not name.startswith(VELOCITY)}
         velocity = {name.removeprefix(VELOCITY): arrays[name] for name in arrays if name not in weights}

@@ -15,7 +15,7 @@ import numpy as np
 
 from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.plan import Plan
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.weights import Weights
 from resnet_xf.backend.contract import Trains, require
@@ -73,7 +73,7 @@ class Run:
         first: whether this process was the first worker, the only one that writes and prints.
     """
 
-    spec: ResNetSpec
+    spec: Spec
     recipe: Recipe
     weights: Weights
     history: tuple[EpochRecord, ...]

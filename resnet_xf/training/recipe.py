@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.plan import Plan
-from resnet_xf.architecture.spec import Name, ResNetSpec, Side
+from resnet_xf.architecture.spec import Name, Side, Spec
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.data import IMAGENET_MEAN, IMAGENET_STD, Crop
 from resnet_xf.errors import RecipeError, refuse
@@ -243,7 +243,7 @@ def learning_rates(recipe: Recipe, steps_per_epoch: int) -> NDArray[np.float32]:
     return rates.astype(np.float32)
 
 
-def decaying(network: Plan | ResNetSpec | str, recipe: Recipe) -> frozenset[str]:
+def decaying(network: Plan | Spec | str, recipe: Recipe) -> frozenset[str]:
     """Return the names of the weights that decay."""
     return frozenset(
         name

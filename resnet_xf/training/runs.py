@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from resnet_xf.architecture.plan import Plan, plan
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array, all_weight_shapes, check_weights, draw_weights, without_counters
 from resnet_xf.backend.learner import TIMEOUT
 from resnet_xf.backend.registry import get_backend
@@ -31,7 +31,7 @@ def default_recipe(dataset: str) -> str:
 
 
 def train(
-    network: Plan | ResNetSpec | str = "d2l_resnet18",
+    network: Plan | Spec | str = "d2l_resnet18",
     dataset: Dataset | str = "digits",
     recipe: Recipe | str | Path | None = None,
     *,
@@ -71,7 +71,7 @@ def train(
 
 
 def prepare(
-    network: Plan | ResNetSpec | str,
+    network: Plan | Spec | str,
     dataset: Dataset | str,
     recipe: Recipe | str | Path | None,
     *,
@@ -111,7 +111,7 @@ def prepare(
 
 def resume(
     run: str | Path,
-    network: Plan | ResNetSpec | str | None = None,
+    network: Plan | Spec | str | None = None,
     *,
     backend: str | None = None,
     device: str = "auto",
@@ -147,7 +147,7 @@ def resume(
 
 def prepare_resume(
     run: str | Path,
-    network: Plan | ResNetSpec | str | None,
+    network: Plan | Spec | str | None,
     *,
     backend: str | None = None,
     dataset: Dataset | str | None = None,
@@ -161,9 +161,9 @@ def prepare_resume(
     header = start.header
     backend = get_backend(backend or header.backend).name
     if network is not None and (spec := plan(network).spec) != start.spec:
-        fields = [field for field in spec.__struct_fields__ if getattr(spec, field) != getattr(start.spec, field)]
         raise CheckpointError(
-            f"{run}: is a run of {start.spec.name}, and {spec.name} was asked for; they differ in {', '.join(fields)}"
+            f"{run}: is a run of {start.spec.name}, and {spec.name} was asked for; they differ in "
+            f"{', '.join(spec.differences(start.spec))}"
         )
     data = dataset_of(header, dataset, data_dir)
     if (len(data.train), data.train.digest()) != (header.train_images, header.train_digest):

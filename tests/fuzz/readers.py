@@ -39,7 +39,8 @@ from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.images import centre, read_image
 from resnet_xf.formats.convert import write_checkpoint
 from resnet_xf.formats.files import read_checkpoint
-from resnet_xf.formats.gluon_symbol import checked_graph, read_symbol
+from resnet_xf.formats.gluon_symbol import read_symbol
+from resnet_xf.formats.graph import read_graph
 from resnet_xf.formats.identify import identify
 from resnet_xf.formats.inspect import inspect
 from resnet_xf.ladder.capture.against import capture, parity_against
@@ -153,19 +154,23 @@ def _symbol() -> Prepared:
 
     at = 0
     for number in range(3):
-        weight = add("null", f"conv{number}_weight", [], __shape__="(2, 1, 3, 3)")
-        at = add("Convolution", f"conv{number}", [at, weight], kernel="(3, 3)", num_filter="2", num_group="1")
+        weight = add("null", f"conv{number}_weight", [], __shape__="(2, 2, 3, 3)")
+        at = add("Convolution", f"conv{number}", [at, weight], kernel="(3, 3)", num_filter="2", no_bias="True")
         arrays = [add("null", f"bn{number}_{word}", []) for word in ("gamma", "beta", "running_mean", "running_var")]
         at = add("BatchNorm", f"bn{number}", [at, *arrays], eps="1e-05", momentum="0.9", fix_gamma="False")
         at = add("Activation", f"act{number}", [at], act_type="relu")
     at = add("Pooling", "pool", [at], kernel="(1, 1)", global_pool="True", pool_type="avg")
+    at = add("FullyConnected", "fc", [at, add("null", "fc_weight", [])], num_hidden="3", no_bias="True")
     symbol = {"nodes": nodes, "arg_nodes": [0, 1], "heads": [[at, 0, 0]], "attrs": {"mxnet_version": ["int", 10901]}}
 
     text = json.dumps(symbol)
+    shapes = {"fc_weight": (3, 2)} | {f"conv{number}_weight": (2, 2, 3, 3) for number in range(3)}
+    tensors = {node["name"]: np.ones(shapes.get(node["name"], 2), "f4") for node in nodes[1:] if node["op"] == "null"}
 
     def read(folder: Path) -> None:
-        read_symbol(folder / "x-symbol.json")
-        checked_graph(folder / "x-symbol.json")
+        symbol = read_symbol(folder / "x-symbol.json")
+        symbol.for_mxnet(symbol.head)
+        read_graph(symbol.nodes, symbol.head, tensors)
 
     return lambda rng: {"x-symbol.json": as_json(damaged_json(text, rng), rng)}, read
 

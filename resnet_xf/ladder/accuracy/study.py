@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from resnet_xf.architecture.plan import Plan, plan
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.backend.learner import TIMEOUT
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.backend.workers import threads_each
@@ -58,7 +58,7 @@ class Job(Document, frozen=True, kw_only=True):
     title = "a job"
     error = TrainingError
 
-    spec: ResNetSpec
+    spec: Spec
     header: Header
     device: str
     folder: str
@@ -187,7 +187,7 @@ def _prepare(
     return runs
 
 
-def images_for(spec: ResNetSpec, data: Dataset) -> Dataset:
+def images_for(spec: Spec, data: Dataset) -> Dataset:
     """Return the data set with as many channels as the network takes: grey images are repeated in three channels."""
     if (data.channels, spec.in_channels) != (1, 3):
         return data

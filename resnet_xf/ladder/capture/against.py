@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resnet_xf.architecture.measures import array_digest
 from resnet_xf.architecture.plan import Plan, plan
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.contract import Backend
 from resnet_xf.backend.registry import check_backend, get_backend, is_installed, list_backends
@@ -25,7 +25,7 @@ from resnet_xf.training.recipe import Recipe
 
 
 def capture(
-    spec: Plan | ResNetSpec | str,
+    spec: Plan | Spec | str,
     out: str | Path,
     backend: str | Backend | None = None,
     *,
@@ -71,7 +71,7 @@ def parity_against(
     captures: Sequence[str | Path],
     backends: str | Sequence[str | Backend] | None = None,
     *,
-    spec: Plan | ResNetSpec | str | None = None,
+    spec: Plan | Spec | str | None = None,
     weights: Mapping[str, Array] | str | Path | None = None,
     level: Level | None = None,
     device: str = "cpu",
@@ -149,7 +149,7 @@ def _trial(first: Captured, asked: Trial | None, level: Level) -> Trial | None:
 
 
 def _check_subject(
-    first: Captured, spec: Plan | ResNetSpec | str | None, weights: Mapping[str, Array] | str | Path | None
+    first: Captured, spec: Plan | Spec | str | None, weights: Mapping[str, Array] | str | Path | None
 ) -> None:
     """Raise EvidenceError unless a capture is of the network and the weights asked for.
 
@@ -161,8 +161,7 @@ def _check_subject(
     if weights is not None:
         planned, arrays, _ = weights_of(planned, weights, first.manifest.seed)
     asked = planned.spec
-    fields = [f for f in captured.__struct_fields__ if f != "name" and getattr(asked, f) != getattr(captured, f)]
-    if fields:
+    if fields := [field for field in captured.differences(asked) if field != "name"]:
         raise EvidenceError(
             f"{first.folder}: is of {captured.name}, and {asked.name} was asked for; they differ in "
             f"{', '.join(fields)}; name the capture's network, or capture this one"

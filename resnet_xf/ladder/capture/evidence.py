@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from resnet_xf.architecture.measures import array_digest
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array
 from resnet_xf.errors import EvidenceError
 from resnet_xf.ladder.report.report import Level
@@ -74,7 +74,7 @@ class Manifest(Document, frozen=True, kw_only=True):
 
     version: int = VERSION
     digest: str = ""
-    spec: ResNetSpec
+    spec: Spec
     level: Level
     seed: int
     backend: str

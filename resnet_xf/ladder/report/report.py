@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.errors import ResNetXFError
 from resnet_xf.ladder.accuracy.equivalence import Equivalence
 
@@ -120,7 +120,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     version: Literal[2] = 2
     network: str
-    spec: ResNetSpec | None = None
+    spec: Spec | None = None
     level: Level = "standard"
     command: str = ""
     created: datetime | None = None

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from resnet_xf.architecture.plan import plan
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.backend.registry import get_backend, list_backends
 from resnet_xf.data import load_dataset
 from resnet_xf.errors import BackendError, EvidenceError, TrainingError
@@ -65,7 +65,7 @@ class Trial:
     data_dir: Path | None = None
     jobs: int | None = None
 
-    def check(self, spec: ResNetSpec, *, trains: bool) -> None:
+    def check(self, spec: Spec, *, trains: bool) -> None:
         """Refuse, before the ladder starts, what rung 10 would refuse after hours.
 
         Args:

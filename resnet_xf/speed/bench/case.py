@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.backend.fast import PRESETS
 from resnet_xf.errors import BenchError
 from resnet_xf.support.documents import Document
@@ -39,7 +39,7 @@ class Case(Document, frozen=True, kw_only=True):
     title = "a case"
     error = BenchError
 
-    spec: ResNetSpec
+    spec: Spec
     library: str = OURS
     backend: str
     mode: Mode = "infer"
@@ -73,7 +73,7 @@ class Case(Document, frozen=True, kw_only=True):
 
 
 def cases(
-    spec: ResNetSpec,
+    spec: Spec,
     *,
     backends: tuple[str, ...],
     peers: tuple[str, ...] = (),

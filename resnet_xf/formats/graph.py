@@ -1,0 +1,255 @@
+"""An exported graph as steps: the chain of its operators, with branches wherever it parts and joins again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from resnet_xf.architecture import nodes
+from resnet_xf.architecture.weights import Weights
+from resnet_xf.errors import WeightsError
+from resnet_xf.formats.converters import CONVERTERS, LAST, PRODUCTS, SUMS, WITH_CONSTANTS
+from resnet_xf.formats.gluon_symbol import SymbolNode
+from resnet_xf.formats.operators import Operator, Value, Variables
+from resnet_xf.formats.steps import Step, all_steps
+
+DEEPEST = 20
+"""How deep branches may be nested in each other."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as it was exported.
+
+    Attributes:
+        steps: its layers.
+        notes: remarks on operators that were left out.
+        head: the number of the node whose output is the last step's.
+        channels_last: whether it takes images ``(N, H, W, C)``.
+    """
+
+    steps: list[Step]
+    notes: tuple[str, ...]
+    head: int
+    channels_last: bool
+
+
+def read_graph(symbol: list[SymbolNode], head: int, tensors: Weights, *, keep_softmax: bool = False) -> Graph:
+    """Return the steps of a checked graph.
+
+    Args:
+        symbol: all nodes; each is connected to nodes before it alone.
+        head: the number of the node that is the output.
+        tensors: the arrays of the file by the names of the graph's variables.
+        keep_softmax: keep a softmax at the end.
+
+    Raises:
+        WeightsError: for an operator, an attribute or a connection that no plan has; the message names the node.
+    """
+    return _Reader(symbol, tensors, keep_softmax=keep_softmax).read(head)
+
+
+class _Reader:
+    """Reads one graph."""
+
+    def __init__(self, symbol: list[SymbolNode], tensors: Weights, *, keep_softmax: bool) -> None:
+        self.symbol, self.tensors, self.keep_softmax = symbol, tensors, keep_softmax
+        self.notes: list[str] = []
+        self.values: dict[int, Value] = {}
+        self.layers: dict[int, Step | None] = {}
+        self.sources: dict[int, tuple[int, ...]] = {}
+        """By node, the inputs that come from the images: one, or two where branches join."""
+        self.fork: dict[int, int] = {}
+        """By node, the nearest node before it that every path from the images goes through."""
+        self.depth: dict[int, int] = {}
+
+    def read(self, head: int) -> Graph:
+        reached = self._reached(head)
+        images = [n for n in reached if self.symbol[n].op == "null" and self.symbol[n].name not in self.tensors]
+        images = [n for n in images if not self.symbol[n].name.endswith("label")]
+        if len(images) != 1:
+            names = [self.symbol[n].name for n in images if n != min(images)]
+            if not names:
+                raise WeightsError("has no input for the images: the file has an array of every name")
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise WeightsError(
+                f"{', '.join(names[:3])}{more} are not in the file; move the graph away if it is of another network"
+            )
+        start = images[0]
+        self.values[start], self.depth[start] = Value(), 0
+        used: dict[str, str] = {}
+        for number in reached:
+            if number != start and self.symbol[number].op != "null":
+                self._convert(number, used)
+        last = self.symbol[head]
+        steps = self._chain(head, start)
+        if last.op in LAST and not self.keep_softmax and len(steps) > 1:
+            self.notes.append(
+                f"{last.name} ({last.op}) at the end is left out; the outputs are the values before it "
+                "(--keep-softmax keeps it)"
+            )
+            steps.pop()
+            head = self._inputs(head)[0]
+        twice = [name for name, times in Counter(step.name for step in all_steps(steps)).items() if times > 1]
+        if twice:
+            raise WeightsError(f"node {twice[0]!r}: is a part of two branches, which do not join as a pair")
+        if self.values[head].axes != 2 or self.values[head].view:
+            raise WeightsError(f"node {last.name!r}: the output is no (N, classes); is this a part of a network?")
+        channels_last = any(self.symbol[number].op == "transpose" for number in reached)
+        merged = _merged(steps)
+        self.notes += _preprocessing(merged)
+        return Graph(merged, tuple(dict.fromkeys(self.notes)), head, channels_last)
+
+    def _reached(self, head: int) -> list[int]:
+        """Return the numbers of all nodes that the output depends on, in order."""
+        reached, waiting = {head}, [head]
+        while waiting:
+            for source in self._inputs(waiting.pop()):
+                if source not in reached:
+                    reached.add(source)
+                    waiting.append(source)
+        return sorted(reached)
+
+    def _inputs(self, number: int) -> list[int]:
+        return [connection[0] for connection in self.symbol[number].inputs]
+
+    def _convert(self, number: int, used: dict[str, str]) -> None:
+        """Convert one operator, whose inputs are converted."""
+        node, inputs = self.symbol[number], self._inputs(number)
+        sources = tuple(source for source in inputs if source in self.values)
+        value = self.values[sources[0]] if sources else Value()
+        names = [self.symbol[source].name for source in inputs]
+        op = Operator(node.name, node.op, node.attributes(), names, replace(value), self.tensors, self.notes)
+        if not sources or (sources[0] != inputs[0] and node.op not in PRODUCTS | SUMS):
+            raise op.refuse("does not depend on the images")
+        if len(sources) == 2 and node.op in SUMS | PRODUCTS and len(inputs) == 2:
+            op.read |= {"num_args"}
+            self._join(number, op, sources)
+        elif len(sources) == 1 and node.op in WITH_CONSTANTS and len(inputs) == 2 and names[1] in self.tensors:
+            self._add_layer(number, op, WITH_CONSTANTS[node.op](op), used)
+        elif len(sources) == 1 and node.op in CONVERTERS:
+            self._add_layer(number, op, CONVERTERS[node.op](op), used)
+        else:
+            raise op.refuse("no part of a plan computes this")
+        op.finish()
+        self.values[number], self.sources[number] = op.value, sources
+        self.depth[number] = self.depth[self.fork[number]] + 1
+
+    def _add_layer(
+        self, number: int, op: Operator, layer: tuple[nodes.Node, Variables] | None, used: dict[str, str]
+    ) -> None:
+        source = next(source for source in self._inputs(number) if source in self.values)
+        self.fork[number] = source
+        if layer is None:
+            self.layers[number] = None
+            return
+        node, variables = layer
+        for name in variables.values():
+            if name not in self.tensors:
+                raise op.refuse(f"{name} is no array in the file")
+            if name in used:
+                raise op.refuse(f"shares {name} with {used[name]}; a plan has each array once")
+            used[name] = op.name
+        self.layers[number] = Step(op.name, node, variables)
+
+    def _join(self, number: int, op: Operator, sources: tuple[int, ...]) -> None:
+        """Two branches join: find where they part."""
+        one, other = sources
+        while one != other:
+            if self.depth[one] >= self.depth[other]:
+                one = self.fork[one]
+            else:
+                other = self.fork[other]
+        self.fork[number] = one
+        first, second = (self.values[source] for source in sources)
+        if op.op in PRODUCTS:
+            if one not in sources:
+                raise op.refuse("is the product of two branches; expected a tensor and a gate made of it")
+            gated = self.values[one]
+            gate = second if sources[0] == one else first
+            if (gated.axes, gate.axes) != (4, 4) or gated.view != gate.view:
+                raise op.refuse("is no gate with a value for each channel, (N, C, 1, 1)")
+            op.value = replace(gated)
+        elif first.axes != second.axes or first.view or second.view:
+            raise op.refuse("is the sum of tensors of other shapes")
+        self.layers[number] = None
+
+    def _chain(self, number: int, stop: int, depth: int = 0) -> list[Step]:
+        """Return the steps from the output of ``stop`` to that of a node."""
+        if depth > DEEPEST:
+            raise WeightsError(
+                f"node {self.symbol[number].name!r}: more than {DEEPEST} branches are nested in each other"
+            )
+        steps: list[Step] = []
+        while number != stop:
+            node, fork = self.symbol[number], self.fork[number]
+            if len(self.sources[number]) == 2:
+                one, other = self.sources[number]
+                if node.op in PRODUCTS:
+                    body = self._chain(other if one == fork else one, fork, depth + 1)
+                    steps.append(Step(node.name, nodes.Gate(()), branches=(_as_gate(body),)))
+                else:
+                    branches = [self._chain(source, fork, depth + 1) for source in (one, other)]
+                    if _size(branches[1]) > _size(branches[0]):
+                        branches.reverse()
+                    steps.append(Step(node.name, nodes.Add(), branches=(branches[0], branches[1])))
+            elif (layer := self.layers[number]) is not None:
+                if isinstance(layer.node, nodes.Linear) and self.values[self.sources[number][0]].axes == 4:
+                    steps += [layer, Step(f"{layer.name}_flatten", nodes.Flatten())]
+                else:
+                    steps.append(layer)
+            number = fork
+        return steps[::-1]
+
+
+def _preprocessing(steps: list[Step]) -> list[str]:
+    """Return a remark if the network prepares the images itself."""
+    first = next((n for n, step in enumerate(steps) if isinstance(step.node, nodes.Conv)), 0)
+    words = [f"{step.name}, {step.node}" for step in steps[:first] if isinstance(step.node, nodes.Scale)]
+    words += [f"{step.name}, a batch norm" for step in steps[:first] if isinstance(step.node, nodes.Norm)]
+    said = f"the network prepares its images itself: {'; '.join(words)}; show it what the exported one is shown"
+    return [said] if words else []
+
+
+def _size(steps: list[Step]) -> int:
+    return len([*all_steps(steps)])
+
+
+def _as_gate(steps: list[Step]) -> list[Step]:
+    """Return a gate's steps with 1×1 convolutions in place of dense layers, which compute the same on 1×1 maps."""
+    gate = []
+    for step in steps:
+        match step.node:
+            case nodes.Flatten():
+                continue
+            case nodes.Linear(inner, out, bias):
+                gate.append(replace(step, node=nodes.Conv(inner, out, 1, bias=bias)))
+            case nodes.Norm(axes=2):
+                gate.append(replace(step, node=replace(step.node, axes=4)))
+            case _:
+                gate.append(step)
+    return gate
+
+
+def _merged(steps: list[Step]) -> list[Step]:
+    """Return steps with consecutive constant scales joined into one."""
+    merged: list[Step] = []
+    for step in steps:
+        before = merged[-1].node if merged else None
+        if isinstance(before, nodes.Scale) and isinstance(step.node, nodes.Scale):
+            merged[-1] = replace(merged[-1], node=_product(before, step.node))
+        else:
+            merged.append(replace(step, branches=tuple(map(_merged, step.branches))))
+    return merged
+
+
+def _product(first: nodes.Scale, second: nodes.Scale) -> nodes.Scale:
+    """Return one scale in place of two: ``((x - s) * k - t) * m`` is ``(x - (s + t / k)) * (k * m)``."""
+    length = max(len(values) for one in (first, second) for values in (one.shift, one.scale))
+
+    def wide(values: tuple[float, ...]) -> tuple[float, ...]:
+        return values * (length // len(values))
+
+    parts = [*map(wide, (first.shift, first.scale, second.shift, second.scale))]
+    shift = tuple(s + (t / k if t else 0.0) for s, k, t, _ in zip(*parts, strict=True))
+    return nodes.Scale(shift, tuple(k * m for _, k, _, m in zip(*parts, strict=True)))

@@ -1,0 +1,35 @@
+"""The native network of a checkpoint file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from resnet_xf.architecture.spec import Spec
+from resnet_xf.backend.contract import Backend
+from resnet_xf.backend.registry import build
+from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.identify import identify
+
+
+def load(
+    path: str | Path, backend: str | Backend | None = None, *, spec: Spec | None = None, dtype: str = "float32"
+) -> Any:
+    """Build the network of a checkpoint, with its weights.
+
+    ``resnet_xf.load("net-0000.params", "torch")`` is a ``torch.nn.Module``.
+
+    Args:
+        path: a file that :func:`resnet_xf.convert` reads or writes, or the folder of a training run. The graph beside
+            ``net-0000.params`` is ``net-symbol.json``.
+        backend: as :func:`resnet_xf.get_backend` chooses it.
+        spec: the network, where the file does not tell it.
+        dtype: ``float32`` or ``float64``.
+
+    Raises:
+        WeightsError: if the file cannot be read, or its network is not known.
+        BackendError: if no backend is installed.
+    """
+    identity = identify(read_checkpoint(path), spec)
+    weights = {name: array.astype(dtype) for name, array in identity.weights.items()}
+    return build(identity.plan, backend, weights=weights, dtype=dtype)
