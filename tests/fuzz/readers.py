@@ -38,6 +38,7 @@ from resnet_xf.architecture.weights import (
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.images import centre, read_image
 from resnet_xf.formats.convert import write_checkpoint
+from resnet_xf.formats.description import Description, Preprocessing, path_beside, read_beside
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.gluon_symbol import read_symbol
 from resnet_xf.formats.graph import read_graph
@@ -143,6 +144,30 @@ def _one_file(name: str, samples: list[bytes], rng: random.Random) -> Files:
 
 def _checkpoint(name: str, folder: Path) -> None:
     identify(read_checkpoint(folder / name), TINY)
+
+
+def _description() -> Prepared:
+    """The description beside a checkpoint; some name no digest, so that they fit any contents."""
+    view = Preprocessing(image_size=(9, 11), crop="centre", mean=(0.25,), std=(0.5,))
+    known = Description(preprocessing=view, classes=("a", "b", "c"))
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "x.params"
+        write_checkpoint(path, draw_weights(TINY), TINY, known)
+        weights, described = path.read_bytes(), path_beside(path).read_bytes()
+    plain = [described.decode(), known.to_complete_json()]
+
+    def make(rng: random.Random) -> Files:
+        if rng.random() < 0.2:
+            return {"x.params": weights, "x.params.json": damaged(described, [described], rng)}
+        return {"x.params": weights, "x.params.json": as_json(damaged_json(rng.choice(plain), rng), rng)}
+
+    def read(folder: Path) -> None:
+        description = read_beside(folder / "x.params")
+        if description is not None:
+            description.check(TINY)
+            str(description.preprocessing)
+
+    return make, read
 
 
 def _symbol() -> Prepared:
@@ -396,7 +421,8 @@ def _bench() -> Prepared:
 READERS = (
     Reader("spec", 10, _spec),
     Reader("recipe", 10, _recipe),
-    Reader("params", 10, _params),
+    Reader("params", 8, _params),
+    Reader("description", 2, _description),
     Reader("symbol", 12, _symbol),
     Reader("safetensors", 15, _safetensors),
     Reader("run", 3, _run_folder),
