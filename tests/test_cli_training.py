@@ -25,7 +25,7 @@ stem = {kind = "conv3", width = 8, stride = 1, pool = false}
 FAST = ("--device", "cpu", "--image-size", "16", "--epochs", "2", "--batch-size", "256")
 BACKENDS = ["torch", "mxnet"]
 USED = (
-    "images: 16×16 pixels, crop resize, RGB, values 0…1, mean 0, std 1 (the checkpoint's)\n"
+    "images: 16×16 pixels, crop resize, grey, values 0…1, mean 0, std 1 (the checkpoint's)\n"
     "classes: 10: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (the checkpoint's)"
 )
 
@@ -149,6 +149,14 @@ def test_training_begins_from_weights_of_any_format(command) -> None:
     assert "d.safetensors: does not hold the weights of tiny: " in says
 
 
+def test_initial_weights_of_other_classes_need_a_new_head(command, run, pictures) -> None:
+    assert command("convert", run, "out.pth")[0] == 0
+    for source in (run, "out.pth"):
+        says = one_line(*command("train", "tiny.toml", "--weights", source, "--dataset", pictures, *FAST))
+        assert f"{source}: its output 0 is the class 0, and class 0 of folder:" in says
+        assert says.rstrip().endswith(" is a; draw a new last layer (--new-head)")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_evaluate_gives_the_last_epochs_accuracy(command, run, backend: str) -> None:
     last = load_checkpoint(run).header.history[-1]
@@ -185,7 +193,7 @@ def test_names_and_preprocessing_are_options(command, images) -> None:
     options = ("--run", "w.safetensors", "--device", "cpu", "--image-size", "8x12", "--mean", "0.25", "--std", "0.5")
     code, out, _ = command("predict", "0.png", *options, "--classes", "names.txt", "--top", "1")
     assert code == 0
-    assert out.startswith("images: 8×12 pixels, crop centre, RGB, values 0…1, mean 0.25, std 0.5 (image_size, mean, ")
+    assert out.startswith("images: 8×12 pixels, crop centre, grey, values 0…1, mean 0.25, std 0.5 (image_size, mean, ")
     assert "std given; otherwise assumed: recipe imagenet; the checkpoint does not tell)\nclasses: 10: digit 0, " in out
     code, out, _ = command("predict", "0.png", *options)
     assert (code, "classes: unknown; shown by their numbers from 0\n" in out) == (0, True)
@@ -408,10 +416,10 @@ def test_a_class_without_images_is_named(command) -> None:
     for name in ("a", "b"):
         Path("pictures", name).mkdir(parents=True)
     Image.new("L", (8, 8)).save("pictures/a/0.png")
-    says = one_line(*command("train", "tiny.toml", "--dataset", "folder:pictures", *FAST))
+    says = one_line(*command("train", "tiny.toml", "--dataset", pictures, *FAST))
     assert "pictures/b: holds no image; expected files that end in .bmp" in says
     Image.new("L", (8, 8)).save("pictures/b/0.png")
-    says = one_line(*command("train", "tiny.toml", "--dataset", "folder:pictures", *FAST))
+    says = one_line(*command("train", "tiny.toml", "--dataset", pictures, *FAST))
     assert "class a has 1 image, and a training and a test half need two" in says
 
 
@@ -423,7 +431,7 @@ def test_a_picture_that_cannot_be_read_is_named(command) -> None:
     for path in Path("pictures/b").iterdir():
         path.write_text("no image")
     options = ("--recipe", "d2l", "--in-channels", "3", "--num-classes", "2", "--batch-size", "8")
-    says = one_line(*command("train", "tiny.toml", "--dataset", "folder:pictures", *FAST, *options))
+    says = one_line(*command("train", "tiny.toml", "--dataset", pictures, *FAST, *options))
     assert re.search(r"pictures/b/\d\.png: not readable as an image: cannot identify image file", says)
 
 

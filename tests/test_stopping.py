@@ -133,8 +133,9 @@ def begin(pictures: Path, out: Path, **changes):
     return train(spec, f"folder:{pictures}", recipe, device="cpu", backend="torch", out=out)
 
 
-def test_no_folder_is_made_if_the_first_images_cannot_be_read(pictures, tmp_path) -> None:
-    whole = {path: path.read_bytes() for path in pictures.rglob("*.png")}
+@pytest.mark.parametrize("half", ["train", "test"])
+def test_no_folder_is_made_if_the_first_images_cannot_be_read(pictures, tmp_path, half: str) -> None:
+    whole = {path: path.read_bytes() for path in (pictures / half).rglob("*.png")}
     for path in whole:
         path.write_bytes(whole[path][:40])
     with pytest.raises(DataError, match="png: not readable as an image"):

@@ -238,6 +238,9 @@ def digest(arrays: Mapping[str, Array], texts: Mapping[str, str] = {}) -> str:
 def load_weights(path: str | Path) -> tuple[Spec, Weights]:
     """Read the spec and the weights from a file that :func:`save_weights` wrote.
 
+    Preprocessing and class names are not returned, so :func:`save_weights` does not write them again;
+    :func:`resnet_xf.convert` keeps them.
+
     Raises:
         WeightsError: if the file cannot be read, has no spec, or its weights do not fit the spec.
     """

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from resnet_xf.architecture.plan import plan
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, option
 from resnet_xf.cli.printing import ProgressBar, by_sign, echo, list_names, print_json, print_table
@@ -52,15 +53,15 @@ def convert_(
         echo(f"note: {note}")
     echo(f"written: {done.target}, names of {done.written_as}")
     if done.description:
-        print_description(done.description)
+        print_description(done.description, done.spec)
         if SUFFIXES[target.suffix] != "safetensors":
             echo(f"  these are in {path_beside(target)}, which belongs to the file; move both together")
 
 
-def print_description(description: Description) -> None:
+def print_description(description: Description, spec: Spec | None) -> None:
     """Print the preprocessing and the class names that are known."""
     if description.preprocessing:
-        echo(f"images: {description.preprocessing}")
+        echo(f"images: {description.preprocessing.text(spec.in_channels if spec else None)}")
     if description.classes:
         echo(f"classes: {list_names(description.classes)}")
 
@@ -89,7 +90,7 @@ def inspect_(
         dtypes = ", ".join(inspection.dtypes)
         echo(f"tensors: {len(inspection.tensors)}, {inspection.numbers:,} values, {dtypes}")
         if inspection.description:
-            print_description(inspection.description)
+            print_description(inspection.description, inspection.spec)
         echo(f"complete: {'yes' if inspection.problem is None else f'no: {inspection.problem}'}")
         if tensors:
             rows = [(tensor.name, by_sign(tensor.shape), tensor.dtype) for tensor in inspection.tensors]

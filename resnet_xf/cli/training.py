@@ -23,7 +23,7 @@ from resnet_xf.cli import options
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import arguments_without, not_none, option, size_option
 from resnet_xf.cli.printing import ProgressBar, by_sign, echo, list_names, print_json, print_table
-from resnet_xf.data import DATASETS
+from resnet_xf.data import DATASETS, Dataset, load_dataset
 from resnet_xf.errors import CheckpointError, DataError, RecipeError, TrainingError, escaped
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
@@ -138,8 +138,9 @@ def train_(
         changed = _changed_recipe(recipe or runs.default_recipe(dataset), lr, changes)
         backend = get_backend(backend).name  # in a parameter server's process it does not return
         out = out or _new_folder(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
-        initial = _initial_weights(weights, planned, changed, new_head=new_head) if weights else None
-        training = runs.prepare(planned, dataset, changed, backend=backend, out=out, weights=initial, **settings)
+        data = load_dataset(dataset, data_dir)
+        initial = _initial_weights(weights, planned, changed, data, new_head=new_head) if weights else None
+        training = runs.prepare(planned, data, changed, backend=backend, out=out, weights=initial, **settings)
     training.check_shares(workers)
     if workers > 1:
         _run_together(training, workers, out, new=resume is None)
@@ -169,9 +170,22 @@ def _new_folder(name: str) -> Path:
     return next(path for path in paths if not path.exists())
 
 
-def _initial_weights(path: Path, planned: Plan, recipe: Recipe, *, new_head: bool) -> Weights:
-    """Return a checkpoint's weights; with ``new_head``, the last layer's are random."""
-    weights = identify(read_checkpoint(path), planned.spec).weights
+def _initial_weights(path: Path, planned: Plan, recipe: Recipe, data: Dataset, *, new_head: bool) -> Weights:
+    """Return a checkpoint's weights; with ``new_head``, the last layer's are random.
+
+    Raises:
+        DataError: if the last layer is kept, and its classes are not the data set's.
+    """
+    file = read_checkpoint(path)
+    weights = identify(file, planned.spec).weights
+    names = file.description.classes if file.description else ()
+    if names and not new_head:
+        for label, (name, title) in enumerate(zip(names, data.classes, strict=False)):
+            if name != title:
+                raise DataError(
+                    f"{path}: its output {label} is the class {name}, and class {label} of {data.name} is {title}; "
+                    "draw a new last layer (--new-head)"
+                )
     if new_head:
         drawn = draw_weights(planned, recipe.seed, recipe.init)
         weights |= {name: drawn[name] for name in drawn if name.startswith("fc.")}
@@ -324,6 +338,6 @@ def _print_warnings(usage: Usage) -> None:
 
 def _print_usage(usage: Usage) -> None:
     """Print the preprocessing and the classes, and where each is known from."""
-    echo(f"images: {usage.preprocessing} ({usage.preprocessing_from})")
+    echo(f"images: {usage.preprocessing.text(usage.channels)} ({usage.preprocessing_from})")
     names = f"{list_names(usage.classes)} ({usage.classes_from})" if usage.classes else usage.classes_from
     echo(f"classes: {names}")

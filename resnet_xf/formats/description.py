@@ -60,13 +60,12 @@ class Preprocessing(Struct, frozen=True, kw_only=True, omit_defaults=False):
         mean, std = (tuple(value / self.scale for value in values) for values in (self.mean, self.std))
         return Transform(self.image_size, channels, self.crop, mean=mean, std=std, order=self.channel_order)
 
-    def __str__(self) -> str:
+    def text(self, channels: int | None = None) -> str:
+        """Return the preprocessing in words, for a network of so many channels; None if that is not known."""
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         height, width = self.image_size
-        return (
-            f"{height}×{width} pixels, crop {self.crop}, {self.channel_order}, values 0…{self.scale}, "
-            f"mean {mean}, std {std}"
-        )
+        order = "grey" if channels == 1 else self.channel_order
+        return f"{height}×{width} pixels, crop {self.crop}, {order}, values 0…{self.scale}, mean {mean}, std {std}"
 
 
 class Description(Document, frozen=True, kw_only=True, omit_defaults=False):

@@ -34,6 +34,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """How a network is used.
 
     Attributes:
+        channels: of the network's input.
         preprocessing: how images become input tensors.
         preprocessing_from: where that is known from, in words.
         classes: names of the outputs, in order; empty if they are not known.
@@ -41,6 +42,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         warnings: what the user should know about the network; one line each.
     """
 
+    channels: int
     preprocessing: Preprocessing
     preprocessing_from: str
     classes: tuple[str, ...]
@@ -326,6 +328,7 @@ def _default_recipe(data: Dataset | None) -> str:
 def _usage(known: _Known, view: Preprocessing, view_from: str, names: tuple[str, ...], names_from: str) -> Usage:
     warnings = () if known.description.trained else (f"{known.source}: {UNTRAINED}",)
     return Usage(
+        channels=known.planned.spec.in_channels,
         preprocessing=view,
         preprocessing_from=view_from,
         classes=names,

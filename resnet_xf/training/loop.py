@@ -139,7 +139,9 @@ class Training:
                 )
             if not first:  # only the first worker continues the sums of an unfinished epoch
                 self._move(loss=0.0, correct=0, seen=0)
-            next(iter(self._batches(threads=1)), None)  # if an image cannot be read, no folder is made
+            test = Batches(self.data.test, self.transform, self.recipe.batch_size, threads=1)
+            for batches in (self._batches(threads=1), test):  # if an image cannot be read, no folder is made
+                next(iter(batches), None)
             lock = nullcontext() if self.folder is None else locked(self.folder)
             signals = catch_stop_signals(enabled=self.out is not None, announce=not has_parent())
             with lock, signals as self.stop_request:

@@ -165,7 +165,8 @@ def _description() -> Prepared:
         description = read_beside(folder / "x.params")
         if description is not None:
             description.check(TINY)
-            str(description.preprocessing)
+            if description.preprocessing is not None:
+                description.preprocessing.text(TINY.in_channels)
 
     return make, read
 
