@@ -15,7 +15,7 @@ from resnet_xf.architecture.nodes import Children, Node
 def build(node: Node, *, fresh: bool = False) -> nn.Module:
     """Build the module of a node. Submodules have the names of the child nodes.
 
-    Set ``fresh`` if no other module reads the input tensor: then the module may work in place.
+    Set ``fresh`` if nothing else reads the input tensor, of a sum the first one: then the module works in place.
     """
     match node:
         case nodes.Conv(channels, out, kernel, stride, padding, dilation, groups, bias):
@@ -59,9 +59,11 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
         case nodes.Linear():
             return nn.Linear(node.in_features, node.out_features, bias=node.bias)
         case nodes.Add():
-            return Sum()
+            return Sum(inplace=fresh)
         case nodes.Sequential():
-            return nn.Sequential(OrderedDict((n, build(c, fresh=i > 0)) for i, (n, c) in enumerate(node.children)))
+            before = (False, *(is_fresh(child) for _, child in node.children))
+            built = ((name, build(child, fresh=new)) for (name, child), new in zip(node.children, before, strict=False))
+            return nn.Sequential(OrderedDict(built))
         case nodes.Taps():
             return FeatureMaps(node)
         case nodes.Residual():
@@ -69,6 +71,16 @@ def build(node: Node, *, fresh: bool = False) -> nn.Module:
         case nodes.Gate():
             return ChannelGate(node)
     raise TypeError(f"{node!r} is not a node")
+
+
+def is_fresh(node: Node) -> bool:
+    """Return whether a node's output is a new tensor, and no gradient is computed from its values."""
+    match node:
+        case nodes.Sequential(children=(*_, (_, last))):
+            return is_fresh(last)
+        case _:
+            kinds = nodes.Conv | nodes.Norm | nodes.GroupNorm | nodes.Linear | nodes.Add | nodes.Gate
+            return isinstance(node, kinds)
 
 
 def _norm(node: nodes.Norm) -> nn.Module:
@@ -147,11 +159,14 @@ class RadixSoftmax(nn.Module):
 
 
 class Sum(nn.Module):
-    """Add the shortcut to the body in place."""
+    """Add the shortcut to the body, in place if nothing else reads the body's output."""
+
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.inplace = inplace
 
     def forward(self, body: torch.Tensor, shortcut: torch.Tensor) -> torch.Tensor:
-        body += shortcut
-        return body
+        return body.add_(shortcut) if self.inplace else body + shortcut
 
 
 class _Container(nn.Module):
@@ -165,7 +180,7 @@ class _Container(nn.Module):
         """Build a sequence of children. Outputs of those in ``kept`` are also read elsewhere."""
         for name, child in children:
             self.add_module(name, build(child, fresh=fresh))
-            fresh = name not in kept
+            fresh = name not in kept and is_fresh(child)
 
     def run(self, children: Children, *inputs: torch.Tensor) -> torch.Tensor:
         """Run a sequence of children."""
@@ -193,7 +208,7 @@ class ResidualBlock(_Container):
         self.register(node.pre)
         self.register(node.body)
         self.downsample = build(node.shortcut) if node.shortcut else None
-        self.register((("add", nodes.Add()), *node.post))
+        self.register((("add", nodes.Add()), *node.post), fresh=is_fresh(nodes.Sequential(node.body)))
 
 
 class ChannelGate(_Container):

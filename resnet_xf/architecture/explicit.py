@@ -20,9 +20,21 @@ DEEPEST = 20
 """How deep containers may be nested. A stage, a block and its shortcut are three."""
 
 KINDS: dict[str, type[Node]] = {
-    kind.__name__: kind for kind in vars(nodes).values() if isinstance(kind, type) and hasattr(kind, "__match_args__")
+    kind.__name__: kind
+    for kind in vars(nodes).values()
+    if isinstance(kind, type) and hasattr(kind, "__match_args__") and kind not in (nodes.Add, nodes.Chain, nodes.Taps)
 }
-"""The classes of nodes by name, as ``Conv``."""
+"""The classes of nodes by name, as ``Conv``. A block holds its own sum, and only a backbone is ``Taps``."""
+
+OWN = re.compile(
+    "_.*|T_destination|(get|named|register|set)_.*|add_module|append|apply|bfloat16|buffers|call_super_init|cast|"
+    "children|collect_params|compile|cpu|cuda|double|dump_patches|eval|export|extend|extra_repr|float|forward|half|"
+    "hybrid_forward|hybridize|infer_shape|infer_type|initialize|insert|ipu|load|load_parameters|load_params|"
+    "load_state_dict|modules|mtia|name|name_scope|node|optimize_for|parameters|params|pop|prefix|register|"
+    "requires_grad_|run|save|save_parameters|save_params|share_memory|state_dict|summary|to|to_empty|train|training|"
+    "type|xpu|zero_grad"
+)
+"""Names that modules of PyTorch or blocks of Gluon use themselves."""
 
 _HINTS = {kind: get_type_hints(kind, include_extras=True) for kind in KINDS.values()}
 
@@ -41,7 +53,9 @@ def _encoded(node: Node) -> dict[str, Any]:
         if isinstance(value, Node):
             value = _encoded(value)
         elif field.type == "Children":
-            value = encode(value)
+            value = [*encode(value)]
+        elif isinstance(value, tuple):
+            value = [*value]
         data[field.name] = value
     return data
 
@@ -73,6 +87,8 @@ class _Reader:
                 raise SpecError(
                     f"{where}.name: expected letters, digits and _, unique among its siblings; got {name!r:.80}"
                 )
+            if OWN.fullmatch(name):
+                raise SpecError(f"{where}.name: PyTorch's or Gluon's layers use {name!r} themselves; choose another")
             children[name] = self.node({key: value for key, value in data.items() if key != "name"}, where, depth)
         return tuple(children.items())
 
@@ -93,7 +109,11 @@ class _Reader:
                     raise SpecError(f"{path}.{name}: is missing")
                 continue
             arguments[name] = self.argument(data[name], field.type, _HINTS[kind][name], f"{path}.{name}", depth)
-        return kind(**{"shortcut": None} | arguments if kind is nodes.Residual else arguments)
+        node = kind(**{"shortcut": None} | arguments if kind is nodes.Residual else arguments)
+        names = [name for name, _ in node.named_children()]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise SpecError(f"{path}: holds two layers that are called {twice[0]!r}")
+        return node
 
     def argument(self, value: object, type_: object, hint: Any, path: str, depth: int) -> Any:
         if type_ == "Children":

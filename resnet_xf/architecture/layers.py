@@ -16,6 +16,7 @@ from resnet_xf.architecture.rules import (
     Arrays,
     ArraySpec,
     Axes,
+    Constant,
     Count,
     Padding,
     Shape,
@@ -108,6 +109,7 @@ class Conv(Node):
 
     def output_shape(self, shape: Shape, /) -> Shape:
         batch, _, *sizes = expect(shape, 4, self.in_channels)
+        _expect_groups(self.groups, self.in_channels, self.out_channels)
         window = self.dilation * (self.kernel - 1) + 1
         return (batch, self.out_channels, *(windows(size, window, self.stride, self.padding) for size in sizes))
 
@@ -164,7 +166,15 @@ class GroupNorm(Node):
         return _scale_and_shift(self.channels)
 
     def output_shape(self, shape: Shape, /) -> Shape:
+        _expect_groups(self.groups, self.channels)
         return expect(shape, 4, self.channels)
+
+
+def _expect_groups(groups: int, *channels: int) -> None:
+    """Raise ShapeError if groups do not divide channels."""
+    for count in channels:
+        if count % groups:
+            raise ShapeError(f"{groups} groups do not divide {count} channels")
 
 
 def _scale_and_shift(channels: int, start: float = 1.0) -> Arrays:
@@ -187,7 +197,7 @@ class Activation(Node):
 class LeakyReLU(Node):
     """``max(x, 0) + slope * min(x, 0)``, with a constant slope. ``float32`` as in :class:`PReLU`."""
 
-    slope: float
+    slope: Constant
     float32: bool = False
 
     def settings(self) -> dict[str, float]:
@@ -198,8 +208,8 @@ class LeakyReLU(Node):
 class Clip(Node):
     """Values below ``low`` become ``low``, those above ``high`` become ``high``; 0 and 6 give ReLU6."""
 
-    low: float
-    high: float
+    low: Constant
+    high: Constant
 
     def settings(self) -> dict[str, float]:
         return {"low": self.low, "high": self.high}
@@ -229,8 +239,8 @@ class PReLU(Node):
 class Scale(Node):
     """``(x - shift) * scale`` with constants: one for each channel or one for all. Preprocessing, for example."""
 
-    shift: tuple[float, ...] = (0.0,)
-    scale: tuple[float, ...] = (1.0,)
+    shift: tuple[Constant, ...] = (0.0,)
+    scale: tuple[Constant, ...] = (1.0,)
 
     def settings(self) -> dict[str, float]:
         values = {"shift": self.shift, "scale": self.scale}
@@ -238,7 +248,7 @@ class Scale(Node):
 
     def output_shape(self, shape: Shape, /) -> Shape:
         for values in (self.shift, self.scale):
-            if len(values) > 1:
+            if len(values) != 1:
                 expect(shape, 4, len(values))
         return shape
 
@@ -286,6 +296,8 @@ class Pool(Node):
         return pool_settings(self.kernel, self.stride, self.padding, ceil=self.ceil, counts_padding=counts_padding)
 
     def output_shape(self, shape: Shape, /) -> Shape:
+        if 2 * self.padding > self.kernel:
+            raise ShapeError(f"a padding of {self.padding} is more than half of the window of {self.kernel}")
         return (
             *expect(shape, 4)[:2],
             *(windows(n, self.kernel, self.stride, self.padding, self.ceil) for n in shape[2:]),

@@ -15,6 +15,8 @@ Window = Annotated[int, Meta(ge=1, le=1024)]
 Padding = Annotated[int, Meta(ge=0, le=1024)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Axes = Literal[2, 4]
+LARGEST = 1e30
+Constant = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 """The types of nodes' fields, whose ranges are checked where a node is read from a document."""
 
 Distribution: TypeAlias = tuple[Literal["uniform", "normal"], float, float]

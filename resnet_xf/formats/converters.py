@@ -72,7 +72,7 @@ def _group_norm(op: Operator) -> Layer:
     op.needs(4)
     if op.value.channels is None:
         raise op.refuse("no convolution before it tells its channels")
-    node = nodes.GroupNorm(op.value.channels, op.whole("num_groups", 1), op.number("eps", 1e-5))
+    node = nodes.GroupNorm(op.value.channels, op.whole("num_groups", 1), op.single("eps", 1e-5))
     return node, {"weight": op.inputs[1], "bias": op.inputs[2]}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from resnet_xf.architecture import nodes
@@ -62,6 +61,8 @@ class _Reader:
         self.fork: dict[int, int] = {}
         """By node, the nearest node before it that every path from the images goes through."""
         self.depth: dict[int, int] = {}
+        self.placed: set[int] = set()
+        """The nodes that are in a chain already."""
 
     def read(self, head: int) -> Graph:
         reached = self._reached(head)
@@ -90,9 +91,6 @@ class _Reader:
             )
             steps.pop()
             head = self._inputs(head)[0]
-        twice = [name for name, times in Counter(step.name for step in all_steps(steps)).items() if times > 1]
-        if twice:
-            raise WeightsError(f"node {twice[0]!r}: is a part of two branches, which do not join as a pair")
         if self.values[head].axes != 2 or self.values[head].view:
             raise WeightsError(f"node {last.name!r}: the output is no (N, classes); is this a part of a network?")
         channels_last = any(self.symbol[number].op == "transpose" for number in reached)
@@ -163,7 +161,7 @@ class _Reader:
         self.fork[number] = one
         first, second = (self.values[source] for source in sources)
         if op.op in PRODUCTS:
-            if one not in sources:
+            if one not in sources or first is second:
                 raise op.refuse("is the product of two branches; expected a tensor and a gate made of it")
             gated = self.values[one]
             gate = second if sources[0] == one else first
@@ -183,6 +181,9 @@ class _Reader:
         steps: list[Step] = []
         while number != stop:
             node, fork = self.symbol[number], self.fork[number]
+            if number in self.placed:
+                raise WeightsError(f"node {node.name!r}: is a part of two branches, which do not join as a pair")
+            self.placed.add(number)
             if len(self.sources[number]) == 2:
                 one, other = self.sources[number]
                 if node.op in PRODUCTS:

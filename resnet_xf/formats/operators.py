@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import TypeAlias
 
 import numpy as np
 
 from resnet_xf.architecture.nodes import Node
+from resnet_xf.architecture.rules import LARGEST
 from resnet_xf.architecture.weights import Weights
 from resnet_xf.errors import WeightsError
 
@@ -71,7 +71,7 @@ class Operator:
         """Return an attribute as a number."""
         text = self.text(key, "" if default is None else repr(default))
         with suppress(ValueError):
-            if isfinite(number := float(text)):
+            if abs(number := float(text)) <= LARGEST:
                 return number
         raise self.refuse(f"{key} is {text!r}, expected a number")
 

@@ -19,7 +19,7 @@ from resnet_xf.formats.steps import Step, all_steps, difference, matched, steps_
 
 ACTIVATIONS = (nodes.Activation, nodes.PReLU, nodes.LeakyReLU, nodes.Clip)
 GLUON_ZOOS = ("gluon", "gluoncv", "d2l")
-SIDES = (224, 112, 96, 64, 32, 28, 299, 320, 331, 384, 448, 512, 256, 128, 160, 192)
+SIDES = (224, 112, 96, 64, 32, 28, 299, 320, 331, 384, 448, 512, 256, 128, 160, 192, 48, 24, 16)
 """Heights and widths that are tried, in order, if a network takes images of one size alone."""
 
 SMALL_STRIDE = 8
@@ -94,18 +94,21 @@ def named_plan(
             return planned, matched(steps_of(planned.root.children), candidate)
     if spec:
         raise SpecError(f"is not {spec.name}: {_first_difference(_fitted(spec, steps), steps)}")
-    root, variables = _Namer(_common_prefix(steps)).network(steps)
+    namer = _Namer(_common_prefix(steps))
+    root, variables = namer.network(steps)
+    problems: list[SpecError] = []
     name = re.sub(r"[^\w.\-]", "_", title)[:200] or "network"
     for side in SIDES:
         try:
             spec = explicit_spec(name, root, (side, side))
         except SpecError as error:
-            problem = error
+            problems.append(error)
             continue
         if side == SIDES[0] and _last_map(root, spec.in_channels, side) * SMALL_STRIDE >= side:
             spec = msgspec.structs.replace(spec, image_size=(32, 32))
         return Plan(spec, root), variables
-    raise problem
+    place, _, complaint = str(problems[0]).removeprefix("$.layers: ").partition(": ")
+    raise SpecError(f"node {namer.nodes[place]!r}: {complaint}") if place in namer.nodes else problems[0]
 
 
 def _last_map(root: Sequential, channels: int, side: int) -> int:
@@ -178,6 +181,8 @@ class _Namer:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.variables: dict[str, str] = {}
+        self.nodes: dict[str, str] = {}
+        """By our names of layers the graph's."""
 
     def network(self, steps: list[Step]) -> tuple[Sequential, dict[str, str]]:
         stem, blocks, head = _parts(steps)
@@ -211,7 +216,7 @@ class _Namer:
             listed.append((names.unique("conv1"), self.numbered(inner, "conv1")))
         for step in after:
             is_max = isinstance(step.node, nodes.Pool) and step.node.operation == "max"
-            listed.append(self.child("", "maxpool" if is_max and names.free("maxpool") else names.next(step), step))
+            listed.append(self.child("", names.unique("maxpool") if is_max else names.next(step), step))
         return tuple(listed)
 
     def stage(self, blocks: list[_Block], parent: str) -> Sequential:
@@ -254,6 +259,7 @@ class _Namer:
     def child(self, parent: str, name: str, step: Step) -> tuple[str, Node]:
         """Return a named node; branches inside it are named too."""
         dotted = join(parent, name)
+        self.nodes[dotted] = step.name
         match step.node:
             case nodes.Gate():
                 return name, nodes.Gate(self.gate(step.branches[0], dotted))
@@ -280,7 +286,7 @@ class _Namer:
 
     def own_name(self, step: Step) -> str:
         """Return the exporter's name of a layer, without the network's prefix."""
-        name = re.sub(r"\W", "_", step.name.removeprefix(self.prefix).removesuffix("_fwd"))[:80]
+        name = re.sub(r"\W", "_", step.name.removeprefix(self.prefix).removesuffix("_fwd")).lstrip("_")[:80]
         return name if re.search(r"\d", name) else f"{name}0"
 
 
@@ -290,10 +296,6 @@ class _Names:
     def __init__(self, taken: Iterable[str] = ()) -> None:
         self.taken = set(taken)
         self.counts: Counter[str] = Counter()
-
-    def free(self, name: str) -> bool:
-        """Whether a name is not taken yet."""
-        return name not in self.taken
 
     def unique(self, name: str) -> str:
         """Return a name, with a number if it is taken."""

@@ -1,0 +1,275 @@
+"""Exported graphs of many kinds become plans, which compute what MXNet computes."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import graphs
+from helpers.graphs import GRAPHS, SHAPE, bn, conv, head, mean, mx, relu, split_attention, stem, sym, tensors_of, write
+from resnet_xf import build, get_backend, load
+from resnet_xf.architecture.nodes import walk
+from resnet_xf.architecture.spec import read_spec
+from resnet_xf.errors import WeightsError
+from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.identify import Identity, identify
+from resnet_xf.formats.recognise import named_plan
+from resnet_xf.formats.steps import difference, steps_of
+
+IMAGES = np.random.default_rng(1).standard_normal(SHAPE, np.float32)
+
+
+def identified(folder: Path, symbol: Any, shape: tuple[int, ...] = SHAPE, **options: Any) -> Identity:
+    return identify(read_checkpoint(write(folder, symbol, tensors_of(symbol, shape))), **options)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_computes_what_mxnet_computes(tmp_path, name: str) -> None:
+    symbol, last = GRAPHS[name](), name == "preprocessing by constants"
+    shape = (2, 16, 16, 3) if last else SHAPE
+    tensors = tensors_of(symbol, shape)
+    path = write(tmp_path, symbol, tensors)
+    expected = graphs.run(symbol, tensors, IMAGES.transpose(0, 2, 3, 1) if last else IMAGES)
+    for backend in ("torch", "mxnet"):
+        network = load(path, backend, dtype="float64")
+        np.testing.assert_allclose(get_backend(backend).forward(network, IMAGES), expected, rtol=0, atol=1e-12)
+
+
+NAMES = {
+    "preactivation": "input_norm conv1 layer1.0.bn1 layer1.0.act1 layer1.0.conv1 layer1.0.bn2 layer1.0.act2 "
+    "layer1.0.conv2 layer1.0.downsample.0 layer1.0.add layer1.1.bn1 layer1.1.act1 layer1.1.conv1 layer1.1.bn2 "
+    "layer1.1.act2 layer1.1.conv2 layer1.1.add layer2.0.bn1 layer2.0.act1 layer2.0.conv1 layer2.0.bn2 layer2.0.act2 "
+    "layer2.0.conv2 layer2.0.downsample.0 layer2.0.add norm act global_pool flatten fc",
+    "arcface": "normalize conv1 bn1 act1 layer1.0.bn1 layer1.0.conv1 layer1.0.bn2 layer1.0.act1 layer1.0.conv2 "
+    "layer1.0.bn3 layer1.0.downsample.0 layer1.0.downsample.1 layer1.0.add layer1.1.bn1 layer1.1.conv1 layer1.1.bn2 "
+    "layer1.1.act1 layer1.1.conv2 layer1.1.bn3 layer1.1.add norm drop flatten fc fc1",
+    "squeeze-excitation by dense layers": "conv1 bn1 act1 layer1.0.conv1 layer1.0.bn1 layer1.0.act1 layer1.0.conv2 "
+    "layer1.0.bn2 layer1.0.se.pool layer1.0.se.fc1 layer1.0.se.act layer1.0.se.fc2 layer1.0.se.gate "
+    "layer1.0.downsample.0 layer1.0.downsample.1 layer1.0.add layer1.0.act2 global_pool flatten fc",
+    "split attention": "conv1 bn1 act1 layer1.0.conv1 layer1.0.bn1 layer1.0.act1 layer1.0.conv2 layer1.0.bn2 "
+    "layer1.0.conv3 layer1.0.bn3 layer1.0.act2 layer1.0.attention.radix_sum layer1.0.attention.pool "
+    "layer1.0.attention.fc1 layer1.0.attention.bn1 layer1.0.attention.act layer1.0.attention.fc2 "
+    "layer1.0.attention.radix_softmax layer1.0.radix_sum layer1.0.add layer1.0.act3 global_pool flatten fc",
+    "preprocessing by constants": "normalize conv1 bn1 act1 layer1.0.conv1 layer1.0.bn1 layer1.0.act1 layer1.0.conv2 "
+    "layer1.0.bn2 layer1.0.add layer1.0.act2 global_pool flatten fc",
+    "odd": "conv1 bn1 act1 layer1.0.block.conv1 layer1.0.block.bn1 layer1.0.block.act1 layer1.0.block.conv2 "
+    "layer1.0.block.bn2 layer1.0.block.se.pool layer1.0.block.se.fc1 layer1.0.block.se.act layer1.0.block.se.fc2 "
+    "layer1.0.block.se.gate layer1.0.block.add layer1.0.act1 layer1.0.block_2.conv1 layer1.0.block_2.bn1 "
+    "layer1.0.block_2.act1 layer1.0.block_2.conv2 layer1.0.block_2.bn2 layer1.0.block_2.add layer1.0.act2 "
+    "layer1.0.add layer1.0.act3 global_pool flatten hidden0 relu1 fc",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_have_torchvision_s_names_as_far_as_they_are_such(tmp_path, name: str) -> None:
+    last = name == "preprocessing by constants"
+    root = identified(tmp_path, GRAPHS[name](), (2, 16, 16, 3) if last else SHAPE).plan.root
+    assert " ".join(layer for layer, node in walk(root) if layer and not node.named_children()) == NAMES[name]
+
+
+def test_what_was_left_out_is_said(tmp_path) -> None:
+    first, second = identified(tmp_path, GRAPHS["preactivation"]()).notes
+    assert first == (
+        "softmax (SoftmaxOutput) at the end is left out; the outputs are the values before it (--keep-softmax keeps it)"
+    )
+    assert second.startswith("the network prepares its images itself: bn_data, a batch norm; ")
+    kept = identified(tmp_path, GRAPHS["preactivation"](), keep_softmax=True)
+    assert [name for name, _ in kept.plan.root.children][-2:] == ["fc", "softmax0"]
+    (note,) = identified(tmp_path, GRAPHS["arcface"]()).notes
+    assert "Scale(shift=(127.5,), scale=(0.0078125,))" in note
+    (note,) = identified(tmp_path, GRAPHS["gradients that stop"]()).notes
+    assert note == "stop stopped gradients; here they flow through it in training"
+
+
+def test_a_graph_of_an_old_mxnet_is_read(tmp_path) -> None:
+    """It has its attributes under ``param``, and batch norms without their statistics."""
+    symbol = GRAPHS["preactivation"]()
+    tensors = tensors_of(symbol)
+    graph = json.loads(symbol.tojson())
+    statistics = [n for n, one in enumerate(graph["nodes"]) if "_moving_" in one["name"]]
+    places = {n: n - sum(left < n for left in statistics) for n in range(len(graph["nodes"]))}
+    for one in graph["nodes"]:
+        one["inputs"] = [[places[n], 0] for n, *_ in one["inputs"] if n not in statistics]
+        one["param"] = {key: text for key, text in one.pop("attrs", {}).items() if not key.startswith("__")}
+        one["backward_source_id"] = -1
+    old = {
+        "nodes": [one for n, one in enumerate(graph["nodes"]) if n not in statistics],
+        "arg_nodes": [places[n] for n in graph["arg_nodes"] if n not in statistics],
+        "heads": [[places[graph["heads"][0][0]], 0]],
+    }
+    path = write(tmp_path, symbol, tensors, json.dumps(old))
+    output = get_backend("torch").forward(load(path, "torch", dtype="float64"), IMAGES)
+    np.testing.assert_allclose(output, graphs.run(symbol, tensors, IMAGES), rtol=0, atol=1e-12)
+
+
+def crossing() -> Any:
+    """``a`` is in both branches of the last sum, which do not part there."""
+    x = stem()
+    a, b = conv(x, "a", 4), conv(x, "b", 4)
+    return head(sym.elemwise_add(conv(conv(a, "c", 4) + b, "d", 4), a, name="last"))
+
+
+def deep(times: int) -> Any:
+    """Sums nested in each other."""
+
+    def inner(x: Any, times: int) -> Any:
+        body = conv(x, f"conv_{times}", 4)
+        return sym.elemwise_add(inner(body, times - 1) if times > 1 else body, x, name=f"sum_{times}")
+
+    return head(inner(stem(), times))
+
+
+def shared() -> Any:
+    weight = sym.var("shared_weight")
+    x = conv(stem(), "one", 4, weight=weight)
+    return head(conv(x, "other", 4, weight=weight))
+
+
+def spatial_gate() -> Any:
+    x = stem()
+    return head(sym.broadcast_mul(x, sym.Activation(conv(x, "one", 1), act_type="sigmoid"), name="spatial"))
+
+
+def narrow_gate() -> Any:
+    x = stem()
+    gate = sym.Activation(conv(mean(x), "one", 1, 1), act_type="sigmoid")
+    return head(sym.broadcast_mul(x, gate, name="narrow"))
+
+
+def squared() -> Any:
+    x = stem()
+    return head(sym.elemwise_mul(x, x, name="square"))
+
+
+REFUSALS = {
+    "a kernel that is not square": (
+        lambda: head(sym.Convolution(stem(), num_filter=4, kernel=(3, 1), pad=(1, 0), name="wide")),
+        r"node 'wide' \(Convolution\): kernel is \(3, 1\), expected the same number for height and width",
+    ),
+    "shared weights": (shared, r"node 'other' \(Convolution\): shares shared_weight with one; a plan has each array"),
+    "two outputs": (lambda: sym.Group([head(stem()), stem()]), "nodes and 2 outputs; expected one output"),
+    "a spatial gate": (spatial_gate, r"node 'spatial': a gate on \(1, 4, \d+, \d+\) must be \(1, 4, 1, 1\), got"),
+    "a gate of one channel": (narrow_gate, r"node 'narrow': a gate on .* must be \(1, 4, 1, 1\), got \(1, 1, 1, 1\)"),
+    "a square": (squared, r"node 'square' \(elemwise_mul\): is the product of two branches; expected a tensor and a"),
+    "branches that cross": (crossing, "node 'a': is a part of two branches, which do not join as a pair"),
+    "a map at the end": (stem, r"node 'relu0': the output is no \(N, classes\); is this a part of a network\?"),
+    "branches nested too deep": (lambda: deep(25), "more than 20 branches are nested in each other"),
+    "three terms": (
+        lambda: head(sym.add_n(*(conv(stem_, f"c{n}", 4) for n, stem_ in enumerate([stem()] * 3)), name="three")),
+        r"node 'three' \(add_n\): no part of a plan computes this",
+    ),
+    "the largest pixel at the end": (
+        lambda: sym.FullyConnected(
+            sym.Pooling(stem(), global_pool=True, kernel=(7, 7), pool_type="max", name="largest"), num_hidden=3
+        ),
+        r"node 'largest' \(Pooling\): takes the largest value of the whole map; expected its mean",
+    ),
+    "a padding of more than half a window": (
+        lambda: head(sym.Pooling(stem(), kernel=(3, 3), pad=(2, 2), pool_type="max", name="edge")),
+        "node 'edge': a padding of 2 is more than half of the window of 3",
+    ),
+    "other values of padding": (
+        lambda: head(sym.pad(stem(), mode="edge", pad_width=(0, 0, 0, 0, 0, 1, 0, 1), name="edge")),
+        r"node 'edge' \([Pp]ad\): mode is 'edge', expected 'constant'",
+    ),
+    "a product with 0": (lambda: head(stem() * 0), r"node '_mulscalar\d+' \(_mul_scalar\): its scalar is 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_no_plan_has_is_refused_by_the_name_of_the_node(tmp_path, name: str) -> None:
+    drawn, says = REFUSALS[name]
+    with pytest.raises(WeightsError, match=rf"net-symbol\.json: .*{says}"):
+        identified(tmp_path, drawn())
+
+
+@pytest.mark.parametrize(
+    ("number", "key", "text", "says"),
+    [
+        ("conv0", "shape_shift", "1", r"node 'conv0' \(Convolution\): the attribute shape_shift=1 has no counterpart"),
+        ("conv0", "layout", "NHWC", r"node 'conv0' \(Convolution\): layout is 'NHWC', expected 'NCHW' or 'None'"),
+        ("conv0", "num_filter", "5", r"node 'conv0' \(Convolution\): conv0_weight has the shape \(4, 3, 3, 3\)"),
+        ("conv0", "num_group", "3", "node 'conv0': 3 groups do not divide 4 channels"),
+        ("bn0", "axis", "3", r"node 'bn0' \(BatchNorm\): axis is '3', expected '1'"),
+        ("bn0", "eps", "nan", r"node 'bn0' \(BatchNorm\): eps is 'nan', expected a number"),
+        ("bn0", "momentum", "1e99", r"node 'bn0' \(BatchNorm\): momentum is '1e99', expected a number"),
+        ("relu0", "act_type", "softsign", r"node 'relu0' \(Activation\): act_type is 'softsign', expected relu"),
+        ("pool1", "pool_type", "lp", r"node 'pool1' \(Pooling\): pool_type is 'lp', expected 'max' or 'avg'"),
+        ("fc1", "num_hidden", "6", r"node 'fc1' \(FullyConnected\): fc1_weight has 5 rows; the graph asks for 6"),
+        ("fc1", "no_bias", "maybe", r"node 'fc1' \(FullyConnected\): no_bias is 'maybe', expected True or False"),
+    ],
+)
+def test_an_attribute_that_no_plan_has_is_refused(tmp_path, number: str, key: str, text: str, says: str) -> None:
+    symbol = head(stem())
+    graph = json.loads(symbol.tojson())
+    next(one for one in graph["nodes"] if one["name"] == number)["attrs"][key] = text
+    with pytest.raises(WeightsError, match=rf"net-symbol\.json: {says}"):
+        identify(read_checkpoint(write(tmp_path, symbol, tensors_of(symbol), json.dumps(graph))))
+
+
+NUMBERS = count()
+
+
+@st.composite
+def series(draw: st.DrawFn, x: Any, depth: int) -> Any:
+    """A random chain of layers on 4 channels, in which branches part and join again, down to a depth."""
+    for _ in range(draw(st.integers(0, 3))):
+        x = draw(branches(x, depth) if depth and draw(st.booleans()) else layers(x))
+    return x
+
+
+@st.composite
+def layers(draw: st.DrawFn, x: Any) -> Any:
+    def pool(kind: str, **others: Any) -> Any:
+        return sym.Pooling(x, kernel=(3, 3), pad=(1, 1), pool_type=kind, **others)
+
+    kinds = {
+        "conv": lambda: conv(x, None, 4, draw(st.sampled_from([1, 3])), dilate=draw(st.sampled_from([1, 2]))),
+        "bn": lambda: bn(x, None, fix_gamma=draw(st.booleans())),
+        "relu": lambda: relu(x, None),
+        "tanh": lambda: sym.Activation(x, act_type="tanh"),
+        "clip": lambda: sym.clip(x, a_min=-0.5, a_max=1.0),
+        "mean": lambda: pool("avg", count_include_pad=draw(st.booleans())),
+        "max": lambda: pool("max"),
+        "dropout": lambda: sym.Dropout(x, p=0.3),
+        "scale": lambda: (x - 0.5) * 2.0,
+        "group norm": lambda: sym.GroupNorm(conv(x, None, 4, 1), num_groups=2),
+        "attention": lambda: split_attention(x, f"split{next(NUMBERS)}", 4, cardinality=draw(st.sampled_from([1, 2]))),
+    }
+    return kinds[draw(st.sampled_from(sorted(kinds)))]()
+
+
+@st.composite
+def branches(draw: st.DrawFn, x: Any, depth: int) -> Any:
+    if draw(st.booleans()):
+        gate = conv(draw(series(mean(x, None), 0)), None, 4, 1)
+        return sym.broadcast_mul(x, sym.Activation(gate, act_type="sigmoid"))
+    return sym.elemwise_add(draw(series(x, depth - 1)), draw(series(x, depth - 1)))
+
+
+@given(st.data())
+@settings(max_examples=25)
+def test_any_graph_of_branches_that_part_and_join_is_read(data: st.DataObject) -> None:
+    with mx.name.NameManager(), TemporaryDirectory() as folder:
+        symbol = head(data.draw(series(stem(), 2)))
+        tensors = tensors_of(symbol)
+        identity = identify(read_checkpoint(write(Path(folder), symbol, tensors)))
+    output = partial(get_backend("torch").forward, images=IMAGES)
+    network = build(identity.plan, "torch", weights=identity.weights, dtype="float64")
+    np.testing.assert_allclose(output(network), graphs.run(symbol, tensors, IMAGES), rtol=0, atol=1e-12)
+
+    steps = steps_of(identity.plan.root.children)
+    again, names = named_plan(steps, "again", set())
+    assert difference(steps_of(again.root.children), steps) is None
+    weights = {ours: identity.weights[theirs] for ours, theirs in names.items()}
+    np.testing.assert_array_equal(output(build(again, "torch", weights=weights, dtype="float64")), output(network))
+    assert read_spec(identity.plan.spec.to_json()) == identity.plan.spec
