@@ -13,7 +13,7 @@ from resnet_xf import convert, draw_weights
 from resnet_xf.data import Dataset, Transform
 from resnet_xf.errors import DataError, WeightsError
 from resnet_xf.formats.convert import write_checkpoint
-from resnet_xf.formats.description import UNTRAINED, Description, Preprocessing, path_beside
+from resnet_xf.formats.description import UNTRAINED, Description, Preprocessing, path_beside, read_beside
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.inspect import inspect
 from resnet_xf.training.checkpoint import load_checkpoint
@@ -93,7 +93,9 @@ def test_the_note_says_what_nobody_knows(tmp_path, weights) -> None:
         note.startswith("nothing says the preprocessing and the class names;")
         for note in convert(tmp_path / "a.params", tmp_path / "b.pth", TINY, verify=False).notes
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.params", "b.pth"]
+    beside = read_beside(tmp_path / "b.pth")
+    assert beside is not None
+    assert (beside.spec, beside.classes) == (TINY, ())  # the network is known; of an earlier b.pth nothing stays
 
 
 def test_a_description_of_other_weights_is_refused(tmp_path, weights) -> None:

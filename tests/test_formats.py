@@ -1,7 +1,6 @@
 """Checkpoints in at one framework and out at the other."""
 
 import hashlib
-import importlib
 import json
 import os
 import pickle
@@ -23,6 +22,7 @@ from resnet_xf import (
     draw_weights,
     get_backend,
     get_spec,
+    load,
     plan,
     read_checkpoint,
     save_weights,
@@ -43,19 +43,6 @@ from resnet_xf_mxnet.numpy_compat import mx
 SMALL = ResNetSpec(
     name="small", stem=Stem(width=8), stages=(Stage(depth=1, channels=8), Stage(depth=1, channels=8, stride=2)), num_classes=3
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def small_proofs(request, monkeypatch) -> None:
-    """Prove conversions on images of 64×64, but for tests that ask for ``at_full_size``: at 224×224 a proof takes seconds."""
-    if "at_full_size" not in request.fixturenames:
-        converting = importlib.import_module("resnet_xf.formats.convert")
-        monkeypatch.setattr(converting, "sample_images", lambda channels, size: sample_images(channels, (64, 64)))
-
-
-@pytest.fixture
-def at_full_size() -> None:
-    """Prove conversions on images of the network's own size."""
 
 
 def array(values: np.ndarray):
@@ -96,8 +83,12 @@ def test_round_trips_to_the_bit(name: str, tmp_path) -> None:
     network = torchs_own(name)
     wanted = state_dict(network)
     torch.save(network.state_dict(), tmp_path / "a.pth")
-    for source, target in (("a.pth", "b.safetensors"), ("b.safetensors", "c.params"), ("c.params", "d.safetensors")):
-        convert(tmp_path / source, tmp_path / target)
+    convert(tmp_path / "a.pth", tmp_path / "b.safetensors", get_spec(name))
+    for source, target in (
+        ("b.safetensors", "c.params"),
+        ("c.params", "d.safetensors"),
+    ):  # these say which network it is
+        assert convert(tmp_path / source, tmp_path / target).spec == get_spec(name)
     last = convert(tmp_path / "d.safetensors", tmp_path / "e.pth")
     assert last.spec.num_classes == get_spec(name).num_classes
     returned = torch.load(tmp_path / "e.pth", weights_only=True)
@@ -221,16 +212,19 @@ def test_the_prefixed_names_of_old_zoo_files_are_read(name: str, stripped: bool,
     assert same(found.weights, identify(read_checkpoint(tmp_path / "new.params")).weights)
 
 
-def test_a_fine_tuned_checkpoint_gives_the_same_logits_in_gluon(tmp_path, at_full_size) -> None:
+def test_a_fine_tuned_checkpoint_gives_the_same_logits_in_gluon(tmp_path) -> None:
     import torchvision
 
     torch.manual_seed(1)
     network = torchvision.models.resnet50(num_classes=10).eval()
     state = {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "tuned.pth")
-    done = convert(tmp_path / "tuned.pth", tmp_path / "tuned.params")
+    refused(
+        tmp_path / "tuned.pth", tmp_path, "could be resnet50, eps 1e-05, stride on the 3×3, no dilation, .*dilation"
+    )
+    done = convert(tmp_path / "tuned.pth", tmp_path / "tuned.params", get_spec("resnet50"))
     assert (done.spec.name, done.spec.num_classes, done.prefix) == ("resnet50", 10, "backbone.")
-    assert done.guessed
+    assert not done.guessed
     assert [check.theirs for check in done.checks] == ["torchvision's own resnet50"] * 2
     assert all(check.error < 1e-13 for check in done.checks)
     gluon = get_backend("mxnet").build(plan(done.spec).root)
@@ -280,7 +274,8 @@ def test_eps_and_momentum_of_a_symbol_are_carried_in_the_spec(tmp_path) -> None:
     assert (done.spec.norm_eps, done.spec.norm_momentum) == (2e-3, 0.25)
     assert done.checks[0].theirs.startswith("the exported network")
     assert read_checkpoint(tmp_path / "out.safetensors").spec == done.spec
-    assert any("eps 0.002" in note for note in convert(tmp_path / "net-0000.params", tmp_path / "out.pth").notes)
+    convert(tmp_path / "net-0000.params", tmp_path / "out.pth", verify=False)
+    assert read_checkpoint(tmp_path / "out.pth").spec == done.spec  # from the JSON file beside it
 
 
 @pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
@@ -313,12 +308,55 @@ def test_norms_of_different_eps_are_carried(tmp_path) -> None:
 
 def test_what_else_would_fit_is_said(tmp_path) -> None:
     write_checkpoint(tmp_path / "a.pth", draw_weights("resnet50"), plan("resnet50"))
-    done = convert(tmp_path / "a.pth", tmp_path / "b.safetensors", verify=False)
-    assert any("resnet50_os16, resnet50_os8 among them; --spec" in note for note in done.notes)
+    (tmp_path / "a.pth.json").unlink()
+    others = "resnet50_os16, resnet50_os8, networks with dilation in place of stride have the same names and shapes"
+    refused(tmp_path / "a.pth", tmp_path, f"could be resnet50, .*{others}.*--spec resnet50.*--expect outputs.npy")
+    with pytest.raises(WeightsError, match="could be resnet50"):
+        load(tmp_path / "a.pth", "torch")
     done = convert(tmp_path / "a.pth", tmp_path / "c.pth", get_spec("resnet50_os8"), verify=False)
-    assert any(".pth cannot say that this is resnet50_os8 and not resnet50" in note for note in done.notes)
-    done = convert(tmp_path / "a.pth", tmp_path / "b.safetensors", verify=False)
     assert any("not verified" in note for note in done.notes)
+    assert identify(read_checkpoint(tmp_path / "c.pth")).plan.spec.name == "resnet50_os8"
+
+
+def test_outputs_that_the_owner_still_has_settle_it(tmp_path, command) -> None:
+    spec = msgspec.structs.replace(_with_classes("resnet50_os8", 6), norm_eps=1e-3)
+    weights = draw_weights(spec, scheme="probe")
+    write_checkpoint(tmp_path / "a.pth", weights, plan(spec))
+    (tmp_path / "a.pth.json").unlink()
+    images = sample_images(3, (32, 32))
+    np.save(tmp_path / "images.npy", images)
+    outputs = get_backend("torch").forward(build(spec, "torch", weights=weights), images)
+    np.save(tmp_path / "outputs.npy", outputs)
+    settles = ("--images", tmp_path / "images.npy", "--expect", tmp_path / "outputs.npy")
+    code, out, _ = command("convert", tmp_path / "a.pth", tmp_path / "b.safetensors", *settles, "--no-verify")
+    assert code == 0
+    assert "by the expected outputs it is resnet50_os8, eps 0.001, stride on the 3×3, dilation, inputs normal" in out
+    found = read_checkpoint(tmp_path / "b.safetensors").spec
+    assert found is not None
+    assert plan(found).root == plan(spec).root
+    np.save(tmp_path / "outputs.npy", outputs[:, ::-1])
+    code, _, err = command("convert", tmp_path / "a.pth", tmp_path / "c.safetensors", *settles)
+    assert code == 2
+    assert "no network with these names and shapes gives the expected outputs; the nearest, " in err
+    np.save(tmp_path / "outputs.npy", outputs[:, :3])
+    assert command("convert", tmp_path / "a.pth", tmp_path / "c.safetensors", *settles)[0] == 2
+    assert command("convert", tmp_path / "a.pth", tmp_path / "c.safetensors", *settles[:2])[0] == 2
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_an_eps_is_not_assumed_where_much_depends_on_it(tmp_path) -> None:
+    weights = draw_weights("resnet18_v1")
+    rng = np.random.default_rng(0)
+    for name in weights:
+        if name.endswith("running_var"):
+            weights[name] = rng.uniform(0.0005, 0.01, weights[name].shape).astype("f4")
+    write_checkpoint(tmp_path / "a.params", weights, plan("resnet18_v1"))
+    (tmp_path / "a.params.json").unlink()
+    refused(
+        tmp_path / "a.params", tmp_path, "networks with an eps of 2e-05 or 0.001, whose outputs are up to .* smaller"
+    )
+    done = convert(tmp_path / "a.params", tmp_path / "b.safetensors", get_spec("resnet18_v1"), verify=False)
+    assert done.spec.norm_eps == 1e-5
 
 
 @pytest.mark.filterwarnings("ignore")  # MXNet's own, on export
@@ -579,6 +617,7 @@ def test_a_shift_that_mxnet_would_add_and_no_spec_has_is_refused(tmp_path) -> No
     assert np.all(arrays["features.0.gamma"] == 1)
     arrays["features.0.beta"][1] = 0.5
     write_params(tmp_path / "a.params", arrays)
+    (tmp_path / "a.params.json").unlink()
     refused(tmp_path / "a.params", tmp_path, r"features\.0\.beta is not 0")
 
 
@@ -636,7 +675,7 @@ def test_every_layout_names_every_array_once() -> None:
 def test_convert_at_the_command_line(good, command, tmp_path) -> None:
     code, out, _ = command("convert", good / "a.pth", tmp_path / "out.params")
     assert code == 0
-    assert "network: d2l_resnext, 10 classes (guessed from names and shapes)" in out
+    assert "network: d2l_resnext, 10 classes (given)" in out
     assert "largest difference" in out
     assert (tmp_path / "out.params").exists()
     code, out, _ = command("convert", tmp_path / "out.params", tmp_path / "b.pth", "--spec", "d2l_resnext", "--json")

@@ -40,7 +40,7 @@ def test_it_is_of_the_dialect_that_it_names_and_describes_what_it_holds() -> Non
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["description"].startswith("A whole parity run.\n\nAttributes:\n    network: its name.")
     assert set(schema["required"]) == {"holds", "verdict", *Report.__struct_fields__}
-    assert all(one["description"] and one["additionalProperties"] is False for one in schema["$defs"].values())
+    assert all(one["description"] and one.get("additionalProperties") is not True for one in schema["$defs"].values())
 
 
 @pytest.mark.parametrize("make", [holding, failing, hostile])

@@ -112,8 +112,8 @@ class Spec(Part):
 
     def differences(self, other: Spec) -> list[str]:
         """Return the names of the fields in which two specs differ."""
-        ours, theirs = (msgspec.to_builtins(spec) for spec in (self, other))
-        return [field for field in ours | theirs if ours.get(field) != theirs.get(field)]
+        fields = {field: None for spec in (self, other) for field in getattr(spec, "__struct_fields__", ())}
+        return [field for field in fields if getattr(self, field, None) != getattr(other, field, None)]
 
     def to_toml(self) -> str:
         """Return the spec as TOML, without fields at their defaults."""

@@ -30,23 +30,42 @@ def convert_(
     spec: Annotated[str | None, option("The network.", default=IDENTIFIED)] = None,
     num_classes: Annotated[int | None, option("Number of classes.", default="as in the file", min=1)] = None,
     verify: Annotated[bool, option("Run the source's own network and ours, and compare outputs.")] = True,
+    keep_softmax: Annotated[
+        bool, option("Keep the softmax at the end of an exported graph.", "--keep-softmax")
+    ] = False,
+    images: Annotated[Path | None, option("A .npy file (N, C, H, W) that the original network was shown.")] = None,
+    expect: Annotated[Path | None, option("Its outputs for --images, a .npy file (N, classes).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert a checkpoint to another format and verify it.
 
-    Formats: PyTorch, MXNet and safetensors, each with the tensor names of resnet_xf, torchvision, timm or GluonCV.
+    Formats: PyTorch, MXNet and safetensors, each with the tensor names of resnet_xf, torchvision, timm or GluonCV. If
+    the -symbol.json of MXNet's export lies beside a .params file, the network is read from it.
     """
     with ProgressBar() as bar:
         bar.update(0, 0, "reading, renaming and comparing tensors")
-        done = convert(source, target, plan(spec).spec if spec else None, num_classes, verify=verify)
+        done = convert(
+            source,
+            target,
+            plan(spec).spec if spec else None,
+            num_classes,
+            verify=verify,
+            keep_softmax=keep_softmax,
+            images=images,
+            expected=expect,
+        )
     if as_json:
         print_json(done)
         return
-    how = "guessed from names and shapes" if done.guessed else "given"
+    how = f"read from {done.graph}" if done.graph else "assumed from names and shapes" if done.guessed else "given"
     echo(f"network: {done.spec.name}, {done.spec.num_classes} classes ({how})")
+    if done.assumed:
+        echo(f"assumed: {done.assumed}")
     echo(f"read: {done.source}, {done.tensors} tensors, names of {done.read_as}")
     if done.prefix:
         echo(f"prefix removed from every name: {done.prefix}")
+    if done.checks and done.graph is None:
+        echo("not compared with your own network, of which the file has no graph; these have its weights:")
     for check in done.checks:
         echo(f"compared in float64: {check.ours} and {check.theirs}: largest difference {check.error:.1e}")
     for note in done.notes:
@@ -54,8 +73,8 @@ def convert_(
     echo(f"written: {done.target}, names of {done.written_as}")
     if done.description:
         print_description(done.description, done.spec)
-        if SUFFIXES[target.suffix] != "safetensors":
-            echo(f"  these are in {path_beside(target)}, which belongs to the file; move both together")
+    if SUFFIXES[target.suffix] != "safetensors":
+        echo(f"  {path_beside(target)} says which network it is; it belongs to the file, so move both together")
 
 
 def print_description(description: Description, spec: Spec | None) -> None:

@@ -13,19 +13,21 @@ from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error, round
 from resnet_xf.architecture.nodes import Norm, output_shapes, walk
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.rewrite import in_full_precision
-from resnet_xf.architecture.spec import ResNetSpec, Spec
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import DESCRIPTION_KEY, Array, Weights, save_weights
 from resnet_xf.architecture.zoo import REFERENCE, ZOO
 from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, require
 from resnet_xf.backend.registry import get_backend, is_installed
 from resnet_xf.data import sample_images
-from resnet_xf.errors import BackendError, ShapeError, WeightsError
+from resnet_xf.errors import BackendError, DataError, ShapeError, WeightsError
+from resnet_xf.formats.assume import assumption
 from resnet_xf.formats.description import UNTRAINED, Description, check_beside, path_beside, write_beside
 from resnet_xf.formats.exported import run_exported
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
-from resnet_xf.formats.identify import Identity, arithmetic, identify, twins
+from resnet_xf.formats.identify import Identity, arithmetic, check_unambiguous, identify
 from resnet_xf.formats.layouts import GLUON, LAYOUTS, Layout, places, renamed
+from resnet_xf.formats.settle import read_npy, settled
 
 CHECKED_SIDE = 64
 """Height and width of the images on which networks are compared, where they take such."""
@@ -52,7 +54,9 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
         source: the file read.
         target: the file written.
         spec: the network.
-        guessed: whether the spec is a guess from names and shapes.
+        guessed: whether the spec is assumed from names and shapes.
+        assumed: what is assumed then, in words; else empty.
+        graph: the exported graph that the spec was read from, or None.
         read_as: the family whose names the source has.
         written_as: the family whose names the target has.
         prefix: removed from the beginning of every name.
@@ -66,6 +70,8 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     spec: Spec
     guessed: bool
+    assumed: str = ""
+    graph: str | None = None
     read_as: str
     written_as: str
     prefix: str
@@ -82,23 +88,39 @@ def convert(
     num_classes: int | None = None,
     *,
     verify: bool = True,
+    keep_softmax: bool = False,
+    images: Array | str | Path | None = None,
+    expected: Array | str | Path | None = None,
 ) -> Conversion:
     """Read a checkpoint, map its arrays by name, prove that the network is the same, and write it atomically.
+
+    If a ``-symbol.json`` lies beside a ``.params`` file, the network is what this graph says, operator by operator.
+    Else it is assumed from names and shapes, unless the file or ``spec`` says it.
 
     Args:
         source: safetensors, a state_dict (``.pth``, ``.pt``) or MXNet's ``.params``.
         target: its suffix gives the format: ``.safetensors``, ``.pth``, ``.pt`` or ``.params``.
-        spec: the network; if None the spec in the file, or else a guess from names and shapes.
+        spec: the network that it must be.
         num_classes: of the file; if None read from its last layer.
         verify: before writing, compare our network in float64 with the source's own, if its library is installed.
+        keep_softmax: keep the softmax at the end of a graph.
+        images: ``(N, C, H, W)``, an array or a ``.npy`` file, that the original network has been shown.
+        expected: its outputs for these images, ``(N, classes)``, before any softmax. They settle which network it is.
 
     Raises:
-        WeightsError: if the source is damaged or does not fit, the outputs differ, or the target cannot be written.
+        WeightsError: if the source is damaged or does not fit, several networks fit, the outputs differ, or the target
+            cannot be written.
+        DataError: if ``images`` or ``expected`` are malformed.
         BackendError: if a format needs PyTorch and it is not installed.
     """
     target = _writable(target)
     file = read_checkpoint(source)
-    identity = identify(file, spec, num_classes)
+    identity = identify(file, spec, num_classes, keep_softmax=keep_softmax)
+    if images is not None and expected is not None:
+        identity = settled(identity, _array_of(images, 4), _array_of(expected, 2))
+    elif (images, expected) != (None, None):
+        raise DataError("images and expected outputs: give both or neither")
+    check_unambiguous(file, identity)
     checks = _verify(file, identity) if verify else ()
     layout = write_checkpoint(target, identity.weights, identity.plan, file.description)
     return Conversion(
@@ -106,12 +128,14 @@ def convert(
         target=str(target),
         spec=identity.plan.spec,
         guessed=identity.guessed,
+        assumed=assumption(identity.plan.spec) if identity.guessed else "",
+        graph=str(identity.exported.path) if identity.exported else None,
         read_as=identity.read_as,
         written_as=layout,
         prefix=file.prefix + identity.prefix,
         tensors=len(identity.weights),
         checks=checks,
-        notes=_notes(file, identity, target, verified=bool(checks)),
+        notes=_notes(file, identity, verified=bool(checks)),
         description=file.description,
     )
 
@@ -130,8 +154,15 @@ def identify_verified(source: str | Path, spec: Spec | None = None) -> tuple[Ide
     if identity.exported and is_installed("mxnet"):
         checks = _verify(file, identity)
         return identity, f", which gives what {checks[0].theirs} gives"
-    guess = f"; that it is {identity.plan.spec.name} is a guess from names and shapes"
-    return identity, guess if identity.guessed else ""
+    if identity.exported:
+        return identity, f", the network of the graph {identity.exported.path}"
+    also = f"; {', '.join(identity.others)} have the same" if identity.others else ""
+    assumed = f"; assumed from names and shapes: {assumption(identity.plan.spec)}{also}"
+    return identity, assumed if identity.guessed else ""
+
+
+def _array_of(source: Array | str | Path, axes: int) -> Array:
+    return source if isinstance(source, np.ndarray) else read_npy(source, axes)
 
 
 def _writable(target: str | Path) -> Path:
@@ -152,7 +183,7 @@ def write_checkpoint(
     A ``.params`` file has the names of the zoo's Gluon network with the same arithmetic, so that it loads there; if
     there is none, the names of this project's own Gluon networks.
 
-    The description is written into a safetensors file, and beside any other one.
+    The network and the description are written into a safetensors file, and beside any other one.
 
     Raises:
         WeightsError: if the suffix is of no known format, or the file cannot be written.
@@ -160,6 +191,7 @@ def write_checkpoint(
     path, planned, described = _writable(path), plan(network), description or Description()
     in_file = SUFFIXES[path.suffix] == "safetensors"
     described.check(planned.spec)
+    described = msgspec.structs.replace(described, spec=None if in_file else planned.spec)
     check_beside(path)
     texts = {DESCRIPTION_KEY: described.to_complete_json()} if in_file and description else {}
     family = _write(path, weights, planned, texts)
@@ -278,16 +310,10 @@ def _reference(file: CheckpointFile, identity: Identity, images: Array) -> tuple
     return f"{REFERENCE[model]}'s own {model}", backend.forward(network, images)
 
 
-def _notes(file: CheckpointFile, identity: Identity, target: Path, *, verified: bool) -> tuple[str, ...]:
+def _notes(file: CheckpointFile, identity: Identity, *, verified: bool) -> tuple[str, ...]:
     """The remarks of a conversion."""
-    spec, alike = identity.plan.spec, ", ".join(twins(identity.plan))
+    spec = identity.plan.spec
     notes = [*file.notes, *identity.notes]
-    if identity.guessed:
-        also = f", {alike} among them" if alike else ""
-        notes.append(
-            f"{spec.name} is a guess: names and shapes are also those of networks that differ in strides, dilation, "
-            f"pooling or activation alone{also}; --spec names another"
-        )
     if file.spec is not None and file.spec.name != spec.name:
         notes.append(f"the file itself says that it is {file.spec.name}")
     if not verified:
@@ -304,14 +330,4 @@ def _notes(file: CheckpointFile, identity: Identity, target: Path, *, verified: 
     dtypes = sorted({str(array.dtype) for array in identity.weights.values()})
     if dtypes != ["float32"]:
         notes.append(f"dtype {', '.join(dtypes)}, as in the source")
-    if target.suffix != ".safetensors":
-        if alike and not identity.guessed:
-            notes.append(f"{target.suffix} cannot say that this is {spec.name} and not {alike}; build it from the spec")
-        if not isinstance(spec, ResNetSpec):
-            notes.append(f"{target.suffix} cannot say which network this is; convert to .safetensors too, which can")
-        elif identity.plan.root != arithmetic(spec).root:
-            notes.append(
-                f"{target.suffix} cannot carry the norms' eps {spec.norm_eps:g} and momentum {spec.norm_momentum:g}; "
-                "build it from the spec"
-            )
     return tuple(notes)

@@ -73,6 +73,7 @@ class Description(Document, frozen=True, kw_only=True, omit_defaults=False):
 
     Attributes:
         resnet_xf: version of the document.
+        spec: the network; None if it is not known, or stands elsewhere in the file.
         preprocessing: None if it is not known.
         classes: the names of the outputs, in order; empty if they are not known.
         trained: False if the weights come from a run that has made no step.
@@ -83,6 +84,7 @@ class Description(Document, frozen=True, kw_only=True, omit_defaults=False):
     error = WeightsError
 
     resnet_xf: Literal[1] = 1
+    spec: Spec | None = None
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] = ()
     trained: bool = True

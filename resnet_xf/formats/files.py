@@ -42,10 +42,11 @@ class CheckpointFile(msgspec.Struct, frozen=True):
         format: its format.
         tensors: arrays by the names in the file, without step counters, the common prefix, and ``arg:``/``aux:``.
         prefix: the common prefix that was removed.
-        spec: the spec in the file, if resnet_xf wrote it.
+        spec: the spec in the file or beside it, if resnet_xf wrote it.
         symbol: the graph in a ``-symbol.json`` beside it, or None.
         notes: remarks on the file.
-        description: the preprocessing and the class names, in the file or beside it; None if nothing is known.
+        description: the preprocessing and the class names, in the file or beside it, without the spec; None if nothing
+            is known.
     """
 
     path: Path
@@ -118,7 +119,10 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
         raise WeightsError(f"{path}: holds a tensor with the unprintable name {unprintable!a}")
     prefix = "" if symbol else _common_prefix(tensors)
     tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return CheckpointFile(path, format_, tensors, prefix, spec, symbol, notes, description or read_beside(path))
+    if description is None and (description := read_beside(path)) is not None:
+        spec, description = description.spec, msgspec.structs.replace(description, spec=None, digest=None)
+        description = None if description == Description() else description
+    return CheckpointFile(path, format_, tensors, prefix, spec, symbol, notes, description)
 
 
 def _described(path: Path, spec: Spec | None, texts: dict[str, str]) -> Description | None:

@@ -18,6 +18,7 @@ from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes
 from resnet_xf.architecture.zoo import ZOO
 from resnet_xf.errors import ShapeError, SpecError, WeightsError
+from resnet_xf.formats.assume import EPS, MOST_GROWTH, assumption, could_be_dilated, growth_by_eps, hinted
 from resnet_xf.formats.files import CheckpointFile
 from resnet_xf.formats.gluon_symbol import Symbol
 from resnet_xf.formats.graph import read_graph
@@ -59,7 +60,8 @@ class Identity:
         prefix: the network's own prefix on the counted names of ``export``; else empty.
         weights: the arrays by neutral name.
         exported: the graph beside the file; None if there is none.
-        guessed: whether the spec is a guess from names and shapes.
+        guessed: whether the spec is assumed, from names and shapes.
+        others: what else has these names and shapes and computes something else; only if ``guessed``.
         notes: remarks on the graph.
     """
 
@@ -70,6 +72,7 @@ class Identity:
     weights: Weights
     exported: Exported | None = None
     guessed: bool = False
+    others: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -101,7 +104,8 @@ def identify(
             shape for the nearest candidate. Or if the graph has a part that no plan has, or is not the given spec's.
     """
     if file.symbol is None:
-        return _identity(file, *_by_names(file, spec or file.spec, num_classes))
+        match, others = _by_names(file, spec or file.spec, num_classes)
+        return _identity(file, match, others, guessed=not (spec or file.spec))
     if any(name in file.tensors for name in file.symbol.variables):
         return _from_graph(file, file.symbol, file.tensors, spec, keep_softmax=keep_softmax)
     match, _ = _by_names(file, spec, num_classes)  # save_parameters() wrote the file, and export() the graph
@@ -111,8 +115,19 @@ def identify(
     return _from_graph(file, file.symbol, tensors, match.plan.spec, keep_softmax=keep_softmax)
 
 
-def _by_names(file: CheckpointFile, target: Spec | None, num_classes: int | None) -> tuple[_Match, bool]:
-    """The network whose names and shapes a file has, and whether that is a guess."""
+def check_unambiguous(file: CheckpointFile, identity: Identity) -> None:
+    """Raise WeightsError if a network is assumed, and others of the same names and shapes compute something else."""
+    if identity.others:
+        name = identity.plan.spec.name
+        raise WeightsError(
+            f"{file.path}: could be {assumption(identity.plan.spec)}; but {', '.join(identity.others)} have the same "
+            f"names and shapes, and other outputs. Copy the export's -symbol.json beside it, name the network (--spec "
+            f"{name}), or give outputs that you have (convert --images images.npy --expect outputs.npy)"
+        )
+
+
+def _by_names(file: CheckpointFile, target: Spec | None, num_classes: int | None) -> tuple[_Match, tuple[str, ...]]:
+    """The network whose names and shapes a file has, and what else has the same."""
     best: _Match | None = None
     fits: list[_Match] = []
     for candidate in [target] if target else ZOO.values():
@@ -123,8 +138,14 @@ def _by_names(file: CheckpointFile, target: Spec | None, num_classes: int | None
             if best is None or match.wrong < best.wrong:
                 best = match
     if fits:
+        hints = hinted([match.plan.spec.name for match in fits], fits[0].prefix)
+        fits = [match for match in fits if match.plan.spec.name in hints]
         chosen = next((match for match in fits if match.layout.is_own(match.plan.spec.name)), fits[0])
-        return chosen, target is None
+        root = arithmetic(chosen.plan.spec).root
+        others = [one.plan.spec.name for one in fits if arithmetic(one.plan.spec).root != root]
+        if could_be_dilated(chosen.plan, chosen.layout):
+            others.append("networks with dilation in place of stride")
+        return chosen, tuple(others)
     if best is None:
         names = ", ".join(list(file.tensors)[:3])
         raise WeightsError(f"{file.path}: the names ({names}, …) follow no known layout; are these a ResNet's weights?")
@@ -241,7 +262,7 @@ def _complaints(tensors: Weights, expected: tuple[Place, ...]) -> Iterator[str]:
             yield f"left over {name}"
 
 
-def _identity(file: CheckpointFile, match: _Match, guessed: bool) -> Identity:
+def _identity(file: CheckpointFile, match: _Match, others: tuple[str, ...], *, guessed: bool) -> Identity:
     """The identity of a match: the arrays by neutral name."""
     weights: Weights = {}
     for place in match.places:
@@ -252,7 +273,11 @@ def _identity(file: CheckpointFile, match: _Match, guessed: bool) -> Identity:
         elif place.fixed == 0 and array.any():  # MXNet adds this shift, though it is not trained
             raise WeightsError(f"{file.path}: {place.theirs} is not 0, and {match.plan.spec.name} has no shift there")
     layout = match.layout
-    return Identity(match.plan, layout.title, layout.words, match.prefix, weights, guessed=guessed)
+    if guessed and (growth := growth_by_eps(weights)) > MOST_GROWTH:
+        usual = " or ".join(f"{eps:g}" for eps in EPS[1:])
+        others += (f"networks with an eps of {usual}, whose outputs are up to {growth:.1f} times smaller",)
+    own = others if guessed else ()
+    return Identity(match.plan, layout.title, layout.words, match.prefix, weights, guessed=guessed, others=own)
 
 
 def _from_graph(

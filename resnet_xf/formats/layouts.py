@@ -44,6 +44,7 @@ class Layout:
         inner: its names of the layers in a block; the other layers have our names.
         scopes: the beginnings of its counted names in a stage, for blocks and for shortcuts; None if its counted names
             are our dotted names with ``_`` for each dot.
+        dilates: whether some of its networks have dilation in place of stride, under the same names.
         words: ``torch`` (a norm has ``weight`` and ``bias``) or ``gluon`` (``gamma`` and ``beta``).
     """
 
@@ -53,6 +54,7 @@ class Layout:
     first_stage: int = 0
     inner: dict[str, str] = field(default_factory=dict)
     scopes: tuple[str, str] | None = None
+    dilates: bool = False
     words: Words = "gluon"
 
     def is_own(self, model: str) -> bool:
@@ -80,12 +82,12 @@ _SHORTCUT = {"downsample.0": "downsample"}
 _STAGES = ("stage{}_", "stage{}_")
 _V1 = _outer("conv1", "bn1")
 
-TORCH = Layout("torchvision and timm", words="torch")
-GLUON = Layout("this project's Gluon networks, GluonCV's v1b to v1s", ("resnet*_v1[bcds]",))
+TORCH = Layout("torchvision and timm", dilates=True, words="torch")
+GLUON = Layout("this project's Gluon networks, GluonCV's v1b to v1s", ("resnet*_v1[bcds]",), dilates=True)
 LAYOUTS = (
     TORCH,
     GLUON,
-    Layout("GluonCV's v1b to v1s, exported", scopes=("layers{}_", "down{}_")),
+    Layout("GluonCV's v1b to v1s, exported", scopes=("layers{}_", "down{}_"), dilates=True),
     Layout("Gluon model zoo v1", ("resnet*_v1",), _V1, 4, _BODY, _STAGES),
     Layout("Gluon model zoo v2", ("resnet*_v2",), _outer("input_norm", "conv1", "bn1", norm=9), 5, _SHORTCUT, _STAGES),
     Layout("GluonCV CIFAR v1", ("cifar_resnet*_v1",), _V1, 2, _BODY, _STAGES),

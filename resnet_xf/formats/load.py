@@ -9,7 +9,7 @@ from resnet_xf.architecture.spec import Spec
 from resnet_xf.backend.contract import Backend
 from resnet_xf.backend.registry import build
 from resnet_xf.formats.files import read_checkpoint
-from resnet_xf.formats.identify import identify
+from resnet_xf.formats.identify import check_unambiguous, identify
 
 
 def load(
@@ -27,9 +27,11 @@ def load(
         dtype: ``float32`` or ``float64``.
 
     Raises:
-        WeightsError: if the file cannot be read, or its network is not known.
+        WeightsError: if the file cannot be read, or several networks have its names and shapes.
         BackendError: if no backend is installed.
     """
-    identity = identify(read_checkpoint(path), spec)
+    file = read_checkpoint(path)
+    identity = identify(file, spec)
+    check_unambiguous(file, identity)
     weights = {name: array.astype(dtype) for name, array in identity.weights.items()}
     return build(identity.plan, backend, weights=weights, dtype=dtype)

@@ -21,6 +21,7 @@ from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.images import read_image
 from resnet_xf.errors import DataError, WeightsError, refuse
+from resnet_xf.formats.assume import assumption
 from resnet_xf.formats.description import TEST_CROPS, UNTRAINED, Description, Preprocessing, describe_run
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
@@ -219,6 +220,7 @@ class _Known:
     weights: Weights
     description: Description
     run: Header | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def _read(source: str | Path, network: str | None) -> _Known:
@@ -235,7 +237,11 @@ def _read(source: str | Path, network: str | None) -> _Known:
         description.check(identity.plan.spec)
     except WeightsError as error:
         raise WeightsError(f"{source}: its description does not fit: {error}") from None
-    return _Known(str(source), identity.plan, identity.weights, description)
+    warnings: list[str] = []
+    if identity.guessed:
+        also = f"; {', '.join(identity.others)} have the same names and shapes" if identity.others else ""
+        warnings.append(f"{source}: assumed to be {assumption(identity.plan.spec)}{also}; --spec names another")
+    return _Known(str(source), identity.plan, identity.weights, description, warnings=tuple(warnings))
 
 
 def _names(known: _Known, classes: Sequence[str]) -> tuple[tuple[str, ...], str]:
@@ -326,7 +332,7 @@ def _default_recipe(data: Dataset | None) -> str:
 
 
 def _usage(known: _Known, view: Preprocessing, view_from: str, names: tuple[str, ...], names_from: str) -> Usage:
-    warnings = () if known.description.trained else (f"{known.source}: {UNTRAINED}",)
+    warnings = known.warnings + (() if known.description.trained else (f"{known.source}: {UNTRAINED}",))
     return Usage(
         channels=known.planned.spec.in_channels,
         preprocessing=view,

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from resnet_xf.architecture.spec import ExplicitSpec, ResNetSpec, Spec
 from resnet_xf.ladder.report.report import Report
 from resnet_xf.support.files import atomic
 
@@ -30,11 +31,14 @@ def report_schema() -> dict[str, Any]:
 
     Unknown fields are refused: a report with more fields has another ``version``.
     """
-    schema = msgspec.json.schema(Report)
-    definitions: dict[str, Any] = schema["$defs"]
+    (_, *specs), definitions = msgspec.json.schema_components(
+        (Report, ResNetSpec, ExplicitSpec), schema_hook=lambda kind: {"$ref": f"#/$defs/{kind.__name__}"}
+    )
+    definitions |= {Spec.__name__: {"description": Spec.__doc__, "anyOf": specs}}
     for name, one in definitions.items():
         one["description"] = inspect.cleandoc(one.get("description", ""))
-        one["additionalProperties"] = False
+        if "properties" in one:
+            one["additionalProperties"] = False
         if name in WRITTEN_WHOLE:
             one["required"] = list(one["properties"])
         if name in MEASURED:
