@@ -12,7 +12,8 @@ import pytest
 
 from helpers.runs import TINY
 from resnet_xf import convert, draw_weights, load_weights, plan, read_checkpoint, save_weights
-from resnet_xf.architecture.weights import RUN_KEY, SPEC_KEY, VELOCITY, Weights, all_weight_shapes, write_arrays
+from resnet_xf.architecture.spec import SPEC_KEY
+from resnet_xf.architecture.weights import RUN_KEY, VELOCITY, Weights, all_weight_shapes, write_arrays
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.errors import CheckpointError, TrainingError
 from resnet_xf.support.files import FOLDER, list_checkpoints

@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from resnet_xf import ResNetSpec, Stage
-from resnet_xf.architecture.weights import RUN_KEY, SPEC_KEY, draw_weights, write_arrays
+from resnet_xf.architecture.spec import SPEC_KEY
+from resnet_xf.architecture.weights import RUN_KEY, draw_weights, write_arrays
 from resnet_xf.data import load_dataset
 from resnet_xf.data.images import read_image
 from resnet_xf.errors import DataError, WeightsError

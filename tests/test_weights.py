@@ -5,8 +5,9 @@ from hypothesis import given
 from helpers.strategies import fits, specs
 from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_spec, load_weights, plan, save_weights
 from resnet_xf.architecture.plan import plan_block
+from resnet_xf.architecture.spec import SPEC_KEY
 from resnet_xf.architecture.trace import count_parameters, trace
-from resnet_xf.architecture.weights import SPEC_KEY, all_weight_shapes, without_counters, write_arrays
+from resnet_xf.architecture.weights import all_weight_shapes, without_counters, write_arrays
 from resnet_xf.backend.observe import capture_layers
 from resnet_xf.errors import WeightsError
 

@@ -8,13 +8,16 @@ that groups divide channels, for example.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from resnet_xf.architecture.rules import Count
-from resnet_xf.support.documents import Document, Part, Struct
+from resnet_xf.errors import SpecError
+from resnet_xf.support.documents import MOST_BYTES, Document, Part, Struct
+from resnet_xf.support.files import open_regular, read_bytes, reading
 
 Depth = Annotated[int, Meta(ge=1, le=10_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\w.\-]+$(?!\n)")]
@@ -193,6 +196,33 @@ class ExplicitSpec(Document, Spec, frozen=True, kw_only=True):
 
     def __hash__(self) -> int:
         return hash(self.to_json())
+
+
+SPEC_KEY = "resnet_xf.spec"
+"""The key of the spec in the metadata of a safetensors file."""
+
+MOST_HEADER = 2**23
+"""The most bytes of a safetensors header; that of ResNet-152 has 80,000."""
+
+
+def read_spec_file(path: str | Path) -> Spec:
+    """Return the spec in a ``.toml`` or ``.json`` file, or in the metadata of a ``.safetensors`` file.
+
+    Raises:
+        SpecError: if the file cannot be read, or has no spec; the message names the file and the field.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".safetensors":
+        with reading(path, SpecError, "safetensors"), open_regular(path) as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = msgspec.json.decode(file.read(min(size, MOST_HEADER)), type=dict[str, dict[str, Any]])
+            if SPEC_KEY not in (metadata := header.get("__metadata__", {})):
+                raise SpecError("holds no spec; `resnet-xf convert` writes a file that does")
+            return read_spec(metadata[SPEC_KEY])
+    with reading(path, SpecError, "a spec"):
+        layered = path.suffix.lower() == ".json" and b'"layers"' in read_bytes(path, MOST_BYTES[".json"])
+    kind: type[ResNetSpec] | type[ExplicitSpec] = ExplicitSpec if layered else ResNetSpec
+    return kind.read(path)
 
 
 def read_spec(text: str) -> Spec:

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from resnet_xf.architecture.nodes import Node, Norm, Residual, is_statistic, join, walk
 from resnet_xf.architecture.plan import Plan, plan, root_of
 from resnet_xf.architecture.rules import ArraySpec
-from resnet_xf.architecture.spec import Spec, read_spec
+from resnet_xf.architecture.spec import MOST_HEADER, SPEC_KEY, Spec, read_spec
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.support.environment import memory
 from resnet_xf.support.files import atomic, open_regular, reading
@@ -34,15 +34,11 @@ SAFETENSORS_DTYPES = {
 MOST_TENSORS = 60_000
 """The most tensors of a checkpoint; the largest network that a spec can describe has fewer."""
 
-MOST_HEADER = 2**23
-"""The most bytes of a safetensors header; that of ResNet-152 has 80,000."""
-
 COUNTER = "num_batches_tracked"
 """The step counter of PyTorch's batch norms."""
 
-SPEC_KEY, RUN_KEY, DESCRIPTION_KEY = "resnet_xf.spec", "resnet_xf.run", "resnet_xf.description"
-DIGEST_KEY = "resnet_xf.blake2b"
-"""Keys in the metadata of a safetensors file: the spec, a training run and a description, all as JSON, and a digest."""
+RUN_KEY, DESCRIPTION_KEY, DIGEST_KEY = "resnet_xf.run", "resnet_xf.description", "resnet_xf.blake2b"
+"""Keys in the metadata of a safetensors file: a training run and a description, both as JSON, and a digest."""
 
 VELOCITY = "momentum/"
 """The prefix of the optimiser's arrays in the checkpoint of a training run."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from resnet_xf.architecture.spec import ResNetSpec, SqueezeExcitation, Stage, Stem
+from resnet_xf.architecture.spec import ResNetSpec, Spec, SqueezeExcitation, Stage, Stem, read_spec_file
 from resnet_xf.errors import SpecError
 
 Block = Literal["basic", "bottleneck"]
@@ -160,8 +160,8 @@ def list_models(pattern: str = "*") -> list[str]:
     return fnmatch.filter(ZOO, pattern)
 
 
-def get_spec(name_or_path: str | Path) -> ResNetSpec:
-    """The spec of that name in the zoo, or the spec in a ``.toml`` or ``.json`` file.
+def get_spec(name_or_path: str | Path) -> Spec:
+    """The spec of that name in the zoo, or the spec in a ``.toml``, ``.json`` or ``.safetensors`` file.
 
     Raises:
         SpecError: if there is no spec of that name, or the file cannot be read or is malformed.
@@ -169,8 +169,8 @@ def get_spec(name_or_path: str | Path) -> ResNetSpec:
     name = str(name_or_path)
     if name in ZOO or name in ALIASES:
         return ZOO[ALIASES.get(name, name)]
-    if Path(name).suffix.lower() in (".toml", ".json") or Path(name).exists():
-        return ResNetSpec.read(name)
+    if Path(name).suffix.lower() in (".toml", ".json", ".safetensors") or Path(name).exists():
+        return read_spec_file(name)
     near = difflib.get_close_matches(name, ZOO, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`resnet-xf list` shows them all."
     raise SpecError(f"no spec is called {name!r}: {hint} A .toml or .json file serves as well.")

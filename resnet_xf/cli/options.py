@@ -59,7 +59,7 @@ SpecArgument = Annotated[
     str,
     typer.Argument(
         metavar="SPEC",
-        help="A name from `resnet-xf list`, or a .toml or .json file.",
+        help="A name from `resnet-xf list`, or a .toml, .json or .safetensors file with one.",
         autocompletion=lambda: [*ZOO],
     ),
 ]

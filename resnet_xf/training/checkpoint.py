@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 import msgspec
 from safetensors import SafetensorError
 
-from resnet_xf.architecture.spec import Spec, read_spec
+from resnet_xf.architecture.spec import SPEC_KEY, Spec, read_spec
 from resnet_xf.architecture.weights import (
     RUN_KEY,
-    SPEC_KEY,
     VELOCITY,
     Weights,
     all_weight_shapes,
