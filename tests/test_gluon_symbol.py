@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resnet_xf.errors import WeightsError
-from resnet_xf.formats.exported import run_exported
+from resnet_xf.formats.exported import running_exported
 from resnet_xf.formats.gluon_symbol import read_symbol
 
 
@@ -99,7 +99,8 @@ def run(path: Path, symbol: bytes) -> np.ndarray:
     shapes = {"conv_weight": (2, 1, 3, 3), "fc_weight": (3, 32)}
     tensors = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     tensors |= {f"bn_{word}": np.ones(2) for word in ("gamma", "beta", "running_mean", "running_var")}
-    return run_exported(path, symbol, tensors, rng.normal(size=(1, 1, 4, 4)).astype(np.float32))
+    with running_exported(path, symbol, tensors, rng.normal(size=(1, 1, 4, 4)).astype(np.float32)) as output:
+        return output()
 
 
 def test_a_sound_graph_runs(tmp_path) -> None:

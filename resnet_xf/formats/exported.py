@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +25,20 @@ SECONDS = 600.0
 GRAPH, TENSORS, IMAGES, OUTPUT = "graph.json", "tensors.safetensors", "images.npy", "output.npy"
 
 
-def run_exported(symbol: Path, graph: bytes, tensors: Mapping[str, Array], images: Array) -> Array:
-    """The output of an exported network in float64; see :meth:`resnet_xf.backend.contract.RunsExports.run_exported`.
+@contextmanager
+def running_exported(
+    symbol: Path, graph: bytes, tensors: Mapping[str, Array], images: Array
+) -> Iterator[Callable[[], Array]]:
+    """Run an exported network beside what the block does; the block gets a function that waits for its output.
+
+    The output is float64; see :meth:`resnet_xf.backend.contract.RunsExports.run_exported`. The function raises
+    WeightsError if MXNet cannot run the network, or crashes.
 
     Args:
         symbol: the file, for messages.
-        graph: as :func:`resnet_xf.formats.gluon_symbol.checked_graph` returns it.
+        graph: as :meth:`resnet_xf.formats.gluon_symbol.Symbol.for_mxnet` returns it.
         tensors: the weights, by the names in the graph.
         images: ``(N, C, H, W)``.
-
-    Raises:
-        WeightsError: if MXNet cannot run it, or crashes.
     """
     with tempfile.TemporaryDirectory(prefix="resnet-xf-") as name:
         folder = Path(name)
@@ -44,19 +47,23 @@ def run_exported(symbol: Path, graph: bytes, tensors: Mapping[str, Array], image
         np.save(folder / IMAGES, images)
         with open(os.devnull, "wb") as nowhere:
             silent = nowhere.fileno()
-            child = Child(
-                "mxnet", [sys.executable, "-m", __name__, name], {}, stdout=silent, stderr=silent, folder=folder
-            )
+            command = [sys.executable, "-m", __name__, name]
+            child = Child("mxnet", command, {}, stdout=silent, stderr=silent, folder=folder)
+
+        def output() -> Array:
+            try:
+                child.receive(SECONDS)
+            except (ProcessDied, TimeoutError) as end:
+                if child.exit_code != 0:
+                    how = child.failure or f"MXNet cannot run it: the process {end or 'takes too long'}"
+                    raise WeightsError(f"{symbol}: {how.removeprefix(f'{folder / GRAPH}: ')}") from None
+            array: Array = np.load(folder / OUTPUT, allow_pickle=False)
+            return array
+
         try:
-            child.receive(SECONDS)
-        except (ProcessDied, TimeoutError) as end:
-            if child.exit_code != 0:
-                how = child.failure or f"MXNet cannot run it: the process {end or 'takes too long'}"
-                raise WeightsError(f"{symbol}: {how.removeprefix(f'{folder / GRAPH}: ')}") from None
+            yield output
         finally:
             child.end()
-        output: Array = np.load(folder / OUTPUT, allow_pickle=False)
-    return output
 
 
 def _run(folder: Path) -> None:
