@@ -1,7 +1,8 @@
-"""How fast the command line starts: ``python benchmarks/startup.py``.
+"""How fast the command line starts, and reads an exported network: ``python benchmarks/startup.py``.
 
 Runs Python alone and the commands below in turns, and prints the median of each one's seconds (wall clock and
-processor), the seconds beyond Python's own start, and the limit that the project sets. Run it on an idle machine.
+processor), the seconds beyond Python's own start, and the limit that the project sets. The network is Gluon's
+``resnet50_v1`` with its graph. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from statistics import median
 
@@ -23,14 +25,27 @@ COMMANDS = {
     "resnet-xf show resnet18": ([*RESNET_XF, "show", "resnet18"], None),
     "resnet-xf parity --help": ([*RESNET_XF, "parity", "--help"], None),
     "resnet-xf train --help": ([*RESNET_XF, "train", "--help"], None),
+    "resnet-xf inspect net-0000.params": ([*RESNET_XF, "inspect", "net-0000.params"], 1.0),
+    "resnet-xf convert net-0000.params": ([*RESNET_XF, "convert", "net-0000.params", "net.safetensors"], 5.0),
 }
 """Each command line, and the limit of its seconds beyond Python's own start."""
 
 
-def seconds(arguments: list[str]) -> tuple[float, float]:
-    """Run a command once; return its seconds by the wall clock and on the processor."""
+def export(folder: str) -> None:
+    """Export Gluon's ``resnet50_v1`` into a folder, in a process of its own."""
+    script = (
+        "import os, warnings; warnings.simplefilter('ignore'); os.environ.setdefault('OMP_NUM_THREADS', '2')\n"
+        "from resnet_xf_mxnet.numpy_compat import mx\n"
+        "network = mx.gluon.model_zoo.vision.resnet50_v1(); network.initialize(mx.init.Xavier()); network.hybridize()\n"
+        "network(mx.nd.zeros((1, 3, 32, 32))); network.export('net')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True, stderr=subprocess.DEVNULL)
+
+
+def seconds(arguments: list[str], folder: str) -> tuple[float, float]:
+    """Run a command once in a folder; return its seconds by the wall clock and on the processor."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(arguments, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(arguments, cwd=folder, stdout=subprocess.DEVNULL, check=True)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -41,9 +56,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10, help="runs of each command (default 10)")
     runs = parser.parse_args().runs
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
-    for _ in range(runs):
-        for name, (arguments, _limit) in COMMANDS.items():
-            samples[name].append(seconds(arguments))
+    with tempfile.TemporaryDirectory() as folder:
+        export(folder)
+        for _ in range(runs):
+            for name, (arguments, _limit) in COMMANDS.items():
+                samples[name].append(seconds(arguments, folder))
     rows = []
     python = median(wall for wall, _ in samples["python -c pass"])
     for name, (_, limit) in COMMANDS.items():
