@@ -2,13 +2,15 @@
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from resnet_xf.errors import SpecError, WeightsError, printable
-from resnet_xf.support.files import atomic, open_regular, read_bytes, reading
+from resnet_xf.support.files import atomic, open_regular, read_bytes, reading, temporary_folder
 
 
 def write(path: Path, text: str = "new") -> None:
@@ -167,3 +169,29 @@ def test_a_long_message_keeps_its_beginning_and_its_end() -> None:
         assert text.startswith("file: ")
         assert text.endswith(": mend it")
         assert len(text) <= 2000
+
+
+def test_a_killed_process_s_folder_is_removed_by_the_next(tmp_path) -> None:
+    code = (
+        "import sys, time; from resnet_xf.support.files import temporary_folder\n"
+        "with temporary_folder('mine-', sys.argv[1]) as folder:\n"
+        "    (folder / 'x').touch(); print(folder, flush=True); time.sleep(100)"
+    )
+    others = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    killed, living = (Path(other.stdout.readline().strip()) for other in others)
+    (tmp_path / "mine-too").mkdir()
+    with temporary_folder("mine-", tmp_path) as folder:
+        assert killed.is_dir()
+        others[0].kill()
+        others[0].wait()
+        with temporary_folder("mine-", tmp_path):
+            assert not killed.exists()
+            assert (living / "x").exists()
+            assert folder.is_dir()
+    assert not folder.exists()
+    assert (tmp_path / "mine-too").is_dir()
+    others[1].kill()
+    for other in others:
+        other.communicate()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.contract import RunsExports, require
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.errors import ResNetXFError, WeightsError
+from resnet_xf.support.files import temporary_folder
 from resnet_xf.support.parent import connect, report_failure
 from resnet_xf.support.processes import Child, ProcessDied
 
@@ -40,14 +40,13 @@ def running_exported(
         tensors: the weights, by the names in the graph.
         images: ``(N, C, H, W)``.
     """
-    with tempfile.TemporaryDirectory(prefix="resnet-xf-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         (folder / GRAPH).write_bytes(graph)
         save_file({key: np.ascontiguousarray(array) for key, array in tensors.items()}, folder / TENSORS)
         np.save(folder / IMAGES, images)
         with open(os.devnull, "wb") as nowhere:
             silent = nowhere.fileno()
-            command = [sys.executable, "-m", __name__, name]
+            command = [sys.executable, "-m", __name__, str(folder)]
             child = Child("mxnet", command, {}, stdout=silent, stderr=silent, folder=folder)
 
         def output() -> Array:

@@ -7,6 +7,7 @@ Every reader works inside :func:`reading` and opens files by :func:`open_regular
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import stat
@@ -25,6 +26,9 @@ except ImportError:  # Windows, where nothing is locked
 
 FOLDER, PREFIX = "checkpoints", "step-"
 """The subfolder of a run's checkpoints, and the start of their file names."""
+
+ALIVE = ".alive"
+"""A file in a temporary folder, locked while the process lives that made the folder."""
 
 STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 """Paths that begin so are open streams, even if a regular file is behind them."""
@@ -148,6 +152,32 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def list_checkpoints(run: str | Path) -> list[Path]:
     """Return the checkpoints in a run's folder, oldest first."""
     return sorted((Path(run) / FOLDER).glob(f"{PREFIX}*.safetensors"))
+
+
+@contextmanager
+def temporary_folder(prefix: str = "resnet-xf-", place: str | Path | None = None) -> Iterator[Path]:
+    """Give a temporary folder, which is removed at the end.
+
+    It holds a file that is locked while this process lives. Folders of the same prefix and user whose lock is free are
+    removed first: their processes were killed.
+
+    Args:
+        prefix: the beginning of its name.
+        place: the folder that it is made in; if None, the system's for temporary files.
+    """
+    for path in Path(place or tempfile.gettempdir()).glob(f"{glob.escape(prefix)}*/{ALIVE}"):
+        with suppress(OSError):
+            if fcntl is None or path.parent.is_symlink() or path.stat().st_uid != os.getuid():
+                continue
+            with open_regular(path) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix=prefix) as name, open(Path(name) / ".new", "wb") as file:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.rename(file.name, Path(name) / ALIVE)  # only now, so that nobody finds it unlocked
+        yield Path(name)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +18,7 @@ from resnet_xf.ladder.short_run import TrainingStep, curve_run, lockstep_run
 from resnet_xf.ladder.sides.live import Live
 from resnet_xf.ladder.subject import Subject, outline_of
 from resnet_xf.support.environment import environment
+from resnet_xf.support.files import temporary_folder
 
 INPUTS = "inputs"
 """The key of :class:`Inputs`."""
@@ -67,8 +67,8 @@ def record(
         raise EvidenceError(f"{folder}: is there already; choose another folder by --out")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            inside = Path(temporary) / "capture"
+        with temporary_folder(f".{folder.name}.", folder.parent) as temporary:
+            inside = temporary / "capture"
             inside.mkdir()
             writer = Writer(inside)
             writer.save(INPUTS, _inputs_of(live.subject, level))

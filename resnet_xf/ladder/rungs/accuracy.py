@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
@@ -24,6 +23,7 @@ from resnet_xf.ladder.rungs.rung import Finding, Rung
 from resnet_xf.ladder.sides.live import Live
 from resnet_xf.ladder.sides.side import Side, measured
 from resnet_xf.ladder.subject import Subject
+from resnet_xf.support.files import temporary_folder
 from resnet_xf.support.optional import optional
 from resnet_xf.training.evaluation import check_fit
 from resnet_xf.training.recipe import RECIPES, Recipe, get_recipe
@@ -185,7 +185,7 @@ def run_trial(
     planned = plan(subject.outline.spec)
     accuracies: dict[str, tuple[float, ...]] = {}
     already_trained = 0
-    with TemporaryDirectory(prefix="resnet-xf-") as temporary:
+    with temporary_folder() as temporary:
         for device in dict.fromkeys(devices.values()):
             study = train_seeds(
                 planned,

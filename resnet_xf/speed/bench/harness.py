@@ -12,7 +12,6 @@ from math import prod
 from pathlib import Path
 from random import Random
 from statistics import median
-from tempfile import TemporaryDirectory
 
 from msgspec.structs import asdict, replace
 
@@ -25,6 +24,7 @@ from resnet_xf.speed.bench.report import BenchReport, Result, Row, merged, with_
 from resnet_xf.speed.bench.statistics import format_rate, speed, widening
 from resnet_xf.speed.bench.worker import Ceiling, PeakMemory, Ready, ReferenceWritten, Worker
 from resnet_xf.support.environment import environment, hardware, memory
+from resnet_xf.support.files import temporary_folder
 from resnet_xf.support.processes import ProcessDied
 
 Callback = Callable[[int, int, str], object]
@@ -88,13 +88,13 @@ def bench(
     rows: list[Row] = []
     for _, group in groupby(cases, key=lambda case: case.group):
         launched: dict[Case, list[Row]] = {case: [] for case in group}
-        with TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             for launch in range(launches):
                 # A case that was refused in an earlier launch is not started again.
                 again = [case for case, earlier in launched.items() if all(row.result for row in earlier)]
                 progress.total -= (len(launched) - len(again)) * (turns + 1)
                 with ExitStack() as stack:
-                    started = _Group(again, turns, seconds / turns, Path(folder), stack, progress, launch)
+                    started = _Group(again, turns, seconds / turns, folder, stack, progress, launch)
                     for row in started.measure():
                         launched[row.case].append(row)
                 for (_, precision, _), flops in started.ceilings.items():
@@ -115,8 +115,8 @@ def best_batch(case: Case, callback: Callback | None = None) -> Case:
     batch = 1
     while without_gain < 2:
         trial = replace(case, batch=batch)
-        with TemporaryDirectory() as folder, ExitStack() as stack:
-            group = _Group([trial], 3, SEARCH, Path(folder), stack, progress)
+        with temporary_folder() as folder, ExitStack() as stack:
+            group = _Group([trial], 3, SEARCH, folder, stack, progress)
             runner = group.start(trial)
             if isinstance(runner, Row):  # refused
                 break

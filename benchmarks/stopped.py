@@ -1,0 +1,144 @@
+"""What a command leaves behind if SIGTERM stops it at a random moment.
+
+``python benchmarks/stopped.py`` starts each of ``parity``, ``capture``, ``convert``, ``train`` and ``bench`` ten times,
+in an empty folder and with temporary files in another, sends SIGTERM at a random moment, and looks at the exit code,
+the files and the processes. It prints a table and writes ``benchmarks/results/stopped.json``. The exit code is 1 if
+anything is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, write_results
+from kill_and_resume import SPEC
+
+from resnet_xf import draw_weights, save_weights
+from resnet_xf.errors import ResNetXFError
+from resnet_xf.support.environment import environment
+from resnet_xf.training.checkpoint import load_checkpoint
+
+COMMANDS = {
+    "parity": ("parity", "spec.toml", "--level", "standard", "--json"),
+    "capture": ("capture", "spec.toml", "--backend", "torch", "--level", "standard", "--out", "evidence"),
+    "convert": ("convert", "w.safetensors", "out.pth"),
+    "train": ("train", "spec.toml", "--epochs", "20", "--device", "cpu", "--out", "run"),
+    "bench": ("bench", "spec.toml", "--backend", "torch", "--time", "4", "--batch", "2"),
+}
+OUTPUTS = {"capture": "evidence", "convert": "out.pth", "train": "run"}
+"""What may be there in the end: whole, or as far as the training came."""
+
+STOPPED, UNPREPARED = 143, -15
+"""The exit codes after SIGTERM; the second while Python itself starts."""
+
+PATIENCE = 60.0
+"""Seconds after which a command that was stopped counts as hanging."""
+
+
+def processes(mark: str) -> list[int]:
+    """The processes whose environment has the mark."""
+    some = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in path.read_bytes():
+                some.append(int(path.parent.name))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return some
+
+
+def one(name: str, moment: float | None) -> dict[str, Any]:
+    """Run a command, stop it after so many seconds if they are given, and tell what is left."""
+    mark = uuid.uuid4().hex
+    with tempfile.TemporaryDirectory() as outer:
+        work, temporary = Path(outer) / "work", Path(outer) / "tmp"
+        work.mkdir()
+        temporary.mkdir()
+        (work / "spec.toml").write_text(SPEC.to_toml())
+        save_weights(work / "w.safetensors", draw_weights(SPEC), SPEC)
+        before = set(work.iterdir())
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "resnet_xf", *COMMANDS[name]],
+            cwd=work,
+            env=os.environ | {"TMPDIR": str(temporary), "RESNET_XF_MARK": mark},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+        try:
+            _, said = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said = process.communicate()[1] + "hung"
+        seconds = time.perf_counter() - began
+        time.sleep(0.2)
+        alive = processes(mark)
+        left = [path.name for path in set(work.iterdir()) - before] + [path.name for path in temporary.rglob("*")]
+        output = OUTPUTS.get(name, "")
+        problems = [f"left {path}" for path in left if path != output] + [f"process {number} lives" for number in alive]
+        ended = process.returncode
+        if ended not in (0, STOPPED, UNPREPARED):
+            problems.append(f"exit code {ended}: {said.strip()[-200:]}")
+        if output in left:
+            if name == "train":
+                try:
+                    load_checkpoint(work / output)
+                except ResNetXFError as error:
+                    problems.append(str(error))
+            elif ended != 0:
+                problems.append(f"left {output} and exit code {ended}")
+    return {"moment": moment, "seconds": round(seconds, 3), "exit code": ended, "problems": problems}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--commands", default=",".join(COMMANDS))
+    parser.add_argument("--times", type=int, default=10, help="how often to stop each command")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args()
+    names = options.commands.split(",")
+    draw = random.Random(options.seed)
+    result: dict[str, Any] = {
+        "command": f"python benchmarks/stopped.py --commands={options.commands} --times={options.times} "
+        f"--seed={options.seed}",
+        "environment": environment(),
+        "commands": {},
+    }
+    print("| command | seconds if left alone | stopped after | exit codes | problems |")
+    print("| --- | ---: | --- | --- | --- |")
+    failed = False
+    for name in names:
+        whole = one(name, None)
+        stops = [one(name, round(draw.uniform(0, whole["seconds"]), 2)) for _ in range(options.times)]
+        result["commands"][name] = {"left alone": whole, "stopped": stops}
+        codes = Counter(stop["exit code"] for stop in stops)
+        problems = [problem for stop in [whole, *stops] for problem in stop["problems"]]
+        failed |= bool(problems)
+        moments = ", ".join(f"{stop['moment']:.1f}" for stop in sorted(stops, key=lambda stop: stop["moment"]))
+        ends = ", ".join(f"{code}: {count}" for code, count in sorted(codes.items()))
+        print(
+            f"| {name} | {whole['seconds']:.1f} | {moments} s | {ends} | {'; '.join(problems) or 'none'} |", flush=True
+        )
+    write_results(options.out / "stopped.json", result)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
