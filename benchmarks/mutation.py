@@ -1,9 +1,9 @@
 """Test the tests: change one operator, number or condition of the product at a time, and see which tests fail.
 
 The modules in ``OWN`` are changed in a copy of the tree, one sampled change ("mutant") at a time; docstrings, texts,
-annotations, decorators and what only prints are left alone. First the tests that execute the changed line run, the
-quickest first, then the rest of the module's own. The first failure, or the time limit, catches the mutant. A survivor
-is explained in ``mutation_survivors.json``, or wants a test.
+annotations, decorators and what only prints are left alone. The module's own tests that execute the changed line run,
+the quickest first; if an import executes the line, the first file of them. The first failure, or the time limit,
+catches the mutant. A survivor is explained in ``mutation_survivors.json``, or wants a test.
 
     python benchmarks/mutation.py --sample 300 --seed 0     # prints the table, and writes docs/mutation.md
 """
@@ -79,7 +79,10 @@ SECONDS = 60.0
 
 
 class Mutant(NamedTuple):
-    """One change: the expression at some place of a module, and what stands there instead."""
+    """One change: the expression at some place of a module, and what stands there instead.
+
+    ``called`` tells whether it is in a function, and not executed by the import.
+    """
 
     module: str
     line: int
@@ -88,6 +91,7 @@ class Mutant(NamedTuple):
     end: int
     before: str
     after: str
+    called: bool
 
     @property
     def key(self) -> str:
@@ -153,7 +157,7 @@ def mutants(module: str, text: str) -> Iterator[Mutant]:
     for line in text.encode().splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
 
-    def inside(node: ast.AST) -> Iterator[Mutant]:
+    def inside(node: ast.AST, called: bool) -> Iterator[Mutant]:
         for expression, after in changes(node):
             start, end = (
                 starts[expression.lineno - 1] + expression.col_offset,
@@ -162,7 +166,7 @@ def mutants(module: str, text: str) -> Iterator[Mutant]:
             before = " ".join(text.encode()[start:end].decode().split())
             if len(before) < 8 and not isinstance(node, ast.If):  # too little to know it by
                 before = f"{before} in “{text.splitlines()[expression.lineno - 1].strip()}” at {expression.col_offset}"
-            yield Mutant(module, expression.lineno, expression.end_lineno or 0, start, end, before, after)
+            yield Mutant(module, expression.lineno, expression.end_lineno or 0, start, end, before, after, called)
         for name, field in ast.iter_fields(node):
             if name in ("annotation", "returns", "decorator_list", "exc", "msg", "type_params"):
                 continue
@@ -170,9 +174,9 @@ def mutants(module: str, text: str) -> Iterator[Mutant]:
                 if isinstance(child, (ast.JoinedStr, ast.Assert)) or getattr(child, "name", None) in PRINTS:
                     continue
                 if isinstance(child, ast.AST) and getattr(child, "arg", None) != "help":
-                    yield from inside(child)
+                    yield from inside(child, called or (isinstance(node, ast.FunctionDef) and name == "body"))
 
-    yield from inside(ast.parse(text))
+    yield from inside(ast.parse(text), False)
 
 
 # Running tests: in a process that is forked after the large imports
@@ -301,16 +305,23 @@ class Map:
                 for module, line in lines:
                     self.tests[module, line].append(test)
 
-    def order(self, mutant: Mutant) -> tuple[list[str], list[str]]:
-        """The tests that execute the line, the quickest first, and the files of all own tests."""
+    def order(self, mutant: Mutant) -> Iterator[list[str]]:
+        """The own tests that execute the line, file by file, the quickest first; else the first own file."""
         own = [name for name in OWN[mutant.module].split() if name in self.files]
+        lines = range(mutant.line, mutant.last + 1) if mutant.called else ()
         hits = {
             test
-            for line in range(mutant.line, mutant.last + 1)
+            for line in lines
             for test in self.tests[mutant.module, line]
-            if test.partition("::")[0].removeprefix("tests/test_").removesuffix(".py") in own
+            if test.startswith(tuple(f"tests/test_{name}.py::" for name in own))
         } - set(self.failed)
-        return sorted(hits, key=lambda test: self.seconds[test]), [f"tests/test_{name}.py" for name in own]
+        for name in own:
+            file = f"tests/test_{name}.py"
+            some = [test for test in hits if test.startswith(f"{file}::")]
+            if some:
+                yield sorted(some, key=lambda test: self.seconds[test])
+            elif not hits and name == own[0]:
+                yield [file, *(f"--deselect={test}" for test in self.failed)]
 
 
 def run(mutant: Mutant, tree: Path, known: Map) -> str:
@@ -320,16 +331,11 @@ def run(mutant: Mutant, tree: Path, known: Map) -> str:
     path.write_bytes(sound[: mutant.start] + mutant.after.encode() + sound[mutant.end :])
     os.utime(path, (stat.st_atime, stat.st_mtime + 1 + random.random() * 1e6))  # no stale bytecode
     try:
-        hits, files = known.order(mutant)
-        for tests in (hits[:40], files):
-            if tests:
-                limit = SECONDS + 3 * sum(known.seconds.get(test, 0) for test in tests)
-                if tests is files:
-                    limit += 3 * sum(known.files[name] for name in OWN[mutant.module].split() if name in known.files)
-                    tests = [*tests, *(f"--deselect={test}" for test in known.failed)]
-                outcome = in_fork(tree, tests, limit)
-                if outcome != "passed":
-                    return "caught" if outcome == "failed" else "time"
+        for tests in known.order(mutant):
+            name = tests[0].partition("::")[0].removeprefix("tests/test_").removesuffix(".py")
+            outcome = in_fork(tree, tests, SECONDS + 3 * known.files[name])
+            if outcome != "passed":
+                return "caught" if outcome == "failed" else "time"
         return "survived"
     finally:
         path.write_bytes(sound)
@@ -436,12 +442,17 @@ def measure(chosen: list[Mutant], results: list[dict[str, Any]], folder: Path, o
         print("fail without a change, and are left out:", *known.failed, sep="\n  ", file=sys.stderr)
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # what was compiled before holds for all but the changed module
     sys.dont_write_bytecode = True
+    done = options.cache / "outcomes" if options.cache else None
+    if done is not None and done.exists():  # go on where an earlier call was stopped
+        results += json.loads(done.read_text())
+        keys = {(one["key"], one["line"]) for one in results}
+        chosen = [mutant for mutant in chosen if (mutant.key, mutant.line) not in keys]
     for number, mutant in enumerate(chosen, 1):
         began = time.monotonic()
         outcome = run(mutant, tree, known)
         results.append({"module": mutant.module, "line": mutant.line, "key": mutant.key, "outcome": outcome})
-        if options.cache:
-            (options.cache / "outcomes").write_text(json.dumps(results))
+        if done is not None:
+            done.write_text(json.dumps(results))
         print(
             f"{number}/{len(chosen)} {outcome} {time.monotonic() - began:.1f} s  {mutant.line} {mutant.key}",
             file=sys.stderr,

@@ -144,6 +144,7 @@ def test_pickled_cifar_is_not_read(tmp_path, there: str) -> None:
         load_dataset("cifar10", tmp_path)
     assert there in str(refused.value)
     assert "is Python's pickled version, which is not read" in str(refused.value)
+    assert ": holds no cifar-10-binary.tar.gz, which cifar10 needs; " in str(refused.value)
     assert "get cifar-10-binary.tar.gz from https://" in str(refused.value)
 
 

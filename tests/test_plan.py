@@ -4,7 +4,7 @@ from hypothesis import given
 from helpers.strategies import specs
 from resnet_xf import ResNetSpec, Stage, get_spec, plan
 from resnet_xf.architecture.nodes import Conv, Norm, Residual, walk
-from resnet_xf.architecture.plan import plan_block, plan_features
+from resnet_xf.architecture.plan import explicit_spec, plan_block, plan_features
 from resnet_xf.errors import SpecError
 
 
@@ -110,3 +110,9 @@ def test_names_are_unique_and_blocks_match_the_spec(spec: ResNetSpec) -> None:
     assert len(found) == len(set(found))
     blocks = [node for node in nodes(spec).values() if isinstance(node, Residual)]
     assert len(blocks) == sum(stage.depth for stage in spec.stages)
+
+
+def test_an_explicit_spec_takes_its_sizes_from_the_first_convolution_and_the_last_linear_layer() -> None:
+    root = plan(ResNetSpec(name="mine", in_channels=2, num_classes=7, stages=(Stage(depth=1, channels=4),))).root
+    spec = explicit_spec("layers", root, (32, 40))
+    assert (spec.name, spec.in_channels, spec.num_classes, spec.image_size) == ("layers", 2, 7, (32, 40))

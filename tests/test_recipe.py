@@ -446,3 +446,8 @@ def test_digits_fits_its_data_set() -> None:
     assert recipe.image_size == (32, 32)
     assert rates.max() == np.float32(0.05)
     assert 0 < rates[-1] < 1e-5
+
+
+def test_more_steps_than_a_run_may_have_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"^\$\.epochs: make 16,777,218 steps; at most 16,777,216 are allowed"):
+        learning_rates(recipe_of(Schedule(), epochs=2), 2**23 + 1)

@@ -76,3 +76,12 @@ def test_the_maps_that_a_backbone_shows_are_kept() -> None:
 def test_weights_of_another_network_are_refused() -> None:
     with pytest.raises(WeightsError, match="missing"):
         fold_norms(plan("resnet18").root, {"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)})
+
+
+def test_weights_of_several_dtypes_are_folded_and_keep_them() -> None:
+    root = plan("cifar_resnet20").root
+    drawn = draw_weights(root, scheme="probe")
+    weights = drawn | {name: array.astype("float64") for name, array in drawn.items() if name.startswith("fc.")}
+    _, folded = fold_norms(root, weights)
+    assert folded["fc.weight"].dtype == np.float64
+    assert folded["conv1.weight"].dtype == np.float32
