@@ -132,15 +132,13 @@ def _leaky(slope: float, F: Any, x: Any) -> Any:  # noqa: N803
 
 
 def _scale(shift: tuple[float, ...], scale: tuple[float, ...], F: Any, x: Any) -> Any:  # noqa: N803
-    """``(x - shift) * scale``, channel by channel if the constants differ: MXNet has no constant arrays."""
-    channels = max(len(shift), len(scale))
-    if channels == 1:
-        return (x - shift[0]) * scale[0]
-    parts = [
-        (F.slice_axis(x, axis=1, begin=n, end=n + 1) - shift[n % len(shift)]) * scale[n % len(scale)]
-        for n in range(channels)
-    ]
-    return F.concat(*parts, dim=1)
+    def constant(values: tuple[float, ...]) -> Any:
+        """MXNet has no constant arrays; this one has the dtype of ``x``. To slice oneDNN's arrays crashes MXNet."""
+        one = F.ones_like(F.mean(x, axis=(0, 1, 2, 3), keepdims=True))
+        return F.concat(*(one * value for value in values), dim=1)
+
+    x = F.broadcast_sub(x, constant(shift)) if len(shift) > 1 else x - shift[0]
+    return F.broadcast_mul(x, constant(scale)) if len(scale) > 1 else x * scale[0]
 
 
 def _radix_sum(radix: int, F: Any, x: Any) -> Any:  # noqa: N803

@@ -57,14 +57,15 @@ def next_values(arrays: Mapping[str, Array], key: object) -> Weights:
 
 
 def largest_mean(images: Array, eps: float) -> float:
-    """Return the largest mean of a channel of ``(N, C, H, W)``, in standard deviations of that channel.
+    """Return the largest mean of a channel of ``(N, C, H, W)`` or ``(N, C)``, in standard deviations of that channel.
 
     A batch norm magnifies a rounding error of the mean by this factor, because it changes all normalised values
     together (Chan, Golub and LeVeque 1983). A perturbation cannot show it: it changes each value on its own, and the
     mean far less.
     """
     values = images.astype(np.float64)
-    mean, variance = np.abs(values.mean((0, 2, 3))), values.var((0, 2, 3))
+    axes = (0, *range(2, values.ndim))
+    mean, variance = np.abs(values.mean(axes)), values.var(axes)
     return float((mean / np.sqrt(variance + eps)).max())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -190,12 +191,21 @@ def _short_run(planned: Plan, seed: int, size: tuple[int, int], settings: Mappin
 
 
 def _smallest_size(planned: Plan, sizes: Sequence[int], pixels: int) -> tuple[int, int]:
-    """Return the smallest size of images that gives every norm enough pixels; the spec's own if none does."""
-    for size in sizes:
-        try:
+    """Return the smallest size of images that gives every norm enough pixels; the spec's own if none does.
+
+    Norms that see a single pixel at any size, after a global pool, do not count.
+    """
+
+    def seen(size: int) -> dict[str, int]:
+        """Return the pixels that each norm sees; nothing if the network does not take such images."""
+        with suppress(ShapeError):
             rows = trace(planned, (1, planned.spec.in_channels, size, size))
-        except ShapeError:
-            continue
-        if min((prod(row.output_shape[2:]) for row in rows if row.kind == "norm"), default=PIXELS) >= pixels:
+            return {row.name: prod(row.output_shape[2:]) for row in rows if row.kind == "norm"} or {"": pixels}
+        return {}
+
+    most = seen(sizes[-1])
+    for size in sizes:
+        counts = [count for name, count in seen(size).items() if most.get(name) != 1]
+        if counts and min(counts) >= pixels:
             return size, size
     return planned.spec.image_size

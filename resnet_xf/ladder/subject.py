@@ -42,6 +42,11 @@ class Outline:
         """The ``eps`` and ``momentum`` (the share of the new value) of each batch norm."""
         return {name: settings for name, settings in self.settings.items() if "momentum" in settings}
 
+    @property
+    def dropouts(self) -> list[str]:
+        """The layers that drop out at random in training."""
+        return [name for name, settings in self.settings.items() if settings.get("rate")]
+
     def inner(self, name: str) -> list[str]:
         """Return the names directly inside a container, in the order in which they run."""
         return self._inner.get(name, [])

@@ -122,7 +122,8 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     whole = max(max(layer_errors(first_step(side, "float32").gradients, truth.gradients).values()) for side in sides)
     single = max(own.backward for side in sides for own in rounding(side).values())
     detail = f"loss {truth.loss:.4f}; float32 by layers at most {single:.1e}, as a whole {whole:.1e}"
-    return Finding(worst.value, worst.bound, detail)
+    remark = "training is compared without dropout, whose rates are the same" if subject.outline.dropouts else ""
+    return Finding(worst.value, worst.bound, detail, remark=remark)
 
 
 def sensitivities(sides: Sequence[Side]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnet_xf.architecture.measures import layer_errors, layer_of, relative_error, rounding_bound, roundings
-from resnet_xf.architecture.weights import Weights
+from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.contract import LayersAlone, require
 from resnet_xf.backend.observe import Passed, capture_layers
 from resnet_xf.ladder.perturb import (
@@ -83,18 +83,23 @@ def _rounding_of(live: Live, name: str, passed: Passed, single: Any, double: Any
     """Run one layer alone in float32 and float64, and in float64 on perturbed inputs for its gain.
 
     A layer with weights inside it, as a gate has, is perturbed three times, weights included. A mean and a product
-    inside it may cancel out to a single value, of which one perturbation of the inputs may show nothing.
+    inside it may cancel out to a single value, of which one perturbation of the inputs may show nothing. The gradients
+    of a layer that drops out at random are not measured.
     """
     times = ceil(ELEMENTS * passed.output.shape[1] / passed.output.size)
     inputs = [tile(x, times, f"{name}/{n}").astype(np.float32) for n, x in enumerate(passed.inputs)]
     alone = require(live.backend, LayersAlone)
-    run, differentiate = alone.apply, alone.differentiate
+    run = alone.apply
+    is_random = any(f"{layer}.".startswith(f"{name}.") for layer in live.subject.outline.dropouts)
+
+    def differentiate(network: Any, inputs: Sequence[Array], cotangent: Array) -> Weights:
+        return {} if is_random else _by_kind(alone.differentiate(network, name, inputs, cotangent))
 
     output = run(double, name, inputs)
     cotangent = noise(name, output.shape).astype(np.float32)
     forward = relative_error(run(single, name, inputs), output)
-    gradients = _by_kind(differentiate(double, name, inputs, cotangent))
-    backward = max(layer_errors(_by_kind(differentiate(single, name, inputs, cotangent)), gradients).values())
+    gradients = differentiate(double, inputs, cotangent)
+    backward = max(layer_errors(differentiate(single, inputs, cotangent), gradients).values(), default=0.0)
 
     gain = gradient_gain = 0.0
     inner = {n: a for n, a in live.subject.weights.items() if layer_of(n).startswith(f"{name}.")}
@@ -105,9 +110,10 @@ def _rounding_of(live: Live, name: str, passed: Passed, single: Any, double: Any
             weights = {n: perturb(a, PERTURBATION, f"{n}{draw}") for n, a in inner.items()}
             live.backend.load(double, live.subject.weights | weights)
         gain = max(gain, relative_error(run(double, name, perturbed), output) / PERTURBATION)
-        errors = layer_errors(_by_kind(differentiate(double, name, perturbed, perturbed_cotangent)), gradients)
-        gradient_gain = max(gradient_gain, max(errors.values()) / PERTURBATION)
-    if inner:
+        errors = layer_errors(differentiate(double, perturbed, perturbed_cotangent), gradients)
+        gradient_gain = max(gradient_gain, max(errors.values(), default=0.0) / PERTURBATION)
+    if inner:  # training mode has updated the running statistics in it too
+        live.load(single)
         live.load(double)
     if settings := live.subject.outline.norms.get(name):
         gradient_gain = max(gradient_gain, largest_mean(inputs[0], settings["eps"]))
