@@ -345,3 +345,18 @@ def test_images_are_enlarged_a_few_batches_at_a_time() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 10 * batch < 0.02 * (60_000 * 96 * 96 * 4)
+
+
+def test_which_random_numbers_set_a_padded_crop_and_its_mirroring() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 1), np.uint8)
+    split = ArraySplit(pixels, np.zeros(1, np.int64))
+    transform = Transform((4, 4), 1, "padded", flip=True, padding=1)
+    drawn = np.full((1, DRAWS), 0.6)
+    whole = transform.train(split, np.arange(1), drawn)
+    matter = []
+    for column in range(DRAWS):
+        other = drawn.copy()
+        other[0, column] = 0.1
+        if not np.array_equal(transform.train(split, np.arange(1), other), whole):
+            matter.append(column)
+    assert matter == [20, 21, 22]

@@ -405,3 +405,17 @@ def test_the_last_good_checkpoint_of_a_run_that_went_wrong_can_be_read(
 def test_the_network_of_a_checkpoint_is_planned_from_its_spec(tmp_path) -> None:
     save_checkpoint(tmp_path, checkpoint_of(), keep=1)
     assert plan(load_checkpoint(tmp_path).spec) == plan(SPEC)
+
+
+def test_a_damaged_checkpoint_s_message_names_the_one_before(tmp_path) -> None:
+    for epoch in (1, 2):
+        save_checkpoint(tmp_path, checkpoint_of(epoch), keep=3)
+        *older, last = list_checkpoints(tmp_path)
+        data = last.read_bytes()
+        last.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(CheckpointError) as refused:
+            load_checkpoint(tmp_path)
+        last.write_bytes(data)
+        hint = f"; delete it to resume from {older[0]}" if older else ""
+        assert str(refused.value).endswith(hint)
+        assert ("delete it" in str(refused.value)) == bool(older)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_xf.data import digits, photographs, sample_images
+from resnet_xf.data import ArraySplit, digits, photographs, sample_images
+from resnet_xf.data.splits import pixel_statistics
 from resnet_xf.errors import DataError
 
 
@@ -70,3 +71,23 @@ def test_bad_folders_are_named(tmp_path) -> None:
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"a\.png: not readable as an image"):
         sample_images(3, (32, 32), tmp_path)
+
+
+def test_a_grey_network_is_shown_digits_and_another_one_photographs() -> None:
+    assert np.array_equal(sample_images(1, (32, 24)), digits((32, 24)))
+    assert np.array_equal(sample_images(3, (32, 24)), photographs((32, 24)))
+
+
+def test_mean_and_deviation_of_pixels_are_numpy_s() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 3, 4, 3), np.uint8)
+    mean, std = pixel_statistics(ArraySplit(pixels, np.zeros(1500, np.int64)), 3)
+    assert mean == pytest.approx((pixels / 255).mean(axis=(0, 1, 2)), rel=1e-12)
+    assert std == pytest.approx((pixels / 255).std(axis=(0, 1, 2)), rel=1e-12)
+    assert len(set(std)) == 3
+
+
+def test_the_deviation_of_equal_pixels_is_a_step_of_their_bytes() -> None:
+    assert pixel_statistics(ArraySplit(np.zeros((2, 3, 4, 1), np.uint8), np.zeros(2, np.int64)), 1) == (
+        (0.0,),
+        (1 / 255,),
+    )

@@ -145,3 +145,8 @@ def test_every_node_is_the_same_on_both_backends_in_training_too(name: str) -> N
     made = network(INSIDE[name]) if name in INSIDE else network(end=ENDS[name])
     report = assert_parity(made, level="standard")
     assert [rung.status for rung in report.rungs] == ["pass"] * 8
+
+
+def test_a_gate_multiplies_its_input_by_what_its_children_make_of_it() -> None:
+    gate = nodes.Gate((("act", Activation("sigmoid")),))
+    assert gate.flow(lambda children, x: x + len(children), lambda first, second: first * second, 3) == 3 * 4

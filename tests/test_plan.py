@@ -4,7 +4,7 @@ from hypothesis import given
 from helpers.strategies import specs
 from resnet_xf import ResNetSpec, Stage, get_spec, plan
 from resnet_xf.architecture.nodes import Conv, Norm, Residual, walk
-from resnet_xf.architecture.plan import explicit_spec, plan_block, plan_features
+from resnet_xf.architecture.plan import explicit_spec, plan_block, plan_features, resized
 from resnet_xf.errors import SpecError
 
 
@@ -116,3 +116,11 @@ def test_an_explicit_spec_takes_its_sizes_from_the_first_convolution_and_the_las
     root = plan(ResNetSpec(name="mine", in_channels=2, num_classes=7, stages=(Stage(depth=1, channels=4),))).root
     spec = explicit_spec("layers", root, (32, 40))
     assert (spec.name, spec.in_channels, spec.num_classes, spec.image_size) == ("layers", 2, 7, (32, 40))
+
+
+def test_an_explicit_spec_s_first_convolution_and_last_linear_layer_are_resized() -> None:
+    root = plan(ResNetSpec(name="mine", in_channels=2, num_classes=7, stages=(Stage(depth=1, channels=4),))).root
+    changed = resized(explicit_spec("layers", root, (32, 40)), in_channels=3, num_classes=9)
+    assert (changed.in_channels, changed.num_classes) == (3, 9)
+    leaves = nodes(changed)
+    assert (leaves["conv1"].in_channels, leaves["fc"].out_features) == (3, 9)

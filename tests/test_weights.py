@@ -4,6 +4,7 @@ from hypothesis import given
 
 from helpers.strategies import fits, specs
 from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_spec, load_weights, plan, save_weights
+from resnet_xf.architecture.measures import same_bits
 from resnet_xf.architecture.plan import plan_block
 from resnet_xf.architecture.spec import SPEC_KEY
 from resnet_xf.architecture.trace import count_parameters, trace
@@ -196,3 +197,11 @@ def test_unreadable_files_are_refused(tmp_path) -> None:
     write_arrays(path, other, {SPEC_KEY: SMALL.to_json()})
     with pytest.raises(WeightsError, match="missing: conv1.weight, .* left over: a"):
         load_weights(path)
+
+
+def test_weights_are_saved_in_their_own_dtype(tmp_path) -> None:
+    spec = get_spec("cifar_resnet20")
+    weights = draw_weights(spec, dtype="float64")
+    save_weights(tmp_path / "w.safetensors", weights, spec)
+    _, loaded = load_weights(tmp_path / "w.safetensors")
+    assert all(same_bits(loaded[name], array) for name, array in weights.items())
