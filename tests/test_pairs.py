@@ -1,5 +1,6 @@
 import copy
 import re
+import warnings
 from ast import literal_eval
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from resnet_xf import assert_parity, get_backend, parity, suggest_names
+from resnet_xf import assert_parity, get_backend, load, parity, suggest_names
 from resnet_xf.data import photographs
 from resnet_xf.errors import DataError, RecipeError, SpecError, WeightsError
 from resnet_xf.ladder.pair import pairs
@@ -364,3 +365,59 @@ def test_a_partner_that_was_rounded_to_float16_is_said_to_be() -> None:
     assert re.search(r"mxnet's weights are rounded to float16, by up to [\d.e-]+\)$", report.verdict())
     module.half()
     assert "rounded" not in parity((module, block), images=IMAGES, level="quick").verdict()
+
+
+@pytest.fixture
+def exported(tmp_path) -> str:
+    """A small Gluon network, exported; the path without its endings."""
+    net = g.HybridSequential()
+    net.add(g.Conv2D(6, 3, padding=1, in_channels=3), g.BatchNorm(in_channels=6, epsilon=1e-3), g.Activation("relu"))
+    net.add(g.GlobalAvgPool2D(), g.Dense(5, in_units=6))
+    net.initialize()
+    rng = np.random.default_rng(3)
+    for param in weights_of(net).values():
+        param.set_data(ndarray(rng.uniform(0.5, 1.5, param.shape), "float32", CPU))
+    net.hybridize()
+    net(ndarray(IMAGES, "float32", CPU))
+    net.export(str(tmp_path / "net"))
+    return str(tmp_path / "net")
+
+
+def imported(exported: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MXNet's, on the type of the images
+        return mx.gluon.SymbolBlock.imports(f"{exported}-symbol.json", ["data"], f"{exported}-0000.params")
+
+
+@pytest.mark.parametrize("level", ["quick", "standard"])
+def test_an_imported_network_is_compared_layer_by_layer(exported: str, level: str) -> None:
+    module, block = load(f"{exported}-0000.params", "torch"), imported(exported)
+    report = assert_parity((module, block), images=IMAGES, level=level)
+    assert report.network == "Sequential and SymbolBlock"
+    assert report.rungs[0].detail.startswith("7 rows; 215 parameters")
+    if level == "standard":
+        assert [layer.name for layer in report.layers] == ["conv1", "norm", "act", "global_pool", "flatten", "fc"]
+    assert suggest_names(module, block, IMAGES) == {}
+
+
+def test_a_difference_in_an_imported_network_is_found_at_its_layer(exported: str) -> None:
+    module, block = load(f"{exported}-0000.params", "torch"), imported(exported)
+    module.norm.eps = 1e-5
+    failure = parity((module, block), images=IMAGES, level="quick").failure
+    assert failure is not None
+    assert (failure.number, failure.where) == (1, "norm")
+    module = load(f"{exported}-0000.params", "torch")
+    with torch.no_grad():
+        module.fc.bias[0] += 1e-3
+    failure = parity((module, block), images=IMAGES, level="quick").failure
+    assert failure is not None
+    assert (failure.number, failure.where) == (2, "fc.bias")
+
+
+def test_an_imported_network_that_no_plan_has_is_refused_by_its_node(module: Hand) -> None:
+    x = mx.sym.var("data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        block = mx.gluon.SymbolBlock(mx.sym.sin(x, name="wave"), x)
+    with pytest.raises(SpecError, match=r"mxnet: SymbolBlock-symbol.json: node 'wave' \(sin\): no plan of a residual"):
+        parity((module, block), images=IMAGES)

@@ -21,7 +21,7 @@ from resnet_xf_mxnet.bench import MxnetBench
 from resnet_xf_mxnet.cuda import gpus
 from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles, why_unusable
 from resnet_xf_mxnet.numpy_compat import mx
-from resnet_xf_mxnet.reference import peer, run_exported
+from resnet_xf_mxnet.reference import graph_of, peer, run_exported
 
 __all__ = ["BACKEND"]
 
@@ -40,6 +40,7 @@ class MxnetBackend:
     roles = staticmethod(roles)
     peer = staticmethod(peer)
     run_exported = staticmethod(run_exported)
+    graph_of = staticmethod(graph_of)
 
     def version(self) -> str:
         return str(mx.__version__)

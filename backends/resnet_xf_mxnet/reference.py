@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_xf.architecture.weights import Array
+from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.errors import BackendError, WeightsError, one_line
 from resnet_xf_mxnet.arrays import kind, ndarray
 from resnet_xf_mxnet.numpy_compat import mx
@@ -55,3 +55,11 @@ def run_exported(symbol: Path, tensors: Mapping[str, Array], images: Array) -> A
             raise
         raise WeightsError(f"{symbol}: MXNet cannot run it: {one_line(error)}") from None
     return output
+
+
+def graph_of(network: Any) -> tuple[str, Weights] | None:
+    """See :meth:`resnet_xf.backend.contract.RunsExports.graph_of`. ``SymbolBlock.imports`` returns such a network."""
+    if not isinstance(network, mx.gluon.SymbolBlock):
+        return None
+    _, graph = network._cached_graph
+    return graph.tojson(), {name: param.data().asnumpy() for name, param in network._reg_params.items()}

@@ -177,7 +177,7 @@ class BuildsPeers(Protocol):
 
 
 class RunsExports(Protocol):
-    """What ``convert`` needs to run an exported MXNet network."""
+    """What ``convert`` needs to run an exported MXNet network, and a pair to read one."""
 
     def run_exported(self, symbol: Path, tensors: Mapping[str, Array], images: Array) -> Array:
         """The output of an exported network in float64.
@@ -190,6 +190,10 @@ class RunsExports(Protocol):
         Raises:
             WeightsError: if it lacks a tensor, or has more than one input or output.
         """
+        ...
+
+    def graph_of(self, network: Any) -> tuple[str, Weights] | None:
+        """The graph that a native network was imported from, as JSON, and its tensors; None if it has layers."""
         ...
 
 

@@ -19,6 +19,7 @@ from resnet_xf.backend.registry import backend_of
 from resnet_xf.errors import DataError, ResNetXFError, SpecError, WeightsError, one_line
 from resnet_xf.ladder.inputs import float32_of, memory_limit, pixels_of
 from resnet_xf.ladder.pair.foreign import ForeignBackend
+from resnet_xf.ladder.pair.imported import with_layers
 from resnet_xf.ladder.pair.names import Layers, partners, proposed, tensor_partners
 from resnet_xf.ladder.perturb import noise
 from resnet_xf.ladder.short_run import CURVE, LOCKSTEP, ShortRun
@@ -149,6 +150,7 @@ def _both(pair: Pair, images: object) -> tuple[_Member, _Member]:
 
 def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
     """Copy a network, run the copy on one image, and list its layers."""
+    network = with_layers(backend, side, network, images[:1])
     duplicate = backend.copy(network)
     image = images[:1]
     try:

@@ -1,0 +1,55 @@
+"""A network that was imported from an exported graph, as ``SymbolBlock.imports`` returns it: built again, in layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error
+from resnet_xf.architecture.weights import Array
+from resnet_xf.backend.contract import Backend, RunsExports, cannot, require
+from resnet_xf.errors import SpecError, WeightsError
+from resnet_xf.formats.files import CheckpointFile
+from resnet_xf.formats.gluon_symbol import read_symbol
+from resnet_xf.formats.identify import identify
+
+
+def with_layers(backend: Backend, side: str, network: Any, image: Array) -> Any:
+    """Return the network; one without layers of its own is built from its graph, with the names of our plan.
+
+    Args:
+        backend: the framework's.
+        side: the network's name in messages.
+        network: of any kind.
+        image: ``(1, C, H, W)``, for which both must have the same output in float64.
+
+    Raises:
+        SpecError: if no plan has a part of the graph, which the message names, or the outputs differ.
+    """
+    if cannot(backend, "run exported networks"):
+        return network
+    exports = require(backend, RunsExports)
+    graph = exports.graph_of(network)
+    if graph is None:
+        return network
+    text, tensors = graph
+    name = type(network).__name__
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}-symbol.json"
+        path.write_text(text, encoding="utf-8")
+        try:
+            file = CheckpointFile(path, "params", tensors, symbol=read_symbol(path))
+            identity = identify(file, keep_softmax=True)
+            expected = exports.run_exported(path, tensors, image)
+        except WeightsError as error:
+            raise SpecError(f"{side}: {str(error).removeprefix(f'{folder}/')}") from None
+    built = {dtype: backend.build(identity.plan.root, dtype) for dtype in ("float64", "float32")}
+    for one in built.values():
+        backend.load(one, identity.weights)
+    apart = relative_error(backend.forward(built["float64"], image), expected)
+    if not apart <= FLOAT64_BOUND:
+        raise SpecError(
+            f"{side}: {name}, built again from its graph, gives another output (relative error {apart:.1e})"
+        )
+    return built["float32"]
