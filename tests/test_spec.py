@@ -1,8 +1,13 @@
+import numpy as np
 import pytest
 from hypothesis import given
+from safetensors.numpy import save_file
 
 from helpers.strategies import specs
-from resnet_xf import ResNetSpec, Stage, get_spec, list_models, plan
+from resnet_xf import ResNetSpec, Stage, draw_weights, get_spec, list_models, plan, save_weights
+from resnet_xf.architecture.nodes import Conv, Flatten, Linear, Norm, Sequential
+from resnet_xf.architecture.plan import explicit_spec, resized
+from resnet_xf.architecture.spec import ExplicitSpec
 from resnet_xf.errors import SpecError
 
 GOOD = {"name": "x", "stages": [{"depth": 1, "channels": 8}, {"depth": 2, "channels": 16, "stride": 2}]}
@@ -118,3 +123,42 @@ def test_an_unknown_name_suggests_near_ones() -> None:
         get_spec("resnet-18")
     with pytest.raises(SpecError, match="`resnet-xf list` shows them all"):
         get_spec("zzzzzz")
+
+
+def layered() -> ExplicitSpec:
+    layers = (
+        ("input_norm", Norm(3, 1e-5, 0.1)),
+        ("conv1", Conv(3, 4, 3)),
+        ("flatten", Flatten()),
+        ("fc", Linear(16, 5)),
+    )
+    return explicit_spec("mine", Sequential(layers), (4, 4))
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".json", ".safetensors"])
+def test_a_spec_is_read_from_every_file_that_has_one(suffix: str, tmp_path) -> None:
+    for spec in (get_spec("cifar_resnet20"), layered()):
+        path = tmp_path / f"{spec.name}{suffix}"
+        if suffix == ".safetensors":
+            save_weights(path, draw_weights(spec), spec)
+        else:
+            path.write_text(spec.to_toml() if suffix == ".toml" else spec.to_json())
+        assert get_spec(path) == spec
+        assert hash(get_spec(path)) == hash(spec)
+        assert plan(str(path)).root == plan(spec).root
+
+
+def test_weights_without_a_spec_are_none(tmp_path) -> None:
+    save_file({"a": np.zeros(2, np.float32)}, tmp_path / "a.safetensors")
+    with pytest.raises(SpecError, match=r"a\.safetensors: holds no spec; `resnet-xf convert` writes a file that does"):
+        get_spec(tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").write_bytes(b"\xff" * 20)
+    with pytest.raises(SpecError, match=r"b\.safetensors: not readable as safetensors"):
+        get_spec(tmp_path / "b.safetensors")
+
+
+def test_channels_and_classes_of_an_explicit_spec_change_where_its_layers_fit() -> None:
+    changed = resized(layered(), in_channels=1, num_classes=7)
+    assert plan(changed).root.children[0][1] == Norm(1, 1e-5, 0.1)
+    assert (changed.in_channels, changed.num_classes) == (1, 7)
+    assert layered().differences(changed) == ["in_channels", "num_classes", "layers"]

@@ -106,6 +106,8 @@ def resized(spec: Spec, **sizes: int) -> Spec:
         if not places:
             raise SpecError(f"$.layers: has no {kind} outside its blocks, so {size} cannot change")
         layers[places[place]] = layers[places[place]] | {argument: value}
+        for number in range(places[0] if size == "in_channels" else 0):  # a batch norm on the images
+            layers[number] = layers[number] | ({"channels": value} if "channels" in layers[number] else {})
     changed = msgspec.structs.replace(spec, layers=tuple(layers), **sizes)
     _root(changed)
     return changed

@@ -8,6 +8,7 @@ that groups divide channels, for example.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -219,8 +220,10 @@ def read_spec_file(path: str | Path) -> Spec:
             if SPEC_KEY not in (metadata := header.get("__metadata__", {})):
                 raise SpecError("holds no spec; `resnet-xf convert` writes a file that does")
             return read_spec(metadata[SPEC_KEY])
-    with reading(path, SpecError, "a spec"):
-        layered = path.suffix.lower() == ".json" and b'"layers"' in read_bytes(path, MOST_BYTES[".json"])
+    layered = False
+    if (most := MOST_BYTES.get(path.suffix.lower())) is not None:
+        with reading(path, SpecError, "a spec"):
+            layered = re.search(rb"""(^layers =|^\[\[layers|"layers":)""", read_bytes(path, most), re.M) is not None
     kind: type[ResNetSpec] | type[ExplicitSpec] = ExplicitSpec if layered else ResNetSpec
     return kind.read(path)
 
