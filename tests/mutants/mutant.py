@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from helpers.sabotage import Saboteur
 from resnet_xf import Report, ResNetSpec, SqueezeExcitation, get_backend, get_spec
+from resnet_xf.architecture import nodes
+from resnet_xf.architecture.plan import explicit_spec
+from resnet_xf.architecture.spec import ExplicitSpec, Spec
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.ladder.climb import climb
 from resnet_xf.ladder.inputs import subject_of
@@ -29,7 +32,38 @@ def slim(name: str, stages: int = 4, depth: int = 1, **fields: Any) -> ResNetSpe
     return replace(spec, stem=replace(spec.stem, width=8), stages=kept, num_classes=10, **fields)
 
 
-NETWORKS: dict[str, tuple[ResNetSpec, int]] = {
+def of_other_layers() -> ExplicitSpec:
+    """A network of the layers that exported graphs have and named networks have not."""
+    norm, relu = partial(nodes.Norm, eps=1e-5, momentum=0.1), ("act1", nodes.Activation("relu"))
+    attention = nodes.Gate(
+        (
+            ("radix_sum", nodes.RadixSum(2)),
+            ("pool", nodes.GlobalPool()),
+            ("fc1", nodes.Conv(8, 4, 1, groups=2, bias=True)),
+            ("act", nodes.LeakyReLU(0.2)),
+            ("fc2", nodes.Conv(4, 16, 1, groups=2, bias=True)),
+            ("radix_softmax", nodes.RadixSoftmax(2, 2)),
+        )
+    )
+    split = ("conv1", nodes.Conv(8, 16, 3, 1, 1, groups=4)), ("bn1", norm(16)), relu, ("attention", attention)
+    block = nodes.Residual((), (*split, ("radix_sum", nodes.RadixSum(2))), None, "input", ())
+    layers = (
+        ("normalize", nodes.Scale((0.25,), (2.0,))),
+        ("conv1", nodes.Conv(3, 8, 3, 1, 1)),
+        ("gn1", nodes.GroupNorm(8, 2, 1e-3)),
+        ("leaky", nodes.LeakyReLU(0.1)),
+        ("pool", nodes.Pool("avg", 3, 2, 1, counts_padding=True)),
+        ("layer1", nodes.Sequential((("0", block),))),
+        ("clip", nodes.Clip(-0.5, 0.75)),
+        ("global_pool", nodes.GlobalPool()),
+        ("flatten", nodes.Flatten()),
+        ("drop", nodes.Dropout(0.4)),
+        ("fc", nodes.Linear(8, 10)),
+    )
+    return explicit_spec("other_layers", nodes.Sequential(layers), (16, 16))
+
+
+NETWORKS: dict[str, tuple[Spec, int]] = {
     "ResNet-18": (slim("resnet18", depth=2), 64),
     "ResNet-18 of two blocks": (slim("resnet18", stages=2), 32),
     "ResNet-18 v2": (slim("resnet18", preactivation=True), 64),
@@ -37,6 +71,7 @@ NETWORKS: dict[str, tuple[ResNetSpec, int]] = {
     "the book's ResNet-18": (slim("d2l_resnet18", depth=2), 64),
     "SE-ResNet-D": (slim("resnet18", stages=2, shortcut="avg_conv", se=SqueezeExcitation()), 32),
     "two blocks that begin as the identity": (slim("resnet18", stages=2, zero_init_last=True), 32),
+    "other layers": (of_other_layers(), 16),
 }
 """By name, and the side of the images; all of them slim."""
 
@@ -63,8 +98,8 @@ class Mutant:
     plant: Mapping[str, Any] = field(default_factory=dict)
     network: str = SMALL
     sides: tuple[str, ...] = BOTH
-    weights: Callable[[ResNetSpec], Weights] | None = None
-    images: Callable[[ResNetSpec], Array] | None = None
+    weights: Callable[[Any], Weights] | None = None
+    images: Callable[[Any], Array] | None = None
     level: Level = "standard"
 
 
@@ -110,7 +145,7 @@ class Untrained(Live):
 
 @cache
 def sound(
-    network: str, weights: Callable[[ResNetSpec], Weights] | None, images: Callable[[ResNetSpec], Array] | None
+    network: str, weights: Callable[[Any], Weights] | None, images: Callable[[Any], Array] | None
 ) -> tuple[list[Remembering], list[str]]:
     """Both backends without a defect, which serve for all mutants of a network; and what the report says of its input."""
     spec, size = NETWORKS[network]

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest does by itself
 from mutants.accuracy import ACCURACY, Slip
 from mutants.architecture import ARCHITECTURE
 from mutants.arrays import NORMS, WEIGHTS
+from mutants.layers import LAYERS
 from mutants.learning import DATA, GRADIENTS, LOSS, OPTIMISER, SCHEDULE
 from mutants.mutant import Mutant
 from mutants.precision import COMPARATORS, PRECISION
@@ -20,6 +21,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "mutants.md"
 
 MUTANTS: dict[str, list[Mutant]] = {
     "architecture": ARCHITECTURE,
+    "layers": LAYERS,
     "weights": WEIGHTS,
     "norms": NORMS,
     "gradients": GRADIENTS,
