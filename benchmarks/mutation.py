@@ -345,7 +345,7 @@ def run(mutant: Mutant, tree: Path, known: Map) -> str:
 # The table
 
 
-def page(results: list[dict[str, Any]], options: argparse.Namespace, commit: str) -> Iterator[str]:
+def page(results: list[dict[str, Any]], options: argparse.Namespace, commit: str, note: str) -> Iterator[str]:
     """The results as a page of Markdown."""
     reasons: dict[str, str] = json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
     survivors = [one for one in results if one["outcome"] == "survived"]
@@ -360,9 +360,12 @@ def page(results: list[dict[str, Any]], options: argparse.Namespace, commit: str
     yield ""
     yield (
         f"**{caught} of {len(results)} mutants are caught: {100 * caught / len(results):.1f} %.** Of the "
-        f"{len(survivors)} that survive, {equivalent} change nothing that a test can see, for the reasons below. "
+        f"{len(survivors)} that survive, {equivalent} are explained below. "
         f"Commit `{commit}`."
     )
+    if note:
+        yield ""
+        yield note
     yield ""
     yield "| module | own tests | mutants | caught | by the time limit | survived |"
     yield "| --- | --- | ---: | ---: | ---: | ---: |"
@@ -414,7 +417,7 @@ def main() -> None:
         results.sort(key=lambda one: (order[one["module"]], one["line"], one["key"]))
         if not options.only:
             RESULTS.write_text(json.dumps({"commit": commit, "mutants": results}, indent=1, ensure_ascii=False) + "\n")
-    lines = list(page(results, options, commit))
+    lines = list(page(results, options, commit, old.get("note", "") if options.page_only else ""))
     print("\n".join(lines))
     if not options.only:
         PAGE.write_text("\n".join(lines) + "\n")

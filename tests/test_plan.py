@@ -5,6 +5,7 @@ from helpers.strategies import specs
 from resnet_xf import ResNetSpec, Stage, get_spec, plan
 from resnet_xf.architecture.nodes import Conv, Norm, Residual, walk
 from resnet_xf.architecture.plan import explicit_spec, plan_block, plan_features, resized
+from resnet_xf.architecture.spec import SqueezeExcitation
 from resnet_xf.errors import SpecError
 
 
@@ -124,3 +125,15 @@ def test_an_explicit_spec_s_first_convolution_and_last_linear_layer_are_resized(
     assert (changed.in_channels, changed.num_classes) == (3, 9)
     leaves = nodes(changed)
     assert (leaves["conv1"].in_channels, leaves["fc"].out_features) == (3, 9)
+
+
+@pytest.mark.parametrize(("channels", "width"), [(16, 8), (40, 8), (48, 16), (80, 24)])
+def test_the_hidden_width_of_a_gate_is_rounded_to_the_nearest_multiple_of_its_divisor(
+    channels: int, width: int
+) -> None:
+    stages = (Stage(depth=1, channels=channels),)
+    gated = nodes(ResNetSpec(name="mine", stages=stages, se=SqueezeExcitation(ratio=0.25, divisor=8)))
+    assert [node.out_channels for name, node in gated.items() if isinstance(node, Conv) and ".se." in name] == [
+        width,
+        channels,
+    ]
