@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from helpers import graphs
 from helpers.graphs import GRAPHS, SHAPE, bn, conv, head, mean, mx, relu, split_attention, stem, sym, tensors_of, write
-from resnet_xf import build, get_backend, load
+from resnet_xf import build, get_backend, load, load_weights, optimize
 from resnet_xf.architecture.nodes import walk
 from resnet_xf.architecture.spec import read_spec
 from resnet_xf.errors import WeightsError
@@ -273,3 +273,26 @@ def test_any_graph_of_branches_that_part_and_join_is_read(data: st.DataObject) -
     weights = {ours: identity.weights[theirs] for ours, theirs in names.items()}
     np.testing.assert_array_equal(output(build(again, "torch", weights=weights, dtype="float64")), output(network))
     assert read_spec(identity.plan.spec.to_json()) == identity.plan.spec
+
+
+def test_an_odd_network_is_converted_trained_proven_and_made_fast(tmp_path, command, monkeypatch) -> None:
+    """It skips two blocks, gates before the sum, and ends in two linear layers."""
+    monkeypatch.chdir(tmp_path)
+    symbol = GRAPHS["odd"]()
+    write(tmp_path, symbol, tensors_of(symbol, (2, 1, 16, 16)))
+    code, out, err = command("convert", "net-0000.params", "net.safetensors")
+    assert (code, err) == (0, "")
+    assert "guess" not in out
+    spec, weights = load_weights("net.safetensors")
+    Path("net.json").write_text(spec.to_json())
+    for backend in ("torch", "mxnet"):
+        options = ("--backend", backend, "--out", backend, "--epochs", "1", "--image-size", "12", "--lr", "0.05")
+        code, out, err = command("train", "net.json", "--weights", "net.safetensors", *options)
+        assert code == 0, err
+        trained = load(backend, backend)
+        assert get_backend(backend).forward(trained, IMAGES[:, :1]).shape == (2, 10)
+        fast = optimize(spec, backend, weights=weights, image_size=(16, 16), preset="tuned")
+        assert fast.error < 1e-5
+        code, out, err = command("parity", backend, "--level", "quick", "--image-size", "16")
+        assert code == 0, out + err
+        assert "(5 rungs hold)" in out
