@@ -13,6 +13,7 @@ from resnet_xf.architecture.nodes import Activation, Children, Conv, PReLU, Sequ
 from resnet_xf.architecture.plan import Plan, explicit_spec
 from resnet_xf.architecture.spec import Stage, Stem
 from resnet_xf.errors import ShapeError
+from resnet_xf_mxnet.numpy_compat import mx
 
 SPEC = ResNetSpec(
     name="prelu",
@@ -150,3 +151,15 @@ def test_every_node_is_the_same_on_both_backends_in_training_too(name: str) -> N
 def test_a_gate_multiplies_its_input_by_what_its_children_make_of_it() -> None:
     gate = nodes.Gate((("act", Activation("sigmoid")),))
     assert gate.flow(lambda children, x: x + len(children), lambda first, second: first * second, 3) == 3 * 4
+
+
+def test_the_layers_of_exported_graphs_take_numpy_s_arrays_of_mxnet() -> None:
+    inside = (*INSIDE["scales of channels"], *INSIDE["group norm"], *INSIDE["clip"], *INSIDE["leaky ReLU"])
+    made = network((*inside, *INSIDE["split attention of cardinality 2"]), ENDS["ArcFace"])
+    mx.npx.set_np()
+    try:
+        report = assert_parity(made, level="standard")
+    finally:
+        mx.npx.reset_np()
+    assert [rung.status for rung in report.rungs] == ["pass"] * 8
+    assert "training is compared without dropout, whose rates are the same" in report.verdict()

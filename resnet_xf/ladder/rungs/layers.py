@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import ceil, sqrt
+from math import ceil, prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,9 @@ from resnet_xf.ladder.sides.side import Side, measured
 from resnet_xf.ladder.subject import Subject, batches_of_layers
 
 ELEMENTS = 16
-"""Smallest number of values per channel in a single-layer test. With two, a batch norm's input gradient is pure
-rounding error: little is left of it when its mean, and its share along the output, are taken off."""
+"""Smallest number of values per channel in a single-layer test, and in the norms inside it. With two, a batch norm's
+input gradient is pure rounding error: little is left of it when its mean, and its share along the output, are taken
+off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,13 @@ def _rounding_of(live: Live, name: str, passed: Passed, single: Any, double: Any
     inside it may cancel out to a single value, of which one perturbation of the inputs may show nothing. The gradients
     of a layer that drops out at random are not measured.
     """
-    times = ceil(ELEMENTS * passed.output.shape[1] / passed.output.size)
+    values = [prod(passed.output.shape[2:])]
+    values += [
+        prod(row.output_shape[2:])
+        for row in live.subject.outline.rows
+        if row.kind == "norm" and row.name.startswith(f"{name}.")
+    ]
+    times = ceil(ELEMENTS / (len(passed.output) * min(values)))
     inputs = [tile(x, times, f"{name}/{n}").astype(np.float32) for n, x in enumerate(passed.inputs)]
     alone = require(live.backend, LayersAlone)
     run = alone.apply
@@ -119,12 +126,12 @@ def _rounding_of(live: Live, name: str, passed: Passed, single: Any, double: Any
         gradient_gain = max(gradient_gain, largest_mean(inputs[0], settings["eps"]))
 
     terms = longest_sum(live.subject.weights, name, passed)
-    values = output.size / output.shape[1]
+    elements = output.size / output.shape[1]
     return LayerRounding(
         forward,
         rounding_bound("float32", roundings_of_sum(terms), gain),
         backward,
-        rounding_bound("float32", roundings_of_sum(terms + values), gradient_gain),
+        rounding_bound("float32", roundings_of_sum(terms + elements), gradient_gain),
     )
 
 
