@@ -35,11 +35,14 @@ COMMANDS = {
     "train": ("train", "spec.toml", "--epochs", "20", "--device", "cpu", "--out", "run"),
     "bench": ("bench", "spec.toml", "--backend", "torch", "--time", "4", "--batch", "2"),
 }
-OUTPUTS = {"capture": "evidence", "convert": "out.pth", "train": "run"}
+OUTPUTS = {"capture": ("evidence",), "convert": ("out.pth", "out.pth.json"), "train": ("run",)}
 """What may be there in the end: whole, or as far as the training came."""
 
+CACHES = "torchinductor_"
+"""PyTorch's own folder among the temporary files begins so."""
+
 STOPPED, UNPREPARED = 143, -15
-"""The exit codes after SIGTERM; the second while Python itself starts."""
+"""The exit codes after SIGTERM; the second while Python itself starts or ends."""
 
 PATIENCE = 60.0
 """Seconds after which a command that was stopped counts as hanging."""
@@ -88,20 +91,18 @@ def one(name: str, moment: float | None) -> dict[str, Any]:
         seconds = time.perf_counter() - began
         time.sleep(0.2)
         alive = processes(mark)
-        left = [path.name for path in set(work.iterdir()) - before] + [path.name for path in temporary.rglob("*")]
-        output = OUTPUTS.get(name, "")
-        problems = [f"left {path}" for path in left if path != output] + [f"process {number} lives" for number in alive]
+        left = [path.name for path in set(work.iterdir()) - before] + [path.name for path in temporary.iterdir()]
+        outputs = OUTPUTS.get(name, ())
+        odd = [path for path in left if path not in outputs and not path.startswith(CACHES)]
+        problems = [f"left {path}" for path in odd] + [f"process {number} lives" for number in alive]
         ended = process.returncode
         if ended not in (0, STOPPED, UNPREPARED):
             problems.append(f"exit code {ended}: {said.strip()[-200:]}")
-        if output in left:
-            if name == "train":
-                try:
-                    load_checkpoint(work / output)
-                except ResNetXFError as error:
-                    problems.append(str(error))
-            elif ended != 0:
-                problems.append(f"left {output} and exit code {ended}")
+        if name == "train" and "run" in left:
+            try:
+                load_checkpoint(work / "run")
+            except ResNetXFError as error:
+                problems.append(str(error))
     return {"moment": moment, "seconds": round(seconds, 3), "exit code": ended, "problems": problems}
 
 
