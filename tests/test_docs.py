@@ -202,7 +202,7 @@ def test_the_recipe_in_toml_is_one(tmp_path) -> None:
 
 def test_the_numbers_of_networks_and_defects_are_right() -> None:
     for page in (README, ROOT / "docs" / "getting-started.md", ROOT / "docs" / "spec.md"):
-        assert f"{len(list_models())} n" in page.read_text()  # 51 networks, 51 named networks
+        assert f"{len(list_models())} n" in page.read_text()  # 116 networks, 116 named networks
     defects = sum(line.startswith("| ") for line in (ROOT / "docs" / "mutants.md").read_text().splitlines()) - 2
     assert f"{defects} defects" in README.read_text()
 

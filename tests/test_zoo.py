@@ -28,7 +28,7 @@ def collected():
 
 
 def test_the_zoo_holds_the_whole_family() -> None:
-    assert set(BY_REFERENCE) == {"torchvision", "timm", "gluon", "gluoncv", "d2l"}
+    assert set(BY_REFERENCE) == {"torchvision", "timm", "gluon", "gluoncv", "symbol", "insightface", "d2l"}
     assert set(list_models("resnet*_v[12]")) == set(BY_REFERENCE["gluon"])
     assert len(list_models("cifar_*")) == 13
     assert get_spec("cifar_resnet20") is ZOO["cifar_resnet20_v1"]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import msgspec
 
 from resnet_xf.architecture import nodes
+from resnet_xf.architecture.blocks import activation_of, norm_of, residual_block
 from resnet_xf.architecture.explicit import decode, encode
 from resnet_xf.architecture.nodes import Children, Conv, Node, Norm, Residual, Sequential, Taps, output_shapes, walk
-from resnet_xf.architecture.spec import MOST_BLOCKS, ExplicitSpec, ResNetSpec, Spec, SqueezeExcitation, Stage, Stem
+from resnet_xf.architecture.spec import MOST_BLOCKS, ExplicitSpec, ResNetSpec, Spec, Stage, Stem
 from resnet_xf.architecture.zoo import get_spec
 from resnet_xf.errors import ShapeError, SpecError, refuse
-
-RELU = nodes.Activation("relu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,19 @@ def plan(spec: Plan | Spec | str) -> Plan:
     channels, dilation = spec.stem.width, 1
     for index, stage in enumerate(spec.stages):
         where = f"$.stages[{index}]"
-        first = _block(spec, stage, channels, stage.stride, stage.first_dilation or dilation, where)
-        others = [_block(spec, stage, stage.channels, 1, stage.dilation, where)] * (stage.depth - 1)
+        first = residual_block(spec, stage, channels, stage.stride, stage.first_dilation or dilation, where)
+        if isinstance(stage.mid_channels, tuple):
+            others = [
+                residual_block(spec, stage, stage.channels, 1, stage.dilation, where, n) for n in range(1, stage.depth)
+            ]
+        else:
+            others = [residual_block(spec, stage, stage.channels, 1, stage.dilation, where, 1)] * (stage.depth - 1)
         blocks = tuple((str(number), block) for number, block in enumerate([first, *others]))
         layers.append((f"layer{index + 1}", Sequential(blocks)))
         channels, dilation = stage.channels, stage.dilation
     if spec.preactivation:
-        layers += [("norm", _norm(spec, channels)), ("act", RELU)]
-    head = nodes.Linear(channels, spec.num_classes)
-    layers += [("global_pool", nodes.GlobalPool()), ("flatten", nodes.Flatten()), ("fc", head)]
-    return Plan(spec, Sequential(tuple(layers)))
+        layers += [("norm", norm_of(spec, channels)), ("act", activation_of(spec, channels))]
+    return Plan(spec, Sequential((*layers, *_head(spec, layers, channels))))
 
 
 def explicit_spec(name: str, root: Sequential, image_size: tuple[int, int]) -> ExplicitSpec:
@@ -185,7 +188,7 @@ def plan_block(spec: Spec | str, *, in_channels: int, channels: int, stride: int
         raise SpecError(f"$.stages[0]: {error}") from None
     spec = _checked(msgspec.structs.replace(spec, stages=(stage,)))
     first_dilation = stage.first_dilation or stage.dilation
-    return _block(spec, stage, in_channels, stride, first_dilation, where="$.stages[0]")
+    return residual_block(spec, stage, in_channels, stride, first_dilation, where="$.stages[0]")
 
 
 def _checked(spec: Spec) -> ResNetSpec:
@@ -202,6 +205,15 @@ def _checked(spec: Spec) -> ResNetSpec:
         ),
         "$.stride_on: only a bottleneck has a 1x1 to put the stride on; leave it out or set block = "
         "'bottleneck'": spec.stride_on == "1x1" and not bottleneck,
+        "$.stride_on: only a bottleneck has the pool; leave it out or set block = 'bottleneck'": (
+            spec.stride_on == "avg_pool" and not bottleneck
+        ),
+        "$.radix: only a bottleneck of a network without pre-activation has split attention": (
+            spec.radix is not None and (spec.preactivation or not bottleneck)
+        ),
+        "$.preactivation: an 'ir' block has one norm before its first convolution; leave it out": (
+            spec.preactivation and spec.block == "ir"
+        ),
         "$.shortcut_from: only a pre-activation network can choose; leave it out or set preactivation = true": (
             spec.shortcut_from != "preactivation" and not spec.preactivation
         ),
@@ -210,20 +222,40 @@ def _checked(spec: Spec) -> ResNetSpec:
         ),
         "$.conv_bias: names a convolution twice; name each once": (len(set(spec.conv_bias)) < len(spec.conv_bias)),
     }
+    for index, stage in enumerate(spec.stages):
+        if isinstance(mids := stage.mid_channels, tuple):
+            count = 2 if bottleneck else 1
+            complaints[
+                f"$.stages[{index}].mid_channels: expected a list of {count} for each of {stage.depth} blocks"
+            ] = len(mids) != stage.depth or any(len(widths) != count for widths in mids)
     refuse(SpecError, complaints)
     return spec
 
 
-def _norm(spec: ResNetSpec, channels: int, *, scale: bool = True, shift: bool = True, zero_init: bool = False) -> Norm:
-    return Norm(channels, spec.norm_eps, spec.norm_momentum, scale, shift, zero_init)
+def _head(spec: ResNetSpec, layers: Sequence[tuple[str, Node]], channels: int) -> Children:
+    """The layers after the last stage, which come after ``layers``."""
+    drop: Children = (("drop", nodes.Dropout(spec.drop_rate)),) if spec.drop_rate else ()
+    flatten: Children = (("flatten", nodes.Flatten()),)
+    if spec.head == "pool":
+        return (("global_pool", nodes.GlobalPool()), *flatten, *drop, ("fc", nodes.Linear(channels, spec.num_classes)))
+    try:
+        shape = output_shapes(Sequential(tuple(layers)), (1, spec.in_channels, *spec.image_size))[""]
+    except ShapeError as error:
+        raise SpecError(f"$.image_size: {error}") from None
+    norm = replace(norm_of(spec, spec.num_classes, scale=False), axes=2)
+    linear = nodes.Linear(prod(shape), spec.num_classes)
+    return (("norm", norm_of(spec, channels)), *drop, *flatten, ("fc", linear), ("features", norm))
 
 
 def _stem(stem: Stem, spec: ResNetSpec) -> Children:
     """The layers before the first stage."""
     bias = "stem" in spec.conv_bias
     layers: list[tuple[str, Node]] = []
+    if stem.input_scale:
+        shift, scale = stem.input_scale
+        layers.append(("normalize", nodes.Scale((shift,), (scale,))))
     if stem.input_norm:
-        layers.append(("input_norm", _norm(spec, spec.in_channels, scale=False, shift=False)))
+        layers.append(("input_norm", norm_of(spec, spec.in_channels, scale=False, shift=stem.input_norm == "shift")))
     if stem.kind == "deep":
         first, second = stem.hidden or (max(1, stem.width // 2),) * 2
         widths = (spec.in_channels, first, second, stem.width)
@@ -232,101 +264,16 @@ def _stem(stem: Stem, spec: ResNetSpec) -> Children:
             stride = stem.stride if index == 0 else 1
             convs.append(Conv(widths[index], widths[index + 1], 3, stride, 1, bias=bias))
             if index < 2:
-                convs += [_norm(spec, widths[index + 1]), RELU]
+                convs += [norm_of(spec, widths[index + 1]), activation_of(spec, widths[index + 1])]
         layers.append(("conv1", Sequential(tuple((str(n), node) for n, node in enumerate(convs)))))
     else:
         kernel = 7 if stem.kind == "conv7" else 3
         conv = Conv(spec.in_channels, stem.width, kernel, stem.stride, kernel // 2, bias=bias)
         layers.append(("conv1", conv))
     if stem.norm:
-        layers.append(("bn1", _norm(spec, stem.width)))
+        layers.append(("bn1", norm_of(spec, stem.width)))
     if stem.activation:
-        layers.append(("act1", RELU))
+        layers.append(("act1", activation_of(spec, stem.width)))
     if stem.pool:
         layers.append(("maxpool", nodes.Pool("max", kernel=3, stride=2, padding=1)))
     return tuple(layers)
-
-
-def _block(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int, first_dilation: int, where: str) -> Residual:
-    """One residual block; ``where`` is the path of its stage in the spec."""
-    convs = _convolutions(spec, stage, in_channels, stride, first_dilation, where)
-    # A norm and a ReLU follow each convolution in v1 and precede it in v2. The last ReLU of v1 becomes `post`, the
-    # first norm and ReLU of v2 become `pre`.
-    layers: list[tuple[str, Node]] = []
-    for number, conv in enumerate(convs, start=1):
-        last = number == len(convs)
-        width = conv.in_channels if spec.preactivation else conv.out_channels
-        norm = _norm(spec, width, zero_init=spec.zero_init_last and last)
-        rest = ((f"bn{number}", norm), (f"act{number}", RELU))
-        layers += [*rest, (f"conv{number}", conv)] if spec.preactivation else [(f"conv{number}", conv), *rest]
-    pre, body, post = (layers[:2], layers[2:], []) if spec.preactivation else ([], layers[:-1], layers[-1:])
-    if spec.se:
-        body.append(("se", _gate(spec.se, stage.channels)))
-    projects = stride != 1 or in_channels != stage.channels
-    return Residual(
-        pre=tuple(pre),
-        body=tuple(body),
-        shortcut=_shortcut(spec, stage, in_channels, stride) if projects else None,
-        shortcut_from=spec.shortcut_from if spec.preactivation else "input",
-        post=tuple(post),
-    )
-
-
-def _convolutions(
-    spec: ResNetSpec, stage: Stage, in_channels: int, stride: int, first_dilation: int, where: str
-) -> tuple[Conv, ...]:
-    """The block's two or three convolutions."""
-    out, groups, biased = stage.channels, stage.groups, spec.conv_bias
-
-    def conv3x3(channels: int, width: int, stride: int, dilation: int) -> Conv:
-        for side, count in (("input", channels), ("output", width)):
-            if count % groups:
-                raise SpecError(f"{where}.groups: {groups} does not divide the {count} {side} channels of a 3x3")
-        return Conv(channels, width, 3, stride, dilation, dilation, groups, bias="3x3" in biased)
-
-    if spec.block == "basic":
-        mid = stage.mid_channels or out
-        return conv3x3(in_channels, mid, stride, first_dilation), conv3x3(mid, out, 1, stage.dilation)
-    if stage.mid_channels is None and out % 4:
-        raise SpecError(f"{where}.channels: a bottleneck's {out} is not a multiple of 4; set mid_channels as well")
-    mid = stage.mid_channels or out // 4
-    on_1x1, on_3x3 = (stride, 1) if spec.stride_on == "1x1" else (1, stride)
-    return (
-        Conv(in_channels, mid, 1, on_1x1, bias="1x1" in biased),
-        conv3x3(mid, mid, on_3x3, first_dilation),
-        Conv(mid, out, 1, bias="1x1" in biased),
-    )
-
-
-def _shortcut(spec: ResNetSpec, stage: Stage, in_channels: int, stride: int) -> Sequential:
-    """A projecting shortcut. Its children have timm's names, where 0 is the pool of ``avg_conv``.
-
-    In a dilated stage without stride, timm pools windows of 2 at every pixel, padded with zeros at the end.
-    """
-    channels = stage.channels
-    layers: dict[str, Node] = {}
-    first = 0
-    if spec.shortcut == "avg_conv":
-        if stride != 1:
-            layers["0"] = nodes.Pool("avg", kernel=stride, stride=stride, ceil=True)
-        elif stage.dilation > 1:
-            layers |= {"pad": nodes.Pad(1), "0": nodes.Pool("avg", kernel=2, stride=1)}
-        first, stride = 1, 1
-    layers[f"{first}"] = Conv(in_channels, channels, 1, stride, bias="shortcut" in spec.conv_bias)
-    if spec.shortcut_norm if spec.shortcut_norm is not None else not spec.preactivation:
-        layers[f"{first + 1}"] = _norm(spec, channels)
-    return Sequential(tuple(layers.items()))
-
-
-def _gate(se: SqueezeExcitation, channels: int) -> nodes.Gate:
-    """A squeeze-excitation gate; its hidden width is rounded as by timm's ``make_divisible``."""
-    width = max(se.divisor, int(channels * se.ratio + se.divisor / 2) // se.divisor * se.divisor)
-    return nodes.Gate(
-        (
-            ("pool", nodes.GlobalPool()),
-            ("fc1", Conv(channels, width, 1, bias=se.bias)),
-            ("act", RELU),
-            ("fc2", Conv(width, channels, 1, bias=se.bias)),
-            ("gate", nodes.Activation("sigmoid")),
-        )
-    )

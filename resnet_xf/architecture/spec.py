@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from resnet_xf.architecture.rules import Count
+from resnet_xf.architecture.rules import Constant, Count
 from resnet_xf.errors import SpecError
 from resnet_xf.support.documents import MOST_BYTES, Document, Part, Struct
 from resnet_xf.support.files import open_regular, read_bytes, reading
@@ -38,9 +38,11 @@ class Stem(Struct, frozen=True, kw_only=True):
         width: output channels of the stem.
         hidden: channels of the first two convolutions of a ``deep`` stem; half of ``width`` each if None.
         stride: of the first convolution.
-        input_norm: a norm without scale and shift on the images, as in Gluon's v2 networks.
+        input_scale: a shift and a scale, two constants: the images become ``(x - shift) * scale``; None for neither.
+        input_norm: a norm without scale and shift on the images, as in Gluon's v2 networks. ``shift``: a norm with a
+            shift, as in the symbol API's networks.
         norm: a norm after the last convolution.
-        activation: a ReLU after that.
+        activation: the network's activation after that.
         pool: a 3×3 max-pool of stride 2 at the end.
     """
 
@@ -48,7 +50,8 @@ class Stem(Struct, frozen=True, kw_only=True):
     width: Count = 64
     hidden: tuple[Count, Count] | None = None
     stride: Stride = 2
-    input_norm: bool = False
+    input_scale: tuple[Constant, Constant] | None = None
+    input_norm: bool | Literal["shift"] = False
     norm: bool = True
     activation: bool = True
     pool: bool = True
@@ -61,7 +64,8 @@ class Stage(Struct, frozen=True, kw_only=True):
         depth: number of blocks.
         channels: output channels of each block.
         stride: of the first block; the others have 1.
-        mid_channels: channels inside each block; ``channels`` if None, or a quarter of it in a bottleneck.
+        mid_channels: channels inside each block; ``channels`` if None, or a quarter of it in a bottleneck. In a pruned
+            network, for each block a tuple of the output channels of its convolutions but the last.
         groups: of every 3×3 convolution.
         dilation: of every 3×3 convolution except the first one of the first block.
         first_dilation: of that convolution; if None the previous stage's dilation, as in timm and torchvision.
@@ -70,7 +74,7 @@ class Stage(Struct, frozen=True, kw_only=True):
     depth: Depth
     channels: Count
     stride: Stride = 1
-    mid_channels: Count | None = None
+    mid_channels: Count | tuple[tuple[Count, ...], ...] | None = None
     groups: Count = 1
     dilation: Stride = 1
     first_dilation: Stride | None = None
@@ -135,20 +139,29 @@ class ResNetSpec(Document, Spec, frozen=True, kw_only=True):
         name: its name.
         in_channels: channels of an image.
         num_classes: outputs of the last layer.
-        image_size: intended height and width in pixels; no layer depends on it.
+        image_size: intended height and width in pixels; no layer depends on it but that of an ``embedding``.
         stem: the layers before the first stage.
         stages: the stages, in order.
-        block: ``basic`` (two 3×3) or ``bottleneck`` (1×1, 3×3, 1×1).
+        block: ``basic`` (two 3×3), ``bottleneck`` (1×1, 3×3, 1×1) or ``ir`` (two 3×3, the second with the stride; a
+            norm at the beginning, and no activation after the sum; the unit of ArcFace, Deng et al. 2019).
+        activation: ``relu``, or ``prelu`` with a slope for each channel, as MXNet computes it.
         preactivation: norm and ReLU before each convolution ("v2", He et al. 2016) and not after ("v1").
-        stride_on: which convolution of a bottleneck has the stride: ``1x1`` the first (v1), or ``3x3`` (v1.5).
+        stride_on: which layer of a bottleneck has the stride: ``1x1`` the first convolution (v1), ``3x3`` the second
+            (v1.5), or ``avg_pool`` a 3×3 average pool after the second (ResNeSt; timm's ``avd``).
+        radix: if not None, the 3×3 convolution of a bottleneck returns ``radix`` times the channels, and split
+            attention adds them up (ResNeSt, Zhang et al. 2020).
         shortcut: a projecting shortcut is a strided 1×1 convolution, or ``avg_conv``: an average pool, then a 1×1
             convolution (ResNet-D; as timm's, also in a dilated stage). A block has one if its stride or its channels
             change the shape; otherwise the shortcut is the identity.
+        project_first: the first block of every stage has a projecting shortcut, also if the shape stays.
         shortcut_norm: a norm after that convolution; if None, there is one unless the network is pre-activation.
         shortcut_from: what a projecting shortcut of a pre-activation block reads: the ``preactivation``
             (Gluon's zoo, timm) or the raw ``input`` (GluonCV's CIFAR networks).
         conv_bias: which convolutions have a bias.
         se: squeeze-excitation in every block, or None.
+        head: ``pool`` (global average pool, linear layer) or ``embedding`` (norm, linear layer on all pixels, norm
+            without scale; ArcFace). An ``embedding`` takes images of ``image_size`` alone.
+        drop_rate: of a dropout before the linear layer; 0 for none.
         norm_eps: added to the variance.
         norm_momentum: share of the new value in the running statistics, as in PyTorch; Gluon's is 1 minus it.
         zero_init_last: the scale of the last norm in each block starts at 0 (Goyal et al. 2017).
@@ -162,14 +175,19 @@ class ResNetSpec(Document, Spec, frozen=True, kw_only=True):
     image_size: tuple[Side, Side] = (224, 224)
     stem: Stem = Stem()
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=100)]
-    block: Literal["basic", "bottleneck"] = "basic"
+    block: Literal["basic", "bottleneck", "ir"] = "basic"
+    activation: Literal["relu", "prelu"] = "relu"
     preactivation: bool = False
-    stride_on: Literal["1x1", "3x3"] = "3x3"
+    stride_on: Literal["1x1", "3x3", "avg_pool"] = "3x3"
+    radix: Count | None = None
     shortcut: Literal["conv", "avg_conv"] = "conv"
+    project_first: bool = False
     shortcut_norm: bool | None = None
     shortcut_from: Literal["preactivation", "input"] = "preactivation"
     conv_bias: tuple[Literal["stem", "1x1", "3x3", "shortcut"], ...] = ()
     se: SqueezeExcitation | None = None
+    head: Literal["pool", "embedding"] = "pool"
+    drop_rate: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     norm_eps: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
     norm_momentum: Annotated[float, Meta(gt=0, le=1)] = 0.1
     zero_init_last: bool = False

@@ -9,16 +9,22 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
+from resnet_xf.architecture.pruned import PRUNED
 from resnet_xf.architecture.spec import ResNetSpec, Spec, SqueezeExcitation, Stage, Stem, read_spec_file
 from resnet_xf.errors import SpecError
 
-Block = Literal["basic", "bottleneck"]
+Block = Literal["basic", "bottleneck", "ir"]
 
 IMAGENET_BLOCKS = {
     10: (1, 1, 1, 1), 14: (1, 1, 1, 1), 18: (2, 2, 2, 2), 26: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3),
+    101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3), 269: (3, 30, 48, 8),
 }  # fmt: skip
-"""Blocks in each stage, by the network's depth (He et al. 2015, table 1; timm for 10, 14, 26 and 200)."""
+"""Blocks in each stage, by the network's depth (He et al. 2015, table 1; timm for 10, 14, 26, 200 and 269)."""
+
+ARCFACE_BLOCKS = {
+    18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 74: (3, 6, 24, 3), 90: (3, 8, 30, 3), 100: (3, 13, 30, 3),
+}  # fmt: skip
+"""Blocks in each stage of ArcFace's networks."""
 
 BASIC_DEPTHS = (10, 18, 34)
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
@@ -53,20 +59,52 @@ def _cifar(name: str, depth: int, *, widen: int = 1, **fields: Any) -> ResNetSpe
     return ResNetSpec(name=name, num_classes=10, image_size=(32, 32), stages=stages, **fields)
 
 
-def _gluon_v1(depth: int) -> ResNetSpec:
+def _gluon_v1(name: str, depth: int, **fields: Any) -> ResNetSpec:
     """In bottlenecks the first 1×1 convolution has the stride, and both 1×1 convolutions have a bias."""
-    fields: dict[str, Any] = {} if depth in BASIC_DEPTHS else {"stride_on": "1x1", "conv_bias": ("1x1",)}
-    return _imagenet(f"resnet{depth}_v1", depth, **fields)
+    fields |= {} if depth in BASIC_DEPTHS else {"stride_on": "1x1", "conv_bias": ("1x1",)}
+    return _imagenet(name, depth, **fields)
+
+
+def _pruned(name: str) -> ResNetSpec:
+    """GluonCV's pruned ResNet of version 1b or 1d. Its first blocks project even where the channels stay."""
+    (*hidden, width), widths = PRUNED[name]
+    stages = tuple(
+        Stage(depth=len(mids), channels=channels, mid_channels=mids, stride=2 if index else 1)
+        for index, (channels, mids) in enumerate(widths)
+    )
+    if not hidden:
+        return ResNetSpec(name=name, stages=stages, stem=Stem(width=width))
+    stem = Stem(kind="deep", width=width, hidden=(hidden[0], hidden[1]))
+    return ResNetSpec(name=name, stages=stages, stem=stem, block="bottleneck", shortcut="avg_conv", project_first=True)
+
+
+def _arcface(depth: int) -> ResNetSpec:
+    """ArcFace's network for faces of 112×112 pixels: every stage has stride 2, and the output is an embedding."""
+    stages = tuple(Stage(depth=n, channels=64 * 2**i, stride=2) for i, n in enumerate(ARCFACE_BLOCKS[depth]))
+    return ResNetSpec(
+        name=f"arcface_r{depth}", num_classes=512, image_size=(112, 112), stages=stages, block="ir",
+        stem=Stem(kind="conv3", stride=1, pool=False, input_scale=(127.5, 0.0078125)),
+        activation="prelu", head="embedding", drop_rate=0.4, norm_eps=2e-5,
+    )  # fmt: skip
 
 
 DEEP = Stem(kind="deep")
 WIDER = Stem(kind="deep", width=128)
 TIERED = Stem(kind="deep", hidden=(24, 32))
 GLUON_V2: dict[str, Any] = {"preactivation": True, "stem": Stem(input_norm=True)}
+AVG: dict[str, Any] = {"shortcut": "avg_conv"}
+GLUON_SE = SqueezeExcitation(divisor=1, bias=False)
+SPLIT: dict[str, Any] = {"radix": 2, "stride_on": "avg_pool", "shortcut": "avg_conv"}
+"""ResNeSt's blocks."""
+SYMBOL: dict[str, Any] = {"project_first": True, "norm_eps": 2e-5}
+"""Of the symbol API's networks."""
+SYMBOL_NEXT = SYMBOL | {"stem": Stem(input_norm="shift")}
+SYMBOL_V2 = SYMBOL | {"preactivation": True, "stem": Stem(input_norm="shift")}
 CIFAR_STEM = Stem(kind="conv3", width=16, stride=1, pool=False, activation=False)
 """GluonCV's: one 3×3 convolution with 16 channels, without a ReLU."""
 CIFAR_V2: dict[str, Any] = {"preactivation": True, "stem": replace(CIFAR_STEM, input_norm=True)}
 CIFAR_V2_RAW = CIFAR_V2 | {"shortcut_from": "input", "stem": replace(CIFAR_STEM, input_norm=True, norm=False)}
+SYMBOL_CIFAR_V2 = SYMBOL | {"preactivation": True, "stem": replace(CIFAR_STEM, input_norm="shift", norm=False)}
 BOOK: dict[str, Any] = {"in_channels": 1, "num_classes": 10, "image_size": (96, 96)}
 
 
@@ -126,32 +164,64 @@ _TIMM = (
     with_output_stride(_imagenet("resnet50", 50), 8),
 )
 _GLUON = (
-    *(_gluon_v1(depth) for depth in (18, 34, 50, 101, 152)),
+    *(_gluon_v1(f"resnet{depth}_v1", depth) for depth in (18, 34, 50, 101, 152)),
     *(_imagenet(f"resnet{depth}_v2", depth, **GLUON_V2) for depth in (18, 34, 50, 101, 152)),
 )
 _GLUONCV = (
     *(_cifar(f"cifar_resnet{depth}_v1", depth, stem=CIFAR_STEM) for depth in CIFAR_DEPTHS),
     *(_cifar(f"cifar_resnet{depth}_v2", depth, **CIFAR_V2_RAW) for depth in CIFAR_DEPTHS),
     *(_cifar(f"cifar_wideresnet{d}_{k}", d, widen=k, **CIFAR_V2) for d, k in ((16, 10), (28, 10), (40, 8))),
-    _imagenet("resnet50_v1b", 50),
-    _imagenet("resnet50_v1c", 50, stem=DEEP),
-    _imagenet("resnet50_v1d", 50, stem=DEEP, shortcut="avg_conv"),
-    _imagenet("resnet50_v1s", 50, stem=WIDER),
+    *(_imagenet(f"resnet{depth}_v1b", depth) for depth in (18, 34, 50, 101, 152)),
+    *(
+        _imagenet(f"resnet{depth}_v1{letter}", depth, stem=stem, **fields)
+        for letter, stem, fields in (("c", DEEP, {}), ("d", DEEP, AVG), ("e", WIDER, AVG), ("s", WIDER, {}))
+        for depth in (50, 101, 152)
+    ),
+    *(_gluon_v1(f"se_resnet{depth}_v1", depth, se=GLUON_SE) for depth in (18, 34, 50, 101, 152)),
+    *(_imagenet(f"se_resnet{depth}_v2", depth, se=GLUON_SE, **GLUON_V2) for depth in (18, 34, 50, 101, 152)),
+    *(_pruned(name) for name in PRUNED),
+    *(_imagenet(f"resnest{depth}", depth, stem=DEEP, **SPLIT) for depth in (14, 26, 50)),
+    _imagenet("resnest101", 101, stem=WIDER, **SPLIT),
+    *(_imagenet(f"resnest{depth}", depth, stem=WIDER, drop_rate=0.2, **SPLIT) for depth in (200, 269)),
 )
+_SYMBOL = (
+    *(_imagenet(f"symbol_resnet{depth}", depth, **SYMBOL_V2) for depth in (18, 34, 50, 101, 152, 200, 269)),
+    *(_imagenet(f"symbol_resnet{depth}_v1", depth, **SYMBOL) for depth in (18, 34)),
+    *(_imagenet(f"symbol_resnet{depth}_v1", depth, stride_on="1x1", **SYMBOL) for depth in (50, 101, 152, 200, 269)),
+    *(
+        _imagenet(f"symbol_resnext{depth}_32x4d", depth, groups=32, base_width=4, **SYMBOL_NEXT)
+        for depth in (50, 101, 152)
+    ),
+    *(_cifar(f"symbol_cifar_resnet{depth}", depth, **SYMBOL_CIFAR_V2) for depth in (20, 56, 110)),
+    *(_cifar(f"symbol_cifar_resnet{depth}_v1", depth, stem=CIFAR_STEM, **SYMBOL) for depth in (20, 56, 110)),
+)
+_INSIGHTFACE = tuple(_arcface(depth) for depth in ARCFACE_BLOCKS)
 _D2L = (
     _imagenet("d2l_resnet18", 18, shortcut_norm=False, conv_bias=("stem", "3x3", "shortcut"), **BOOK),
     _book_resnext(),
 )
 
-_BY_REFERENCE = {"torchvision": _TORCHVISION, "timm": _TIMM, "gluon": _GLUON, "gluoncv": _GLUONCV, "d2l": _D2L}
+_BY_REFERENCE = {
+    "torchvision": _TORCHVISION,
+    "timm": _TIMM,
+    "gluon": _GLUON,
+    "gluoncv": _GLUONCV,
+    "symbol": _SYMBOL,
+    "insightface": _INSIGHTFACE,
+    "d2l": _D2L,
+}
 
 ZOO: dict[str, ResNetSpec] = {spec.name: spec for specs in _BY_REFERENCE.values() for spec in specs}
 """Every named spec, by name."""
 
 REFERENCE: dict[str, str] = {spec.name: source for source, specs in _BY_REFERENCE.items() for spec in specs}
-"""The source of each: ``torchvision``, ``timm``, ``gluon`` (MXNet's model zoo), ``gluoncv`` or ``d2l``."""
+"""The source of each: ``torchvision``, ``timm``, ``gluon`` (MXNet's model zoo), ``gluoncv``, ``symbol`` (MXNet's
+``example/image-classification``), ``insightface`` or ``d2l``."""
 
-ALIASES = {f"cifar_resnet{depth}": f"cifar_resnet{depth}_v1" for depth in CIFAR_DEPTHS}
+ALIASES = {f"cifar_resnet{depth}": f"cifar_resnet{depth}_v1" for depth in CIFAR_DEPTHS} | {
+    f"{name[:-2]}0.{name[-2:]}": name
+    for name in PRUNED  # GluonCV has both
+}
 """Other names for some of them."""
 
 

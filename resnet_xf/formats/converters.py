@@ -145,7 +145,7 @@ def _flatten(op: Operator) -> Layer:
 def _dropout(op: Operator) -> Layer:
     op.expect("mode", "training")
     op.expect("axes", "()", "None", "[]")
-    rate = op.single("p", 0.5)
+    rate = op.number("p", 0.5)
     return (nodes.Dropout(rate), {}) if rate else None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes
-from resnet_xf.architecture.zoo import ZOO
+from resnet_xf.architecture.zoo import REFERENCE, ZOO
 from resnet_xf.errors import ShapeError, SpecError, WeightsError
 from resnet_xf.formats.assume import EPS, MOST_GROWTH, assumption, could_be_dilated, growth_by_eps, hinted
 from resnet_xf.formats.files import CheckpointFile
@@ -30,6 +30,10 @@ FIRST = ("conv1.weight", "conv1.0.weight")
 
 MAX_COUNT = 1_000_000
 """The largest number of classes or channels in a spec."""
+
+
+GRAPHS_ONLY = ("symbol", "insightface")
+"""Whose networks are told from their graphs alone: no layout has the names of their arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ def _by_names(file: CheckpointFile, target: Spec | None, num_classes: int | None
     """The network whose names and shapes a file has, and what else has the same."""
     best: _Match | None = None
     fits: list[_Match] = []
-    for candidate in [target] if target else ZOO.values():
+    for candidate in [target] if target else (spec for name, spec in ZOO.items() if REFERENCE[name] not in GRAPHS_ONLY):
         for match in _matches(file, candidate, num_classes):
             if not match.wrong:
                 fits.append(match)

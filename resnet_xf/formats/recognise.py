@@ -18,7 +18,7 @@ from resnet_xf.errors import SpecError
 from resnet_xf.formats.steps import Step, all_steps, difference, matched, steps_of
 
 ACTIVATIONS = (nodes.Activation, nodes.PReLU, nodes.LeakyReLU, nodes.Clip)
-GLUON_ZOOS = ("gluon", "gluoncv", "d2l")
+GLUON_ZOOS = ("gluon", "gluoncv", "symbol", "insightface", "d2l")
 SIDES = (224, 112, 96, 64, 32, 28, 299, 320, 331, 384, 448, 512, 256, 128, 160, 192, 48, 24, 16)
 """Heights and widths that are tried, in order, if a network takes images of one size alone."""
 
