@@ -394,6 +394,7 @@ def test_an_imported_network_is_compared_layer_by_layer(exported: str, level: st
     module, block = load(f"{exported}-0000.params", "torch"), imported(exported)
     report = assert_parity((module, block), images=IMAGES, level=level)
     assert report.network == "Sequential and SymbolBlock"
+    assert report.weights == "torch's own; mxnet's layers are read from its graph, whose output is theirs"
     assert report.rungs[0].detail.startswith("7 rows; 215 parameters")
     if level == "standard":
         assert [layer.name for layer in report.layers] == ["conv1", "norm", "act", "global_pool", "flatten", "fc"]

@@ -87,7 +87,8 @@ def parity(
     weights, which must be the same. Copies are compared, in which every parameter learns; the networks themselves and
     their hooks are not touched. The first network is the reference for the layers of the second. Training uses images
     of the size of ``images``, which must be an array. Accuracies are not compared, so ``full`` ends at rung 9.
-    Frameworks draw random values differently, so networks with dropout can be compared at ``quick`` only.
+    Frameworks draw random values differently, so networks with dropout can be compared at ``quick`` only. A network of
+    Gluon's ``SymbolBlock.imports`` has no layers; these are read from its graph, and named as ``convert`` names them.
 
     Args:
         spec: a plan, a spec, or the name of one. Or the path of a checkpoint, as :func:`resnet_xf.convert` reads it:

@@ -42,6 +42,7 @@ class _Member:
         arrays: the values of the copy's weights, by name.
         layers: its layers, as one run showed them.
         classes: how many outputs it has for an image.
+        imported: whether it was built again from an imported graph.
     """
 
     backend: Backend
@@ -49,6 +50,7 @@ class _Member:
     arrays: Weights
     layers: Layers
     classes: int
+    imported: bool
 
 
 def suggest_names(first: Any, second: Any, images: Array) -> dict[str, str]:
@@ -124,6 +126,9 @@ def pair_of(
     origin = f"{ours.name}'s own{rounded}"
     if idle:
         origin += f"; not compared, since they never run: {', '.join(idle)}"
+    for member in (first, second):
+        if member.imported:
+            origin += f"; {member.layers.side}'s layers are read from its graph, whose output is theirs"
     return subject, [ours, theirs], origin, "images given as an array, and a drawn one"
 
 
@@ -150,9 +155,9 @@ def _both(pair: Pair, images: object) -> tuple[_Member, _Member]:
 
 def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
     """Copy a network, run the copy on one image, and list its layers."""
-    network = with_layers(backend, side, network, images[:1])
-    duplicate = backend.copy(network)
     image = images[:1]
+    layered = with_layers(backend, side, network, image)
+    duplicate = backend.copy(layered)
     try:
         try:
             arrays = backend.dump(duplicate)
@@ -171,7 +176,9 @@ def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
     if output.ndim != 2:
         raise SpecError(f"{side}: {type(network).__name__} gives {output.shape}; expected (N, classes)")
     shapes = {name: array.shape for name, array in arrays.items()}
-    return _Member(backend, duplicate, arrays, Layers(side, shapes, traced.layers, runs), output.shape[1])
+    return _Member(
+        backend, duplicate, arrays, Layers(side, shapes, traced.layers, runs), output.shape[1], layered is not network
+    )
 
 
 def _named(
