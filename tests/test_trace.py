@@ -1,8 +1,9 @@
 import pytest
 
-from resnet_xf import plan, trace
+from resnet_xf import get_spec, plan, trace
 from resnet_xf.architecture.nodes import Conv, Flatten, Linear, Pool, Sequential
 from resnet_xf.architecture.plan import plan_block
+from resnet_xf.architecture.trace import totals
 from resnet_xf.errors import ShapeError
 
 # Published counts, ImageNet: parameters and GMACs at 224×224; the book's with its own parameters.
@@ -164,3 +165,11 @@ def test_pooled_sizes_are_both_frameworks_or_refused(kernel: int, stride: int, p
         else:
             with pytest.raises(ShapeError, match="^maxpool: .* begins outside"):
                 trace(pool, (1, 1, size, size))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50_v2", "seresnet50", "resnest14", "arcface_r18"])
+def test_totals_are_the_first_row_of_the_trace(name: str) -> None:
+    spec = get_spec(name)
+    shape = (1, spec.in_channels, *spec.image_size)
+    whole = trace(spec, shape)[0]
+    assert totals(plan(spec).root, shape) == (whole.parameters, whole.macs)

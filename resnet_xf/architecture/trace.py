@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from numbers import Integral
+from typing import Any
 
-from resnet_xf.architecture.nodes import Node, is_statistic, output_shapes, walk
+from resnet_xf.architecture.nodes import Children, Container, Node, is_statistic, output_shapes, walk
 from resnet_xf.architecture.plan import Plan, root_of
 from resnet_xf.architecture.rules import Shape
 from resnet_xf.architecture.spec import Spec
@@ -103,6 +104,39 @@ def trace(network: Plan | Spec | str | Node, input_shape: Sequence[int], *, top:
     }
     rows = observed_rows(ObservedTrace(layers), {name: node.kind for name, node in nodes.items()})
     return [row for row in rows if row.depth <= 1] if top else rows
+
+
+def totals(root: Node, input_shape: Shape) -> tuple[int, int]:
+    """Return the parameters and the multiply-accumulates of a network, faster than :func:`trace` where blocks repeat.
+
+    Raises:
+        ShapeError: if the input does not fit; the message does not name the layer.
+    """
+    known: dict[tuple[int, Shape], tuple[Shape, int, int]] = {}
+
+    def of(node: Node, *shapes: Shape) -> tuple[Shape, int, int]:
+        if not isinstance(node, Container):
+            arrays = {word: array.shape for word, array in node.arrays().items()}
+            output = node.output_shape(*shapes)
+            return output, count_parameters(arrays), count_macs(arrays, output)
+        key = id(node), shapes[0]  # equal blocks of a stage are one object
+        if key not in known:
+            sums = [0, 0]
+
+            def run(children: Children, *inputs: Shape) -> Shape:
+                for _, child in children:
+                    output, parameters, macs = of(child, *inputs)
+                    sums[0] += parameters
+                    sums[1] += macs
+                    inputs = (output,)
+                return inputs[0]
+
+            product: Any = node.output_shape  # a gate's takes two shapes
+            output = node.flow(run, product, *shapes)
+            known[key] = output, *sums
+        return known[key]
+
+    return of(root, input_shape)[1:]
 
 
 def observed_rows(observed: ObservedTrace, kinds: Mapping[str, str]) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from resnet_xf.architecture.plan import plan
-from resnet_xf.architecture.trace import trace
+from resnet_xf.architecture.trace import totals, trace
 from resnet_xf.architecture.zoo import REFERENCE, ZOO, list_models
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Batch, ImageSize, InputShape, SpecArgument, TopOnly, input_shape, option
@@ -33,10 +33,10 @@ def list_(
     table = []
     for name in names:
         spec, source = ZOO[name], REFERENCE[name]
-        whole = trace(spec, (1, spec.in_channels, *spec.image_size))[0]
+        parameters, macs = totals(plan(spec).root, (1, spec.in_channels, *spec.image_size))
         sizes = {"image_size": spec.image_size, "num_classes": spec.num_classes}
-        rows.append({"name": name, "parameters": whole.parameters, "macs": whole.macs, "reference": source} | sizes)
-        table.append((name, f"{whole.parameters:,}", f"{whole.macs / 1e9:.3f}", by_sign(spec.image_size), source))
+        rows.append({"name": name, "parameters": parameters, "macs": macs, "reference": source} | sizes)
+        table.append((name, f"{parameters:,}", f"{macs / 1e9:.3f}", by_sign(spec.image_size), source))
     if as_json:
         print_json(rows)
     else:
