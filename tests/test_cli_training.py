@@ -416,10 +416,10 @@ def test_a_class_without_images_is_named(command) -> None:
     for name in ("a", "b"):
         Path("pictures", name).mkdir(parents=True)
     Image.new("L", (8, 8)).save("pictures/a/0.png")
-    says = one_line(*command("train", "tiny.toml", "--dataset", pictures, *FAST))
+    says = one_line(*command("train", "tiny.toml", "--dataset", "folder:pictures", *FAST))
     assert "pictures/b: holds no image; expected files that end in .bmp" in says
     Image.new("L", (8, 8)).save("pictures/b/0.png")
-    says = one_line(*command("train", "tiny.toml", "--dataset", pictures, *FAST))
+    says = one_line(*command("train", "tiny.toml", "--dataset", "folder:pictures", *FAST))
     assert "class a has 1 image, and a training and a test half need two" in says
 
 
@@ -431,7 +431,7 @@ def test_a_picture_that_cannot_be_read_is_named(command) -> None:
     for path in Path("pictures/b").iterdir():
         path.write_text("no image")
     options = ("--recipe", "d2l", "--in-channels", "3", "--num-classes", "2", "--batch-size", "8")
-    says = one_line(*command("train", "tiny.toml", "--dataset", pictures, *FAST, *options))
+    says = one_line(*command("train", "tiny.toml", "--dataset", "folder:pictures", *FAST, *options))
     assert re.search(r"pictures/b/\d\.png: not readable as an image: cannot identify image file", says)
 
 

@@ -32,6 +32,7 @@ def own_weights(block: Any) -> dict[str, Any]:
     unused: list[str] = []
     if isinstance(block, mx.gluon.nn.BatchNorm):
         unused = [name for name in ("gamma", "beta") if not block._reg_params[name]._differentiable]
+        unused += ["gamma"] if block._kwargs["fix_gamma"] else []
     params = block._reg_params.items()
     return {NEUTRAL_WORDS.get(name, name): param for name, param in params if name not in unused}
 
