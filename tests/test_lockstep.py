@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from helpers.runs import TINY
-from resnet_xf import draw_weights, get_backend, parity
+from resnet_xf import draw_weights, get_backend, get_spec, parity, plan
+from resnet_xf.architecture.nodes import Scale
 from resnet_xf.ladder.climb import assert_parity
 from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.report.html import to_html
 from resnet_xf.ladder.report.junit import to_junit
 from resnet_xf.ladder.rungs import lockstep
+from resnet_xf.ladder.short_run import in_units, lockstep_run
 from resnet_xf.ladder.sides.live import Live
 
 SMALL = {"image_size": (16, 16)}
@@ -67,3 +69,16 @@ def test_a_drawn_momentum_is_the_same_wherever_it_is_drawn() -> None:
     values = np.concatenate([array.ravel() for array in drawn.values()])
     assert np.abs(values).max() <= 0.5
     assert len(set(values)) == len(values)
+
+
+def test_a_network_that_normalises_images_itself_is_shown_pixels() -> None:
+    spec = get_spec("arcface_r18")
+    scale = plan(spec).input_scale
+    assert scale == Scale((127.5,), (0.0078125,))
+    images = np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 3, 2, 2)
+    shown = in_units(images, scale)
+    assert (shown.min(), shown.max()) == (-0.5, 255.5)
+    np.testing.assert_allclose((shown - 127.5) * 0.0078125, images, atol=1e-7)
+    assert plan("resnet18").input_scale is None
+    step = next(iter(lockstep_run(plan(spec), 0)))
+    assert step.images.mean() > 50

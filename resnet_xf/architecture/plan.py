@@ -26,6 +26,12 @@ class Plan:
     root: Sequential
 
     @property
+    def input_scale(self) -> nodes.Scale | None:
+        """The first layer, if it is a constant scale and shift of the images' pixels."""
+        first = next(node for _, node in walk(self.root) if not node.named_children())
+        return first if isinstance(first, nodes.Scale) else None
+
+    @property
     def opens_with_norm(self) -> bool:
         """Whether the first layer with arrays is a batch norm without scale and shift, so that it needs no gradient."""
         first = next(node for _, node in walk(self.root) if node.arrays())

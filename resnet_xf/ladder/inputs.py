@@ -24,7 +24,7 @@ from resnet_xf.data import sample_images
 from resnet_xf.errors import DataError, WeightsError
 from resnet_xf.formats.convert import identify_verified
 from resnet_xf.formats.files import SUFFIXES
-from resnet_xf.ladder.short_run import curve_run, lockstep_run
+from resnet_xf.ladder.short_run import curve_run, in_units, lockstep_run
 from resnet_xf.ladder.subject import Subject, outline_of
 from resnet_xf.support import environment
 from resnet_xf.support.files import list_checkpoints
@@ -92,7 +92,8 @@ def _images(planned: Plan, images: Array | str | Path | None, size: tuple[int, i
     if images is None or isinstance(images, str | Path):
         origin = "scikit-learn's digits" if channels == 1 else "scikit-learn's photographs"
         origin = origin if images is None else f"the images of {images}"
-        return sample_images(channels, size or planned.spec.image_size, images), origin
+        shown = sample_images(channels, size or planned.spec.image_size, images)
+        return in_units(shown, planned.input_scale), origin
     return pixels_of(images), "images given as an array"
 
 

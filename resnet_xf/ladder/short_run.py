@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from resnet_xf.architecture.measures import roundings
-from resnet_xf.architecture.nodes import is_statistic
+from resnet_xf.architecture.nodes import Scale, is_statistic
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.rewrite import in_full_precision, without_dropout
 from resnet_xf.architecture.trace import Row, trace
@@ -68,6 +68,7 @@ class ShortRun:
         learning_rate: the highest.
         seed: of order and augmentation.
         saved: the steps themselves, if a capture brought them.
+        input_scale: see :attr:`resnet_xf.architecture.plan.Plan.input_scale`.
     """
 
     network: object
@@ -82,6 +83,7 @@ class ShortRun:
     learning_rate: float
     seed: int
     saved: Sequence[TrainingStep] = ()
+    input_scale: Scale | None = None
 
     @cached_property
     def elements(self) -> dict[str, int]:
@@ -160,9 +162,22 @@ class ShortRun:
         tints = np.linspace(1, 0.5, self.channels, dtype=np.float32)[:, None, None]
         for epoch in range(recipe.epochs):
             for batch in Batches(half, transform, self.batch_size, seed=self.seed, epoch=epoch, threads=1):
-                images = batch.images[:, np.arange(self.channels) % shown] * tints
+                images = in_units(batch.images[:, np.arange(self.channels) % shown] * tints, self.input_scale)
                 smoothed = targets(batch.labels % self.classes, self.classes, recipe.label_smoothing, batch.size)
                 yield TrainingStep(images, smoothed, next(rates))
+
+
+def in_units(images: Array, scale: Scale | None) -> Array:
+    """Return normalised images ``(N, C, H, W)`` in the units that a network takes which normalises them itself.
+
+    A network that begins with ``(x - 127.5) / 128`` takes pixels from 0 to 255. Of values near 0 it would make a nearly
+    constant image, whose batch norms magnify rounding errors.
+    """
+    if scale is None:
+        return images
+    shifts, scales = (np.asarray(values, images.dtype)[:, None, None] for values in (scale.shift, scale.scale))
+    pixels: Array = images / scales + shifts
+    return pixels
 
 
 def lockstep_run(planned: Plan, seed: int) -> ShortRun:
@@ -184,6 +199,7 @@ def _short_run(planned: Plan, seed: int, size: tuple[int, int], settings: Mappin
         classes=planned.spec.num_classes,
         size=size,
         opens_with_norm=planned.opens_with_norm,
+        input_scale=planned.input_scale,
         rows=trace(planned, (1, planned.spec.in_channels, *size)),
         seed=seed,
         **settings,
