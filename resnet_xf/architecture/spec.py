@@ -238,12 +238,11 @@ def read_spec_file(path: str | Path) -> Spec:
             if SPEC_KEY not in (metadata := header.get("__metadata__", {})):
                 raise SpecError("holds no spec; `resnet-xf convert` writes a file that does")
             return read_spec(metadata[SPEC_KEY])
-    layered = False
+    text = b""
     if (most := MOST_BYTES.get(path.suffix.lower())) is not None:
         with reading(path, SpecError, "a spec"):
-            layered = re.search(rb"""(^layers =|^\[\[layers|"layers":)""", read_bytes(path, most), re.M) is not None
-    kind: type[ResNetSpec] | type[ExplicitSpec] = ExplicitSpec if layered else ResNetSpec
-    return kind.read(path)
+            text = read_bytes(path, most)
+    return _kind_of(text).read(path)
 
 
 def read_spec(text: str) -> Spec:
@@ -252,5 +251,9 @@ def read_spec(text: str) -> Spec:
     Raises:
         SpecError: with the path of the wrong field.
     """
-    kind: type[ResNetSpec] | type[ExplicitSpec] = ExplicitSpec if '"layers"' in text else ResNetSpec
-    return kind.from_json(text)
+    return _kind_of(text.encode()).from_json(text)
+
+
+def _kind_of(text: bytes) -> type[ResNetSpec] | type[ExplicitSpec]:
+    """Return the kind of the spec in TOML or JSON, which may be malformed."""
+    return ExplicitSpec if re.search(rb"""^layers\s*=|^\[\[layers|"layers"\s*:""", text, re.M) else ResNetSpec

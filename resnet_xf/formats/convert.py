@@ -20,7 +20,6 @@ from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, require
 from resnet_xf.backend.registry import get_backend, is_installed
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, DataError, ShapeError, WeightsError
-from resnet_xf.formats.assume import assumption
 from resnet_xf.formats.description import UNTRAINED, Description, check_beside, path_beside, write_beside
 from resnet_xf.formats.exported import running_exported
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
@@ -128,7 +127,7 @@ def convert(
         target=str(target),
         spec=identity.plan.spec,
         guessed=identity.guessed,
-        assumed=assumption(identity.plan.spec) if identity.guessed else "",
+        assumed=identity.assumed,
         graph=str(identity.exported.path) if identity.exported else None,
         read_as=identity.read_as,
         written_as=layout,
@@ -156,9 +155,7 @@ def identify_verified(source: str | Path, spec: Spec | None = None) -> tuple[Ide
         return identity, f", which gives what {checks[0].theirs} gives"
     if identity.exported:
         return identity, f", the network of the graph {identity.exported.path}"
-    also = f"; {', '.join(identity.others)} have the same" if identity.others else ""
-    assumed = f"; assumed from names and shapes: {assumption(identity.plan.spec)}{also}"
-    return identity, assumed if identity.guessed else ""
+    return identity, f"; assumed from names and shapes: {identity.assumed}" if identity.assumed else ""
 
 
 def _array_of(source: Array | str | Path, axes: int) -> Array:

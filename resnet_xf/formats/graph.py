@@ -9,7 +9,7 @@ from resnet_xf.architecture.weights import Weights
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.converters import CONVERTERS, LAST, PRODUCTS, SUMS, WITH_CONSTANTS
 from resnet_xf.formats.gluon_symbol import SymbolNode
-from resnet_xf.formats.operators import Operator, Value, Variables
+from resnet_xf.formats.operators import Layer, Operator, Value
 from resnet_xf.formats.steps import Step, all_steps
 
 DEEPEST = 20
@@ -61,6 +61,8 @@ class _Reader:
         self.fork: dict[int, int] = {}
         """By node, the nearest node before it that every path from the images goes through."""
         self.depth: dict[int, int] = {}
+        self.used: dict[str, str] = {}
+        """By array, the operator that has it."""
         self.placed: set[int] = set()
         """The nodes that are in a chain already."""
 
@@ -78,10 +80,9 @@ class _Reader:
             )
         start = images[0]
         self.values[start], self.depth[start] = Value(), 0
-        used: dict[str, str] = {}
         for number in reached:
             if number != start and self.symbol[number].op != "null":
-                self._convert(number, used)
+                self._convert(number)
         last = self.symbol[head]
         steps = self._chain(head, start)
         if last.op in LAST and not self.keep_softmax and len(steps) > 1:
@@ -111,7 +112,7 @@ class _Reader:
     def _inputs(self, number: int) -> list[int]:
         return [connection[0] for connection in self.symbol[number].inputs]
 
-    def _convert(self, number: int, used: dict[str, str]) -> None:
+    def _convert(self, number: int) -> None:
         """Convert one operator, whose inputs are converted."""
         node, inputs = self.symbol[number], self._inputs(number)
         sources = tuple(source for source in inputs if source in self.values)
@@ -124,18 +125,16 @@ class _Reader:
             op.read |= {"num_args"}
             self._join(number, op, sources)
         elif len(sources) == 1 and node.op in WITH_CONSTANTS and len(inputs) == 2 and names[1] in self.tensors:
-            self._add_layer(number, op, WITH_CONSTANTS[node.op](op), used)
+            self._add_layer(number, op, WITH_CONSTANTS[node.op](op))
         elif len(sources) == 1 and node.op in CONVERTERS:
-            self._add_layer(number, op, CONVERTERS[node.op](op), used)
+            self._add_layer(number, op, CONVERTERS[node.op](op))
         else:
             raise op.refuse("no part of a plan computes this")
         op.finish()
         self.values[number], self.sources[number] = op.value, sources
         self.depth[number] = self.depth[self.fork[number]] + 1
 
-    def _add_layer(
-        self, number: int, op: Operator, layer: tuple[nodes.Node, Variables] | None, used: dict[str, str]
-    ) -> None:
+    def _add_layer(self, number: int, op: Operator, layer: Layer) -> None:
         source = next(source for source in self._inputs(number) if source in self.values)
         self.fork[number] = source
         if layer is None:
@@ -145,9 +144,9 @@ class _Reader:
         for name in variables.values():
             if name not in self.tensors:
                 raise op.refuse(f"{name} is no array in the file")
-            if name in used:
-                raise op.refuse(f"shares {name} with {used[name]}; a plan has each array once")
-            used[name] = op.name
+            if name in self.used:
+                raise op.refuse(f"shares {name} with {self.used[name]}; a plan has each array once")
+            self.used[name] = op.name
         self.layers[number] = Step(op.name, node, variables)
 
     def _join(self, number: int, op: Operator, sources: tuple[int, ...]) -> None:

@@ -79,6 +79,12 @@ class Identity:
     others: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def assumed(self) -> str:
+        """What is assumed of the network, and what else has its names and shapes; empty if nothing is assumed."""
+        also = f"; {', '.join(self.others)} have the same names and shapes" if self.others else ""
+        return assumption(self.plan.spec) + also if self.guessed else ""
+
 
 @dataclass(frozen=True, slots=True)
 class _Match:
@@ -307,7 +313,8 @@ def _from_graph(
             array = np.repeat(array, prod(shape) // array.size)
         weights[ours] = array.reshape(shape)
     notes = list(graph.notes)
-    if left := [name for name in tensors if name not in symbol.variables]:
+    in_graph = set(symbol.variables)
+    if left := [name for name in tensors if name not in in_graph]:
         notes.append(f"{len(left)} arrays are not in the graph, and are left out: {', '.join(left[:3])}")
     exported = Exported(symbol.path, symbol.for_mxnet(graph.head), tensors, graph.channels_last)
     return Identity(planned, f"the graph {symbol.path.name}", "gluon", "", weights, exported, notes=tuple(notes))

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import msgspec
 
@@ -45,7 +46,7 @@ NUMBERED = ("conv", "bn", "gn", "act")
 """These have a number from 1 on, as ``conv1``; others only from the second on."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Block:
     """A residual block: its layers before, in and after the branches."""
 
@@ -89,7 +90,8 @@ def named_plan(
         SpecError: if the layers do not fit each other, or are not those of ``spec``; the message names the first.
     """
     specs: list[Spec] = [spec] if spec else [*ZOO.values()]
-    for candidate in (_without_shifts(steps, unused), steps):
+    without = _without_shifts(steps, unused)
+    for candidate in [without] if without == steps else [without, steps]:
         if (planned := _equal_plan(candidate, specs)) is not None:
             return planned, matched(steps_of(planned.root.children), candidate)
     if spec:
@@ -271,7 +273,6 @@ class _Namer:
 
     def gate(self, steps: list[Step], parent: str) -> Children:
         names = _Names()
-        words = {nodes.Conv: "fc", nodes.GlobalPool: "pool"}
         children = []
         for number, step in enumerate(steps):
             last = number == len(steps) - 1 and step.node == nodes.Activation("sigmoid")
@@ -279,8 +280,10 @@ class _Namer:
                 name = names.counted("fc")
             elif isinstance(step.node, ACTIVATIONS):
                 name = names.unique("gate" if last else "act")
+            elif isinstance(step.node, nodes.GlobalPool):
+                name = names.unique("pool")
             else:
-                name = names.unique(words.get(type(step.node), "")) if type(step.node) in words else names.next(step)
+                name = names.next(step)
             children.append(self.child(parent, name, step))
         return tuple(children)
 
@@ -327,26 +330,15 @@ def _parts(steps: list[Step]) -> tuple[list[Step], list[_Block], list[Step]]:
     preactivation = any(
         step.branches[0] and isinstance(step.branches[0][0].node, nodes.Norm) for step in steps if step.branches
     )
-    blocks: list[_Block] = []
-    between, rest = steps[: adds[0]], steps[adds[-1] + 1 :]
-    stem: list[Step] = []
-    for position, number in enumerate(adds):
-        add = steps[number]
-        if position:
-            between = steps[adds[position - 1] + 1 : number]
-            if between and isinstance(between[0].node, ACTIVATIONS):
-                blocks[-1].post.append(between.pop(0))
-        pre = _preactivation(between, add) if preactivation else []
-        loose = between[: len(between) - len(pre)]
-        if position:
-            blocks.append(_Block(pre, add, before=loose))
-        else:
-            stem = loose
-            blocks.append(_Block(pre, add))
-    if rest and isinstance(rest[0].node, ACTIVATIONS):
-        blocks[-1].post.append(rest[0])
-        rest = rest[1:]
-    return stem, blocks, rest
+    stem, *later = (steps[before + 1 : after] for before, after in pairwise((-1, *adds, len(steps))))
+    posts = [segment[:1] if segment and isinstance(segment[0].node, ACTIVATIONS) else [] for segment in later]
+    *between, head = (stem, *(segment[len(post) :] for segment, post in zip(later, posts, strict=True)))
+    blocks = []
+    for number, segment, post in zip(adds, between, posts, strict=True):
+        pre = _preactivation(segment, steps[number]) if preactivation else []
+        blocks.append(_Block(pre, steps[number], post, segment[: len(segment) - len(pre)]))
+    first = blocks[0]
+    return first.before, [replace(first, before=[]), *blocks[1:]], head
 
 
 def _preactivation(between: list[Step], add: Step) -> list[Step]:

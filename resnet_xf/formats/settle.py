@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from resnet_xf.architecture.measures import EPSILON, relative_error
+from resnet_xf.architecture.nodes import output_shapes
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.weights import Array, all_weight_shapes
@@ -61,13 +62,13 @@ def settled(identity: Identity, images: Array, expected: Array) -> Identity:
     backend = get_backend(None)
     errors: list[tuple[float, Plan]] = []
     for candidate in _candidates(identity):
+        try:
+            output_shapes(candidate.root, images.shape)
+        except ShapeError as error:
+            raise DataError(f"images: {candidate.spec.name} cannot take them: {error}") from None
         network = backend.build(candidate.root, "float64")
         backend.load(network, {name: array.astype(np.float64) for name, array in identity.weights.items()})
-        try:
-            output = backend.forward(network, images.astype(np.float64))
-        except Exception as error:
-            raise DataError(f"images: {candidate.spec.name} cannot take them: {error}") from None
-        errors.append((relative_error(output, expected), candidate))
+        errors.append((relative_error(backend.forward(network, images.astype(np.float64)), expected), candidate))
     errors.sort(key=lambda one: one[0])
     (least, best), others = errors[0], [one for one in errors[1:] if one[1].root != errors[0][1].root]
     if not least <= BOUND:

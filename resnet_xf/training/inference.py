@@ -21,7 +21,6 @@ from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.images import read_image
 from resnet_xf.errors import DataError, WeightsError, refuse
-from resnet_xf.formats.assume import assumption
 from resnet_xf.formats.description import TEST_CROPS, UNTRAINED, Description, Preprocessing, describe_run
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
@@ -237,11 +236,8 @@ def _read(source: str | Path, network: str | None) -> _Known:
         description.check(identity.plan.spec)
     except WeightsError as error:
         raise WeightsError(f"{source}: its description does not fit: {error}") from None
-    warnings: list[str] = []
-    if identity.guessed:
-        also = f"; {', '.join(identity.others)} have the same names and shapes" if identity.others else ""
-        warnings.append(f"{source}: assumed to be {assumption(identity.plan.spec)}{also}; --spec names another")
-    return _Known(str(source), identity.plan, identity.weights, description, warnings=tuple(warnings))
+    assumed = (f"{source}: assumed to be {identity.assumed}; --spec names another",) if identity.assumed else ()
+    return _Known(str(source), identity.plan, identity.weights, description, warnings=assumed)
 
 
 def _names(known: _Known, classes: Sequence[str]) -> tuple[tuple[str, ...], str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error
@@ -13,6 +11,7 @@ from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.formats.files import CheckpointFile
 from resnet_xf.formats.gluon_symbol import read_symbol
 from resnet_xf.formats.identify import identify
+from resnet_xf.support.files import temporary_folder
 
 
 def with_layers(backend: Backend, side: str, network: Any, image: Array) -> Any:
@@ -35,8 +34,8 @@ def with_layers(backend: Backend, side: str, network: Any, image: Array) -> Any:
         return network
     text, tensors = graph
     name = type(network).__name__
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"{name}-symbol.json"
+    with temporary_folder() as folder:
+        path = folder / f"{name}-symbol.json"
         path.write_text(text, encoding="utf-8")
         try:
             file = CheckpointFile(path, "params", tensors, symbol=read_symbol(path))
