@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from resnet_xf.architecture.measures import layer_of
 from resnet_xf.architecture.weights import COUNTER, Array, Weights
 from resnet_xf.errors import WeightsError, one_line
+from resnet_xf.formats.files import save_weights_command
 from resnet_xf.support.files import atomic, reading
 
 MOST_WRAPPERS = 4
@@ -21,6 +24,10 @@ MOST_VIEWS = 10
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
 """Keys under which training scripts save the state_dict in a larger checkpoint."""
+
+
+STATE = 'x.state_dict() if hasattr(x, "state_dict") else x["state_dict"]'
+"""An expression for the state_dict of a whole model or a trainer's checkpoint, x."""
 
 
 def read_file(path: Path) -> tuple[Weights, tuple[str, ...]]:
@@ -35,9 +42,15 @@ def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
             warnings.simplefilter("ignore")  # about TorchScript files, which the next line refuses
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the errors of torch.load for a damaged file have no common base class
-        unsafe = "weights_only" in str(error) or "Unsupported" in str(error)
-        reason = "it holds more than tensors, and unpickling that could run any code" if unsafe else one_line(error)
-        raise WeightsError(f"not readable with weights_only=True: {reason}") from None
+        if "weights_only" not in str(error) and "Unsupported" not in str(error):
+            raise WeightsError(f"not readable with weights_only=True: {one_line(error)}") from None
+        cause = re.search(r"GLOBAL ([\w.]+)", str(error))
+        load = f"torch.load({json.dumps(str(path))}, weights_only=False)"
+        command = save_weights_command(f"(lambda x: {STATE})({load})", path)
+        raise WeightsError(
+            f"not readable with weights_only=True: it holds more than tensors{f' ({cause[1]})' if cause else ''}, and "
+            f"unpickling that could run any code. If you trust it, save its weights and read that file: {command}"
+        ) from None
     notes: list[str] = []
     for _ in range(MOST_WRAPPERS):
         keys = [key for key in WRAPPERS if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping)]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +109,7 @@ CIFAR_V2: dict[str, Any] = {"preactivation": True, "stem": replace(CIFAR_STEM, i
 CIFAR_V2_RAW = CIFAR_V2 | {"shortcut_from": "input", "stem": replace(CIFAR_STEM, input_norm=True, norm=False)}
 SYMBOL_CIFAR_V2 = SYMBOL | {"preactivation": True, "stem": replace(CIFAR_STEM, input_norm="shift", norm=False)}
 BOOK: dict[str, Any] = {"in_channels": 1, "num_classes": 10, "image_size": (96, 96)}
+BOOK_18: dict[str, Any] = BOOK | {"shortcut_norm": False, "conv_bias": ("stem", "3x3", "shortcut")}
 
 
 def _book_resnext() -> ResNetSpec:
@@ -197,7 +201,7 @@ _SYMBOL = (
 )
 _INSIGHTFACE = tuple(_arcface(depth) for depth in ARCFACE_BLOCKS)
 _D2L = (
-    _imagenet("d2l_resnet18", 18, shortcut_norm=False, conv_bias=("stem", "3x3", "shortcut"), **BOOK),
+    _imagenet("d2l_resnet18", 18, **BOOK_18),
     _book_resnext(),
 )
 
@@ -225,6 +229,121 @@ ALIASES = {f"cifar_resnet{depth}": f"cifar_resnet{depth}_v1" for depth in CIFAR_
 """Other names for some of them."""
 
 
+THUMBNAIL = Stem(kind="conv3", stride=1, norm=False, activation=False, pool=False)
+"""Of Gluon's networks for thumbnails: one 3×3 convolution."""
+
+
+@cache
+def relatives() -> dict[str, ResNetSpec]:
+    """Specs of published networks that the zoo does not list, by name; they are known by their arrays, and by name."""
+    small: dict[str, Any] = {"stem": THUMBNAIL, "image_size": (32, 32)}
+    small_v2 = small | {"preactivation": True, "stem": replace(THUMBNAIL, input_norm=True)}
+    next_101: dict[str, Any] = {"groups": 32, "base_width": 4}
+    specs = [
+        *(_gluon_v1(f"resnet{depth}_v1_thumbnail", depth, **small) for depth in (18, 34, 50, 101, 152)),
+        *(_gluon_v1(f"se_resnet{depth}_v1_thumbnail", depth, se=GLUON_SE, **small) for depth in (18, 34, 50, 101, 152)),
+        *(_imagenet(f"resnet{depth}_v2_thumbnail", depth, **small_v2) for depth in (18, 34, 50, 101, 152)),
+        *(_imagenet(f"se_resnet{d}_v2_thumbnail", d, se=GLUON_SE, **small_v2) for d in (18, 34, 50, 101, 152)),
+        *(_cifar_resnext(f"cifar_resnext29_{g}x{width}d", 29, g, width) for g, width in ((32, 4), (16, 64))),
+        _imagenet("resnext101_32x4d", 101, **next_101),
+        _imagenet("seresnext101_32x4d", 101, se=SqueezeExcitation(), **next_101),
+        _imagenet("seresnext101_64x4d", 101, se=SqueezeExcitation(), groups=64, base_width=4),
+        _imagenet("d2l_resnet18_small", 18, stem=Stem(kind="conv3", stride=1, pool=False), **BOOK_18),
+        *_gluoncv2(),
+    ]
+    return {spec.name: spec for spec in specs}
+
+
+def _cifar_resnext(name: str, depth: int, groups: int, width: int, **fields: Any) -> ResNetSpec:
+    """A ResNeXt for CIFAR: three stages of 256, 512 and 1024 channels, with ``width`` · ``groups`` inner channels."""
+    stages = tuple(
+        Stage(
+            depth=(depth - 2) // 9,
+            channels=256 * 2**i,
+            stride=2 if i else 1,
+            mid_channels=groups * width * 2**i,
+            groups=groups,
+        )
+        for i in range(3)
+    )
+    stem = replace(CIFAR_STEM, width=64, activation=True)
+    return ResNetSpec(
+        name=name, num_classes=10, image_size=(32, 32), stages=stages, block="bottleneck", stem=stem, **fields
+    )
+
+
+def _gluoncv2() -> Iterator[ResNetSpec]:
+    """The networks of gluoncv2 that a spec can say; those with a ``b`` have the stride on the 3×3."""
+    basic = {10: (1, 1, 1, 1), 12: (2, 1, 1, 1), 14: (2, 2, 1, 1), 16: (2, 2, 2, 1), 26: (3, 3, 3, 3)}
+    basic |= {depth: IMAGENET_BLOCKS[depth] for depth in (18, 34)}
+    thin = {"bc14b": (1, 1, 1, 1), "bc26b": (2, 2, 2, 2), "bc38b": (3, 3, 3, 3)}
+    deep = {depth: IMAGENET_BLOCKS[depth] for depth in (50, 101, 152, 200, 269)}
+    gate = SqueezeExcitation(divisor=1)
+    kinds: dict[str, dict[str, Any]] = {
+        "resnet": {}, "seresnet": {"se": gate}, "preresnet": {"preactivation": True},
+        "sepreresnet": {"preactivation": True, "se": gate},
+    }  # fmt: skip
+    average: dict[str, Any] = {"stem": DEEP, "shortcut": "avg_conv"}
+
+    def network(
+        name: str, blocks: Sequence[int], *, wide: bool, groups: int = 1, width: int = 64, **fields: Any
+    ) -> ResNetSpec:
+        stages = tuple(
+            Stage(
+                depth=n, channels=64 * 2**i * (4 if wide else 1), stride=2 if i else 1, groups=groups,
+                mid_channels=None if (groups, width) == (1, 64) else width * groups * 2**i,
+            )
+            for i, n in enumerate(blocks)
+        )  # fmt: skip
+        return ResNetSpec(name=f"gluoncv2_{name}", stages=stages, block="bottleneck" if wide else "basic", **fields)
+
+    for kind, fields in kinds.items():
+        for depth, blocks in basic.items():
+            yield network(f"{kind}{depth}", blocks, wide=False, **fields)
+        for name, blocks in thin.items():
+            yield network(f"{kind}{name}", blocks, wide=True, **fields)
+        for depth, blocks in deep.items():
+            yield network(f"{kind}{depth}", blocks, wide=True, stride_on="1x1", **fields)
+            yield network(f"{kind}{depth}b", blocks, wide=True, **fields)
+    for depth in (10, 18):
+        yield network(f"resneta{depth}", basic[depth], wide=False, **average)
+    yield network("resnetabc14b", thin["bc14b"], wide=True, **average)
+    for depth in (50, 101, 152):
+        yield network(f"resneta{depth}b", deep[depth], wide=True, **average)
+        dilated = with_output_stride(network("", deep[depth], wide=True, stem=WIDER), 8)
+        yield replace(dilated, name=f"gluoncv2_resnetd{depth}b")
+    blocks_next = {14: thin["bc14b"], 26: thin["bc26b"], 38: thin["bc38b"], 50: deep[50], 101: deep[101]}
+    for depth, groups, width in itertools.product(blocks_next, (16, 32, 64), (2, 4)):
+        for kind, fields in (("resnext", {}), ("seresnext", {"se": gate})):
+            name = f"{kind}{depth}_{groups}x{width}d"
+            yield network(name, blocks_next[depth], wide=True, groups=groups, width=width, **fields)
+    yield from _gluoncv2_cifar(kinds, gate)
+
+
+def _gluoncv2_cifar(kinds: dict[str, dict[str, Any]], gate: SqueezeExcitation) -> Iterator[ResNetSpec]:
+    """gluoncv2's networks for CIFAR."""
+    stem = replace(CIFAR_STEM, activation=True)
+    raw = replace(CIFAR_STEM, norm=False)
+    sizes: dict[str, Any] = {"num_classes": 10, "image_size": (32, 32)}
+    for kind, fields in kinds.items():
+        for depth, count, wide in (
+            (20, 3, 1), (56, 9, 1), (110, 18, 1), (1202, 200, 1),
+            (164, 18, 4), (272, 30, 4), (542, 60, 4), (1001, 111, 4),
+        ):  # fmt: skip
+            stages = tuple(Stage(depth=count, channels=16 * wide * 2**i, stride=2 if i else 1) for i in range(3))
+            yield ResNetSpec(
+                name=f"gluoncv2_{kind}{depth}_cifar", stages=stages, block="bottleneck" if wide > 1 else "basic",
+                stem=raw if "preactivation" in fields else stem, **fields, **sizes,
+            )  # fmt: skip
+    for depth, groups in itertools.product((20, 29, 56, 272), (1, 2, 4, 8, 16, 32, 64)):
+        for width in sorted({64 // groups, 128 // groups, 64 if groups == 16 else 64 // groups}):
+            yield _cifar_resnext(f"gluoncv2_resnext{depth}_{groups}x{width}d_cifar", depth, groups, width)
+            name = f"gluoncv2_seresnext{depth}_{groups}x{width}d_cifar"
+            yield _cifar_resnext(name, depth, groups, width, se=gate)
+    for depth, widen in ((16, 10), (28, 10), (40, 8)):
+        yield _cifar(f"gluoncv2_wrn{depth}_{widen}_cifar", depth, widen=widen, preactivation=True, stem=raw)
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """The names in the zoo that match a shell-style pattern: ``cifar*``, for example."""
     return fnmatch.filter(ZOO, pattern)
@@ -239,6 +358,8 @@ def get_spec(name_or_path: str | Path) -> Spec:
     name = str(name_or_path)
     if name in ZOO or name in ALIASES:
         return ZOO[ALIASES.get(name, name)]
+    if name in relatives():
+        return relatives()[name]
     if Path(name).suffix.lower() in (".toml", ".json", ".safetensors") or Path(name).exists():
         return read_spec_file(name)
     near = difflib.get_close_matches(name, ZOO, n=3)

@@ -36,13 +36,11 @@ def assumption(spec: Spec) -> str:
 
 
 def could_be_dilated(planned: Plan, layout: Layout) -> bool:
-    """Whether networks of this family exist with dilation, which changes no name and no shape.
-
-    torchvision and timm dilate no basic blocks.
-    """
+    """Whether networks of this family exist with dilation, which changes no name and no shape."""
     spec = planned.spec
-    strided = isinstance(spec, ResNetSpec) and any(stage.stride > 1 for stage in spec.stages[1:])
-    return strided and layout.dilates and (layout.words == "gluon" or spec.block == "bottleneck")  # type: ignore[attr-defined]
+    if not isinstance(spec, ResNetSpec) or not any(stage.stride > 1 for stage in spec.stages[1:]):
+        return False
+    return layout.dilates == "all" or (layout.dilates == "bottlenecks" and spec.block == "bottleneck")
 
 
 def hinted(names: Sequence[str], prefix: str) -> list[str]:

@@ -22,10 +22,11 @@ from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, DataError, ShapeError, WeightsError
 from resnet_xf.formats.description import UNTRAINED, Description, check_beside, path_beside, write_beside
 from resnet_xf.formats.exported import running_exported
+from resnet_xf.formats.families import GLUON, LAYOUTS
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
 from resnet_xf.formats.identify import Identity, arithmetic, check_unambiguous, identify
-from resnet_xf.formats.layouts import GLUON, LAYOUTS, Layout, places, renamed
+from resnet_xf.formats.layouts import Layout, places, renamed
 from resnet_xf.formats.settle import read_npy, settled
 
 CHECKED_SIDE = 64
@@ -233,7 +234,9 @@ def _theirs(planned: Plan, layout: Layout, weights: Weights) -> Weights:
     """Arrays by the family's structural names, including those that it has and we do not."""
     dtype = next(iter(weights.values())).dtype
     return {
-        place.theirs: weights[place.ours] if place.fixed is None else np.full(place.shape, place.fixed, dtype)
+        place.theirs: weights[place.ours].reshape(place.shape)
+        if place.fixed is None
+        else np.full(place.shape, place.fixed, dtype)
         for place in places(planned, layout) or ()
     }
 

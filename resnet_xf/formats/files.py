@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -30,8 +33,8 @@ Format = Literal["safetensors", "pth", "params"]
 SUFFIXES: dict[str, Format] = {".safetensors": "safetensors", ".pth": "pth", ".pt": "pth", ".params": "params"}
 TITLES = {"safetensors": "safetensors", "pth": "PyTorch state_dict", "params": "MXNet parameters"}
 
-PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.", "encoder.", "net.")
-"""Prefixes that wrappers, such as data-parallel ones, give to every name."""
+NO_PREFIX = re.compile(r"features|layers?\d*|stages?\d*|conv\d|bn\d|b\d|resnet_block\d|fc|output|\d+")
+"""The first words of names that belong to a network, and are no wrapper's prefix."""
 
 
 class CheckpointFile(msgspec.Struct, frozen=True):
@@ -84,11 +87,15 @@ def _format_of(head: bytes, suffix: str) -> Format:
     raise WeightsError(f"none of the known formats; expected {', '.join(SUFFIXES)}")
 
 
-def read_checkpoint(path: str | Path) -> CheckpointFile:
+def read_checkpoint(path: str | Path, prefix: str | None = None) -> CheckpointFile:
     """Read a file of any known format, or the last checkpoint in the folder of a training run. Nothing is unpickled.
 
+    Args:
+        path: the file or the folder.
+        prefix: only tensors whose names begin with it are read, without it: one network of several in the file.
+
     Raises:
-        WeightsError: if the file cannot be read, is damaged, or has no tensors.
+        WeightsError: if the file cannot be read, is damaged, has no tensors, or none with this prefix.
         BackendError: if the file has PyTorch's format and PyTorch is not installed.
     """
     path = Path(path)
@@ -117,12 +124,13 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
         raise WeightsError(f"{path}: holds {len(tensors):,} tensors; at most {MOST_TENSORS:,} are read")
     if unprintable := next((name for name in tensors if not name.isprintable()), None):
         raise WeightsError(f"{path}: holds a tensor with the unprintable name {unprintable!a}")
-    prefix = "" if symbol else _common_prefix(tensors)
-    tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
+    if prefix is not None and symbol is not None:
+        raise WeightsError(f"{path}: has a -symbol.json, which says what the network is; leave --prefix out")
+    tensors, removed = (tensors, "") if symbol else _without_prefix(path, tensors, prefix)
     if description is None and (description := read_beside(path)) is not None:
         spec, description = description.spec, msgspec.structs.replace(description, spec=None, digest=None)
         description = None if description == Description() else description
-    return CheckpointFile(path, format_, tensors, prefix, spec, symbol, notes, description)
+    return CheckpointFile(path, format_, tensors, removed, spec, symbol, notes, description)
 
 
 def _described(path: Path, spec: Spec | None, texts: dict[str, str]) -> Description | None:
@@ -140,15 +148,42 @@ def _check_zip(path: Path) -> None:
     with reading(path, WeightsError, TITLES["pth"]), open_regular(path) as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise WeightsError("is compressed, which PyTorch's own files never are")
+                entries = archive.infolist()
+            if any(entry.filename.partition("/")[2].startswith("code/") for entry in entries):
+                load = f'torch.jit.load({json.dumps(str(path))}, map_location="cpu").state_dict()'
+                raise WeightsError(
+                    f"is a TorchScript program, and loading one can run any code. If you trust it, save its weights "
+                    f"and read that file: {save_weights_command(load, path)}"
+                )
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise WeightsError("is compressed, which PyTorch's own files never are; if it is an archive, unpack it")
+
+
+def save_weights_command(expression: str, path: Path) -> str:
+    """Return the command that saves the state_dict, which a Python expression gives, beside a file."""
+    target = json.dumps(str(path.with_name(f"{path.stem}-weights.pth")))
+    return f"python -c {shlex.quote(f'import torch; torch.save({expression}, {target})')}"
+
+
+def _without_prefix(path: Path, tensors: Weights, chosen: str | None) -> tuple[Weights, str]:
+    """Take off the chosen prefix, or else the one that all names share; return what was taken off, too."""
+    prefix = _common_prefix(tensors)
+    if chosen is not None:
+        ends = "" if chosen.endswith((".", "_")) or not chosen else "."
+        starts = [f"{before}{chosen}{end}" for before in ("", prefix) for end in {"", ends}]
+        prefix = max(starts, key=lambda start: (any(name.startswith(start) for name in tensors), start.endswith(".")))
+    inside = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+    if not inside:
+        raise WeightsError(f"{path}: no tensor's name begins with {chosen!r}; `resnet-xf inspect --tensors` lists them")
+    return inside, prefix
 
 
 def _common_prefix(tensors: Weights) -> str:
     """The wrappers' prefixes that all names share, joined: ``module.backbone.``, for example."""
     prefix = ""
     while True:
-        longer = next((p for p in PREFIXES if all(name.startswith(prefix + p) for name in tensors)), None)
-        if longer is None:
+        parts = [name.removeprefix(prefix).partition(".") for name in tensors]
+        word = parts[0][0]
+        if NO_PREFIX.fullmatch(word) or not all(first == word and rest for first, _, rest in parts):
             return prefix
-        prefix += longer
+        prefix += f"{word}."

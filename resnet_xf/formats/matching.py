@@ -1,0 +1,275 @@
+"""Which published networks have the names and shapes of a file's arrays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
+
+import msgspec
+
+from resnet_xf.architecture.plan import Plan, plan
+from resnet_xf.architecture.spec import ResNetSpec, Spec
+from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes
+from resnet_xf.architecture.zoo import REFERENCE, ZOO, relatives
+from resnet_xf.formats.families import LAYOUTS
+from resnet_xf.formats.layouts import Layout, Place, comparable, places
+
+FIRST = ("conv1.weight", "conv1.0.weight")
+"""Our names of the first convolution."""
+
+STEM = ("conv1", "conv1.0", "conv1.3", "conv1.6")
+"""Our names of the convolutions in a stem."""
+
+MAX_COUNT = 1_000_000
+"""The largest number of classes or channels in a spec."""
+
+NEAREST = 8
+"""How many networks are compared in full to name the nearest one, if none fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A candidate network compared with a file. It fits if nothing is missing, left over or of the wrong shape."""
+
+    plan: Plan
+    layout: Layout
+    prefix: str
+    places: tuple[Place, ...]
+    missing: tuple[str, ...]
+    misshapen: tuple[str, ...]
+    left_over: tuple[str, ...]
+
+    @property
+    def wrong(self) -> int:
+        """How many tensors are missing, left over or of the wrong shape."""
+        return len(self.missing) + len(self.misshapen) + len(self.left_over)
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The file's names of the head's arrays."""
+        return tuple(place.theirs for place in self.places if place.ours.startswith("fc."))
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether nothing is missing or of the wrong shape but the head."""
+        return not {*self.missing, *self.misshapen} - {*self.head}
+
+    def complaints(self, tensors: Weights, most: int = 8) -> str:
+        """Phrases for the tensors that are missing, left over or of the wrong shape."""
+        shapes = {place.theirs: place.shape for place in self.places}
+        phrases = [f"missing {name}" for name in self.missing[:most]]
+        phrases += [f"{n} has shape {tensors[n].shape}, expected {shapes[n]}" for n in self.misshapen[:most]]
+        phrases += [f"left over {name}" for name in self.left_over[:most]]
+        more = f"; and {self.wrong - most} more" if self.wrong > most else ""
+        return "; ".join(phrases[:most]) + more
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A file's names in the form of one layout."""
+
+    layout: Layout
+    counted: bool
+    names: Mapping[str, str]
+    """The file's names by the comparable ones."""
+    prefix: str
+    kernels: int
+    """Number of kernels of the stem and the stages."""
+
+
+def matches(tensors: Weights, target: Spec | None, num_classes: int | None) -> tuple[list[Match], list[Match]]:
+    """Every network that fits, at most once; and if none does, the nearest ones in order.
+
+    Args:
+        tensors: the file's arrays.
+        target: the only candidate; all published networks if None.
+        num_classes: of the file; if None as its last layer has.
+    """
+    views = [*_views(tensors)]
+    pairs = [
+        (view, spec)
+        for spec in _published(target)
+        for view in sorted(views, key=lambda view: not (view.layout.is_own(spec.name) or view.layout.may_be(spec.name)))
+        if target or _may_be(view.layout, spec)
+    ]
+    fits: dict[str, Match] = {}
+    for view, spec in pairs:
+        if spec.name in fits or not (target or kernels(spec) - 1 == view.kernels):
+            continue
+        match = _match(tensors, view, spec, num_classes)
+        if match is not None and not match.wrong:
+            fits[spec.name] = match
+    if fits:
+        return [*fits.values()], []
+    if target is None:
+        pairs.sort(key=lambda pair: abs(kernels(pair[1]) - 1 - pair[0].kernels))
+    nearest = [_match(tensors, view, spec, num_classes) for view, spec in islice(pairs, NEAREST)]
+    return [], sorted(filter(None, nearest), key=lambda match: match.wrong)
+
+
+def names_in_graph(match: Match, variables: Sequence[str]) -> dict[str, str] | None:
+    """By our names of arrays those in an exported graph; None if no family calls this network's arrays so."""
+    for layout in LAYOUTS:
+        for counted in layout.ways:
+            expected = places(match.plan, layout, counted=counted)
+            if expected is None or not (counted or layout.joint == "_"):
+                continue
+            names = comparable(variables, layout, counted=counted)
+            prefix = _shortest_prefix(names, [_first(layout, counted, name) for name in FIRST])
+            view = _View(layout, counted, names, prefix, 0)
+            in_graph = {place.ours: names.get(form) for place, form in _forms(view, expected, _heads(view))}
+            if None not in in_graph.values():
+                return {ours: theirs for ours, theirs in in_graph.items() if theirs is not None}
+    return None
+
+
+def _forms(view: _View, expected: list[Place], heads: Sequence[str]) -> Iterator[tuple[Place, str]]:
+    """Places with their names in a view; the head's are those of the only linear layer, if they are not there."""
+    for place in expected:
+        form = view.prefix + place.theirs
+        if place.ours.startswith("fc.") and form not in view.names and len(heads) == 1:
+            form = heads[0] + re.split(r"[._]", place.theirs)[-1]
+        yield place, form
+
+
+def _published(target: Spec | None) -> Sequence[Spec]:
+    return [target] if target else [*ZOO.values(), *relatives().values()]
+
+
+def _may_be(layout: Layout, spec: Spec) -> bool:
+    """Whether a family can have a published network."""
+    if layout.only:
+        return layout.may_be(spec.name)
+    if spec.name in ZOO:
+        return REFERENCE[spec.name] not in ("symbol", "insightface")
+    return spec.name.partition("_")[0] not in ("gluoncv2", "d2l") and not spec.name.endswith("_thumbnail")
+
+
+@cache
+def kernels(spec: Spec) -> int:
+    """The number of a network's arrays with more than one axis, without its plan."""
+    if not isinstance(spec, ResNetSpec):
+        return sum(len(shape) > 1 for shape in all_weight_shapes(spec).values())
+    count = 2 if spec.stem.kind != "deep" else 4
+    channels = spec.stem.width
+    per_block = (3 if spec.block == "bottleneck" else 2) + (2 if spec.se else 0) + (2 if spec.radix else 0)
+    for stage in spec.stages:
+        projects = stage.stride != 1 or channels != stage.channels or spec.project_first
+        count += stage.depth * per_block + projects
+        channels = stage.channels
+    return count
+
+
+def _views(tensors: Weights) -> Iterator[_View]:
+    """The file's names in the form of every layout that has its first convolution or its head."""
+    forms: dict[tuple[object, ...], dict[str, str]] = {}
+    for layout in LAYOUTS:
+        for counted in layout.ways:
+            key = (layout.rewrites, counted, layout.joint)
+            if key not in forms:
+                forms[key] = comparable(tensors, layout, counted=counted)
+            names = forms[key]
+            firsts = [_first(layout, counted, name) for name in FIRST]
+            has_prefix = counted or layout.joint == "_"
+            prefix = _shortest_prefix(names, firsts) if has_prefix else ""
+            head = "" if counted else f"{layout.structural('fc')}{layout.joint}weight"
+            if any(prefix + first in names for first in firsts if first) or head in names:
+                pattern = re.compile(re.escape(prefix) + _kernel_pattern(layout, counted=counted))
+                count = sum(bool(pattern.fullmatch(form)) and tensors[name].ndim > 1 for form, name in names.items())
+                yield _View(layout, counted, names, prefix, count)
+
+
+def _first(layout: Layout, counted: bool, name: str) -> str | None:
+    """The family's name of a first convolution's kernel."""
+    if counted:
+        return "conv0_weight" if layout.scopes is not None else name.replace(".", "_")
+    structural = layout.structural(name.removesuffix(".weight"))
+    return f"{structural}{layout.joint}weight" if structural is not None else None
+
+
+def _kernel_pattern(layout: Layout, *, counted: bool) -> str:
+    """A regular expression for the names of the kernels in a family's stem and stages."""
+    if counted and layout.scopes is not None:
+        scopes = "|".join({re.escape(scope).replace(r"\{\}", r"\d+") for scope in layout.scopes if scope})
+        return rf"(?:(?:{scopes})(?:conv|dense)|conv)\d+_weight" if scopes else r"conv\d+_weight"
+    joint = "_" if counted else layout.joint
+    outer = [name for layer in STEM if (name := layout.structural(layer)) is not None]
+    block = "layer{stage}.{block}.{inner}" if layout.outer is None else layout.block
+    number = dict.fromkeys(("place", "stage", "block", "unit"), r"\d+")
+    inner = re.escape(block).replace(r"\{", "{").replace(r"\}", "}").format(**number, inner=".+")
+    pattern = "|".join([inner, *(re.escape(name) for name in outer)])
+    if counted:
+        pattern = pattern.replace(r"\.", "_")
+    return rf"(?:{pattern}){re.escape(joint)}weight"
+
+
+def _shortest_prefix(names: Mapping[str, str], firsts: Sequence[str | None]) -> str:
+    """The network's own prefix on exported names, as ``resnetv10_``."""
+    prefixes = [
+        name.removesuffix(first)
+        for first in firsts
+        for name in names
+        if first and name.endswith(first) and not re.search(r"stage|unit|layers\d|down\d", name)
+    ]
+    return min(prefixes, key=len, default="")
+
+
+def _match(tensors: Weights, view: _View, spec: Spec, num_classes: int | None) -> Match | None:
+    """The spec with the file's sizes in a layout; None if the family has no such network."""
+    expected = places(plan(spec), view.layout, counted=view.counted)
+    if expected is None:
+        return None
+    sizes = _sizes(tensors, view, expected, spec, num_classes)
+    fitted = plan(spec) if sizes == (spec.num_classes, spec.in_channels) else plan(sized(spec, *sizes))
+    expected = places(fitted, view.layout, counted=view.counted) or []
+    forms = _forms(view, expected, _heads(view, tensors))
+    listed = [replace(place, theirs=view.names.get(form, form)) for place, form in forms]
+    names = {place.theirs for place in listed}
+    return Match(
+        fitted,
+        view.layout,
+        view.prefix,
+        tuple(listed),
+        missing=tuple(place.theirs for place in listed if place.theirs not in tensors),
+        misshapen=tuple(p.theirs for p in listed if p.theirs in tensors and tensors[p.theirs].shape != p.shape),
+        left_over=tuple(name for name in tensors if name not in names),
+    )
+
+
+def _heads(view: _View, tensors: Mapping[str, Array] | None = None) -> list[str]:
+    """The beginnings of the names of linear layers that may be the head under another name.
+
+    A fine-tuned network often has a new head: in exported names with a prefix of its own, in PyTorch inside an
+    ``nn.Sequential`` with a dropout before it.
+    """
+    if view.layout.joint == "_" or view.counted:
+        inside = r"(?:stage\d+|layers\d+)_"
+        found = [form for form in view.names if re.search(r"dense\d+_weight$", form) and not re.search(inside, form)]
+    else:
+        found = [form for form in view.names if re.fullmatch(r"fc\.\d+\.weight", form)]
+    return [form.removesuffix("weight") for form in found if not tensors or tensors[view.names[form]].ndim == 2]
+
+
+def _sizes(
+    tensors: Weights, view: _View, expected: list[Place], spec: Spec, num_classes: int | None
+) -> tuple[int, int]:
+    """The classes and channels of a file, as its head and its first convolution have them."""
+    by_ours = {place.ours: tensors.get(view.names.get(view.prefix + place.theirs, "")) for place in expected}
+    head = by_ours["fc.weight"]
+    if head is None and len(heads := _heads(view, tensors)) == 1:
+        head = tensors[view.names[f"{heads[0]}weight"]]
+    first = next((by_ours[name] for name in FIRST if by_ours.get(name) is not None), None)
+    classes = head.shape[0] if head is not None and head.ndim == 2 else spec.num_classes
+    channels = first.shape[1] if first is not None and first.ndim == 4 else spec.in_channels
+    sizes = (num_classes or classes, channels)
+    return sizes if all(1 <= size <= MAX_COUNT for size in sizes) else (spec.num_classes, spec.in_channels)
+
+
+def sized(spec: Spec, num_classes: int, in_channels: int) -> Spec:
+    """The spec with other sizes; an explicit one as it is, because its layers have them."""
+    if not isinstance(spec, ResNetSpec):
+        return spec
+    return msgspec.structs.replace(spec, num_classes=num_classes, in_channels=in_channels)

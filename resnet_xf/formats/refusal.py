@@ -1,0 +1,65 @@
+"""Why no network fits a file, and the way on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from resnet_xf.architecture.spec import Spec
+from resnet_xf.formats.files import CheckpointFile
+from resnet_xf.formats.matching import FIRST, Match, matches
+
+BRING = "copy the export's -symbol.json beside it"
+"""The way on for a network that is not known by its names."""
+
+
+def refusal(file: CheckpointFile, nearest: Sequence[Match], target: Spec | None) -> str:
+    """Return why no network fits, and what to do: an option, a file to bring, or a command.
+
+    Args:
+        file: the checkpoint.
+        nearest: the networks that fit best, in order.
+        target: what the network must be, or None.
+    """
+    best = nearest[0] if nearest else None
+    if best is not None and best.has_trunk and not any(name in file.tensors for name in best.head):
+        return _without_head(file, best)
+    if under := _subnetworks(file):
+        options = " or ".join(f"--prefix {prefix}" for prefix in under)
+        return f"has a network under a prefix, and other tensors beside it: choose the network with {options}"
+    way = "name yours with --spec, by name or by a .toml file"
+    if file.format == "params":
+        way += f", or {BRING}"
+    if best is None:
+        names = ", ".join(list(file.tensors)[:3])
+        return f"the names ({names}, …) follow no known layout; are these a ResNet's weights? If so, {way}"
+    name = best.plan.spec.name if target else f"{best.plan.spec.name}, the nearest of all published networks ({way})"
+    return f"does not hold the weights of {name}: {best.complaints(file.tensors)}"
+
+
+def _without_head(file: CheckpointFile, best: Match) -> str:
+    """The sentence for a file with all of a network but its head."""
+    others = best.left_over
+    beside = f"; beside it {len(others)} other tensors: {', '.join(others[:3])}" if others else ""
+    return (
+        f"holds the stem and the stages of {best.plan.spec.name}, but not its head: missing {', '.join(best.head)}"
+        f"{beside}. `convert --backbone` takes the part before the head"
+    )
+
+
+def _subnetworks(file: CheckpointFile) -> list[str]:
+    """The prefixes under which a file has a network."""
+    prefixes = dict.fromkeys(
+        name.removesuffix(first)
+        for name in file.tensors
+        for first in (*FIRST, "0.weight", "features.0.weight")
+        if name.endswith(f".{first}")
+        and not re.search(r"(^|\.)(layer\d|stages?|\d+|downsample|body)(\.|\d)", name.removesuffix(first))
+    )
+    found = []
+    for prefix in prefixes:
+        tensors = {name.removeprefix(prefix): array for name, array in file.tensors.items() if name.startswith(prefix)}
+        fits, nearest = matches(tensors, None, None)
+        if fits or (nearest and nearest[0].has_trunk):
+            found.append(prefix if fits else f"{prefix} --backbone")
+    return found
