@@ -485,7 +485,10 @@ def test_a_run_s_folder_is_read_as_a_checkpoint_and_its_head_drawn_anew(command,
     assert "complete: yes" in command("inspect", run)[1]
     options = ("--weights", run, "--in-channels", "1", "--num-classes", "12", "--out", "mine", *FAST)
     assert "of the wrong shape: fc.weight" in one_line(*command("train", "tiny.toml", *options))
-    assert command("train", "tiny.toml", *options, "--new-head")[0] == 0
-    before, after = load_checkpoint(run).weights, load_checkpoint(list_checkpoints("mine")[0]).weights
-    assert after["fc.weight"].shape[0] == 12
-    assert all(np.array_equal(before[name], after[name]) for name in before if not name.startswith("fc."))
+    assert command("convert", run, "trunk.safetensors", "--backbone")[0] == 0
+    for source, folder in ((run, "mine"), ("trunk.safetensors", "other")):
+        options = ("--weights", source, "--in-channels", "1", "--num-classes", "12", "--out", folder, *FAST)
+        assert command("train", "tiny.toml", *options, "--new-head")[0] == 0
+        before, after = load_checkpoint(run).weights, load_checkpoint(list_checkpoints(folder)[0]).weights
+        assert after["fc.weight"].shape[0] == 12
+        assert all(np.array_equal(before[name], after[name]) for name in before if not name.startswith("fc."))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -66,8 +67,10 @@ class TorchBackend:
         own = weights_of(network)
         dtype = np.dtype(str(_reference(network).dtype).removeprefix("torch."))
         check_weights(weights, {name: tuple(tensor.shape) for name, tensor in own.items()}, dtype)
-        for name, tensor in own.items():
-            tensor.copy_(torch.tensor(plain(weights[name])))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing writes into it
+            for name, tensor in own.items():
+                tensor.copy_(torch.from_numpy(plain(weights[name])))
 
     def dump(self, network: nn.Module) -> Weights:
         return numpy_copies(weights_of(network))

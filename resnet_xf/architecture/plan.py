@@ -17,6 +17,9 @@ from resnet_xf.architecture.spec import MOST_BLOCKS, ExplicitSpec, ResNetSpec, S
 from resnet_xf.architecture.zoo import get_spec
 from resnet_xf.errors import ShapeError, SpecError, refuse
 
+FEATURES: Children = (("global_pool", nodes.GlobalPool()), ("flatten", nodes.Flatten()))
+"""The last layers of a network without a head."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -30,6 +33,12 @@ class Plan:
         """The first layer, if it is a constant scale and shift of the images' pixels."""
         first = next(node for _, node in walk(self.root) if not node.named_children())
         return first if isinstance(first, nodes.Scale) else None
+
+    @property
+    def outputs(self) -> int:
+        """Values in the output for an image: the number of classes, or of channels in a network without a head."""
+        shape = (1, self.spec.in_channels, *self.spec.image_size)
+        return self.spec.num_classes or output_shapes(self.root, shape)[""][1]
 
     @property
     def opens_with_norm(self) -> bool:
@@ -78,18 +87,20 @@ def plan(spec: Plan | Spec | str) -> Plan:
 def explicit_spec(name: str, root: Sequential, image_size: tuple[int, int]) -> ExplicitSpec:
     """Return the spec of a network whose first convolution and last linear layer give its channels and classes.
 
+    Without a linear layer it has no head.
+
     Raises:
-        SpecError: if it has no such layers, or does not take images of this size.
+        SpecError: if it has no convolution, or does not take images of this size.
     """
     leaves = [node for _, node in walk(root) if not node.named_children()]
     convs = [node for node in leaves if isinstance(node, nodes.Conv)]
     heads = [node for node in leaves if isinstance(node, nodes.Linear)]
-    if not convs or not heads:
-        raise SpecError(f"{name}: has no convolution or no linear layer")
+    if not convs:
+        raise SpecError(f"{name}: has no convolution")
     spec = ExplicitSpec(
         name=name,
         in_channels=convs[0].in_channels,
-        num_classes=heads[-1].out_features,
+        num_classes=heads[-1].out_features if heads else 0,
         image_size=image_size,
         layers=encode(root.children),
     )
@@ -100,13 +111,16 @@ def explicit_spec(name: str, root: Sequential, image_size: tuple[int, int]) -> E
 def resized(spec: Spec, **sizes: int) -> Spec:
     """Return the spec with other ``in_channels`` and ``num_classes``.
 
-    An explicit spec's first convolution and last linear layer are changed.
+    An explicit spec's first convolution and last linear layer are changed; one without a head gets ``fc``.
 
     Raises:
         SpecError: if layers between or after these do not fit.
     """
     if not isinstance(spec, ExplicitSpec):
         return msgspec.structs.replace(spec, **sizes)  # type: ignore[type-var]
+    if sizes.get("num_classes") and not spec.num_classes:
+        linear = nodes.Linear(Plan(spec, _root(spec)).outputs, sizes["num_classes"])
+        spec = msgspec.structs.replace(spec, layers=(*spec.layers, *encode((("fc", linear),))))
     layers = list(spec.layers)
     changes = {"in_channels": ("Conv", "in_channels", 0), "num_classes": ("Linear", "out_features", -1)}
     for size, value in sizes.items():
@@ -122,6 +136,19 @@ def resized(spec: Spec, **sizes: int) -> Spec:
     return changed
 
 
+def headless(network: Plan | Spec | str) -> Plan:
+    """Return a network without its head: its spec has 0 classes, and its outputs are the means of the last map."""
+    planned = plan(network)
+    if not isinstance(planned.spec, ExplicitSpec):
+        return plan(msgspec.structs.replace(planned.spec, num_classes=0))  # type: ignore[type-var]
+    children = planned.root.children
+    blocks = [n for n, (name, node) in enumerate(children) if any(isinstance(one, Residual) for _, one in walk(node))]
+    last = max(blocks, default=-1) + 1
+    while last < len(children) and isinstance(children[last][1], Norm | nodes.Activation):
+        last += 1
+    return plan(explicit_spec(planned.spec.name, Sequential((*children[:last], *FEATURES)), planned.spec.image_size))
+
+
 def _root(spec: ExplicitSpec) -> Sequential:
     """Return the nodes of an explicit spec. Raises SpecError if they are malformed, or do not fit each other."""
     root = decode(spec.layers)
@@ -130,7 +157,7 @@ def _root(spec: ExplicitSpec) -> Sequential:
         output = output_shapes(root, shape)[""]
     except ShapeError as error:
         raise SpecError(f"$.layers: {error}") from None
-    if output != (1, spec.num_classes):
+    if output != (1, spec.num_classes or output[-1]):
         raise SpecError(f"$.num_classes: the layers map {shape} to {output}, expected {(1, spec.num_classes)}")
     return root
 
@@ -242,8 +269,10 @@ def _head(spec: ResNetSpec, layers: Sequence[tuple[str, Node]], channels: int) -
     """The layers after the last stage, which come after ``layers``."""
     drop: Children = (("drop", nodes.Dropout(spec.drop_rate)),) if spec.drop_rate else ()
     flatten: Children = (("flatten", nodes.Flatten()),)
+    if spec.num_classes == 0:
+        return FEATURES
     if spec.head == "pool":
-        return (("global_pool", nodes.GlobalPool()), *flatten, *drop, ("fc", nodes.Linear(channels, spec.num_classes)))
+        return (*FEATURES, *drop, ("fc", nodes.Linear(channels, spec.num_classes)))
     try:
         shape = output_shapes(Sequential(tuple(layers)), (1, spec.in_channels, *spec.image_size))[""]
     except ShapeError as error:

@@ -11,6 +11,7 @@ from resnet_xf.errors import ShapeError
 Shape: TypeAlias = tuple[int, ...]
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Classes = Annotated[int, Meta(ge=0, le=1_000_000)]
 Window = Annotated[int, Meta(ge=1, le=1024)]
 Padding = Annotated[int, Meta(ge=0, le=1024)]
 Share = Annotated[float, Meta(ge=0, le=1)]

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from resnet_xf.architecture.rules import Constant, Count
+from resnet_xf.architecture.rules import Classes, Constant, Count
 from resnet_xf.errors import SpecError
 from resnet_xf.support.documents import MOST_BYTES, Document, Part, Struct
 from resnet_xf.support.files import open_regular, read_bytes, reading
@@ -100,7 +100,8 @@ class Spec(Part):
     Attributes:
         name: its name.
         in_channels: channels of an image.
-        num_classes: outputs of the last layer.
+        num_classes: outputs of the last layer; 0 for a network without a head, as in timm, whose outputs are the means
+            of the last map.
         image_size: intended height and width in pixels.
     """
 
@@ -138,7 +139,8 @@ class ResNetSpec(Document, Spec, frozen=True, kw_only=True):
     Attributes:
         name: its name.
         in_channels: channels of an image.
-        num_classes: outputs of the last layer.
+        num_classes: outputs of the last layer; 0 for a network without a head, as in timm, whose outputs are the means
+            of the last map.
         image_size: intended height and width in pixels; no layer depends on it but that of an ``embedding``.
         stem: the layers before the first stage.
         stages: the stages, in order.
@@ -171,7 +173,7 @@ class ResNetSpec(Document, Spec, frozen=True, kw_only=True):
 
     name: Name
     in_channels: Count = 3
-    num_classes: Count = 1000
+    num_classes: Classes = 1000
     image_size: tuple[Side, Side] = (224, 224)
     stem: Stem = Stem()
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=100)]
@@ -199,7 +201,8 @@ class ExplicitSpec(Document, Spec, frozen=True, kw_only=True):
     Attributes:
         name: its name.
         in_channels: channels of an image.
-        num_classes: outputs of the last layer.
+        num_classes: outputs of the last layer; 0 for a network without a head, as in timm, whose outputs are the means
+            of the last map.
         image_size: height and width in pixels; some networks take no other size.
         layers: each with its ``name``, its ``kind`` and its arguments, as :mod:`resnet_xf.architecture.explicit`
             reads them.
@@ -209,7 +212,7 @@ class ExplicitSpec(Document, Spec, frozen=True, kw_only=True):
 
     name: Name
     in_channels: Count
-    num_classes: Count
+    num_classes: Classes
     image_size: tuple[Side, Side]
     layers: tuple[dict[str, Any], ...]
 

@@ -33,6 +33,9 @@ def convert_(
     keep_softmax: Annotated[
         bool, option("Keep the softmax at the end of an exported graph.", "--keep-softmax")
     ] = False,
+    backbone: Annotated[
+        bool, option("Take the residual network without its head, out of a detector too.", "--backbone")
+    ] = False,
     images: Annotated[Path | None, option("A .npy file (N, C, H, W) that the original network was shown.")] = None,
     expect: Annotated[Path | None, option("Its outputs for --images, a .npy file (N, classes).")] = None,
     as_json: AsJson = False,
@@ -51,6 +54,7 @@ def convert_(
             num_classes,
             verify=verify,
             keep_softmax=keep_softmax,
+            backbone=backbone,
             images=images,
             expected=expect,
         )
@@ -58,7 +62,8 @@ def convert_(
         print_json(done)
         return
     how = f"read from {done.graph}" if done.graph else "assumed from names and shapes" if done.guessed else "given"
-    echo(f"network: {done.spec.name}, {done.spec.num_classes} classes ({how})")
+    size = f"{done.spec.num_classes} classes" if done.spec.num_classes else "without a head"
+    echo(f"network: {done.spec.name}, {size} ({how})")
     if done.assumed:
         echo(f"assumed: {done.assumed}")
     echo(f"read: {done.source}, {done.tensors} tensors, names of {done.read_as}")

@@ -171,13 +171,13 @@ def _new_folder(name: str) -> Path:
 
 
 def _initial_weights(path: Path, planned: Plan, recipe: Recipe, data: Dataset, *, new_head: bool) -> Weights:
-    """Return a checkpoint's weights; with ``new_head``, the last layer's are random.
+    """Return a checkpoint's weights; with ``new_head``, those after the last map are random.
 
     Raises:
         DataError: if the last layer is kept, and its classes are not the data set's.
     """
-    file = read_checkpoint(path)
-    weights = identify(file, planned.spec).weights
+    file = read_checkpoint(path, part=new_head)
+    weights = identify(file, planned.spec, backbone=new_head).weights
     names = file.description.classes if file.description else ()
     if names and not new_head:
         for label, (name, title) in enumerate(zip(names, data.classes, strict=False)):
@@ -186,10 +186,7 @@ def _initial_weights(path: Path, planned: Plan, recipe: Recipe, data: Dataset, *
                     f"{path}: its output {label} is the class {name}, and class {label} of {data.name} is {title}; "
                     "draw a new last layer (--new-head)"
                 )
-    if new_head:
-        drawn = draw_weights(planned, recipe.seed, recipe.init)
-        weights |= {name: drawn[name] for name in drawn if name.startswith("fc.")}
-    return weights
+    return draw_weights(planned, recipe.seed, recipe.init) | weights if new_head else weights
 
 
 def _run_together(training: Training, workers: int, out: Path, *, new: bool) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error, rounding_bound
-from resnet_xf.architecture.nodes import Norm, output_shapes, walk
+from resnet_xf.architecture.measures import relative_error
+from resnet_xf.architecture.nodes import Norm, Sequential, output_shapes, walk
 from resnet_xf.architecture.plan import Plan, plan
-from resnet_xf.architecture.rewrite import in_full_precision
+from resnet_xf.architecture.rewrite import float64_bound
 from resnet_xf.architecture.spec import Spec
-from resnet_xf.architecture.weights import DESCRIPTION_KEY, Array, Weights, save_weights
+from resnet_xf.architecture.weights import DESCRIPTION_KEY, Array, Weights, all_weight_shapes, save_weights
 from resnet_xf.architecture.zoo import REFERENCE, ZOO
 from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, require
 from resnet_xf.backend.registry import get_backend, is_installed
@@ -89,6 +89,7 @@ def convert(
     *,
     verify: bool = True,
     keep_softmax: bool = False,
+    backbone: bool = False,
     images: Array | str | Path | None = None,
     expected: Array | str | Path | None = None,
 ) -> Conversion:
@@ -104,6 +105,8 @@ def convert(
         num_classes: of the file; if None read from its last layer.
         verify: before writing, compare our network in float64 with the source's own, if its library is installed.
         keep_softmax: keep the softmax at the end of a graph.
+        backbone: take the residual network without its head, as the trunk of a detector. It is written with 0 classes,
+            as in timm; :func:`resnet_xf.features` builds it with its maps.
         images: ``(N, C, H, W)``, an array or a ``.npy`` file, that the original network has been shown.
         expected: its outputs for these images, ``(N, classes)``, before any softmax. They settle which network it is.
 
@@ -114,15 +117,18 @@ def convert(
         BackendError: if a format needs PyTorch and it is not installed.
     """
     target = _writable(target)
-    file = read_checkpoint(source)
-    identity = identify(file, spec, num_classes, keep_softmax=keep_softmax)
+    file = read_checkpoint(source, part=backbone)
+    identity = identify(file, spec, num_classes, keep_softmax=keep_softmax, backbone=backbone)
+    description = file.description
+    if backbone and description is not None:
+        description = msgspec.structs.replace(description, classes=())
     if images is not None and expected is not None:
         identity = settled(identity, _array_of(images, 4), _array_of(expected, 2))
     elif (images, expected) != (None, None):
         raise DataError("images and expected outputs: give both or neither")
     check_unambiguous(file, identity)
     checks = _verify(file, identity, SUFFIXES[target.suffix]) if verify else ()
-    layout = write_checkpoint(target, identity.weights, identity.plan, file.description)
+    layout = write_checkpoint(target, identity.weights, identity.plan, description)
     return Conversion(
         source=str(source),
         target=str(target),
@@ -136,7 +142,7 @@ def convert(
         tensors=len(identity.weights),
         checks=checks,
         notes=_notes(file, identity, verified=bool(checks)),
-        description=file.description,
+        description=description,
     )
 
 
@@ -248,7 +254,7 @@ def _verify(file: CheckpointFile, identity: Identity, target: str = "") -> tuple
     each other. ``target`` is the format to be written, whose backend runs ours beside the exported network.
 
     Raises:
-        WeightsError: if an error is above ``FLOAT64_BOUND``, or of one rounding to float32 if a layer rounds to that.
+        WeightsError: if an error is above :func:`resnet_xf.architecture.rewrite.float64_bound`.
     """
     images = sample_images(identity.plan.spec.in_channels, _smaller(identity.plan))
     backends = [name for name in ("torch", "mxnet") if is_installed(name)]
@@ -259,6 +265,7 @@ def _verify(file: CheckpointFile, identity: Identity, target: str = "") -> tuple
         with running_exported(exported.path, exported.graph, exported.tensors, shown) as result:
             outputs = {f"ours on {ours}": _output(ours, identity, images)}
             theirs, expected = f"the exported network {exported.path}", result()
+        theirs += f" up to {exported.layer}" if exported.layer else ""
     else:
         outputs = {f"ours on {name}": _output(name, identity, images) for name in backends}
         reference = _reference(file, identity, images)
@@ -266,8 +273,7 @@ def _verify(file: CheckpointFile, identity: Identity, target: str = "") -> tuple
             return ()
         theirs, expected = reference or outputs.popitem()
     checks = tuple(Check(ours, theirs, relative_error(output, expected)) for ours, output in outputs.items())
-    rounds = in_full_precision(identity.plan.root) != identity.plan.root
-    bound = rounding_bound("float32", 1) if rounds else FLOAT64_BOUND
+    bound = float64_bound(identity.plan.root)
     for check in checks:
         if not check.error <= bound:
             raise WeightsError(
@@ -279,9 +285,13 @@ def _verify(file: CheckpointFile, identity: Identity, target: str = "") -> tuple
 
 def _output(backend: str, identity: Identity, images: Array) -> Array:
     """Return the float64 output of our network on a backend."""
-    chosen = get_backend(backend)
-    network = chosen.build(identity.plan.root, "float64")
-    chosen.load(network, identity.weights)
+    chosen, root, weights = get_backend(backend), identity.plan.root, identity.weights
+    if identity.exported and (layer := identity.exported.layer):
+        names = [name for name, _ in root.children]
+        root = Sequential(root.children[: names.index(layer) + 1])
+        weights = {name: weights[name] for name in all_weight_shapes(root)}
+    network = chosen.build(root, "float64")
+    chosen.load(network, weights)
     return chosen.forward(network, images)
 
 
@@ -301,8 +311,8 @@ def _reference(file: CheckpointFile, identity: Identity, images: Array) -> tuple
     if not is_installed(name):
         return None
     backend = get_backend(name)
-    if identity.plan.root != arithmetic(identity.plan.spec).root:
-        return None  # the other libraries' networks have the default eps
+    if identity.plan.root != arithmetic(identity.plan.spec).root or not identity.plan.spec.num_classes:
+        return None  # the other libraries' networks have the default eps, and a head
     if name == "mxnet":
         layout, model = gluon_layout(identity.plan)
         weights = renamed(layout, identity.weights)

@@ -282,6 +282,11 @@ def _images_last(op: Operator) -> Layer:
     return None
 
 
+def _crop(op: Operator) -> Layer:
+    op.read |= set(op.attributes)
+    return None
+
+
 SUMS = frozenset(
     ("elemwise_add", "_Plus", "_plus", "broadcast_add", "broadcast_plus", "_add", "add_n", "ElementWiseSum")
 )
@@ -290,6 +295,9 @@ PRODUCTS = frozenset(("elemwise_mul", "_Mul", "_mul", "broadcast_mul"))
 
 LAST = frozenset(("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation"))
 """The operators at the end that turn outputs into probabilities."""
+
+CROPS: dict[str, Callable[[Operator], Layer]] = dict.fromkeys(("_contrib_ROIAlign", "ROIPooling"), _crop)
+"""The operators that cut regions out of a map; in detectors the last stage runs on these."""
 
 CONVERTERS: dict[str, Callable[[Operator], Layer]] = {
     "Convolution": _convolution,

@@ -87,12 +87,13 @@ def _format_of(head: bytes, suffix: str) -> Format:
     raise WeightsError(f"none of the known formats; expected {', '.join(SUFFIXES)}")
 
 
-def read_checkpoint(path: str | Path, prefix: str | None = None) -> CheckpointFile:
+def read_checkpoint(path: str | Path, prefix: str | None = None, *, part: bool = False) -> CheckpointFile:
     """Read a file of any known format, or the last checkpoint in the folder of a training run. Nothing is unpickled.
 
     Args:
         path: the file or the folder.
         prefix: only tensors whose names begin with it are read, without it: one network of several in the file.
+        part: the network is only a part of the graph beside the file.
 
     Raises:
         WeightsError: if the file cannot be read, is damaged, has no tensors, or none with this prefix.
@@ -110,7 +111,7 @@ def read_checkpoint(path: str | Path, prefix: str | None = None) -> CheckpointFi
         if len(set(names)) < len(names):
             raise WeightsError(f"{path}: two tensors have the same name without arg: and aux:")
         tensors = dict(zip(names, tensors.values(), strict=True))
-        symbol = read_symbol(beside) if (beside := symbol_beside(path)) else None
+        symbol = read_symbol(beside, part=part) if (beside := symbol_beside(path)) else None
     elif format_ == "safetensors":
         tensors, spec, texts = read_safetensors(path)
         description = _described(path, spec, texts)

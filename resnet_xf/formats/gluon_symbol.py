@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from resnet_xf.errors import WeightsError
-from resnet_xf.formats.converters import OPERATORS
+from resnet_xf.formats.converters import CROPS, OPERATORS
 from resnet_xf.support.files import read_bytes, reading
 
 MOST_BYTES = 2**24
@@ -26,6 +26,9 @@ SIZES = {
     **dict.fromkeys(("num_filter", "num_group", "num_groups", "num_hidden"), (1, 1_000_000)),
 }
 """The smallest and the largest number in an attribute that holds sizes. MXNet divides by some without a check."""
+
+
+TRUNK = "; convert --backbone takes the residual network out of a larger one"
 
 
 class SymbolNode(msgspec.Struct):
@@ -56,8 +59,9 @@ class Symbol:
 
     Attributes:
         path: the file.
-        nodes: each is connected to nodes before it alone.
-        head: the number of the node that is the output.
+        nodes: each is connected to nodes before it alone. In a part of a network, a node that was refused is without
+            operator (``op`` is empty).
+        head: the number of the node that is the output; of several the first.
         version: of the MXNet that wrote it, as 10901 for 1.9.1; None in old files.
     """
 
@@ -78,18 +82,35 @@ class Symbol:
 
     def for_mxnet(self, head: int) -> bytes:
         """Return the graph up to a node, for MXNet; it holds only what was checked."""
+        kept = {old: new for new, old in enumerate(self.reached(head))}
+        nodes = [self.nodes[number] for number in kept]
         graph: dict[str, Any] = {
             "nodes": [
-                {"op": node.op, "name": node.name, "inputs": [[*connection, 0][:3] for connection in node.inputs]}
+                {"op": node.op, "name": node.name, "inputs": [[kept[n], *rest, 0][:3] for n, *rest in node.inputs]}
                 | ({} if node.op == "null" else {"attrs": node.attributes()})
-                for node in self.nodes
+                for node in nodes
             ],
-            "arg_nodes": [number for number, node in enumerate(self.nodes) if node.op == "null"],
-            "heads": [[head, 0, 0]],
+            "arg_nodes": [number for number, node in enumerate(nodes) if node.op == "null"],
+            "heads": [[kept[head], 0, 0]],
         }
         if self.version is not None:
             graph["attrs"] = {"mxnet_version": ["int", self.version]}
         return msgspec.json.encode(graph)
+
+    def inputs(self, number: int) -> list[int]:
+        """Return the numbers of a node's inputs; where a map is cropped, of the map alone."""
+        node = self.nodes[number]
+        return [connection[0] for connection in node.inputs[: 1 if node.op in CROPS else None]]
+
+    def reached(self, head: int) -> list[int]:
+        """Return the numbers of all nodes that a node depends on, and its own, in order."""
+        reached, waiting = {head}, [head]
+        while waiting:
+            for source in self.inputs(waiting.pop()):
+                if source not in reached:
+                    reached.add(source)
+                    waiting.append(source)
+        return sorted(reached)
 
 
 def symbol_beside(params: str | Path) -> Path | None:
@@ -99,8 +120,12 @@ def symbol_beside(params: str | Path) -> Path | None:
     return path if path.is_file() and path != params else None
 
 
-def read_symbol(path: str | Path) -> Symbol:
+def read_symbol(path: str | Path, *, part: bool = False) -> Symbol:
     """Read a graph and check it.
+
+    Args:
+        path: the file.
+        part: read a graph of which a residual network is only a part; whatever is refused is taken to be no part of it.
 
     Raises:
         WeightsError: if it cannot be read, or has operators, connections or sizes that no residual network has; some of
@@ -109,24 +134,29 @@ def read_symbol(path: str | Path) -> Symbol:
     with reading(path, WeightsError, "a symbol of MXNet"):
         document = msgspec.json.decode(read_bytes(path, MOST_BYTES), type=_Document)
         count = len(document.nodes)
-        if count > MOST_NODES or len(document.heads) != 1:
+        if count > MOST_NODES or not document.heads or (len(document.heads) > 1 and not part):
             raise WeightsError(
                 f"has {count:,} nodes and {len(document.heads)} outputs; expected one output, and at most "
-                f"{MOST_NODES:,} nodes"
+                f"{MOST_NODES:,} nodes{TRUNK}"
             )
         for number, node in enumerate(document.nodes):
-            _check_node(number, node)
-        _check_connection("the output", document.heads[0], count)
+            try:
+                _check_node(number, node, OPERATORS | CROPS.keys() if part else OPERATORS)
+            except WeightsError:
+                if not part:
+                    raise
+                document.nodes[number] = SymbolNode("", node.name)
+        _check_connection("the output", document.heads[0], count, outputs=count if part else 1)
         kind_and_version = document.attrs.get("mxnet_version")
         version = kind_and_version[-1] if isinstance(kind_and_version, list) and kind_and_version else None
         known = isinstance(version, int) and 0 <= version <= 10**6
         return Symbol(Path(path), document.nodes, document.heads[0][0], version if known else None)
 
 
-def _check_node(number: int, node: SymbolNode) -> None:
+def _check_node(number: int, node: SymbolNode, operators: frozenset[str]) -> None:
     where = f"node {node.name!r}"
-    if node.op not in OPERATORS:
-        raise WeightsError(f"{where} ({node.op}): no plan of a residual network has this operator")
+    if node.op not in operators:
+        raise WeightsError(f"{where} ({node.op}): no plan of a residual network has this operator{TRUNK}")
     for connection in node.inputs:
         _check_connection(where, connection, number)
     if node.op == "null":
@@ -140,8 +170,8 @@ def _check_node(number: int, node: SymbolNode) -> None:
             raise WeightsError(f"{where}: {key} is {attributes[key]!r}; expected sizes from {low} to {high:,}")
 
 
-def _check_connection(where: str, connection: list[int], nodes: int) -> None:
+def _check_connection(where: str, connection: list[int], nodes: int, outputs: int = 1) -> None:
     """Check a connection to one of the first nodes: its number, the number of its output, and a version of that."""
     number, output, version = (*connection, 0, 0, 0)[:3]
-    if not connection or not 0 <= number < nodes or output != 0 or not 0 <= version <= nodes:
+    if not connection or not 0 <= number < nodes or not 0 <= output < outputs or not 0 <= version <= nodes:
         raise WeightsError(f"{where} is connected to {connection}; expected the first output of a node before it")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from resnet_xf.architecture import nodes
 from resnet_xf.architecture.weights import Weights
 from resnet_xf.errors import WeightsError
-from resnet_xf.formats.converters import CONVERTERS, LAST, PRODUCTS, SUMS, WITH_CONSTANTS
-from resnet_xf.formats.gluon_symbol import SymbolNode
+from resnet_xf.formats.converters import CONVERTERS, CROPS, LAST, PRODUCTS, SUMS, WITH_CONSTANTS
+from resnet_xf.formats.gluon_symbol import Symbol
 from resnet_xf.formats.operators import Layer, Operator, Value
-from resnet_xf.formats.steps import Step, all_steps
+from resnet_xf.formats.steps import ACTIVATIONS, Step, all_steps
 
 DEEPEST = 20
 """How deep branches may be nested in each other."""
@@ -23,36 +25,40 @@ class Graph:
     Attributes:
         steps: its layers.
         notes: remarks on operators that were left out.
-        head: the number of the node whose output is the last step's.
+        end: the number of the node whose output is the last layer's.
+        head: the number of a node to compare: ``end``, or if a map is cropped before it, the one with this map.
         channels_last: whether it takes images ``(N, H, W, C)``.
     """
 
     steps: list[Step]
     notes: tuple[str, ...]
+    end: int
     head: int
     channels_last: bool
 
 
-def read_graph(symbol: list[SymbolNode], head: int, tensors: Weights, *, keep_softmax: bool = False) -> Graph:
+def read_graph(symbol: Symbol, tensors: Weights, *, keep_softmax: bool = False, trunk: bool = False) -> Graph:
     """Return the steps of a checked graph.
 
     Args:
-        symbol: all nodes; each is connected to nodes before it alone.
-        head: the number of the node that is the output.
+        symbol: the graph.
         tensors: the arrays of the file by the names of the graph's variables.
         keep_softmax: keep a softmax at the end.
+        trunk: read the residual network in a larger one alone, up to the last sum of two branches.
 
     Raises:
         WeightsError: for an operator, an attribute or a connection that no plan has; the message names the node.
     """
-    return _Reader(symbol, tensors, keep_softmax=keep_softmax).read(head)
+    if not trunk:
+        return _Reader(symbol, tensors).read(symbol.head, keep_softmax=keep_softmax)
+    return _Reader(symbol, tensors).trunk(_Reader(symbol, tensors).end_of_trunk())
 
 
 class _Reader:
     """Reads one graph."""
 
-    def __init__(self, symbol: list[SymbolNode], tensors: Weights, *, keep_softmax: bool) -> None:
-        self.symbol, self.tensors, self.keep_softmax = symbol, tensors, keep_softmax
+    def __init__(self, symbol: Symbol, tensors: Weights) -> None:
+        self.symbol, self.tensors, self.nodes = symbol, tensors, symbol.nodes
         self.notes: list[str] = []
         self.values: dict[int, Value] = {}
         self.layers: dict[int, Step | None] = {}
@@ -66,58 +72,101 @@ class _Reader:
         self.placed: set[int] = set()
         """The nodes that are in a chain already."""
 
-    def read(self, head: int) -> Graph:
-        reached = self._reached(head)
-        images = [n for n in reached if self.symbol[n].op == "null" and self.symbol[n].name not in self.tensors]
-        images = [n for n in images if not self.symbol[n].name.endswith("label")]
-        if len(images) != 1:
-            names = [self.symbol[n].name for n in images if n != min(images)]
+    def read(self, head: int, *, keep_softmax: bool) -> Graph:
+        """Read a whole network."""
+        steps = self._steps(head)
+        last = self.nodes[head]
+        if last.op in LAST and not keep_softmax and len(steps) > 1:
+            self.notes.append(
+                f"{last.name} ({last.op}) at the end is left out; the outputs are the values before it "
+                "(--keep-softmax keeps it)"
+            )
+            steps.pop()
+            head = self.symbol.inputs(head)[0]
+        if self.values[head].axes != 2 or self.values[head].view:
+            raise WeightsError(
+                f"node {last.name!r}: the output is no (N, classes); is this a part of a network? convert --backbone "
+                "takes the residual network out of it"
+            )
+        return self._graph(steps, head)
+
+    def trunk(self, end: int) -> Graph:
+        """Read a network up to a node, and end it with the means of its map."""
+        graph = self._graph(self._steps(end), end)
+        crop = next((number for number in self.symbol.reached(end) if self.nodes[number].op in CROPS), None)
+        notes = [f"the trunk ends at {self.nodes[end].name}; its outputs are the means of the map there"]
+        if crop is not None:
+            end = self.symbol.inputs(crop)[0]
+            notes.append(
+                f"in the graph the layers after {self.nodes[end].name} run on regions of its map, which "
+                f"{self.nodes[crop].name} ({self.nodes[crop].op}) cuts out; here on the whole map"
+            )
+        ending = [Step("global_pool", nodes.GlobalPool()), Step("flatten", nodes.Flatten())]
+        return replace(graph, steps=graph.steps + ending, notes=graph.notes + tuple(notes), head=end)
+
+    def end_of_trunk(self) -> int:
+        """Return the node that ends the last residual block; parts of the graph that are no layers are passed over."""
+        start = self._images(range(len(self.nodes)), several=True)
+        self.values[start], self.depth[start] = Value(), 0
+        for number in range(start + 1, len(self.nodes)):
+            if self.nodes[number].op != "null":
+                with suppress(WeightsError):
+                    self._convert(number)
+        sums = [n for n, sources in self.sources.items() if len(sources) == 2 and self.nodes[n].op in SUMS]
+        if not sums:
+            raise WeightsError("has no residual block that begins at the images")
+        end = max(sums)
+        consumers: dict[int, list[int]] = {}
+        for number, node in enumerate(self.nodes):
+            for connection in node.inputs:
+                consumers.setdefault(connection[0], []).append(number)
+
+        def following(number: int, kinds: tuple[type[nodes.Node], ...]) -> int | None:
+            """The node of a layer of such a kind, if nothing else reads the output of a node."""
+            after = consumers.get(number, [])
+            layer = self.layers.get(after[0]) if len(after) == 1 else None
+            return after[0] if layer and isinstance(layer.node, kinds) else None
+
+        norm = following(end, (nodes.Norm,))
+        last = following(end if norm is None else norm, ACTIVATIONS)
+        return end if last is None else last
+
+    def _images(self, among: Iterable[int], *, several: bool = False) -> int:
+        """Return the number of the input for the images."""
+        images = [n for n in among if self.nodes[n].op == "null" and self.nodes[n].name not in self.tensors]
+        images = [n for n in images if not self.nodes[n].name.endswith("label")]
+        if not images or (len(images) > 1 and not several):
+            names = [self.nodes[n].name for n in images if n != min(images)]
             if not names:
                 raise WeightsError("has no input for the images: the file has an array of every name")
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise WeightsError(
                 f"{', '.join(names[:3])}{more} are not in the file; move the graph away if it is of another network"
             )
-        start = images[0]
+        return images[0]
+
+    def _steps(self, head: int) -> list[Step]:
+        """Return the steps from the images to a node."""
+        reached = self.symbol.reached(head)
+        start = self._images(reached)
         self.values[start], self.depth[start] = Value(), 0
         for number in reached:
-            if number != start and self.symbol[number].op != "null":
+            if number != start and self.nodes[number].op != "null":
                 self._convert(number)
-        last = self.symbol[head]
-        steps = self._chain(head, start)
-        if last.op in LAST and not self.keep_softmax and len(steps) > 1:
-            self.notes.append(
-                f"{last.name} ({last.op}) at the end is left out; the outputs are the values before it "
-                "(--keep-softmax keeps it)"
-            )
-            steps.pop()
-            head = self._inputs(head)[0]
-        if self.values[head].axes != 2 or self.values[head].view:
-            raise WeightsError(f"node {last.name!r}: the output is no (N, classes); is this a part of a network?")
-        channels_last = any(self.symbol[number].op == "transpose" for number in reached)
+        return self._chain(head, start)
+
+    def _graph(self, steps: list[Step], head: int) -> Graph:
+        channels_last = any(self.nodes[number].op == "transpose" for number in self.symbol.reached(head))
         merged = _merged(steps)
         self.notes += _preprocessing(merged)
-        return Graph(merged, tuple(dict.fromkeys(self.notes)), head, channels_last)
-
-    def _reached(self, head: int) -> list[int]:
-        """Return the numbers of all nodes that the output depends on, in order."""
-        reached, waiting = {head}, [head]
-        while waiting:
-            for source in self._inputs(waiting.pop()):
-                if source not in reached:
-                    reached.add(source)
-                    waiting.append(source)
-        return sorted(reached)
-
-    def _inputs(self, number: int) -> list[int]:
-        return [connection[0] for connection in self.symbol[number].inputs]
+        return Graph(merged, tuple(dict.fromkeys(self.notes)), head, head, channels_last)
 
     def _convert(self, number: int) -> None:
         """Convert one operator, whose inputs are converted."""
-        node, inputs = self.symbol[number], self._inputs(number)
+        node, inputs = self.nodes[number], self.symbol.inputs(number)
         sources = tuple(source for source in inputs if source in self.values)
         value = self.values[sources[0]] if sources else Value()
-        names = [self.symbol[source].name for source in inputs]
+        names = [self.nodes[source].name for source in inputs]
         op = Operator(node.name, node.op, node.attributes(), names, replace(value), self.tensors, self.notes)
         if not sources or (sources[0] != inputs[0] and node.op not in PRODUCTS | SUMS):
             raise op.refuse("does not depend on the images")
@@ -126,8 +175,8 @@ class _Reader:
             self._join(number, op, sources)
         elif len(sources) == 1 and node.op in WITH_CONSTANTS and len(inputs) == 2 and names[1] in self.tensors:
             self._add_layer(number, op, WITH_CONSTANTS[node.op](op))
-        elif len(sources) == 1 and node.op in CONVERTERS:
-            self._add_layer(number, op, CONVERTERS[node.op](op))
+        elif len(sources) == 1 and node.op in CONVERTERS | CROPS:
+            self._add_layer(number, op, (CONVERTERS | CROPS)[node.op](op))
         else:
             raise op.refuse("no part of a plan computes this")
         op.finish()
@@ -135,7 +184,7 @@ class _Reader:
         self.depth[number] = self.depth[self.fork[number]] + 1
 
     def _add_layer(self, number: int, op: Operator, layer: Layer) -> None:
-        source = next(source for source in self._inputs(number) if source in self.values)
+        source = next(source for source in self.symbol.inputs(number) if source in self.values)
         self.fork[number] = source
         if layer is None:
             self.layers[number] = None
@@ -175,11 +224,11 @@ class _Reader:
         """Return the steps from the output of ``stop`` to that of a node."""
         if depth > DEEPEST:
             raise WeightsError(
-                f"node {self.symbol[number].name!r}: more than {DEEPEST} branches are nested in each other"
+                f"node {self.nodes[number].name!r}: more than {DEEPEST} branches are nested in each other"
             )
         steps: list[Step] = []
         while number != stop:
-            node, fork = self.symbol[number], self.fork[number]
+            node, fork = self.nodes[number], self.fork[number]
             if number in self.placed:
                 raise WeightsError(f"node {node.name!r}: is a part of two branches, which do not join as a pair")
             self.placed.add(number)

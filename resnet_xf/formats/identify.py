@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from resnet_xf.architecture.plan import Plan, plan
+from resnet_xf.architecture.plan import Plan, headless, plan
 from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes
 from resnet_xf.architecture.zoo import ZOO, relatives
@@ -17,11 +17,12 @@ from resnet_xf.errors import ShapeError, SpecError, WeightsError
 from resnet_xf.formats.assume import EPS, MOST_GROWTH, assumption, could_be_dilated, growth_by_eps, hinted
 from resnet_xf.formats.files import CheckpointFile
 from resnet_xf.formats.gluon_symbol import Symbol
-from resnet_xf.formats.graph import read_graph
+from resnet_xf.formats.graph import Graph, read_graph
 from resnet_xf.formats.layouts import Words
 from resnet_xf.formats.matching import Match, kernels, matches, names_in_graph, sized
 from resnet_xf.formats.recognise import named_plan
 from resnet_xf.formats.refusal import refusal
+from resnet_xf.formats.steps import steps_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,14 @@ class Exported:
         graph: as MXNet reads it.
         tensors: the arrays by the graph's names.
         channels_last: whether it takes images ``(N, H, W, C)``.
+        layer: our layer with the same output; empty for the whole network.
     """
 
     path: Path
     graph: bytes
     tensors: Weights
     channels_last: bool
+    layer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def identify(
         spec: the network that it must be.
         num_classes: of the file; if None as its last layer has.
         keep_softmax: keep the softmax at the end of a graph.
-        backbone: without a graph, the stem and the stages are enough; the weights are without a head then.
+        backbone: take the residual network without its head, out of a larger one too.
 
     Raises:
         WeightsError: if no candidate fits. The message lists the tensors that are missing, left over or of the wrong
@@ -97,9 +100,10 @@ def identify(
     """
     if file.symbol is None:
         match, others = _by_names(file, spec or file.spec, num_classes, backbone=backbone)
-        return _identity(file, match, others, guessed=not (spec or file.spec))
+        identity = _identity(file, match, others, guessed=not (spec or file.spec))
+        return _without_head(identity, match) if backbone else identity
     if any(name in file.tensors for name in file.symbol.variables):
-        return _from_graph(file, file.symbol, file.tensors, spec, keep_softmax=keep_softmax)
+        return _from_graph(file, file.symbol, file.tensors, spec, keep_softmax=keep_softmax, trunk=backbone)
     match, _ = _by_names(file, spec, num_classes)  # save_parameters() wrote the file, and export() the graph
     names = names_in_graph(match, file.symbol.variables)
     if names is None:
@@ -108,7 +112,7 @@ def identify(
             "Write both with network.export(…)"
         )
     tensors = {names[place.ours]: file.tensors[place.theirs] for place in match.places}
-    return _from_graph(file, file.symbol, tensors, spec, keep_softmax=keep_softmax)
+    return _from_graph(file, file.symbol, tensors, spec, keep_softmax=keep_softmax, trunk=backbone)
 
 
 def check_unambiguous(file: CheckpointFile, identity: Identity) -> None:
@@ -212,7 +216,7 @@ def _with_shift(file: CheckpointFile, planned: Plan, shifts: Weights) -> Plan:
 
 
 def _from_graph(
-    file: CheckpointFile, symbol: Symbol, tensors: Weights, spec: Spec | None, *, keep_softmax: bool
+    file: CheckpointFile, symbol: Symbol, tensors: Weights, spec: Spec | None, *, keep_softmax: bool, trunk: bool
 ) -> Identity:
     """The network that the graph beside a file describes.
 
@@ -220,7 +224,7 @@ def _from_graph(
         WeightsError: if no plan has a part of the graph, the arrays do not fit it, or ``spec`` is another network.
     """
     try:
-        graph = read_graph(symbol.nodes, symbol.head, tensors, keep_softmax=keep_softmax)
+        graph = read_graph(symbol, tensors, keep_softmax=keep_softmax, trunk=trunk)
         zeros = {name for name, array in tensors.items() if array.ndim == 1 and not array.any()}
         planned, names = named_plan(graph.steps, symbol.title, zeros, spec)
     except (WeightsError, SpecError, ShapeError) as error:
@@ -234,11 +238,31 @@ def _from_graph(
             array = np.repeat(array, prod(shape) // array.size)
         weights[ours] = array.reshape(shape)
     notes = list(graph.notes)
-    in_graph = set(symbol.variables)
+    in_graph = {symbol.nodes[number].name for number in symbol.reached(graph.end)}
     if left := [name for name in tensors if name not in in_graph]:
-        notes.append(f"{len(left)} arrays are not in the graph, and are left out: {', '.join(left[:3])}")
-    exported = Exported(symbol.path, symbol.for_mxnet(graph.head), tensors, graph.channels_last)
+        whose = "of other parts" if trunk else "not in the graph"
+        notes.append(f"{len(left)} arrays are {whose}, and are left out: {', '.join(left[:3])}")
+    layer = _layer_with(symbol.nodes[graph.head].name, planned, graph) if trunk else ""
+    shown = {symbol.nodes[number].name for number in symbol.reached(graph.head)}
+    inner = {name: array for name, array in tensors.items() if name in shown}
+    exported = Exported(symbol.path, symbol.for_mxnet(graph.head), inner, graph.channels_last, layer)
     return Identity(planned, f"the graph {symbol.path.name}", "gluon", "", weights, exported, notes=tuple(notes))
+
+
+def _layer_with(name: str, planned: Plan, graph: Graph) -> str:
+    """The top layer of a plan whose output is that of a node of the graph."""
+    ours = steps_of(planned.root.children)
+    pairs = {theirs.name: one.name.partition(".")[0] for one, theirs in zip(ours, graph.steps, strict=True)}
+    return pairs[name]
+
+
+def _without_head(identity: Identity, match: Match) -> Identity:
+    """The network of a file without graph, without its head."""
+    planned, notes = headless(identity.plan), identity.notes
+    weights = {name: identity.weights[name] for name in all_weight_shapes(planned)}
+    if left := [name for name in match.left_over if name not in match.head]:
+        notes = (*notes, f"{len(left)} arrays are of other parts, and are left out: {', '.join(left[:3])}")
+    return replace(identity, plan=planned, weights=weights, notes=notes)
 
 
 def _check_values(file: CheckpointFile, name: str, array: Array, *, is_variance: bool) -> None:

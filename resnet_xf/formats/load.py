@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.backend.contract import Backend
-from resnet_xf.backend.registry import build
+from resnet_xf.backend.registry import build, features
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import check_unambiguous, identify
 
 
 def load(
-    path: str | Path, backend: str | Backend | None = None, *, spec: Spec | None = None, dtype: str = "float32"
+    path: str | Path,
+    backend: str | Backend | None = None,
+    *,
+    spec: Spec | None = None,
+    out: Sequence[str] | None = None,
+    dtype: str = "float32",
 ) -> Any:
     """Build the network of a checkpoint, with its weights.
 
@@ -24,14 +30,19 @@ def load(
             ``net-0000.params`` is ``net-symbol.json``.
         backend: as :func:`resnet_xf.get_backend` chooses it.
         spec: the network, where the file does not tell it.
+        out: names of layers and stages whose feature maps are the outputs, as for :func:`resnet_xf.features`; if None
+            the network is built with its own output.
         dtype: ``float32`` or ``float64``.
 
     Raises:
         WeightsError: if the file cannot be read, or several networks have its names and shapes.
+        SpecError: if ``out`` names no layer.
         BackendError: if no backend is installed.
     """
     file = read_checkpoint(path)
     identity = identify(file, spec)
     check_unambiguous(file, identity)
     weights = {name: array.astype(dtype) for name, array in identity.weights.items()}
+    if out is not None:
+        return features(identity.plan.spec, backend, out=out, weights=weights, dtype=dtype)
     return build(identity.plan, backend, weights=weights, dtype=dtype)

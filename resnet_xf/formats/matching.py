@@ -258,14 +258,14 @@ def _sizes(
 ) -> tuple[int, int]:
     """The classes and channels of a file, as its head and its first convolution have them."""
     by_ours = {place.ours: tensors.get(view.names.get(view.prefix + place.theirs, "")) for place in expected}
-    head = by_ours["fc.weight"]
+    head = by_ours.get("fc.weight")
     if head is None and len(heads := _heads(view, tensors)) == 1:
         head = tensors[view.names[f"{heads[0]}weight"]]
     first = next((by_ours[name] for name in FIRST if by_ours.get(name) is not None), None)
     classes = head.shape[0] if head is not None and head.ndim == 2 else spec.num_classes
     channels = first.shape[1] if first is not None and first.ndim == 4 else spec.in_channels
-    sizes = (num_classes or classes, channels)
-    return sizes if all(1 <= size <= MAX_COUNT for size in sizes) else (spec.num_classes, spec.in_channels)
+    sizes = ((num_classes or classes) if spec.num_classes else 0, channels)
+    return sizes if 1 <= channels <= MAX_COUNT and sizes[0] <= MAX_COUNT else (spec.num_classes, spec.in_channels)
 
 
 def sized(spec: Spec, num_classes: int, in_channels: int) -> Spec:

@@ -12,13 +12,12 @@ import msgspec
 
 from resnet_xf.architecture import nodes
 from resnet_xf.architecture.nodes import Children, Node, Residual, Sequential, join
-from resnet_xf.architecture.plan import Plan, explicit_spec, plan
+from resnet_xf.architecture.plan import FEATURES, Plan, explicit_spec, plan
 from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.zoo import REFERENCE, ZOO
 from resnet_xf.errors import SpecError
-from resnet_xf.formats.steps import Step, all_steps, difference, matched, steps_of
+from resnet_xf.formats.steps import ACTIVATIONS, Step, all_steps, difference, matched, steps_of
 
-ACTIVATIONS = (nodes.Activation, nodes.PReLU, nodes.LeakyReLU, nodes.Clip)
 GLUON_ZOOS = ("gluon", "gluoncv", "symbol", "insightface", "d2l")
 SIDES = (224, 112, 96, 64, 32, 28, 299, 320, 331, 384, 448, 512, 256, 128, 160, 192, 48, 24, 16)
 """Heights and widths that are tried, in order, if a network takes images of one size alone."""
@@ -153,6 +152,8 @@ def _fitted(spec: Spec, steps: list[Step]) -> Plan:
         changes["in_channels"] = convs[0].in_channels
     if layers and isinstance(layers[-1], nodes.Linear):
         changes["num_classes"] = layers[-1].out_features
+    elif tuple(layers[-2:]) == tuple(node for _, node in FEATURES):
+        changes["num_classes"] = 0
     if len(norms) == 1:
         changes["norm_eps"], changes["norm_momentum"] = norms.pop()
     try:

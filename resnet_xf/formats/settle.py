@@ -56,7 +56,7 @@ def settled(identity: Identity, images: Array, expected: Array) -> Identity:
         WeightsError: if no candidate gives these outputs, or two do.
         DataError: if images and outputs do not fit each other or the network.
     """
-    shape = (len(images), identity.plan.spec.num_classes)
+    shape = (len(images), identity.plan.outputs)
     if expected.shape != shape:
         raise DataError(f"outputs: expected the shape {shape} for {len(images)} images, got {expected.shape}")
     backend = get_backend(None)

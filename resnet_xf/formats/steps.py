@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from resnet_xf.architecture import nodes
 from resnet_xf.architecture.nodes import Children, Node, Residual, join
 
+ACTIVATIONS = (nodes.Activation, nodes.PReLU, nodes.LeakyReLU, nodes.Clip)
+
 
 @dataclass(frozen=True)
 class Step:

@@ -196,7 +196,7 @@ def _short_run(planned: Plan, seed: int, size: tuple[int, int], settings: Mappin
         network=without_dropout(in_full_precision(planned.root)),
         weights=tuple(all_weight_shapes(planned)),
         channels=planned.spec.in_channels,
-        classes=planned.spec.num_classes,
+        classes=planned.outputs,
         size=size,
         opens_with_norm=planned.opens_with_norm,
         input_scale=planned.input_scale,

@@ -236,6 +236,8 @@ def _read(source: str | Path, network: str | None) -> _Known:
         description.check(identity.plan.spec)
     except WeightsError as error:
         raise WeightsError(f"{source}: its description does not fit: {error}") from None
+    if not identity.plan.spec.num_classes:
+        raise WeightsError(f"{source}: has no head, so it has no classes; train one (train --weights FILE --new-head)")
     assumed = (f"{source}: assumed to be {identity.assumed}; --spec names another",) if identity.assumed else ()
     return _Known(str(source), identity.plan, identity.weights, description, warnings=assumed)
 

@@ -196,7 +196,7 @@ def _symbol() -> Prepared:
     def read(folder: Path) -> None:
         symbol = read_symbol(folder / "x-symbol.json")
         symbol.for_mxnet(symbol.head)
-        read_graph(symbol.nodes, symbol.head, tensors)
+        read_graph(symbol, tensors)
 
     return lambda rng: {"x-symbol.json": as_json(damaged_json(text, rng), rng)}, read
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error
+from resnet_xf.architecture.measures import relative_error
+from resnet_xf.architecture.rewrite import float64_bound
 from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.contract import Backend, RunsExports, cannot, require
 from resnet_xf.errors import SpecError, WeightsError
@@ -47,7 +48,7 @@ def with_layers(backend: Backend, side: str, network: Any, image: Array) -> Any:
     for one in built.values():
         backend.load(one, identity.weights)
     apart = relative_error(backend.forward(built["float64"], image), expected)
-    if not apart <= FLOAT64_BOUND:
+    if not apart <= float64_bound(identity.plan.root):
         raise SpecError(
             f"{side}: {name}, built again from its graph, gives another output (relative error {apart:.1e})"
         )

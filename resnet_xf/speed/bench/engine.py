@@ -91,7 +91,7 @@ def reference_outputs(case: Case) -> Array:
     if case.mode == "train":
         images = images[: distinct_images(case.batch)]
         learner = _learner(msgspec.structs.replace(case, precision="float64", preset="eager"), planned, None, weights)
-        outputs = learner.step(images, _targets(case, len(images)), RATE)()[1]
+        outputs = learner.step(images, _targets(case, planned.outputs, len(images)), RATE)()[1]
     else:
         backend = get_backend(case.backend)
         network = backend.build(planned.root, "float64")
@@ -101,10 +101,10 @@ def reference_outputs(case: Case) -> Array:
     return outputs
 
 
-def _targets(case: Case, count: int) -> Array:
+def _targets(case: Case, classes: int, count: int) -> Array:
     """The target probabilities ``(count, classes)`` of a training batch; repeated images have the same label."""
-    labels = np.arange(count) % distinct_images(case.batch) % case.spec.num_classes
-    return targets(labels, case.spec.num_classes, 0.0, count)
+    labels = np.arange(count) % distinct_images(case.batch) % classes
+    return targets(labels, classes, 0.0, count)
 
 
 def _learner(case: Case, planned: Plan, native: Any, weights: Weights) -> Learner:
@@ -212,7 +212,7 @@ class Engine:
         learner = _learner(case, self.planned, native, named)
         distinct = images[: distinct_images(case.batch)]
         batch = learner.put(np.tile(distinct, (case.batch // len(distinct), 1, 1, 1)))
-        labels = _targets(case, case.batch)
+        labels = _targets(case, self.planned.outputs, case.batch)
         _, outputs = learner.step(batch, labels, RATE)()
         first = time.perf_counter() - start
         for _ in range(TRIES):
