@@ -41,7 +41,7 @@ MALFORMED = {
     "a bottleneck with nothing inside": ('block="bottleneck"\nstages=[{"depth":1,"channels":6}]', "$.stages[0].channels: "),
     "image of no height": ("image_size=[0,8]", "$.image_size[0]: "),
     "image of three sides": ("image_size=[8,8,8]", "$.image_size: "),
-    "no classes": ("num_classes=0", "$.num_classes: "),
+    "fewer classes than none": ("num_classes=-1", "$.num_classes: "),
     "a name with a slash": ('name="a/b"', "$.name: "),
 }  # fmt: skip
 

@@ -208,7 +208,7 @@ def test_what_is_wrong_is_told_before_anything_is_trained(no_process, tmp_path, 
             go(**{"out": tmp_path / "out"} | change)
         assert "\n" not in str(refused.value)
     with pytest.raises(SpecError):
-        go(tmp_path / "out", spec=replace(TINY, num_classes=0))
+        go(tmp_path / "out", spec=replace(TINY, num_classes=-1))
     monkeypatch.setenv("DMLC_ROLE", "worker")
     with pytest.raises(TrainingError, match="start it without torchrun and DMLC_ variables"):
         go(tmp_path / "out")
