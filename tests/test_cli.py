@@ -238,7 +238,7 @@ def test_summaries_fit_in_eighty_columns_and_open_the_docstrings(monkeypatch) ->
     lines = shown.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     for entry in COMMANDS:
-        assert f"  {entry.name:8}  {entry.summary}" in lines
+        assert f"  {entry.name:14}  {entry.summary}" in lines
         module = importlib.import_module(f"resnet_xf.cli.{entry.module}")
         functions = {info.name or info.callback.__name__: info.callback for info in module.app.registered_commands}
         assert functions[entry.name].__doc__.splitlines()[0] == entry.summary

@@ -227,6 +227,7 @@ class KnowsNetworks(Protocol):
 CAPABILITIES: dict[str, type] = {
     "run layers alone": LayersAlone,
     "train": Trains,
+    "train step by step": Trains,
     "optimize": Optimizes,
     "build other libraries' networks": BuildsPeers,
     "run exported networks": RunsExports,

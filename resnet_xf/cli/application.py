@@ -25,9 +25,10 @@ class Entry(NamedTuple):
 COMMANDS = (
     Entry("Networks", "list", "networks", "List the named networks, their size and their origin."),
     Entry("Networks", "show", "networks", "Show a network's layers, shapes and costs, by arithmetic."),
-    Entry("Networks", "trace", "backends", "Run a network on a backend and show the shapes of its layers."),
+    Entry("Networks", "trace", "backends", "Run a network on a backend and show its layers' shapes."),
     Entry("Parity", "parity", "parity", "Prove that backends build the same network from a spec."),
     Entry("Parity", "capture", "parity", "Record one backend's results for `parity --against`."),
+    Entry("Parity", "capture-script", "parity", "Print a file that records an MXNet network on Python 3.6."),
     Entry("Checkpoints", "convert", "checkpoints", "Convert a checkpoint to another format and verify it."),
     Entry("Checkpoints", "inspect", "checkpoints", "Show what a checkpoint holds and whether it is complete."),
     Entry("Training", "train", "training", "Train a network, or resume a run."),

@@ -37,7 +37,7 @@ def trace_(
     as_json: options.AsJson = False,
     old_input: options.InputShape = None,
 ) -> None:
-    """Run a network on a backend and show the shapes of its layers.
+    """Run a network on a backend and show its layers' shapes.
 
     The input is all zeros. Exit code 1 if the native network's layers differ from what `show` computes from the spec.
     """

@@ -1,4 +1,4 @@
-"""The commands on parity: parity, capture."""
+"""The commands on parity: parity, capture, capture-script."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from resnet_xf.cli.printing import ProgressBar, by_sign, echo, print_json, print
 from resnet_xf.errors import EvidenceError, SpecError, WeightsError
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
+from resnet_xf.ladder.capture import script
 from resnet_xf.ladder.capture.against import capture, parity_against
 from resnet_xf.ladder.capture.evidence import Manifest, read_manifest
 from resnet_xf.ladder.climb import parity
@@ -78,7 +79,10 @@ def parity_(
     level: LevelName = None,
     against: Annotated[
         list[Path] | None,
-        option("A folder from `capture`, in place of a backend; may be repeated.", metavar="CAPTURE"),
+        option(
+            "A folder from `capture`, in place of a backend; may be repeated. Or a file from `capture-script`.",
+            metavar="CAPTURE",
+        ),
     ] = None,
     image_size: options.ImageSize = None,
     images: Images = None,
@@ -110,7 +114,7 @@ def parity_(
         optional("jinja2", "an HTML report is made by Jinja")
     if spec is None and not against:
         raise SpecError("name a network from `resnet-xf list`, or a capture by --against")
-    captured = read_manifest(against[0]) if against else None
+    captured = read_manifest(against[0]) if against and not against[0].is_file() else None
     wanted = accuracy or level == "full" or (level is None and captured is not None and captured.trial is not None)
     trial = _trial(
         captured or spec or "",
@@ -153,6 +157,16 @@ def parity_(
     if junit:
         write_junit(report, junit)
     raise typer.Exit(0 if report.holds else 1 if report.failure else 3)
+
+
+@app.command("capture-script")
+def capture_script() -> None:
+    """Print a file that records an MXNet network on Python 3.6.
+
+    It needs NumPy and MXNet 1.3 or later, and nothing of this package. There, run `python capture.py net-symbol.json
+    net-0000.params --out evidence.npz`; here, `resnet-xf parity tuned.pth --against evidence.npz`.
+    """
+    typer.echo(Path(script.__file__).read_text(encoding="utf-8"), nl=False)
 
 
 @app.command("capture")
@@ -222,8 +236,8 @@ def _expected(spec: str | None, weights: Path | None) -> tuple[Plan | None, Path
         return plan(spec) if spec else None, weights
     if weights is not None:
         raise WeightsError(f"{spec}: is a checkpoint; leave out --weights, or name a spec in its place")
-    identity = identify(read_checkpoint(spec))
-    return None if identity.guessed else identity.plan, Path(spec)
+    file = read_checkpoint(spec)
+    return identify(file).plan if file.spec or file.symbol else None, Path(spec)
 
 
 def _names(text: str) -> tuple[str, ...]:

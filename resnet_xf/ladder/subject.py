@@ -98,6 +98,8 @@ class Subject:
         curve_run: the steps of rung 9.
         max_memory: bytes that tensors captured inside the networks may take at a time.
         brought: for a user's own networks the weights that each held, by side.
+        differing: the arrays that are not those of an original network, of which only digests were recorded, and by
+            about how much they differ, relative to the largest value.
     """
 
     outline: Outline
@@ -109,6 +111,7 @@ class Subject:
     curve_run: ShortRun
     max_memory: int
     brought: Mapping[str, Weights] = field(default_factory=dict)
+    differing: Mapping[str, float] = field(default_factory=dict)
 
 
 def batches_of_layers(

@@ -15,6 +15,8 @@ from resnet_xf.backend.registry import check_backend, get_backend, is_installed,
 from resnet_xf.errors import EvidenceError
 from resnet_xf.ladder.capture.captured import Captured, record
 from resnet_xf.ladder.capture.evidence import Manifest
+from resnet_xf.ladder.capture.original import Original, translate
+from resnet_xf.ladder.capture.recorded import read_evidence
 from resnet_xf.ladder.climb import Tell, backends_of, climb, live_sides, rungs
 from resnet_xf.ladder.inputs import memory_limit, subject_of, weights_of
 from resnet_xf.ladder.report.report import LEVELS, Level, Report
@@ -83,8 +85,11 @@ def parity_against(
 
     Weights, images and training steps are those of the first capture.
 
+    A capture may also be ``evidence.npz`` of an original MXNet network, as the file of ``resnet-xf capture-script``
+    writes it. It holds digests of weights alone, so ``weights`` must be given, and are compared with it up to rung 7.
+
     Args:
-        captures: folders that :func:`capture` wrote.
+        captures: folders that :func:`capture` wrote, or one evidence file.
         backends: those to run. If None and there is a single capture, the first other one that is installed.
         spec: the network of which the captures must be, if given.
         weights: the weights of which they must be, if given.
@@ -98,6 +103,8 @@ def parity_against(
         EvidenceError: if a capture cannot be read, or is of another network, other weights, images or settings.
         BackendError: if no backend is left to compare with.
     """
+    if any(Path(path).is_file() for path in captures):
+        return _against_evidence(captures, backends, spec, weights, level, device, trial, max_memory, on_rung)
     captured = [Captured(folder) for folder in captures]
     first = captured[0]
     for other in captured[1:]:
@@ -127,6 +134,49 @@ def parity_against(
         level=level,
         precisions=[p for p in first.manifest.precisions if all(p in one.manifest.precisions for one in captured)],
         trial=_trial(first, trial, level),
+        on_rung=on_rung,
+    )
+
+
+def _against_evidence(
+    captures: Sequence[str | Path],
+    backends: str | Sequence[str | Backend] | None,
+    spec: Plan | Spec | str | None,
+    weights: Mapping[str, Array] | str | Path | None,
+    level: Level | None,
+    device: str,
+    trial: Trial | None,
+    max_memory: int | None,
+    on_rung: Tell,
+) -> Report:
+    """Compare weights, in the network that their file or ``spec`` says, with what was recorded of an original network.
+
+    If neither says which network it is, it is the one of the evidence's graph.
+    """
+    path = captures[0]
+    if len(captures) > 1:
+        raise EvidenceError(f"{path}: evidence of an original network is compared alone; name it once")
+    if trial is not None or level == "full":
+        raise EvidenceError(f"{path}: holds one training step; leave out --accuracy and --level full")
+    if weights is None:
+        raise EvidenceError(f"{path}: holds no weights; name a file of them: resnet-xf parity FILE --against {path}")
+    evidence = read_evidence(path)
+    translation = translate(evidence, None if spec is None else plan(spec))
+    planned = translation.plan if spec is None else plan(spec)
+    planned, arrays, origin = weights_of(planned, weights, 0)
+    original = Original(evidence, translation, arrays)
+    subject = original.subject(planned, memory_limit(max_memory))
+    chosen = backends_of(backends) if backends is not None else [_other_than("mxnet")]
+    sides = live_sides(subject, chosen, device)
+    if original.name in {side.name for side in sides}:
+        original.name = f"{original.name} of {path}"
+    left_out = f"; {evidence.facts.softmax} at its end is left out" if evidence.facts.softmax else ""
+    return climb(
+        subject,
+        [*sides, original],
+        f"{origin}; the original's graph and digests from {path}{left_out}",
+        f"{len(subject.images)} images of {path}",
+        level=level or "standard",
         on_rung=on_rung,
     )
 
@@ -193,5 +243,10 @@ def _backends(captured: Sequence[Captured], asked: str | Sequence[str | Backend]
         return backends_of(asked)
     if len(captured) > 1:
         return []
-    others = [name for name in list_backends() if name != captured[0].manifest.backend and is_installed(name)]
-    return [get_backend(others[0] if others else None)]
+    return [_other_than(captured[0].manifest.backend)]
+
+
+def _other_than(backend: str) -> Backend:
+    """Return the first other backend that is installed; if there is none, that one."""
+    others = [name for name in list_backends() if name != backend and is_installed(name)]
+    return get_backend(others[0] if others else None)

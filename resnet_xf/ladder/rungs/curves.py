@@ -104,4 +104,12 @@ def _parting(first: Sequence[float], second: Sequence[float]) -> str:
     return f"the curves never part by {PART:.0%}"
 
 
-RUNG = Rung(9, "learning curves", "distance in nudges", lambda subject, side: curve(side), judge, "full", ("train",))
+RUNG = Rung(
+    9,
+    "learning curves",
+    "distance in nudges",
+    lambda subject, side: curve(side),
+    judge,
+    "full",
+    ("train", "train step by step"),
+)

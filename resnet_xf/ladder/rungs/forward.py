@@ -11,6 +11,7 @@ from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.contract import DTYPES
 from resnet_xf.backend.observe import Passed, capture_layers
 from resnet_xf.errors import BackendError, EvidenceError
+from resnet_xf.ladder.capture.script import sketch
 from resnet_xf.ladder.perturb import PIXEL_PERTURBATION, perturb_pixels
 from resnet_xf.ladder.rungs.rung import Finding, Rung
 from resnet_xf.ladder.rungs.shapes import observe
@@ -51,8 +52,17 @@ def inside(live: Live, names: Sequence[str], dtype: str, weights: WeightSet = "g
 
 
 def capture_inside(side: Side, names: Sequence[str], dtype: str, weights: WeightSet = "given") -> dict[str, Passed]:
-    """Return the inputs and the output of each named layer, by name. A capture holds float64 alone."""
-    return dict(zip(names, inside(side, names, dtype, weights), strict=True))
+    """Return the inputs and the output of each named layer, by name. A capture holds float64 alone.
+
+    Evidence of an original network holds sketches of outputs, no inputs, and not every layer.
+    """
+    found = zip(names, inside(side, names, dtype, weights), strict=True)
+    return {name: passed for name, passed in found if passed is not None}
+
+
+def layer_error(passed: Passed, expected: Passed) -> float:
+    """Return the relative error of a layer's output; of its sketch, if it is one, for which there are no inputs."""
+    return relative_error(passed.output, expected.output if passed.inputs else sketch(expected.output))
 
 
 def measure_float64(subject: Subject, side: Side) -> None:
@@ -142,12 +152,10 @@ def _first_divergence(
     """
     (side, precision), name = compared, ""
     while names := subject.outline.inner(name):
-        for batch in batches_of_layers(subject, observe(side).layers, names, copies=2):
-            pairs = zip(
-                inside(side, batch, precision, weights), inside(referee, batch, "float64", weights), strict=True
-            )
-            errors = [relative_error(passed.output, expected.output) for passed, expected in pairs]
-            wrong = [layer for layer, error in zip(batch, errors, strict=True) if not error <= bound]
+        for batch in batches_of_layers(subject, observe(referee).layers, names, copies=2):
+            ours = capture_inside(side, batch, precision, weights)
+            theirs = capture_inside(referee, list(ours), "float64", weights)
+            wrong = [layer for layer, passed in ours.items() if not layer_error(passed, theirs[layer]) <= bound]
             if wrong:
                 name = wrong[0]
                 break

@@ -11,6 +11,7 @@ import numpy as np
 
 from resnet_xf.architecture.measures import EPSILON, layer_errors, rounding_bound
 from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.ladder.capture.script import sketch
 from resnet_xf.ladder.perturb import PERTURBATION, next_values, perturb, perturb_all
 from resnet_xf.ladder.rungs.layers import rounding
 from resnet_xf.ladder.rungs.rung import Finding, Rung, Worst
@@ -25,12 +26,16 @@ DRAWS = 3
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One training step: the outputs, the loss, the gradient of every parameter, the running statistics after it."""
+    """One training step: the outputs, the loss, the gradient of every parameter, the running statistics after it.
+
+    The gradients may be sketches, and some may be missing then.
+    """
 
     outputs: Array
     loss: float
     gradients: Weights
     statistics: Weights
+    sketched: bool = False
 
 
 @measured("step/{dtype}", large=True)
@@ -107,7 +112,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
         # If the losses differ, so do all gradients, and no layer is the cause.
         if finding := _compare_loss(other, "float64", truth.loss, rounding_bound("float64", steps, gains[LOSS])):
             return finding
-        errors = layer_errors(step.gradients, truth.gradients)
+        errors = gradient_errors(step, truth)
         # Gradients are computed from the end, so the last layer that is wrong is the cause.
         for layer in reversed(list(errors)):
             if not worst.see(errors[layer], rounding_bound("float64", steps, gains.get(layer, 0.0)), layer):
@@ -119,11 +124,19 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
             if not own.backward <= own.backward_bound:
                 detail = f"{side.name}'s gradient in float32 is not its own float64 one"
                 return Finding(own.backward, own.backward_bound, detail, layer)
-    whole = max(max(layer_errors(first_step(side, "float32").gradients, truth.gradients).values()) for side in sides)
+    whole = max(max(gradient_errors(first_step(side, "float32"), truth).values()) for side in sides)
     single = max(own.backward for side in sides for own in rounding(side).values())
     detail = f"loss {truth.loss:.4f}; float32 by layers at most {single:.1e}, as a whole {whole:.1e}"
     remark = "training is compared without dropout, whose rates are the same" if subject.outline.dropouts else ""
     return Finding(worst.value, worst.bound, detail, remark=remark)
+
+
+def gradient_errors(step: Step, truth: Step) -> dict[str, float]:
+    """Return each layer's error of the gradients, or of their sketches, as :func:`layer_errors` does."""
+    expected = truth.gradients
+    if step.sketched:
+        expected = {name: sketch(array) for name, array in expected.items() if name in step.gradients}
+    return layer_errors(step.gradients, expected)
 
 
 def sensitivities(sides: Sequence[Side]) -> dict[str, float]:

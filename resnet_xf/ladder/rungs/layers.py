@@ -26,7 +26,7 @@ from resnet_xf.ladder.perturb import (
     tile,
 )
 from resnet_xf.ladder.report.report import LayerError
-from resnet_xf.ladder.rungs.forward import capture_inside
+from resnet_xf.ladder.rungs.forward import capture_inside, layer_error
 from resnet_xf.ladder.rungs.rung import Finding, Rung
 from resnet_xf.ladder.rungs.shapes import observe
 from resnet_xf.ladder.sides.live import Live
@@ -176,8 +176,13 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     if alone := [layer for layer in layers if layer.own is not None]:
         top = max(alone, key=lambda layer: layer.own or 0.0)
         detail += f"; given the other's input at most {top.own:.1e} ({top.name})"
+    elif any(side.runs for side in sides):
+        detail += "; the other's inputs were not recorded"
     else:
         detail += "; no side is here to be given the other's input"
+    compared = {layer.name for layer in layers}
+    if left := [name for name in subject.outline.layers if name not in compared]:
+        detail += f"; not recorded: {', '.join(left[:3])}{', …' if len(left) > 3 else ''}"
     single = max(max(layer.float32.values(), default=0.0) for layer in layers)
     detail += f"; float32 of its own at most {single:.1e}"
     return Finding(worst.inherited, worst.inherited_bound, detail, layers=tuple(layers))
@@ -197,17 +202,19 @@ def _compare(
     alone = {side.name: rounding(side) for side in sides}
     found = []
     for name, gain in zip(names, gains(first, names, passed[first.name]), strict=True):
-        ours = passed[first.name][name]
+        ours, theirs = passed[first.name][name], [passed[other.name].get(name) for other in others]
         longest = max(longest, longest_sum(subject.weights, name, ours))
+        if None in theirs:
+            continue
         steps = roundings(rows[: places[name] + 1]) + longest / 12
         own = [error for other in others if (error := _own_error(subject, first, other, name, passed))]
         worst = max(own, key=lambda pair: pair[0] / pair[1]) if own else (None, None)
-        single = {side: layers[name] for side, layers in alone.items()}
+        single = {side: layers[name] for side, layers in alone.items() if name in layers}
         found.append(
             LayerError(
                 name=name,
                 kind=subject.outline.kinds[name],
-                inherited=max(relative_error(passed[other.name][name].output, ours.output) for other in others),
+                inherited=max(layer_error(one, ours) for one in theirs if one),
                 inherited_bound=rounding_bound("float64", steps, gain),
                 own=worst[0],
                 own_bound=worst[1],
@@ -223,13 +230,15 @@ def _own_error(
 ) -> tuple[float, float] | None:
     """Run a layer of one side alone on the other side's inputs.
 
-    Return its error against the other side's output, and the bound. None if neither side can be run.
+    Return its error against the other side's output, and the bound. None if neither side can be run, or no inputs were
+    recorded.
     """
     running, given = (other, first) if isinstance(other, Live) else (first, other)
-    if not isinstance(running, Live):
+    expected = passed[given.name][name]
+    if not isinstance(running, Live) or not expected.inputs:
         return None
     alone = require(running.backend, LayersAlone)
-    expected, run = passed[given.name][name], partial(alone.apply, running.network("float64"), name)
+    run = partial(alone.apply, running.network("float64"), name)
     output = run(expected.inputs)
     perturbed = [perturb(x, PERTURBATION, f"{name}/{n}") for n, x in enumerate(expected.inputs)]
     gain = relative_error(run(perturbed), output) / PERTURBATION

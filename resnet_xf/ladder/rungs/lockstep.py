@@ -303,4 +303,4 @@ def _count_by_kind(tensors: Iterable[str]) -> Counter[str]:
     return Counter("momentum" if tensor.startswith(VELOCITY) else "weights" for tensor in tensors)
 
 
-RUNG = Rung(8, "lock-step", "relative error", measure, judge, "standard", ("train",))
+RUNG = Rung(8, "lock-step", "relative error", measure, judge, "standard", ("train", "train step by step"))

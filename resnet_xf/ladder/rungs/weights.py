@@ -38,9 +38,10 @@ def measure(subject: Subject, side: Side) -> None:
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     """Find an array that is missing, left over, of another shape, or whose bits changed.
 
-    Two networks of a user's own brought weights. These must be the same, and are compared first.
+    Two networks of a user's own brought weights. These must be the same, and are compared first. So are the digests of
+    an original network's weights.
     """
-    if finding := _compare_brought(subject):
+    if finding := _compare_brought(subject) or _compare_digests(subject):
         return finding
     weights = subject.weights
     expected = {
@@ -75,6 +76,14 @@ def _compare_brought(subject: Subject) -> Finding | None:
             most = np.abs(a.astype(np.float64) - b).max()
             detail = f"{other}'s own is not {first}'s, by up to {most:.2g}; {len(wrong)} of {len(expected)} differ"
             return Finding(len(wrong), 0, detail, where=wrong[0])
+    return None
+
+
+def _compare_digests(subject: Subject) -> Finding | None:
+    """Find an array that is not the one of which a digest was recorded."""
+    for name, error in subject.differing.items():
+        count = f"{len(subject.differing)} of {len(subject.weights)} differ"
+        return Finding(len(subject.differing), 0, f"is not the original's, by about {error:.2g}; {count}", where=name)
     return None
 
 
