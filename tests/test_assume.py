@@ -1,0 +1,73 @@
+"""Networks whose names and shapes another one has: never converted wrongly and silently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from helpers.graphs import save
+from resnet_xf import convert, draw_weights, get_spec, plan
+from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.zoo import with_output_stride
+from resnet_xf.errors import WeightsError
+from resnet_xf.formats.families import LAYOUTS
+from resnet_xf.formats.layouts import places
+
+EXPORTED = next(layout for layout in LAYOUTS if layout.title == "GluonCV's v1b to v1s, exported")
+
+
+def dilated(name: str) -> ResNetSpec:
+    return with_output_stride(get_spec(name), 8)
+
+
+def of_eps(eps: float) -> ResNetSpec:
+    return msgspec.structs.replace(get_spec("resnet18_v1b"), norm_eps=eps)
+
+
+SILENT = {
+    "50c as 50d": (lambda: get_spec("resnet50_v1c"), "net0_", "resnet50c|resnet50_v1d"),
+    "50d as 50c": (lambda: get_spec("resnet50_v1d"), "net0_", "resnet50c|resnet50_v1d"),
+    "101c as 101d": (lambda: get_spec("resnet101_v1c"), "resnetv1c_", "networks with dilation in place of stride"),
+    "dilated as plain": (lambda: dilated("resnet50_v1s"), "resnetv1s_", "networks with dilation in place of stride"),
+    "eps 1e-3 as 1e-5": (lambda: of_eps(1e-3), "resnetv1b_", "networks with an eps of 2e-05 or 0.001, whose outputs"),
+}
+"""By what happened before: the network, the prefix of its exported names, and what the refusal must name."""
+
+
+def exported_alone(spec: ResNetSpec, prefix: str, path: Path) -> Path:
+    """Write what ``export`` writes into the ``.params``, without its graph."""
+    weights = draw_weights(spec)
+    rng = np.random.default_rng(0)
+    for name in weights:
+        if name.endswith("running_var"):
+            weights[name] = rng.uniform(0.0005, 0.01, weights[name].shape).astype("f4")
+    every = places(plan(spec), EXPORTED, counted=True) or []
+    save(path, {prefix + place.theirs: weights[place.ours] for place in every})
+    return path
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_without_a_graph_it_is_refused_with_the_way_on_and_right_with_the_network(tmp_path, case: str, command) -> None:
+    make, prefix, names = SILENT[case]
+    spec = make()
+    path, out = exported_alone(spec, prefix, tmp_path / "net-0000.params"), tmp_path / "out.safetensors"
+    code, _, said = command("convert", path, out)
+    assert code == 2
+    assert not out.exists()
+    said = " ".join(said.split())
+    assert all(name in said for name in names.split("|"))
+    assert all(way in said for way in ("-symbol.json beside it", "--spec resnet", "--images images.npy --expect"))
+    done = convert(path, out, spec, verify=False)
+    assert plan(done.spec).root == plan(spec).root
+    assert not done.assumed
+
+
+def test_the_file_s_own_prefix_tells_the_variant(tmp_path) -> None:
+    for letter in "bcd":
+        path = exported_alone(get_spec(f"resnet50_v1{letter}"), f"resnetv1{letter}0_", tmp_path / "net-0000.params")
+        with pytest.raises(WeightsError, match=f"could be resnet50_v1{letter}, ") as refused:
+            convert(path, tmp_path / "out.safetensors")
+        assert not any(f"v1{other}" in str(refused.value) for other in "bcde" if other != letter)
