@@ -43,7 +43,9 @@ def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the errors of torch.load for a damaged file have no common base class
         if "weights_only" not in str(error) and "Unsupported" not in str(error):
-            raise WeightsError(f"not readable with weights_only=True: {one_line(error)}") from None
+            raise WeightsError(
+                f"not readable with weights_only=True: {one_line(error)}; copy or save it again"
+            ) from None
         cause = re.search(r"GLOBAL ([\w.]+)", str(error))
         load = f"torch.load({json.dumps(str(path))}, weights_only=False)"
         command = save_weights_command(f"(lambda x: {STATE})({load})", path)
@@ -68,7 +70,9 @@ def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
         if not (isinstance(name, str) and isinstance(value, torch.Tensor))
     ]
     if other:
-        raise WeightsError(f"holds entries that are not named tensors: {', '.join(other[:5])}")
+        raise WeightsError(
+            f"holds entries that are not named tensors: {', '.join(other[:5])}; save network.state_dict()"
+        )
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in loaded.values())
     if claimed > (most := MOST_VIEWS * path.stat().st_size):
         raise WeightsError(f"its tensors claim {claimed:,} bytes, more than {most:,}; save copies of views")
@@ -91,10 +95,10 @@ def write_file(path: Path, weights: Mapping[str, Array], norms: Collection[str])
 
 def _array(name: Any, tensor: torch.Tensor) -> Array:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise WeightsError(f"{name} is not a plain dense tensor")
+        raise WeightsError(f"{name} is not a plain dense tensor; save it as one")
     try:
         plain = tensor.detach().resolve_conj().resolve_neg()
         array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     except (TypeError, RuntimeError):
-        raise WeightsError(f"{name} is of dtype {tensor.dtype}, which NumPy has not") from None
+        raise WeightsError(f"{name} is of dtype {tensor.dtype}, which NumPy has not; save it as float32") from None
     return array

@@ -10,7 +10,7 @@ import typer
 from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.cli.application import new_app
-from resnet_xf.cli.options import AsJson, option
+from resnet_xf.cli.options import AsJson, Prefix, option
 from resnet_xf.cli.printing import ProgressBar, by_sign, echo, list_names, print_json, print_table
 from resnet_xf.formats.convert import convert
 from resnet_xf.formats.description import Description, path_beside
@@ -28,6 +28,7 @@ def convert_(
     source: Annotated[Path, typer.Argument(metavar="IN", help=SOURCE)],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; its suffix sets the format.")],
     spec: Annotated[str | None, option("The network.", default=IDENTIFIED)] = None,
+    prefix: Prefix = None,
     num_classes: Annotated[int | None, option("Number of classes.", default="as in the file", min=1)] = None,
     verify: Annotated[bool, option("Run the source's own network and ours, and compare outputs.")] = True,
     keep_softmax: Annotated[
@@ -52,6 +53,7 @@ def convert_(
             target,
             plan(spec).spec if spec else None,
             num_classes,
+            prefix=prefix,
             verify=verify,
             keep_softmax=keep_softmax,
             backbone=backbone,
@@ -75,7 +77,7 @@ def convert_(
         echo(f"compared in float64: {check.ours} and {check.theirs}: largest difference {check.error:.1e}")
     for note in done.notes:
         echo(f"note: {note}")
-    echo(f"written: {done.target}, names of {done.written_as}")
+    echo(f"written: {done.target}; {done.loads_into}")
     if done.description:
         print_description(done.description, done.spec)
     if SUFFIXES[target.suffix] != "safetensors":
@@ -94,6 +96,7 @@ def print_description(description: Description, spec: Spec | None) -> None:
 def inspect_(
     path: Annotated[Path, typer.Argument(metavar="FILE", help=SOURCE)],
     spec: Annotated[str | None, option("The network to expect.", default=IDENTIFIED)] = None,
+    prefix: Prefix = None,
     tensors: Annotated[bool, option("List every tensor.", "--tensors")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -101,7 +104,7 @@ def inspect_(
 
     Exit code 1 if it is not complete.
     """
-    inspection = inspect(path, plan(spec).spec if spec else None)
+    inspection = inspect(path, plan(spec).spec if spec else None, prefix)
     if as_json:
         print_json(inspection)
     else:

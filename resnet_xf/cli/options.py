@@ -55,6 +55,10 @@ def size_option(default: str) -> Any:
     return option("Image size in pixels, as 224 or 96x64.", default=default, metavar="S or HxW", parser=read_size)
 
 
+Prefix = Annotated[
+    str | None,
+    option("Of the network's names, if the file has more than one network.", default="what all names share"),
+]
 SpecArgument = Annotated[
     str,
     typer.Argument(

@@ -109,6 +109,7 @@ def train_(
     seed: Annotated[int | None, option("Seed of weights, order and augmentation.", default=RECIPES_OWN)] = None,
     precision: Annotated[str | None, option("float32, float64, bfloat16 or float16.", default=RECIPES_OWN)] = None,
     image_size: Annotated[options.Size | None, size_option(RECIPES_OWN)] = None,
+    prefix: options.Prefix = None,
     new_head: Annotated[bool, option("With --weights: draw a new last layer for other classes.", "--new-head")] = False,
     in_channels: Annotated[int | None, option("Channels of the images, 1 or 3.", default="the spec's")] = None,
     num_classes: Annotated[int | None, option("Number of classes.", default="the spec's")] = None,
@@ -139,7 +140,7 @@ def train_(
         backend = get_backend(backend).name  # in a parameter server's process it does not return
         out = out or _new_folder(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
         data = load_dataset(dataset, data_dir)
-        initial = _initial_weights(weights, planned, changed, data, new_head=new_head) if weights else None
+        initial = _initial_weights(weights, planned, changed, data, prefix, new_head=new_head) if weights else None
         training = runs.prepare(planned, data, changed, backend=backend, out=out, weights=initial, **settings)
     training.check_shares(workers)
     if workers > 1:
@@ -170,13 +171,15 @@ def _new_folder(name: str) -> Path:
     return next(path for path in paths if not path.exists())
 
 
-def _initial_weights(path: Path, planned: Plan, recipe: Recipe, data: Dataset, *, new_head: bool) -> Weights:
+def _initial_weights(
+    path: Path, planned: Plan, recipe: Recipe, data: Dataset, prefix: str | None, *, new_head: bool
+) -> Weights:
     """Return a checkpoint's weights; with ``new_head``, those after the last map are random.
 
     Raises:
         DataError: if the last layer is kept, and its classes are not the data set's.
     """
-    file = read_checkpoint(path, part=new_head)
+    file = read_checkpoint(path, prefix, part=new_head)
     weights = identify(file, planned.spec, backbone=new_head).weights
     names = file.description.classes if file.description else ()
     if names and not new_head:

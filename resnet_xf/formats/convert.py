@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,18 +14,18 @@ from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.rewrite import float64_bound
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import DESCRIPTION_KEY, Array, Weights, all_weight_shapes, save_weights
-from resnet_xf.architecture.zoo import REFERENCE, ZOO
+from resnet_xf.architecture.zoo import REFERENCE
 from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, require
 from resnet_xf.backend.registry import get_backend, is_installed
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, DataError, ShapeError, WeightsError
 from resnet_xf.formats.description import UNTRAINED, Description, check_beside, path_beside, write_beside
 from resnet_xf.formats.exported import running_exported
-from resnet_xf.formats.families import GLUON, LAYOUTS
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
 from resnet_xf.formats.identify import Identity, arithmetic, check_unambiguous, identify
 from resnet_xf.formats.layouts import Layout, places, renamed
+from resnet_xf.formats.loads import equal_name, gluon_layout, loads_into
 from resnet_xf.formats.settle import read_npy, settled
 
 CHECKED_SIDE = 64
@@ -59,6 +58,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
         graph: the exported graph that the spec was read from, or None.
         read_as: the family whose names the source has.
         written_as: the family whose names the target has.
+        loads_into: which libraries' networks load the target, in words.
         prefix: removed from the beginning of every name.
         tensors: number of arrays converted.
         checks: the comparisons; empty if no framework is installed.
@@ -74,6 +74,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     graph: str | None = None
     read_as: str
     written_as: str
+    loads_into: str = ""
     prefix: str
     tensors: int
     checks: tuple[Check, ...]
@@ -87,6 +88,7 @@ def convert(
     spec: Spec | None = None,
     num_classes: int | None = None,
     *,
+    prefix: str | None = None,
     verify: bool = True,
     keep_softmax: bool = False,
     backbone: bool = False,
@@ -103,6 +105,7 @@ def convert(
         target: its suffix gives the format: ``.safetensors``, ``.pth``, ``.pt`` or ``.params``.
         spec: the network that it must be.
         num_classes: of the file; if None read from its last layer.
+        prefix: of the network's names, if the file has more than this network.
         verify: before writing, compare our network in float64 with the source's own, if its library is installed.
         keep_softmax: keep the softmax at the end of a graph.
         backbone: take the residual network without its head, as the trunk of a detector. It is written with 0 classes,
@@ -117,7 +120,7 @@ def convert(
         BackendError: if a format needs PyTorch and it is not installed.
     """
     target = _writable(target)
-    file = read_checkpoint(source, part=backbone)
+    file = read_checkpoint(source, prefix, part=backbone)
     identity = identify(file, spec, num_classes, keep_softmax=keep_softmax, backbone=backbone)
     description = file.description
     if backbone and description is not None:
@@ -138,6 +141,7 @@ def convert(
         graph=str(identity.exported.path) if identity.exported else None,
         read_as=identity.read_as,
         written_as=layout,
+        loads_into=loads_into(identity.plan, SUFFIXES[target.suffix]),
         prefix=file.prefix + identity.prefix,
         tensors=len(identity.weights),
         checks=checks,
@@ -146,7 +150,7 @@ def convert(
     )
 
 
-def identify_verified(source: str | Path, spec: Spec | None = None) -> tuple[Identity, str]:
+def identify_verified(source: str | Path, spec: Spec | None = None, prefix: str | None = None) -> tuple[Identity, str]:
     """The network of a checkpoint, and half a sentence on how sure that is; the latter may be empty.
 
     Names and shapes do not determine a network. If an exported network is beside the file and MXNet is installed, the
@@ -155,7 +159,7 @@ def identify_verified(source: str | Path, spec: Spec | None = None) -> tuple[Ide
     Raises:
         WeightsError: if the source is damaged or does not fit, or the exported network computes something else.
     """
-    file = read_checkpoint(source)
+    file = read_checkpoint(source, prefix)
     identity = identify(file, spec)
     if identity.exported and is_installed("mxnet"):
         checks = _verify(file, identity)
@@ -222,20 +226,6 @@ def _write(path: Path, weights: Weights, planned: Plan, texts: dict[str, str]) -
             return layout.title
 
 
-def gluon_layout(planned: Plan) -> tuple[Layout, str | None]:
-    """The Gluon family with a network of the plan's arithmetic, and its name; else our own family and None."""
-    families = {name: layout for layout in LAYOUTS if layout is not GLUON for name in ZOO if layout.is_own(name)}
-    own = _equal(planned, families)
-    return (families[own], own) if own else (GLUON, None)
-
-
-def _equal(planned: Plan, names: Iterable[str]) -> str | None:
-    """The first of these names in the zoo whose network has the plan's arithmetic, or None."""
-    root = arithmetic(planned.spec).root
-    sizes = {"num_classes": planned.spec.num_classes, "in_channels": planned.spec.in_channels}
-    return next((n for n in names if arithmetic(msgspec.structs.replace(ZOO[n], **sizes)).root == root), None)
-
-
 def _theirs(planned: Plan, layout: Layout, weights: Weights) -> Weights:
     """Arrays by the family's structural names, including those that it has and we do not."""
     dtype = next(iter(weights.values())).dtype
@@ -278,7 +268,8 @@ def _verify(file: CheckpointFile, identity: Identity, target: str = "") -> tuple
         if not check.error <= bound:
             raise WeightsError(
                 f"{file.path}: {check.ours} and {check.theirs} differ by {check.error:.1e} of the largest output, "
-                f"where {bound:.1g} is allowed; is {identity.plan.spec.name} the right spec?"
+                f"where {bound:.1g} is allowed; is {identity.plan.spec.name} the right spec? "
+                "Name another with --spec, or copy the export's -symbol.json beside the file"
             )
     return checks
 
@@ -317,7 +308,7 @@ def _reference(file: CheckpointFile, identity: Identity, images: Array) -> tuple
         layout, model = gluon_layout(identity.plan)
         weights = renamed(layout, identity.weights)
     else:
-        model = _equal(identity.plan, [n for n, source in REFERENCE.items() if source in ("torchvision", "timm")])
+        model = equal_name(identity.plan, [n for n, source in REFERENCE.items() if source in ("torchvision", "timm")])
         weights = file.tensors
     if model is None:
         return None

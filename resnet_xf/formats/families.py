@@ -27,7 +27,7 @@ _ATTENTION = {
 _RESNEST: dict[str, Any] = {"inner": _ATTENTION, "dilates": "all", "only": ("resnest*",)}
 
 TORCH = Layout("torchvision and timm", dilates="bottlenecks", words="torch")
-GLUON = Layout("this project's Gluon networks, GluonCV's v1b to v1s", ("resnet*_v1[bcds]",), dilates="all")
+GLUON = Layout("this project's Gluon networks, GluonCV's v1b to v1s", ("resnet*_v1[bcdes]*",), dilates="all")
 _ZOOS = (
     TORCH,
     GLUON,
@@ -82,7 +82,7 @@ _ZOOS = (
         only=("*_v2_thumbnail",),
         dense_gates=True,
     ),
-    Layout("GluonCV's ResNeSt", **_RESNEST),
+    Layout("GluonCV's ResNeSt", ("resnest*",), **_RESNEST),
     Layout("GluonCV's ResNeSt, exported", scopes=("layers{}_", "down{}_"), **_RESNEST),
     Layout(
         "GluonCV's action recognition",

@@ -84,7 +84,9 @@ def _format_of(head: bytes, suffix: str) -> Format:
         return "safetensors"
     if (by_suffix := SUFFIXES.get(suffix)) is not None:
         return by_suffix
-    raise WeightsError(f"none of the known formats; expected {', '.join(SUFFIXES)}")
+    raise WeightsError(
+        f"none of the known formats; expected {', '.join(SUFFIXES)}, as the frameworks and `resnet-xf convert` write"
+    )
 
 
 def read_checkpoint(path: str | Path, prefix: str | None = None, *, part: bool = False) -> CheckpointFile:
@@ -109,7 +111,9 @@ def read_checkpoint(path: str | Path, prefix: str | None = None, *, part: bool =
         tensors = read_params(path)
         names = [name.removeprefix("arg:").removeprefix("aux:") for name in tensors]
         if len(set(names)) < len(names):
-            raise WeightsError(f"{path}: two tensors have the same name without arg: and aux:")
+            raise WeightsError(
+                f"{path}: two tensors have the same name without arg: and aux:; write it again with network.export(…)"
+            )
         tensors = dict(zip(names, tensors.values(), strict=True))
         symbol = read_symbol(beside, part=part) if (beside := symbol_beside(path)) else None
     elif format_ == "safetensors":
@@ -120,14 +124,16 @@ def read_checkpoint(path: str | Path, prefix: str | None = None, *, part: bool =
         tensors, notes = require(get_backend("torch"), OwnsFiles).read_file(path)
     tensors = without_counters(tensors)
     if not tensors:
-        raise WeightsError(f"{path}: holds no tensors")
-    if len(tensors) > MOST_TENSORS:
-        raise WeightsError(f"{path}: holds {len(tensors):,} tensors; at most {MOST_TENSORS:,} are read")
+        raise WeightsError(f"{path}: holds no tensors; save network.state_dict(), or network.save_parameters(…)")
     if unprintable := next((name for name in tensors if not name.isprintable()), None):
-        raise WeightsError(f"{path}: holds a tensor with the unprintable name {unprintable!a}")
+        raise WeightsError(f"{path}: holds a tensor with the unprintable name {unprintable!a}; rename it")
     if prefix is not None and symbol is not None:
         raise WeightsError(f"{path}: has a -symbol.json, which says what the network is; leave --prefix out")
     tensors, removed = (tensors, "") if symbol else _without_prefix(path, tensors, prefix)
+    if len(tensors) > MOST_TENSORS:
+        raise WeightsError(
+            f"{path}: holds {len(tensors):,} tensors; at most {MOST_TENSORS:,} are read, so choose a part with --prefix"
+        )
     if description is None and (description := read_beside(path)) is not None:
         spec, description = description.spec, msgspec.structs.replace(description, spec=None, digest=None)
         description = None if description == Description() else description

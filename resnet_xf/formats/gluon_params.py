@@ -71,7 +71,10 @@ def read_params(path: str | Path) -> Weights:
         open_regular(path) as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
-        return _read(_Cursor(data))
+        try:
+            return _read(_Cursor(data))
+        except WeightsError as error:
+            raise WeightsError(f"{error}; copy it again, or write it again with save_parameters") from None
 
 
 def _read(cursor: _Cursor) -> Weights:

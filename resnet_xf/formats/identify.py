@@ -24,6 +24,9 @@ from resnet_xf.formats.recognise import named_plan
 from resnet_xf.formats.refusal import refusal
 from resnet_xf.formats.steps import steps_of
 
+WAY_WITHOUT_GRAPH = "move the graph away, and name the network with --spec"
+"""The end of a message on a graph that cannot be used."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
@@ -162,7 +165,8 @@ def twins(planned: Plan) -> list[str]:
     if not isinstance(planned.spec, ResNetSpec):
         return []
     shapes, root = all_weight_shapes(planned), arithmetic(planned.spec).root
-    candidates = [sized(spec, planned.spec.num_classes, planned.spec.in_channels) for spec in ZOO.values()]
+    sizes, count = (planned.spec.num_classes, planned.spec.in_channels), kernels(planned.spec)
+    candidates = [sized(spec, *sizes) for spec in ZOO.values() if kernels(spec) == count]
     return [spec.name for spec in candidates if all_weight_shapes(spec) == shapes and arithmetic(spec).root != root]
 
 
@@ -228,7 +232,7 @@ def _from_graph(
         zeros = {name for name, array in tensors.items() if array.ndim == 1 and not array.any()}
         planned, names = named_plan(graph.steps, symbol.title, zeros, spec)
     except (WeightsError, SpecError, ShapeError) as error:
-        raise WeightsError(f"{symbol.path}: {error}") from None
+        raise WeightsError(f"{symbol.path}: {error}; {WAY_WITHOUT_GRAPH}") from None
     shapes = all_weight_shapes(planned)
     weights = {}
     for ours, shape in shapes.items():
@@ -268,9 +272,12 @@ def _without_head(identity: Identity, match: Match) -> Identity:
 def _check_values(file: CheckpointFile, name: str, array: Array, *, is_variance: bool) -> None:
     """Raise WeightsError for values that no network can have."""
     if not np.issubdtype(array.dtype, np.floating):
-        raise WeightsError(f"{file.path}: {name} holds {array.dtype} values, expected floating point")
+        raise WeightsError(
+            f"{file.path}: {name} holds {array.dtype} values, expected floating point; "
+            "save the network as it was before it was quantised"
+        )
     if not np.isfinite(array).all():
         count = int(np.size(array) - np.isfinite(array).sum())
-        raise WeightsError(f"{file.path}: {name} holds {count} values that are NaN or infinite")
+        raise WeightsError(f"{file.path}: {name} holds {count} values that are NaN or infinite; take an earlier file")
     if is_variance and (array < 0).any():
-        raise WeightsError(f"{file.path}: {name} holds negative values, and a variance has none")
+        raise WeightsError(f"{file.path}: {name} holds negative values, and a variance has none; take another file")

@@ -53,14 +53,14 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     description: Description | None = None
 
 
-def inspect(path: str | Path, spec: Spec | None = None) -> Inspection:
-    """Read a checkpoint and identify its network.
+def inspect(path: str | Path, spec: Spec | None = None, prefix: str | None = None) -> Inspection:
+    """Read a checkpoint and identify its network; ``prefix`` is that of its names, if the file has more than it.
 
     Raises:
         WeightsError: if the file cannot be read.
         BackendError: if the file has PyTorch's format and PyTorch is not installed.
     """
-    file = read_checkpoint(path)
+    file = read_checkpoint(path, prefix)
     identity, problem = None, None
     try:
         identity = identify(file, spec)

@@ -76,8 +76,22 @@ class _View:
     names: Mapping[str, str]
     """The file's names by the comparable ones."""
     prefix: str
-    kernels: int
+    heads: tuple[str, ...] = ()
+    """The beginnings of the names of linear layers that may be the head under another name."""
+    kernels: int = 0
     """Number of kernels of the stem and the stages."""
+    stem: tuple[int, ...] = ()
+    """Shape of the first convolution's kernel; empty if the file has none."""
+    classes: int | None = None
+    """The outputs of the head; None if the file has none."""
+
+    def may_hold(self, spec: Spec) -> bool:
+        """Whether the number of kernels and the first one are a network's; quick, and needs no plan."""
+        if kernels(spec) != self.kernels or not isinstance(spec, ResNetSpec):
+            return False
+        stem = spec.stem
+        width = (stem.hidden or (max(1, stem.width // 2),))[0] if stem.kind == "deep" else stem.width
+        return not self.stem or (self.stem[0], *self.stem[2:]) == (width, *([7, 7] if stem.kind == "conv7" else [3, 3]))
 
 
 def matches(tensors: Weights, target: Spec | None, num_classes: int | None) -> tuple[list[Match], list[Match]]:
@@ -89,23 +103,22 @@ def matches(tensors: Weights, target: Spec | None, num_classes: int | None) -> t
         num_classes: of the file; if None as its last layer has.
     """
     views = [*_views(tensors)]
-    pairs = [
-        (view, spec)
-        for spec in _published(target)
-        for view in sorted(views, key=lambda view: not (view.layout.is_own(spec.name) or view.layout.may_be(spec.name)))
-        if target or _may_be(view.layout, spec)
-    ]
+    published = [target] if target else [*ZOO.values(), *relatives().values()]
     fits: dict[str, Match] = {}
-    for view, spec in pairs:
-        if spec.name in fits or not (target or kernels(spec) - 1 == view.kernels):
-            continue
-        match = _match(tensors, view, spec, num_classes)
-        if match is not None and not match.wrong:
-            fits[spec.name] = match
+    for spec in published:
+        likely = [view for view in views if target or (view.may_hold(spec) and _may_be(view.layout, spec))]
+        for view in sorted(
+            likely, key=lambda view: not (view.layout.is_own(spec.name) or view.layout.may_be(spec.name))
+        ):
+            match = _match(tensors, view, spec, num_classes)
+            if match is not None and not match.wrong:
+                fits[spec.name] = match
+                break
     if fits:
         return [*fits.values()], []
+    pairs = [(view, spec) for spec in published for view in views if target or _may_be(view.layout, spec)]
     if target is None:
-        pairs.sort(key=lambda pair: abs(kernels(pair[1]) - 1 - pair[0].kernels))
+        pairs.sort(key=lambda pair: abs(kernels(pair[1]) - pair[0].kernels))
     nearest = [_match(tensors, view, spec, num_classes) for view, spec in islice(pairs, NEAREST)]
     return [], sorted(filter(None, nearest), key=lambda match: match.wrong)
 
@@ -119,24 +132,20 @@ def names_in_graph(match: Match, variables: Sequence[str]) -> dict[str, str] | N
                 continue
             names = comparable(variables, layout, counted=counted)
             prefix = _shortest_prefix(names, [_first(layout, counted, name) for name in FIRST])
-            view = _View(layout, counted, names, prefix, 0)
-            in_graph = {place.ours: names.get(form) for place, form in _forms(view, expected, _heads(view))}
+            view = _View(layout, counted, names, prefix, tuple(_heads(layout, counted, names)))
+            in_graph = {place.ours: names.get(form) for place, form in _forms(view, expected)}
             if None not in in_graph.values():
                 return {ours: theirs for ours, theirs in in_graph.items() if theirs is not None}
     return None
 
 
-def _forms(view: _View, expected: list[Place], heads: Sequence[str]) -> Iterator[tuple[Place, str]]:
+def _forms(view: _View, expected: list[Place]) -> Iterator[tuple[Place, str]]:
     """Places with their names in a view; the head's are those of the only linear layer, if they are not there."""
     for place in expected:
         form = view.prefix + place.theirs
-        if place.ours.startswith("fc.") and form not in view.names and len(heads) == 1:
-            form = heads[0] + re.split(r"[._]", place.theirs)[-1]
+        if place.ours.startswith("fc.") and form not in view.names and len(view.heads) == 1:
+            form = view.heads[0] + re.split(r"[._]", place.theirs)[-1]
         yield place, form
-
-
-def _published(target: Spec | None) -> Sequence[Spec]:
-    return [target] if target else [*ZOO.values(), *relatives().values()]
 
 
 def _may_be(layout: Layout, spec: Spec) -> bool:
@@ -150,10 +159,10 @@ def _may_be(layout: Layout, spec: Spec) -> bool:
 
 @cache
 def kernels(spec: Spec) -> int:
-    """The number of a network's arrays with more than one axis, without its plan."""
+    """The number of kernels in a network's stem and stages, without its plan."""
     if not isinstance(spec, ResNetSpec):
         return sum(len(shape) > 1 for shape in all_weight_shapes(spec).values())
-    count = 2 if spec.stem.kind != "deep" else 4
+    count = 3 if spec.stem.kind == "deep" else 1
     channels = spec.stem.width
     per_block = (3 if spec.block == "bottleneck" else 2) + (2 if spec.se else 0) + (2 if spec.radix else 0)
     for stage in spec.stages:
@@ -175,11 +184,23 @@ def _views(tensors: Weights) -> Iterator[_View]:
             firsts = [_first(layout, counted, name) for name in FIRST]
             has_prefix = counted or layout.joint == "_"
             prefix = _shortest_prefix(names, firsts) if has_prefix else ""
-            head = "" if counted else f"{layout.structural('fc')}{layout.joint}weight"
-            if any(prefix + first in names for first in firsts if first) or head in names:
+            heads = _heads(layout, counted, names, tensors)
+            firsts = [prefix + first for first in firsts if first is not None]
+            stem = next((tensors[names[form]].shape for form in firsts if form in names), ())
+            fc = (
+                "dense0_weight"
+                if counted and layout.scopes is not None
+                else f"{layout.structural('fc')}{layout.joint}weight"
+            )
+            forms_of_head = [prefix + fc, *(f"{head}weight" for head in heads if len(heads) == 1)]
+            head = next((tensors[names[form]].shape for form in forms_of_head if form in names), ())
+            if stem or head:
                 pattern = re.compile(re.escape(prefix) + _kernel_pattern(layout, counted=counted))
                 count = sum(bool(pattern.fullmatch(form)) and tensors[name].ndim > 1 for form, name in names.items())
-                yield _View(layout, counted, names, prefix, count)
+                classes = head[0] if len(head) == 2 else None
+                yield _View(
+                    layout, counted, names, prefix, tuple(heads), count, stem if len(stem) == 4 else (), classes
+                )
 
 
 def _first(layout: Layout, counted: bool, name: str) -> str | None:
@@ -219,13 +240,14 @@ def _shortest_prefix(names: Mapping[str, str], firsts: Sequence[str | None]) -> 
 
 def _match(tensors: Weights, view: _View, spec: Spec, num_classes: int | None) -> Match | None:
     """The spec with the file's sizes in a layout; None if the family has no such network."""
-    expected = places(plan(spec), view.layout, counted=view.counted)
+    channels = view.stem[1] if view.stem else spec.in_channels
+    classes = (num_classes or view.classes or spec.num_classes) if spec.num_classes else 0
+    is_possible = 1 <= channels <= MAX_COUNT and classes <= MAX_COUNT
+    fitted = plan(sized(spec, classes, channels) if is_possible else spec)
+    expected = places(fitted, view.layout, counted=view.counted)
     if expected is None:
         return None
-    sizes = _sizes(tensors, view, expected, spec, num_classes)
-    fitted = plan(spec) if sizes == (spec.num_classes, spec.in_channels) else plan(sized(spec, *sizes))
-    expected = places(fitted, view.layout, counted=view.counted) or []
-    forms = _forms(view, expected, _heads(view, tensors))
+    forms = _forms(view, expected)
     listed = [replace(place, theirs=view.names.get(form, form)) for place, form in forms]
     names = {place.theirs for place in listed}
     return Match(
@@ -239,33 +261,20 @@ def _match(tensors: Weights, view: _View, spec: Spec, num_classes: int | None) -
     )
 
 
-def _heads(view: _View, tensors: Mapping[str, Array] | None = None) -> list[str]:
+def _heads(
+    layout: Layout, counted: bool, names: Mapping[str, str], tensors: Mapping[str, Array] | None = None
+) -> list[str]:
     """The beginnings of the names of linear layers that may be the head under another name.
 
     A fine-tuned network often has a new head: in exported names with a prefix of its own, in PyTorch inside an
     ``nn.Sequential`` with a dropout before it.
     """
-    if view.layout.joint == "_" or view.counted:
+    if counted or layout.joint == "_":
         inside = r"(?:stage\d+|layers\d+)_"
-        found = [form for form in view.names if re.search(r"dense\d+_weight$", form) and not re.search(inside, form)]
+        found = [form for form in names if re.search(r"dense\d+_weight$", form) and not re.search(inside, form)]
     else:
-        found = [form for form in view.names if re.fullmatch(r"fc\.\d+\.weight", form)]
-    return [form.removesuffix("weight") for form in found if not tensors or tensors[view.names[form]].ndim == 2]
-
-
-def _sizes(
-    tensors: Weights, view: _View, expected: list[Place], spec: Spec, num_classes: int | None
-) -> tuple[int, int]:
-    """The classes and channels of a file, as its head and its first convolution have them."""
-    by_ours = {place.ours: tensors.get(view.names.get(view.prefix + place.theirs, "")) for place in expected}
-    head = by_ours.get("fc.weight")
-    if head is None and len(heads := _heads(view, tensors)) == 1:
-        head = tensors[view.names[f"{heads[0]}weight"]]
-    first = next((by_ours[name] for name in FIRST if by_ours.get(name) is not None), None)
-    classes = head.shape[0] if head is not None and head.ndim == 2 else spec.num_classes
-    channels = first.shape[1] if first is not None and first.ndim == 4 else spec.in_channels
-    sizes = ((num_classes or classes) if spec.num_classes else 0, channels)
-    return sizes if 1 <= channels <= MAX_COUNT and sizes[0] <= MAX_COUNT else (spec.num_classes, spec.in_channels)
+        found = [form for form in names if re.fullmatch(r"fc\.\d+\.weight", form)]
+    return [form.removesuffix("weight") for form in found if not tensors or tensors[names[form]].ndim == 2]
 
 
 def sized(spec: Spec, num_classes: int, in_channels: int) -> Spec:

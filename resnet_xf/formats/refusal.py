@@ -43,7 +43,7 @@ def _without_head(file: CheckpointFile, best: Match) -> str:
     beside = f"; beside it {len(others)} other tensors: {', '.join(others[:3])}" if others else ""
     return (
         f"holds the stem and the stages of {best.plan.spec.name}, but not its head: missing {', '.join(best.head)}"
-        f"{beside}. `convert --backbone` takes the part before the head"
+        f"{beside}. `convert --backbone` takes the part before the head, and `train --new-head` draws a head"
     )
 
 

@@ -74,7 +74,8 @@ def settled(identity: Identity, images: Array, expected: Array) -> Identity:
     if not least <= BOUND:
         raise WeightsError(
             f"no network with these names and shapes gives the expected outputs; the nearest, {assumption(best.spec)}, "
-            f"is off by {least:.1e} of the largest"
+            f"is off by {least:.1e} of the largest; give images as the network took them and outputs before any "
+            "softmax, or name the network with --spec"
         )
     if others and others[0][0] < CLEARLY * least:
         raise WeightsError(

@@ -78,6 +78,7 @@ def parity(
     precisions: Sequence[str] = (),
     trial: Trial | None = None,
     max_memory: int | None = None,
+    prefix: str | None = None,
     on_rung: Tell = lambda number, name, share: None,
 ) -> Report:
     """Compare the networks that backends build from one spec, rung by rung, up to the first that fails.
@@ -112,6 +113,7 @@ def parity(
         trial: how accuracies are compared. If None, they are compared at ``full`` only, on digits.
         max_memory: bytes that tensors captured inside the networks may take at a time. If None, 1 GiB, or a quarter of
             a small machine's memory.
+        prefix: of the network's names in the checkpoint, if it has more than this network.
         on_rung: called with the number and the name of each rung, and its finished share, from 0 to 1.
 
     Raises:
@@ -129,7 +131,7 @@ def parity(
             raise SpecError(
                 "names: are for a pair of your own networks; networks from a spec share their layers' names"
             )
-        subject, *origins = subject_of(spec, image_size, images, weights, seed, max_memory)
+        subject, *origins = subject_of(spec, image_size, images, weights, seed, max_memory, prefix)
         chosen = backends_of(backends)
         if len({backend.name for backend in chosen}) < max(2, len(chosen)):
             raise BackendError(

@@ -37,6 +37,7 @@ def subject_of(
     weights: Mapping[str, Array] | str | Path | None,
     seed: int,
     max_memory: int | None,
+    prefix: str | None = None,
 ) -> tuple[Subject, str, str]:
     """Return the subject of a parity run, and in words where its weights and its images came from.
 
@@ -47,6 +48,7 @@ def subject_of(
         weights: arrays by name, or the path of a checkpoint; drawn from ``seed`` if None.
         seed: of drawn weights, and of the training runs.
         max_memory: see :func:`memory_limit`.
+        prefix: of the network's names in the checkpoint.
 
     Raises:
         SpecError, ShapeError, WeightsError, DataError: if these do not make a network, or do not fit it.
@@ -55,12 +57,12 @@ def subject_of(
     if isinstance(spec, str) and is_file:
         if weights is not None:
             raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
-        planned, arrays, origin = _read(spec, None)
+        planned, arrays, origin = _read(spec, None, prefix)
     else:
         planned = plan(spec)
         require_memory(planned)
         if weights is not None:
-            planned, arrays, origin = weights_of(planned, weights, seed)
+            planned, arrays, origin = weights_of(planned, weights, seed, prefix)
     pixels, images_origin = _images(planned, images, image_size)
     trace(planned, pixels.shape)  # refuses images that do not fit, by the layer's name
     if weights is None and not is_file:  # last, because it takes the longest
@@ -104,21 +106,23 @@ def pixels_of(images: Array) -> Array:
     return plain(images, "float32")
 
 
-def weights_of(planned: Plan, weights: Mapping[str, Array] | str | Path | None, seed: int) -> tuple[Plan, Weights, str]:
+def weights_of(
+    planned: Plan, weights: Mapping[str, Array] | str | Path | None, seed: int, prefix: str | None = None
+) -> tuple[Plan, Weights, str]:
     """Return the network with what a checkpoint says of it, float32 weights, and in words where these came from."""
     if weights is None:
         return planned, draw_weights(planned, seed, "probe"), f"drawn as probe from seed {seed}"
     if isinstance(weights, str | Path):
-        return _read(weights, planned.spec)
+        return _read(weights, planned.spec, prefix)
     weights = without_counters(weights)
     check_weights(weights, all_weight_shapes(planned), "float64")
     arrays, rounded = float32_of(weights)
     return planned, arrays, "given as arrays" + rounded
 
 
-def _read(path: str | Path, spec: Spec | None) -> tuple[Plan, Weights, str]:
+def _read(path: str | Path, spec: Spec | None, prefix: str | None) -> tuple[Plan, Weights, str]:
     """Return the network of a checkpoint, with its number of classes and its eps if it tells one, and its weights."""
-    found, how = identify_verified(path, spec)
+    found, how = identify_verified(path, spec, prefix)
     arrays, rounded = float32_of(found.weights)
     return found.plan, arrays, f"from {path}{rounded}{how}"
 

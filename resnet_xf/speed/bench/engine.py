@@ -22,8 +22,8 @@ from resnet_xf.backend.learner import Learner
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, BenchError
-from resnet_xf.formats.convert import gluon_layout
 from resnet_xf.formats.layouts import renamed
+from resnet_xf.formats.loads import gluon_layout
 from resnet_xf.speed.bench.case import OURS, Case
 from resnet_xf.speed.bench.report import Prepared
 from resnet_xf.speed.bench.statistics import steady
