@@ -10,10 +10,14 @@ import pytest
 
 from helpers.graphs import save
 from resnet_xf import convert, draw_weights, get_spec, plan
+from resnet_xf.architecture.plan import headless
 from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.architecture.zoo import with_output_stride
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.families import LAYOUTS
+from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.identify import check_unambiguous, identify
 from resnet_xf.formats.layouts import places
 
 EXPORTED = next(layout for layout in LAYOUTS if layout.title == "GluonCV's v1b to v1s, exported")
@@ -71,3 +75,36 @@ def test_the_file_s_own_prefix_tells_the_variant(tmp_path) -> None:
         with pytest.raises(WeightsError, match=f"could be resnet50_v1{letter}, ") as refused:
             convert(path, tmp_path / "out.safetensors")
         assert not any(f"v1{other}" in str(refused.value) for other in "bcde" if other != letter)
+
+
+BESIDE = {
+    "fcn0_resnetv1s_": ("fcn0__fcnhead0_hybridsequential0_conv0_weight", "resnet50_v1s", 8),
+    "deeplabv3plus0_resnetv1s_": ("deeplabv3plus0__aspp0_conv0_weight", "resnet50_v1s", 8),
+    "resnetv1b_": ("fasterrcnn0_rpn0_conv0_weight", "resnet50_v1b", 32),
+    "maskrcnn0_resnetv1b0_": ("maskrcnn0_mask0_conv0_weight", "resnet50_v1b", 32),
+}
+"""By the prefix of a trunk's names, another array in the file, the network and its output stride."""
+
+
+@pytest.mark.parametrize("prefix", BESIDE)
+def test_what_stands_beside_a_trunk_tells_whether_it_is_dilated(tmp_path, prefix: str) -> None:
+    other, name, stride = BESIDE[prefix]
+    weights = draw_weights(name)
+    every = places(plan(name), EXPORTED, counted=True) or []
+    tensors = {prefix + place.theirs: weights[place.ours] for place in every if not place.ours.startswith("fc.")}
+    path = tmp_path / "net-0000.params"
+    save(path, tensors | {other: np.ones((4, 4, 1, 1), np.float32)})
+    file = read_checkpoint(path)
+    identity = identify(file, backbone=True)
+    check_unambiguous(file, identity)
+    expected = get_spec(name) if stride == 32 else with_output_stride(get_spec(name), stride)
+    assert identity.plan.root == headless(expected).root
+    assert identity.weights.keys() == all_weight_shapes(identity.plan).keys()
+    assert any(note.startswith("1 arrays are of other parts, and are left out: ") for note in identity.notes)
+    with pytest.raises(WeightsError, match=r"`convert --backbone` takes the part before the head|--prefix|--backbone"):
+        identify(file)
+    save(path, tensors)
+    file = read_checkpoint(path)
+    if prefix.startswith("resnet"):  # nothing tells the kind of the whole model
+        with pytest.raises(WeightsError, match="networks with dilation in place of stride"):
+            check_unambiguous(file, identify(file, backbone=True))

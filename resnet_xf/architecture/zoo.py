@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -143,6 +144,17 @@ def with_output_stride(spec: ResNetSpec, output_stride: int) -> ResNetSpec:
     if stride != output_stride:
         raise SpecError(f"$.stages: {spec.name} cannot have an output stride of {output_stride}; it comes to {stride}")
     return replace(spec, name=f"{spec.name}_os{output_stride}", stages=tuple(stages))
+
+
+@cache
+def dilated_specs() -> tuple[ResNetSpec, ...]:
+    """The zoo's networks for ImageNet with an output stride of 8 or 16, which are not in the zoo by a name."""
+    found = []
+    for spec, stride in itertools.product(ZOO.values(), (8, 16)):
+        if spec.image_size == (224, 224) and all(stage.dilation == 1 for stage in spec.stages):
+            with suppress(SpecError):
+                found.append(with_output_stride(spec, stride))
+    return tuple(found)
 
 
 _TORCHVISION = (

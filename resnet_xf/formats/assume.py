@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import exp
 
 import numpy as np
@@ -21,6 +21,15 @@ MOST_GROWTH = 3.0
 
 With variances near 1 the growth is 1.03 for ResNet-50; with those of 0.0005 to 0.01 it is 6 for ResNet-18.
 """
+
+DILATED = 8
+"""The output stride of a network with dilation in its last two stages."""
+
+WHOLE = {
+    r"(^|_)(fcn|psp|pspnet|deeplab\w*|danet)\d+_|^(head|auxlayer)\.block\.": DILATED,
+    r"(^|_)(ssd|fasterrcnn|maskrcnn|simplepose\w*)\d+_|batchnormcudnnoff|^(rpn|top_features|deconv_layers)\.": 32,
+}
+"""By patterns of names in GluonCV's whole models, the output stride of their trunks."""
 
 
 def assumption(spec: Spec) -> str:
@@ -41,6 +50,18 @@ def could_be_dilated(planned: Plan, layout: Layout) -> bool:
     if not isinstance(spec, ResNetSpec) or not any(stage.stride > 1 for stage in spec.stages[1:]):
         return False
     return layout.dilates == "all" or (layout.dilates == "bottlenecks" and spec.block == "bottleneck")
+
+
+def output_stride(names: Iterable[str]) -> int | None:
+    """Return the output stride of a whole model's trunk, by the names of its other layers; None if they do not tell.
+
+    GluonCV's segmenters have dilation in their trunks, its detectors and pose networks have none.
+    """
+    for name in names:
+        for pattern, stride in WHOLE.items():
+            if re.search(pattern, name):
+                return stride
+    return None
 
 
 def hinted(names: Sequence[str], prefix: str) -> list[str]:

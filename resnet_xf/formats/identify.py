@@ -12,9 +12,18 @@ import numpy as np
 from resnet_xf.architecture.plan import Plan, headless, plan
 from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes
-from resnet_xf.architecture.zoo import ZOO, relatives
+from resnet_xf.architecture.zoo import ZOO, relatives, with_output_stride
 from resnet_xf.errors import ShapeError, SpecError, WeightsError
-from resnet_xf.formats.assume import EPS, MOST_GROWTH, assumption, could_be_dilated, growth_by_eps, hinted
+from resnet_xf.formats.assume import (
+    DILATED,
+    EPS,
+    MOST_GROWTH,
+    assumption,
+    could_be_dilated,
+    growth_by_eps,
+    hinted,
+    output_stride,
+)
 from resnet_xf.formats.files import CheckpointFile
 from resnet_xf.formats.gluon_symbol import Symbol
 from resnet_xf.formats.graph import Graph, read_graph
@@ -133,9 +142,7 @@ def _by_names(
     file: CheckpointFile, target: Spec | None, num_classes: int | None, *, backbone: bool = False
 ) -> tuple[Match, tuple[str, ...]]:
     """The network whose names and shapes a file has, and what else has the same."""
-    fits, nearest = matches(file.tensors, target, num_classes)
-    if backbone and not fits:
-        fits = [match for match in nearest if match.has_trunk]
+    fits, nearest = matches(file.tensors, target, num_classes, part=backbone)
     if not fits:
         raise WeightsError(f"{file.path}: {refusal(file, nearest, target)}")
     hints = hinted([match.plan.spec.name for match in fits], fits[0].prefix)
@@ -145,7 +152,10 @@ def _by_names(
     chosen = replace(chosen, plan=_listed(chosen.plan))
     root = arithmetic(chosen.plan.spec).root
     others = [one.plan.spec.name for one in fits if arithmetic(one.plan.spec).root != root]
-    if could_be_dilated(chosen.plan, chosen.layout):
+    stride = output_stride(file.tensors) if target is None else None
+    if stride == DILATED and isinstance(chosen.plan.spec, ResNetSpec):
+        chosen = replace(chosen, plan=plan(with_output_stride(chosen.plan.spec, stride)))
+    elif stride is None and could_be_dilated(chosen.plan, chosen.layout):
         others.append("networks with dilation in place of stride")
     return chosen, (*others, *chosen.layout.others(name))
 

@@ -94,13 +94,16 @@ class _View:
         return not self.stem or (self.stem[0], *self.stem[2:]) == (width, *([7, 7] if stem.kind == "conv7" else [3, 3]))
 
 
-def matches(tensors: Weights, target: Spec | None, num_classes: int | None) -> tuple[list[Match], list[Match]]:
+def matches(
+    tensors: Weights, target: Spec | None, num_classes: int | None, *, part: bool = False
+) -> tuple[list[Match], list[Match]]:
     """Every network that fits, at most once; and if none does, the nearest ones in order.
 
     Args:
         tensors: the file's arrays.
         target: the only candidate; all published networks if None.
         num_classes: of the file; if None as its last layer has.
+        part: the stem and the stages are enough, and other tensors may be left over.
     """
     views = [*_views(tensors)]
     published = [target] if target else [*ZOO.values(), *relatives().values()]
@@ -111,7 +114,7 @@ def matches(tensors: Weights, target: Spec | None, num_classes: int | None) -> t
             likely, key=lambda view: not (view.layout.is_own(spec.name) or view.layout.may_be(spec.name))
         ):
             match = _match(tensors, view, spec, num_classes)
-            if match is not None and not match.wrong:
+            if match is not None and (match.has_trunk if part else not match.wrong):
                 fits[spec.name] = match
                 break
     if fits:
@@ -131,7 +134,7 @@ def names_in_graph(match: Match, variables: Sequence[str]) -> dict[str, str] | N
             if expected is None or not (counted or layout.joint == "_"):
                 continue
             names = comparable(variables, layout, counted=counted)
-            prefix = _shortest_prefix(names, [_first(layout, counted, name) for name in FIRST])
+            prefix = _own_prefix(names, [_first(layout, counted, name) for name in FIRST])
             view = _View(layout, counted, names, prefix, tuple(_heads(layout, counted, names)))
             in_graph = {place.ours: names.get(form) for place, form in _forms(view, expected)}
             if None not in in_graph.values():
@@ -183,7 +186,7 @@ def _views(tensors: Weights) -> Iterator[_View]:
             names = forms[key]
             firsts = [_first(layout, counted, name) for name in FIRST]
             has_prefix = counted or layout.joint == "_"
-            prefix = _shortest_prefix(names, firsts) if has_prefix else ""
+            prefix = _own_prefix(names, firsts) if has_prefix else ""
             heads = _heads(layout, counted, names, tensors)
             firsts = [prefix + first for first in firsts if first is not None]
             stem = next((tensors[names[form]].shape for form in firsts if form in names), ())
@@ -227,15 +230,20 @@ def _kernel_pattern(layout: Layout, *, counted: bool) -> str:
     return rf"(?:{pattern}){re.escape(joint)}weight"
 
 
-def _shortest_prefix(names: Mapping[str, str], firsts: Sequence[str | None]) -> str:
-    """The network's own prefix on exported names, as ``resnetv10_``."""
-    prefixes = [
+def _own_prefix(names: Mapping[str, str], firsts: Sequence[str | None]) -> str:
+    """The network's own prefix on exported names, as ``resnetv10_``: the one of most names in stages."""
+    prefixes = {
         name.removesuffix(first)
         for first in firsts
         for name in names
         if first and name.endswith(first) and not re.search(r"stage|unit|layers\d|down\d", name)
-    ]
-    return min(prefixes, key=len, default="")
+    }
+
+    def rank(prefix: str) -> tuple[int, int]:
+        in_stages = re.compile(re.escape(prefix) + r"(?:stage|layers?|down)\d")
+        return -sum(bool(in_stages.match(name)) for name in names), len(prefix)
+
+    return min(sorted(prefixes), key=rank, default="")
 
 
 def _match(tensors: Weights, view: _View, spec: Spec, num_classes: int | None) -> Match | None:

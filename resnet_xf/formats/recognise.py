@@ -14,7 +14,7 @@ from resnet_xf.architecture import nodes
 from resnet_xf.architecture.nodes import Children, Node, Residual, Sequential, join
 from resnet_xf.architecture.plan import FEATURES, Plan, explicit_spec, plan
 from resnet_xf.architecture.spec import ResNetSpec, Spec
-from resnet_xf.architecture.zoo import REFERENCE, ZOO
+from resnet_xf.architecture.zoo import REFERENCE, ZOO, dilated_specs
 from resnet_xf.errors import SpecError
 from resnet_xf.formats.steps import ACTIVATIONS, Step, all_steps, difference, matched, steps_of
 
@@ -89,6 +89,8 @@ def named_plan(
         SpecError: if the layers do not fit each other, or are not those of ``spec``; the message names the first.
     """
     specs: list[Spec] = [spec] if spec else [*ZOO.values()]
+    if spec is None and any(getattr(step.node, "dilation", 1) > 1 for step in all_steps(steps)):
+        specs += dilated_specs()
     without = _without_shifts(steps, unused)
     for candidate in [without] if without == steps else [without, steps]:
         if (planned := _equal_plan(candidate, specs)) is not None:
@@ -138,7 +140,9 @@ def _equal_plan(steps: list[Step], specs: list[Spec]) -> Plan | None:
             planned = _fitted(spec, steps)
             if difference(steps_of(planned.root.children), steps) is None:
                 found.append(planned)
-    return min(found, key=lambda one: REFERENCE.get(one.spec.name) not in GLUON_ZOOS, default=None)
+    return min(
+        found, key=lambda one: REFERENCE.get(re.sub(r"_os\d+$", "", one.spec.name)) not in GLUON_ZOOS, default=None
+    )
 
 
 def _fitted(spec: Spec, steps: list[Step]) -> Plan:
