@@ -393,6 +393,7 @@ def test_a_head_behind_a_dropout_is_the_head(tmp_path: Path) -> None:
     identity = identify(read_checkpoint(tmp_path / "a.pth"))
     assert identity.plan.spec.num_classes == 7
     assert identity.weights["fc.weight"].shape == (7, 512)
+    assert identity.notes[0].startswith("fc.1 is the head; what stands beside it without arrays")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
@@ -412,3 +413,29 @@ def test_what_cannot_be_read_safely_tells_the_command(kind: str, tmp_path: Path)
     command = shlex.split(str(error.value).partition("read that file: ")[2])
     subprocess.run([sys.executable, *command[1:]], check=True)
     assert set(read_checkpoint(tmp_path / "a $(model)'s-weights.pth").tensors) == {"0.weight", "0.bias"}
+
+
+def test_the_trunk_of_a_detector_is_found_among_other_parts() -> None:
+    """GluonCV's SSD has the zoo's network under a prefix, and beside it other convolutions with names of the same kind."""
+    shapes = next(shapes for exported, shapes, _ in shapes_of("resnet18_v1") if exported)
+    trunk = {f"ssd1_resnetv10_{name}": shape for name, shape in shapes.items() if not name.startswith("dense")}
+    others = {"ssd1_expand_conv0_weight": (512, 512, 1, 1), "ssd1_convpredictor0_conv0_weight": (84, 256, 3, 3)}
+    file = file_of(trunk | others)
+    identity = identify(file, backbone=True)
+    check_unambiguous(file, identity)
+    assert identity.prefix == "ssd1_resnetv10_"
+    assert set(identity.weights) == {name for name in all_weight_shapes("resnet18_v1") if not name.startswith("fc.")}
+    assert identity.notes == (
+        "2 arrays are of other parts, and are left out: ssd1_expand_conv0_weight, ssd1_convpredictor0_conv0_weight",
+    )
+
+
+def test_a_pose_network_s_trunk_is_under_a_prefix() -> None:
+    """GluonCV's SimplePose and CenterNet hold the layers of v1b in a Sequential."""
+    layout = next(layout for layout in LAYOUTS if "in a Sequential" in layout.title)
+    trunk = {
+        place.theirs: place.shape for place in places(plan("resnet18_v1b"), layout) or () if "fc." not in place.ours
+    }
+    file = file_of({f"resnet.{name}": shape for name, shape in trunk.items()} | {"final_layer.weight": (17, 256, 1, 1)})
+    with pytest.raises(WeightsError, match=r"choose the network with --prefix resnet\. --backbone$"):
+        identify(file)

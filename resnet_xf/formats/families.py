@@ -130,6 +130,15 @@ _BOOK = (
         dilates="bottlenecks",
         words="torch",
     ),
+    *(
+        Layout(
+            "the layers of GluonCV's v1b to v1s in a Sequential", (), stem | {"fc": "10"}, 4, _SEQUENTIAL, dilates="all"
+        )
+        for stem in (
+            {"conv1": "0", "bn1": "1"},
+            {"conv1.0": "0.0", "conv1.1": "0.1", "conv1.3": "0.3", "conv1.4": "0.4", "conv1.6": "0.6", "bn1": "1"},
+        )
+    ),
 )
 
 _SYMBOL_OUTER = {"input_norm": "bn_data", "conv1": "conv0", "bn1": "bn0", "norm": "bn1", "fc": "fc1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -214,7 +215,12 @@ def _identity(file: CheckpointFile, match: Match, others: tuple[str, ...], *, gu
         usual = " or ".join(f"{eps:g}" for eps in EPS[1:])
         others += (f"networks with an eps of {usual}, whose outputs are up to {growth:.1f} times smaller",)
     own = others if guessed else ()
-    return Identity(planned, layout.title, layout.words, match.prefix, weights, guessed=guessed, others=own)
+    notes: tuple[str, ...] = ()
+    if match.head and (at := re.fullmatch(r"(fc\.\d+)\.weight", match.head[0])) and layout.structural("fc") == "fc":
+        notes = (f"{at[1]} is the head; what stands beside it without arrays, as a dropout or a softmax, is left out",)
+    return Identity(
+        planned, layout.title, layout.words, match.prefix, weights, guessed=guessed, others=own, notes=notes
+    )
 
 
 def _with_shift(file: CheckpointFile, planned: Plan, shifts: Weights) -> Plan:

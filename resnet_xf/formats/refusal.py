@@ -52,7 +52,7 @@ def _subnetworks(file: CheckpointFile) -> list[str]:
     prefixes = dict.fromkeys(
         name.removesuffix(first)
         for name in file.tensors
-        for first in (*FIRST, "0.weight", "features.0.weight")
+        for first in (*FIRST, "0.weight", "0.0.weight", "features.0.weight")
         if name.endswith(f".{first}")
         and not re.search(r"(^|\.)(layer\d|stages?|\d+|downsample|body)(\.|\d)", name.removesuffix(first))
     )
