@@ -44,9 +44,12 @@ from resnet_xf.formats.gluon_symbol import read_symbol
 from resnet_xf.formats.graph import read_graph
 from resnet_xf.formats.identify import identify
 from resnet_xf.formats.inspect import inspect
+from resnet_xf.ladder.capture import script
 from resnet_xf.ladder.capture.against import capture, parity_against
 from resnet_xf.ladder.capture.captured import Captured
 from resnet_xf.ladder.capture.evidence import manifest_digest
+from resnet_xf.ladder.capture.original import Original, translate
+from resnet_xf.ladder.capture.recorded import MEMBERS, read_evidence
 from resnet_xf.speed.bench.case import Case
 from resnet_xf.speed.bench.report import BenchReport, Result, Row, compare
 from resnet_xf.speed.bench.statistics import speed
@@ -171,7 +174,8 @@ def _description() -> Prepared:
     return make, read
 
 
-def _symbol() -> Prepared:
+def _graph() -> tuple[str, dict[str, np.ndarray]]:
+    """An exported graph as text, and its arrays."""
     nodes: list[dict[str, Any]] = [{"op": "null", "name": "data", "inputs": []}]
 
     def add(op: str, name: str, inputs: list[int], **attributes: str) -> int:
@@ -191,7 +195,13 @@ def _symbol() -> Prepared:
 
     text = json.dumps(symbol)
     shapes = {"fc_weight": (3, 2)} | {f"conv{number}_weight": (2, 2, 3, 3) for number in range(3)}
-    tensors = {node["name"]: np.ones(shapes.get(node["name"], 2), "f4") for node in nodes[1:] if node["op"] == "null"}
+    return text, {
+        node["name"]: np.ones(shapes.get(node["name"], 2), "f4") for node in nodes[1:] if node["op"] == "null"
+    }
+
+
+def _symbol() -> Prepared:
+    text, tensors = _graph()
 
     def read(folder: Path) -> None:
         symbol = read_symbol(folder / "x-symbol.json")
@@ -199,6 +209,57 @@ def _symbol() -> Prepared:
         read_graph(symbol, tensors)
 
     return lambda rng: {"x-symbol.json": as_json(damaged_json(text, rng), rng)}, read
+
+
+def _evidence() -> Prepared:
+    """What ``capture-script`` records: the zip, or with digests to match, the graph, the facts or one array."""
+    text, tensors = _graph()
+    learns = {name: array for name, array in tensors.items() if "running" not in name}
+    layers = {node["name"]: [2, 2, 8, 8] for node in json.loads(text)["nodes"] if node["op"] != "null"}
+    arrays = {name: np.zeros((2, 3), dtype) for name, dtype in MEMBERS.items()}
+    arrays["images"] = np.ones((2, 2, 8, 8), "f4")
+    arrays["layers"] = np.ones(256 * len(layers))
+    arrays["weights"] = np.concatenate([array.ravel() for array in tensors.values()]).astype("f8")
+    for dtype in ("float32", "float64"):
+        arrays[f"gradients_{dtype}"] = np.concatenate([array.ravel() for array in learns.values()]).astype("f8")
+        arrays[f"statistics_{dtype}"] = np.ones(2 * (len(tensors) - len(learns)))
+    facts = {
+        "format": 1, "mxnet": "1.5.1", "python": "3.6.15", "numpy": "1.19.5", "head": "fc", "softmax": "",
+        "layers": layers, "losses": {"float32": 1.0, "float64": 1.0},
+        "arrays": {
+            name: {"shape": array.shape, "sha256": script.digest(array), "zero": False, "learns": name in learns}
+            for name, array in tensors.items()
+        },
+    }  # fmt: skip
+
+    def packed(changed: dict[str, np.ndarray], said: Any, rng: random.Random, *, damage: bool) -> bytes:
+        if isinstance(said, dict):
+            said["sha256"] = {name: script.digest(array) for name, array in changed.items()}
+        plain = as_json(damaged_json(json.dumps(said), rng), rng) if damage else json.dumps(said).encode()
+        buffer = io.BytesIO()
+        np.savez(buffer, **{**changed, "facts": np.frombuffer(plain, "u1")})
+        return buffer.getvalue()
+
+    def make(rng: random.Random) -> Files:
+        changed = {**arrays, "graph": np.frombuffer(text.encode(), "u1")}
+        kind = rng.randrange(4)
+        if kind == 0:
+            changed["graph"] = np.frombuffer(as_json(damaged_json(text, rng), rng), "u1")
+        elif kind == 1:
+            name = rng.choice(list(changed))
+            odd = changed[name]
+            changed[name] = rng.choice((odd[None], odd[:1], odd.astype("f8"), np.zeros(odd.shape, "O")))
+        data = packed(changed, dict(facts), rng, damage=kind == 2)
+        return {"x.npz": damaged(data, [data], rng) if kind == 3 else data}
+
+    def read(folder: Path) -> None:
+        evidence = read_evidence(folder / "x.npz")
+        original = Original(evidence, translate(evidence), {})
+        original.take("trace", object, None, large=False)
+        original.take("step/float64", object, None, large=True)
+        original.subject(original.translation.plan, 2**30)
+
+    return make, read
 
 
 def _safetensors() -> Prepared:
@@ -428,9 +489,10 @@ READERS = (
     Reader("safetensors", 15, _safetensors),
     Reader("run", 3, _run_folder),
     Reader("capture", 2, _capture),
+    Reader("evidence", 2, _evidence),
     Reader("idx", 6, _idx),
     Reader("cifar", 11, _cifar),
-    Reader("images", 17, _images),
+    Reader("images", 15, _images),
     Reader("bench", 3, _bench),
     Reader("state_dict", 1, _state_dict),
 )
