@@ -4,17 +4,21 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.runs import RECIPE, TINY
 from resnet_xf import get_backend, load_dataset
 from resnet_xf.backend.workers import free_port
+from resnet_xf.data import Batches
+from resnet_xf.data.transform import Transform
 from resnet_xf.training.checkpoint import load_checkpoint
-from resnet_xf.training.recipe import Schedule
+from resnet_xf.training.recipe import Augmentation, Schedule
 from resnet_xf.training.runs import train
 
 COMMAND = [sys.executable, "-m", "resnet_xf", "train"]
@@ -185,6 +189,40 @@ def test_a_worker_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(backe
     assert f"`resnet-xf train --resume {run} --workers 2` goes on" in last
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
     assert load_checkpoint(run).header.position.epoch >= 2
+
+
+@pytest.mark.parametrize("backend", ["torch", "mxnet"])
+def test_an_image_that_a_worker_cannot_read_ends_all_at_one_step_and_loses_none(backend: str, tmp_path) -> None:
+    for half, name, number in product(("train", "test"), "ab", range(8)):
+        path = tmp_path / "pictures" / half / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9), 20 * number).save(path)
+    augmentation = Augmentation(crop="resize", mean=(0.0,), std=(1.0,))
+    recipe = msgspec.structs.replace(FROZEN, batch_size=4, augmentation=augmentation)
+    arguments = [*files(tmp_path, recipe), "--num-classes", "2", "--in-channels", "3", "--dataset"]
+    arguments += [
+        f"folder:{tmp_path / 'pictures'}",
+        "--backend",
+        backend,
+        "--out",
+        str(tmp_path / "run"),
+        "--workers",
+        "2",
+    ]
+    data = load_dataset(f"folder:{tmp_path / 'pictures'}")
+    transform = Transform((12, 12), 3, "resize", mean=(0.0,), std=(1.0,))
+    batches = [*Batches(data.train, transform, 4, seed=recipe.seed, rank=1, workers=2, threads=1)]
+    index = int(batches[-1].indices[0])  # the other worker's share of the last batch
+    path = tmp_path / "pictures" / "train" / "ab"[index // 8] / f"{index % 8}.png"
+    path.write_bytes(path.read_bytes()[:40])
+    done = subprocess.run([*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=90)
+    assert done.returncode == 2
+    said = done.stderr.strip().splitlines()[-1]
+    assert f"{path.name}: not readable as an image" in said
+    assert (
+        "another worker could not read an image of its share; stopped after step 3 of 4 (epoch 1 of 1); go on" in said
+    )
+    assert load_checkpoint(tmp_path / "run").header.step == 3
 
 
 def test_a_worker_that_finds_nobody_gives_up_with_a_message(tmp_path) -> None:

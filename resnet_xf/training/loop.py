@@ -190,25 +190,35 @@ class Training:
         return any(self._total(self.stop_request.signal))
 
     def _train_epoch(self) -> None:
-        """Train the rest of an epoch, evaluate and save; raise TrainingStopped after a stop signal."""
+        """Train the rest of an epoch, evaluate and save.
+
+        Raises:
+            TrainingStopped: after a stop signal.
+            DataError: if an image cannot be read; all workers end before this step, and the first one saves.
+        """
         recipe, learner = self.recipe, self.learner
         batches = self._batches()
+        stream = self._until_unreadable(batches)
         classes, step = self.planned.spec.num_classes, self.header.step
         waiting: tuple[Batch, Outcome] | None = None
-        stop = False
         self.clock = time.perf_counter()
-        for batch in self._until_unreadable(batches):
+        batch = next(stream, None)
+        while True:
+            # The same for all workers, before the same step.
+            signals, unreadable = self._total(self.stop_request.signal, self.unreadable is not None)
+            stop = bool(signals or unreadable)
+            if stop or batch is None:
+                break
             goal = targets(batch.labels, classes, recipe.label_smoothing, batch.size)
             outcome = learner.step(batch.images, goal, float(self.rates[step]))
             if waiting is not None:  # the step before is read while this one runs
                 self._count(*waiting)
             waiting, step = (batch, outcome), step + 1
-            if stop := self._must_stop():
-                break
+            batch = next(stream, None)
         if waiting is not None:
             self._count(*waiting)
-        if self.unreadable is not None:
-            self._save_before(self.unreadable)
+        if unreadable:
+            self._stop(self.unreadable or DataError("another worker could not read an image of its share"))
         if not stop and self.header.position.batch == batches.total:
             stop = not self._finish_epoch()
         if stop:
@@ -235,13 +245,6 @@ class Training:
             yield from batches
         except DataError as error:
             self.unreadable = error
-
-    def _save_before(self, error: DataError) -> None:
-        """Save, if this is the only worker, and raise the error that ended the training."""
-        if self.folder is None or self.learner.workers > 1:
-            raise error
-        self._save(self.folder)
-        raise DataError(f"{error}; {self._stopped(self.folder)}")
 
     def _count(self, batch: Batch, outcome: Outcome) -> None:
         """Wait for a step's outcome and add it to the epoch's sums."""
@@ -320,8 +323,8 @@ class Training:
         save_checkpoint(folder, Checkpoint(self.planned.spec, self.header, weights, velocity), self.keep)
         write_metrics(folder, self.header.history)
 
-    def _stop(self) -> None:
-        """Save and raise TrainingStopped, in all workers at the same step; only the first has a message."""
+    def _stop(self, error: DataError | None = None) -> None:
+        """Save, in all workers at the same step; raise the error, or TrainingStopped. Only the first one says where."""
         at = self.header.position
         loss, correct, seen = self._total(at.loss, at.correct, at.seen)
         self._move(loss=loss, correct=int(correct), seen=int(seen))
@@ -330,6 +333,8 @@ class Training:
             self._save(self.folder)
             message = self._stopped(self.folder)
         self._total(0)
+        if error is not None:
+            raise DataError("; ".join(filter(None, (str(error), message))))
         raise TrainingStopped(message, self.stop_request.signal or SIGTERM)
 
     def _stopped(self, folder: Path) -> str:
