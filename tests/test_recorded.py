@@ -75,6 +75,17 @@ def test_layers_and_gradients_are_compared(tmp_path, draw: Callable[[], Any]) ->
     assert ("softmax at its end is left out" in report.weights) == (draw is preactivation)
 
 
+def test_what_was_not_recorded_is_named(tmp_path) -> None:
+    """MXNet's group norm has one scale for each group, whose gradient is a sum over ours."""
+    evidence, tuned = exported(tmp_path, GRAPHS["group norm"](), "--shape", "3,16,16")
+    rungs = parity_against([evidence], weights=tuned).rungs
+    assert [rung.status for rung in rungs] == ["pass"] * 7 + ["skip"]
+    assert rungs[6].detail.endswith("; not recorded: gn0.weight, gn0.bias")
+    evidence.write_bytes(evidence.read_bytes()[:-1])
+    with pytest.raises(EvidenceError, match="capture again"):
+        read_evidence(evidence)
+
+
 @pytest.mark.parametrize(
     "planted, rung, where",
     [
@@ -138,6 +149,7 @@ def test_what_cannot_be_compared_is_refused(tiny, tmp_path, command) -> None:
     for says, arguments in {
         "holds no weights; name a file of them: resnet-xf parity FILE": [],
         "leave out --accuracy and --level full": [tmp_path / "tuned.safetensors", "--level", "full"],
+        "none.npz: there is no such file or folder": ["--against", tmp_path / "none.npz"],
         "is compared alone": [tmp_path / "tuned.safetensors", "--against", tiny],
         "leave out those options": [tmp_path / "tuned.safetensors", "--image-size", "32"],
         "does not hold the weights": ["resnet18", "--weights", tmp_path / "tuned.safetensors"],

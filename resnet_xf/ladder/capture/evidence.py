@@ -222,6 +222,8 @@ def read_manifest(folder: str | Path) -> Manifest:
         EvidenceError: if there is none, it is malformed or was changed, or it is of another version.
     """
     path = Path(folder) / MANIFEST
+    if not Path(folder).exists():
+        raise EvidenceError(f"{folder}: there is no such file or folder")
     if not path.exists():
         raise EvidenceError(f"{folder}: holds no capture; expected {path}, as `resnet-xf capture` writes it")
     with reading(path, EvidenceError, "a capture's manifest", "; capture again"):

@@ -3,7 +3,7 @@
     python capture.py net-symbol.json net-0000.params --out evidence.npz
     python capture.py --block package.module:function --out evidence.npz
 
-It needs Python 3.6 or later, NumPy, and MXNet 1.3 or later. ``evidence.npz`` has about 1 MB. It holds the graph, the
+It needs Python 3.6 or later, NumPy, and MXNet 1.3 or later. ``evidence.npz`` has 1 to 3 MB. It holds the graph, the
 images, the outputs in float32 and float64, the digests of the weights, and the versions. Of every layer's output, of
 every gradient of one training step, and of every weight it holds at most 256 values: sums that stand for all. Then,
 where PyTorch is:

@@ -127,6 +127,9 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     whole = max(max(gradient_errors(first_step(side, "float32"), truth).values()) for side in sides)
     single = max(own.backward for side in sides for own in rounding(side).values())
     detail = f"loss {truth.loss:.4f}; float32 by layers at most {single:.1e}, as a whole {whole:.1e}"
+    recorded = [first_step(side, "float64") for side in sides]
+    if left := [name for name in truth.gradients if any(s.sketched and name not in s.gradients for s in recorded)]:
+        detail += f"; not recorded: {', '.join(left)}"
     remark = "training is compared without dropout, whose rates are the same" if subject.outline.dropouts else ""
     return Finding(worst.value, worst.bound, detail, remark=remark)
 
