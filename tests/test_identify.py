@@ -7,6 +7,7 @@ import hashlib
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -439,3 +440,36 @@ def test_a_pose_network_s_trunk_is_under_a_prefix() -> None:
     file = file_of({f"resnet.{name}": shape for name, shape in trunk.items()} | {"final_layer.weight": (17, 256, 1, 1)})
     with pytest.raises(WeightsError, match=r"choose the network with --prefix resnet\. --backbone$"):
         identify(file)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["p{}.conv1.weight", "x{}_conv0_weight", "conv{}" + "9" * 5000 + "_weight", "a." * 200 + "p{}.conv1.weight"],
+)
+def test_names_of_any_kind_are_refused_soon(name: str) -> None:
+    array = np.zeros((4, 3, 3, 3), np.float32)
+    file = CheckpointFile(Path("net.params"), "params", {name.format(number): array for number in range(3000)})
+    start = time.perf_counter()
+    with pytest.raises(WeightsError, match="--spec"):
+        identify(file)
+    assert time.perf_counter() - start < 10  # a second on a busy machine
+
+
+def test_commands_take_a_prefix(tmp_path: Path, command: Any) -> None:
+    path = tmp_path / "a.pth"
+    weights = draw_weights("cifar_resnet20_v1", scheme="probe")
+    state = {name: torch.from_numpy(array) for name, array in weights.items()}
+    torch.save(under("q.", state) | under("k.", state), path)
+    code, _, err = command("convert", path, tmp_path / "b.safetensors")
+    assert (code, "--prefix q. or --prefix k." in err) == (2, True)
+    code, out, _ = command("inspect", path, "--prefix", "q.")
+    assert code == 0
+    assert "prefix of every name: q." in out
+    code, out, _ = command("convert", path, tmp_path / "b.safetensors", "--prefix", "k.")
+    assert code == 0
+    assert "prefix removed from every name: k." in out
+    assert "only resnet_xf loads it" in out
+    code, out, _ = command(
+        "parity", "cifar_resnet20_v1", "--weights", path, "--prefix", "q", "--level", "quick", "--image-size", 16
+    )
+    assert code == 0, out

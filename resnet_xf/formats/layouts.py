@@ -187,7 +187,7 @@ def comparable(names: Iterable[str], layout: Layout, *, counted: bool = False) -
 
 def _from_zero(forms: dict[str, str]) -> dict[str, str]:
     """Names whose numbers of layers begin at 0 in each scope."""
-    counted = re.compile(r"((?:.*_)?(?:conv|batchnorm|dense))(\d+)(_[a-z_]+)")
+    counted = re.compile(r"((?:.*_)?(?:conv|batchnorm|dense))(\d{1,9})(_[a-z_]+)")
     parts = {name: counted.fullmatch(form) for name, form in forms.items()}
     numbers: dict[str, set[int]] = defaultdict(set)
     for part in parts.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -178,32 +179,34 @@ def kernels(spec: Spec) -> int:
 def _views(tensors: Weights) -> Iterator[_View]:
     """The file's names in the form of every layout that has its first convolution or its head."""
     forms: dict[tuple[object, ...], dict[str, str]] = {}
+    prefixes: dict[tuple[object, ...], str] = {}
     for layout in LAYOUTS:
         for counted in layout.ways:
             key = (layout.rewrites, counted, layout.joint)
             if key not in forms:
                 forms[key] = comparable(tensors, layout, counted=counted)
             names = forms[key]
-            firsts = [_first(layout, counted, name) for name in FIRST]
-            has_prefix = counted or layout.joint == "_"
-            prefix = _own_prefix(names, firsts) if has_prefix else ""
+            firsts = tuple(_first(layout, counted, name) for name in FIRST)
+            prefix = ""
+            if counted or layout.joint == "_":
+                if (*key, firsts) not in prefixes:
+                    prefixes[*key, firsts] = _own_prefix(names, firsts)
+                prefix = prefixes[*key, firsts]
+            stem = next((tensors[names[form]].shape for one in firsts if one and (form := prefix + one) in names), ())
+            fc = f"{layout.structural('fc')}{layout.joint}weight"
+            fc = prefix + ("dense0_weight" if counted and layout.scopes is not None else fc)
+            if not stem and fc not in names:
+                continue
             heads = _heads(layout, counted, names, tensors)
-            firsts = [prefix + first for first in firsts if first is not None]
-            stem = next((tensors[names[form]].shape for form in firsts if form in names), ())
-            fc = (
-                "dense0_weight"
-                if counted and layout.scopes is not None
-                else f"{layout.structural('fc')}{layout.joint}weight"
-            )
-            forms_of_head = [prefix + fc, *(f"{head}weight" for head in heads if len(heads) == 1)]
+            forms_of_head = [fc, *(f"{head}weight" for head in heads if len(heads) == 1)]
             head = next((tensors[names[form]].shape for form in forms_of_head if form in names), ())
-            if stem or head:
-                pattern = re.compile(re.escape(prefix) + _kernel_pattern(layout, counted=counted))
-                count = sum(bool(pattern.fullmatch(form)) and tensors[name].ndim > 1 for form, name in names.items())
-                classes = head[0] if len(head) == 2 else None
-                yield _View(
-                    layout, counted, names, prefix, tuple(heads), count, stem if len(stem) == 4 else (), classes
-                )
+            pattern = re.compile(re.escape(prefix) + _kernel_pattern(layout, counted=counted))
+            count = sum(
+                tensors[name].ndim > 1 and form.startswith(prefix) and pattern.fullmatch(form) is not None
+                for form, name in names.items()
+            )
+            classes = head[0] if len(head) == 2 else None
+            yield _View(layout, counted, names, prefix, tuple(heads), count, stem if len(stem) == 4 else (), classes)
 
 
 def _first(layout: Layout, counted: bool, name: str) -> str | None:
@@ -238,12 +241,10 @@ def _own_prefix(names: Mapping[str, str], firsts: Sequence[str | None]) -> str:
         for name in names
         if first and name.endswith(first) and not re.search(r"stage|unit|layers\d|down\d", name)
     }
-
-    def rank(prefix: str) -> tuple[int, int]:
-        in_stages = re.compile(re.escape(prefix) + r"(?:stage|layers?|down)\d")
-        return -sum(bool(in_stages.match(name)) for name in names), len(prefix)
-
-    return min(sorted(prefixes), key=rank, default="")
+    if len(prefixes) < 2:
+        return next(iter(prefixes), "")
+    in_stages = Counter(found[1] for name in names if (found := re.match(r"(.*?)(?:stage|layers?|down)\d", name)))
+    return min(sorted(prefixes), key=lambda prefix: (-in_stages[prefix], len(prefix)))
 
 
 def _match(tensors: Weights, view: _View, spec: Spec, num_classes: int | None) -> Match | None:

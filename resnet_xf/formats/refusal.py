@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Sequence
 
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.formats.files import CheckpointFile
 from resnet_xf.formats.matching import FIRST, Match, matches
+
+DEEPEST, MOST_PREFIXES, FEWEST_ARRAYS = 8, 16, 20
+"""Prefixes of so many words are looked at, so many of them, if so many arrays have them: a file may have any names."""
+
+FIRSTS = (*FIRST, "0.weight", "0.0.weight", "features.0.weight")
+"""Names of a network's first convolution in several families."""
 
 BRING = "copy the export's -symbol.json beside it"
 """The way on for a network that is not known by its names."""
@@ -49,15 +55,14 @@ def _without_head(file: CheckpointFile, best: Match) -> str:
 
 def _subnetworks(file: CheckpointFile) -> list[str]:
     """The prefixes under which a file has a network."""
-    prefixes = dict.fromkeys(
-        name.removesuffix(first)
-        for name in file.tensors
-        for first in (*FIRST, "0.weight", "0.0.weight", "features.0.weight")
-        if name.endswith(f".{first}")
-        and not re.search(r"(^|\.)(layer\d|stages?|\d+|downsample|body)(\.|\d)", name.removesuffix(first))
-    )
+    arrays: Counter[str] = Counter()
+    for name in file.tensors:
+        words = name.split(".")[:DEEPEST]
+        arrays.update(".".join(words[:depth]) + "." for depth in range(1, len(words)))
     found = []
-    for prefix in prefixes:
+    for prefix, _ in [one for one in arrays.most_common(MOST_PREFIXES) if one[1] >= FEWEST_ARRAYS]:
+        if not any(f"{prefix}{first}" in file.tensors for first in FIRSTS):
+            continue
         tensors = {name.removeprefix(prefix): array for name, array in file.tensors.items() if name.startswith(prefix)}
         fits, nearest = matches(tensors, None, None)
         if fits or (nearest and nearest[0].has_trunk):
