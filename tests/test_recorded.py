@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from helpers.graphs import GRAPHS, SHAPE, arcface, preactivation, sym, tensors_of, write
 from helpers.runs import TINY
@@ -136,6 +137,16 @@ def test_the_graph_tells_the_network_of_a_bare_file(tiny, tmp_path, command) -> 
     assert code == 1
     assert "differ on rung 2 (weights) at fc.bias: is not the original's, by about 0.25; 1 of 32 differ" in out
     assert "fc.bias" in (tmp_path / "report.html").read_text()
+
+
+def test_one_of_several_networks_in_a_file_is_compared(tiny, tmp_path, command) -> None:
+    others = draw_weights(TINY, 4)
+    both = {f"{prefix}.{n}": a for prefix, arrays in (("a", WEIGHTS), ("b", others)) for n, a in arrays.items()}
+    save_file(both, tmp_path / "both.safetensors")
+    for prefix, expected in (("a.", 0), ("b.", 1)):
+        options = ("--prefix", prefix, "--against", tiny, "--level", "quick")
+        code, _, err = command("parity", tmp_path / "both.safetensors", *options)
+        assert (code, err) == (expected, "")
 
 
 def test_evidence_is_compared_with_mxnet_too(tiny) -> None:

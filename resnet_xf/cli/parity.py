@@ -134,8 +134,8 @@ def parity_(
         if against:
             if images or image_size or precision:
                 raise EvidenceError("a capture brings its images, their size and precisions; leave out those options")
-            network, file = _expected(spec, weights)
-            report = parity_against(against, backends, spec=network, weights=file, level=level, **shared)
+            network, file = _expected(spec, weights, prefix)
+            report = parity_against(against, backends, spec=network, weights=file, prefix=prefix, level=level, **shared)
         else:
             report = parity(
                 spec or "",
@@ -229,7 +229,7 @@ def capture_(
     echo(f"compare it on any machine: resnet-xf parity --against {shlex.quote(str(out))}")
 
 
-def _expected(spec: str | None, weights: Path | None) -> tuple[Plan | None, Path | None]:
+def _expected(spec: str | None, weights: Path | None, prefix: str | None) -> tuple[Plan | None, Path | None]:
     """Return the network and the weights that a capture must have; None for what may be anything.
 
     A checkpoint's network counts only if it is known for sure, and not guessed from names and shapes.
@@ -238,7 +238,7 @@ def _expected(spec: str | None, weights: Path | None) -> tuple[Plan | None, Path
         return plan(spec) if spec else None, weights
     if weights is not None:
         raise WeightsError(f"{spec}: is a checkpoint; leave out --weights, or name a spec in its place")
-    file = read_checkpoint(spec)
+    file = read_checkpoint(spec, prefix)
     return identify(file).plan if file.spec or file.symbol else None, Path(spec)
 
 

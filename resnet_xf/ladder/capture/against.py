@@ -75,6 +75,7 @@ def parity_against(
     *,
     spec: Plan | Spec | str | None = None,
     weights: Mapping[str, Array] | str | Path | None = None,
+    prefix: str | None = None,
     level: Level | None = None,
     device: str = "cpu",
     trial: Trial | None = None,
@@ -93,6 +94,7 @@ def parity_against(
         backends: those to run. If None and there is a single capture, the first other one that is installed.
         spec: the network of which the captures must be, if given.
         weights: the weights of which they must be, if given.
+        prefix: of the network's names in the file of weights, as in :func:`resnet_xf.parity`.
         level: the highest that all captures allow if None.
         device: as in :func:`resnet_xf.parity`.
         trial: the accuracies' margin and the folder of runs. Data set, recipe and seeds are the captures'.
@@ -104,7 +106,7 @@ def parity_against(
         BackendError: if no backend is left to compare with.
     """
     if any(Path(path).is_file() for path in captures):
-        return _against_evidence(captures, backends, spec, weights, level, device, trial, max_memory, on_rung)
+        return _against_evidence(captures, backends, spec, weights, prefix, level, device, trial, max_memory, on_rung)
     captured = [Captured(folder) for folder in captures]
     first = captured[0]
     for other in captured[1:]:
@@ -112,7 +114,7 @@ def parity_against(
             raise EvidenceError(f"{first.folder} and {other.folder} cannot be compared; they differ in {wrong}")
     if len({one.folder.resolve() for one in captured}) < len(captured):
         raise EvidenceError(f"{first.folder}: is named twice; a capture is the same as itself")
-    _check_subject(first, spec, weights)
+    _check_subject(first, spec, weights, prefix)
     level = _level(captured, level)
     subject = first.subject(memory_limit(max_memory))
     sides: list[Side] = [*live_sides(subject, _backends(captured, backends), device)]
@@ -143,6 +145,7 @@ def _against_evidence(
     backends: str | Sequence[str | Backend] | None,
     spec: Plan | Spec | str | None,
     weights: Mapping[str, Array] | str | Path | None,
+    prefix: str | None,
     level: Level | None,
     device: str,
     trial: Trial | None,
@@ -163,7 +166,7 @@ def _against_evidence(
     evidence = read_evidence(path)
     translation = translate(evidence, None if spec is None else plan(spec))
     planned = translation.plan if spec is None else plan(spec)
-    planned, arrays, origin = weights_of(planned, weights, 0)
+    planned, arrays, origin = weights_of(planned, weights, 0, prefix)
     original = Original(evidence, translation, arrays)
     subject = original.subject(planned, memory_limit(max_memory))
     chosen = backends_of(backends) if backends is not None else [_other_than("mxnet")]
@@ -199,7 +202,10 @@ def _trial(first: Captured, asked: Trial | None, level: Level) -> Trial | None:
 
 
 def _check_subject(
-    first: Captured, spec: Plan | Spec | str | None, weights: Mapping[str, Array] | str | Path | None
+    first: Captured,
+    spec: Plan | Spec | str | None,
+    weights: Mapping[str, Array] | str | Path | None,
+    prefix: str | None,
 ) -> None:
     """Raise EvidenceError unless a capture is of the network and the weights asked for.
 
@@ -209,7 +215,7 @@ def _check_subject(
     planned = plan(captured if spec is None else spec)
     arrays: Weights = {}
     if weights is not None:
-        planned, arrays, _ = weights_of(planned, weights, first.manifest.seed)
+        planned, arrays, _ = weights_of(planned, weights, first.manifest.seed, prefix)
     asked = planned.spec
     if fields := [field for field in captured.differences(asked) if field != "name"]:
         raise EvidenceError(
