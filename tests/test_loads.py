@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from resnet_xf import draw_weights, get_spec, plan
 from resnet_xf.formats.convert import write_checkpoint
+from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.identify import identify
 from resnet_xf.formats.loads import ALONE, loads_into
 from resnet_xf_mxnet.numpy_compat import mx
 
@@ -84,3 +87,14 @@ def test_gluoncv_s_networks_are_named(name: str) -> None:
     """That their files have GluonCV's own names and shapes is tested where the families are."""
     classes = get_spec(name).num_classes
     assert loads_into(plan(name), "params") == f"GluonCV's {name}(classes={classes}) loads it"
+
+
+def test_a_gate_is_written_as_gluoncv_s_dense_layers_and_read_again(tmp_path: Path) -> None:
+    weights = draw_weights("se_resnet18_v1", scheme="probe")
+    write_checkpoint(tmp_path / "a.params", weights, plan("se_resnet18_v1"))
+    (tmp_path / "a.params.json").unlink()
+    file = read_checkpoint(tmp_path / "a.params")
+    assert file.tensors["features.4.0.se.0.weight"].shape == (4, 64)
+    read = identify(file).weights
+    assert set(read) == set(weights)
+    assert all(np.array_equal(read[name], array) for name, array in weights.items())

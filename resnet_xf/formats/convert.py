@@ -230,7 +230,7 @@ def _theirs(planned: Plan, layout: Layout, weights: Weights) -> Weights:
     """Arrays by the family's structural names, including those that it has and we do not."""
     dtype = next(iter(weights.values())).dtype
     return {
-        place.theirs: weights[place.ours].reshape(place.shape)
+        place.theirs: weights[place.ours].reshape(weights[place.ours].shape[: len(place.shape)])  # a gate may be dense
         if place.fixed is None
         else np.full(place.shape, place.fixed, dtype)
         for place in places(planned, layout) or ()
