@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_xf import draw_weights, get_spec, plan
+from resnet_xf import draw_weights, get_spec, load, plan
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.architecture.zoo import ZOO, relatives
 from resnet_xf.errors import WeightsError
@@ -469,6 +469,7 @@ def test_commands_take_a_prefix(tmp_path: Path, command: Any) -> None:
     assert code == 0
     assert "prefix removed from every name: k." in out
     assert "only resnet_xf loads it" in out
+    assert load(path, "torch", prefix="q.").fc.out_features == 10
     code, out, _ = command(
         "parity", "cifar_resnet20_v1", "--weights", path, "--prefix", "q", "--level", "quick", "--image-size", 16
     )

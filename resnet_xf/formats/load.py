@@ -18,6 +18,7 @@ def load(
     backend: str | Backend | None = None,
     *,
     spec: Spec | None = None,
+    prefix: str | None = None,
     out: Sequence[str] | None = None,
     dtype: str = "float32",
 ) -> Any:
@@ -30,6 +31,7 @@ def load(
             ``net-0000.params`` is ``net-symbol.json``.
         backend: as :func:`resnet_xf.get_backend` chooses it.
         spec: the network, where the file does not tell it.
+        prefix: of the network's names, if the file has more than this network.
         out: names of layers and stages whose feature maps are the outputs, as for :func:`resnet_xf.features`; if None
             the network is built with its own output.
         dtype: ``float32`` or ``float64``.
@@ -39,7 +41,7 @@ def load(
         SpecError: if ``out`` names no layer.
         BackendError: if no backend is installed.
     """
-    file = read_checkpoint(path)
+    file = read_checkpoint(path, prefix)
     identity = identify(file, spec)
     check_unambiguous(file, identity)
     weights = {name: array.astype(dtype) for name, array in identity.weights.items()}
