@@ -81,7 +81,8 @@ PYTHON = [block for page in PAGES if page not in TRANSLATIONS for block in block
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_python_runs(block: Block, capsys) -> None:
+def test_python_runs(block: Block, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(block.code, str(block), "exec"), {})
     printed = capsys.readouterr().out
     for line, shown in re.findall(r"^print\((.*?)\)  # (.*)$", block.code, re.MULTILINE):

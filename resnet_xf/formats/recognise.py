@@ -132,7 +132,7 @@ def _without_shifts(steps: list[Step], unused: set[str]) -> list[Step]:
 
 
 def _equal_plan(steps: list[Step], specs: list[Spec]) -> Plan | None:
-    """Return the plan that has equal steps, one of Gluon's zoos if there are several; None if there is none."""
+    """Return the plan that has equal steps, of several a listed one of Gluon's zoos; None if there is none."""
     blocks = sum(isinstance(step.node, nodes.Add) for step in all_steps(steps))
     found = []
     for spec in specs:
@@ -140,9 +140,12 @@ def _equal_plan(steps: list[Step], specs: list[Spec]) -> Plan | None:
             planned = _fitted(spec, steps)
             if difference(steps_of(planned.root.children), steps) is None:
                 found.append(planned)
-    return min(
-        found, key=lambda one: REFERENCE.get(re.sub(r"_os\d+$", "", one.spec.name)) not in GLUON_ZOOS, default=None
-    )
+
+    def rank(planned: Plan) -> tuple[bool, bool]:
+        name = planned.spec.name
+        return name not in ZOO, REFERENCE.get(re.sub(r"_os\d+$", "", name)) not in GLUON_ZOOS
+
+    return min(found, key=rank, default=None)
 
 
 def _fitted(spec: Spec, steps: list[Step]) -> Plan:
