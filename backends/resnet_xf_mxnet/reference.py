@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,18 +37,13 @@ def run_exported(symbol: Path, tensors: Mapping[str, Array], images: Array) -> A
         inputs = [name for name in graph.list_inputs() if name not in tensors]
         if len(inputs) != 1 or len(graph.list_outputs()) != 1:
             raise WeightsError(f"{symbol}: expected one input and one output beside the tensors, got {inputs}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MXNet's warnings about unusual names
-            network = mx.gluon.SymbolBlock(graph, mx.sym.var(inputs[0]))
-        params = network.collect_params()
-        for name, param in params.items():
-            param.shape = tensors[name].shape
-            param.dtype = "float64"
-        network.initialize(ctx=mx.cpu())
-        for name, param in params.items():
-            param.set_data(ndarray(tensors[name], "float64", mx.cpu()))
-        with mx.autograd.pause(train_mode=False):
-            output: Array = network(ndarray(images, "float64", mx.cpu())).asnumpy()
+        arrays = {name: ndarray(array, "float64", mx.cpu()) for name, array in {**tensors, inputs[0]: images}.items()}
+        bound = graph.bind(
+            mx.cpu(),
+            args={name: arrays[name] for name in graph.list_arguments()},
+            aux_states={name: arrays[name] for name in graph.list_auxiliary_states()},
+        )
+        output: Array = bound.forward(is_train=False)[0].asnumpy()
     except (mx.MXNetError, KeyError, ValueError, AssertionError) as error:
         if isinstance(error, WeightsError):
             raise
