@@ -19,6 +19,7 @@ from helpers.graphs import (
     arcface,
     conv,
     head,
+    mx,
     preactivation,
     relu,
     run,
@@ -46,6 +47,7 @@ from resnet_xf.backend.observe import capture_layers
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
+from resnet_xf_mxnet.arrays import ndarray
 
 IMAGES = np.random.default_rng(1).standard_normal(SHAPE, np.float32)
 
@@ -197,3 +199,22 @@ def test_an_explicit_network_loses_its_head_and_gets_another(tmp_path) -> None:
     assert [name for name, _ in plan(done.spec).root.children][-3:] == ["layer1", "global_pool", "flatten"]
     assert plan(done.spec).outputs == 4
     assert [name for name, _ in plan(resized(done.spec, num_classes=7)).root.children][-1] == "fc"
+
+
+@pytest.mark.parametrize("name", ["resnet18_v1", "resnet18_v2"])
+def test_a_zoo_s_features_that_were_saved_alone_are_a_trunk(tmp_path, command, name: str) -> None:
+    part = getattr(mx.gluon.model_zoo.vision, name)().features
+    part.initialize(mx.init.Xavier())
+    part(mx.nd.zeros((1, 3, 64, 64)))
+    path, out = tmp_path / "saved.params", tmp_path / "trunk.safetensors"
+    part.save_parameters(str(path))
+    code, _, said = command("convert", path, out)
+    assert code == 2
+    assert f"holds the stem and the stages of {name.removesuffix('_v1')}" in said
+    assert "`convert --backbone` takes the part before the head" in said
+    assert command("convert", path, out, "--backbone", "--no-verify")[0] == 0
+    images = np.random.default_rng(2).standard_normal((2, 3, 64, 64))
+    part.cast("float64")
+    expected = part(ndarray(images, "float64", mx.cpu())).asnumpy().reshape(2, 512)
+    ours = get_backend("torch").forward(load(out, "torch", dtype="float64"), images)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12 * np.abs(expected).max())

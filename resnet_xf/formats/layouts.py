@@ -40,6 +40,9 @@ COUNTED_REWRITES: Rewrites = (
 )
 """What is rewritten in all counted names: kinds of batch norms that compute the same, and the symbol API's words."""
 
+FEATURES_REWRITES: Rewrites = ((r"^(?=\d+\.)", "features."),)
+"""What is rewritten where a zoo's ``network.features`` was saved alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -97,6 +100,13 @@ class Layout:
         if self.outer is None and self.scopes is not None:
             return (True,)  # another family has the same structural names
         return (False,) if self.outer is not None and self.scopes is None else (False, True)
+
+    def rewritten(self, *, counted: bool) -> Rewrites:
+        """What is rewritten in a file's names before they are compared."""
+        if counted or self.joint == "_":
+            return COUNTED_REWRITES + self.rewrites
+        has_features = self.outer is not None and self.block.startswith("features.")
+        return (FEATURES_REWRITES if has_features else ()) + self.rewrites
 
     def others(self, model: str) -> tuple[str, ...]:
         """What else has the names and shapes of the network with this name, in words."""
@@ -175,9 +185,8 @@ def comparable(names: Iterable[str], layout: Layout, *, counted: bool = False) -
 
     Counted names are counted from 0 in each scope: those of a second network in a process begin higher.
     """
-    rewrites = (COUNTED_REWRITES if counted or layout.joint == "_" else ()) + layout.rewrites
     forms = {name: name for name in names}
-    for pattern, by in rewrites:
+    for pattern, by in layout.rewritten(counted=counted):
         forms = {name: re.sub(pattern, by, form) for name, form in forms.items()}
     if counted:
         forms = _from_zero(forms)

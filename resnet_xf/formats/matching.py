@@ -182,7 +182,7 @@ def _views(tensors: Weights) -> Iterator[_View]:
     prefixes: dict[tuple[object, ...], str] = {}
     for layout in LAYOUTS:
         for counted in layout.ways:
-            key = (layout.rewrites, counted, layout.joint)
+            key = (layout.rewritten(counted=counted), counted)
             if key not in forms:
                 forms[key] = comparable(tensors, layout, counted=counted)
             names = forms[key]

@@ -28,8 +28,9 @@ def refusal(file: CheckpointFile, nearest: Sequence[Match], target: Spec | None)
         target: what the network must be, or None.
     """
     best = nearest[0] if nearest else None
-    if best is not None and best.has_trunk and not any(name in file.tensors for name in best.head):
-        return _without_head(file, best)
+    trunks, _ = matches(file.tensors, target, None, part=True)
+    if trunks and not any(name in file.tensors for name in trunks[0].head):
+        return _without_head(file, trunks[0])
     if under := _subnetworks(file):
         options = " or ".join(f"--prefix {prefix}" for prefix in under)
         return f"has a network under a prefix, and other tensors beside it: choose the network with {options}"
