@@ -153,7 +153,7 @@ def _by_names(
     chosen = replace(chosen, plan=_listed(chosen.plan))
     root = arithmetic(chosen.plan.spec).root
     others = [one.plan.spec.name for one in fits if arithmetic(one.plan.spec).root != root]
-    stride = output_stride(file.tensors) if target is None else None
+    stride = output_stride(file.tensors) if target is None and chosen.layout.words == "gluon" else None
     if stride == DILATED and isinstance(chosen.plan.spec, ResNetSpec):
         chosen = replace(chosen, plan=plan(with_output_stride(chosen.plan.spec, stride)))
     elif stride is None and could_be_dilated(chosen.plan, chosen.layout):
