@@ -15,7 +15,7 @@ from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.architecture.zoo import with_output_stride
 from resnet_xf.errors import WeightsError
-from resnet_xf.formats.families import LAYOUTS
+from resnet_xf.formats.families import GLUON, LAYOUTS
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import check_unambiguous, identify
 from resnet_xf.formats.layouts import places
@@ -108,3 +108,20 @@ def test_what_stands_beside_a_trunk_tells_whether_it_is_dilated(tmp_path, prefix
     if prefix.startswith("resnet"):  # nothing tells the kind of the whole model
         with pytest.raises(WeightsError, match="networks with dilation in place of stride"):
             check_unambiguous(file, identify(file, backbone=True))
+
+
+def test_the_trunk_of_a_region_detector_lies_in_two_lists(tmp_path) -> None:
+    """``save_parameters`` of GluonCV's Faster and Mask R-CNN."""
+    lists = {"conv1.": "features.0.", "bn1.": "features.1.", "layer4.": "top_features.0."}
+    lists |= {f"layer{stage}.": f"features.{stage + 3}." for stage in (1, 2, 3)}
+    weights, tensors = draw_weights("resnet50_v1b"), {}
+    for place in places(plan("resnet50_v1b"), GLUON) or []:
+        if not place.ours.startswith("fc."):
+            begin = next(ours for ours in lists if place.theirs.startswith(ours))
+            tensors[lists[begin] + place.theirs.removeprefix(begin)] = weights[place.ours]
+    save(tmp_path / "saved.params", tensors | {"class_predictor.weight": np.ones((4, 4), np.float32)})
+    file = read_checkpoint(tmp_path / "saved.params")
+    identity = identify(file, backbone=True)
+    check_unambiguous(file, identity)
+    assert identity.plan.root == headless("resnet50_v1b").root
+    assert all(np.array_equal(identity.weights[name], weights[name]) for name in all_weight_shapes(identity.plan))

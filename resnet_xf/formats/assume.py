@@ -37,11 +37,15 @@ def assumption(spec: Spec) -> str:
     if not isinstance(spec, ResNetSpec):
         return spec.name
     bottleneck = f"stride on the {spec.stride_on.replace('x', '×')}, " if spec.block == "bottleneck" else ""
-    dilated = any(stage.dilation > 1 for stage in spec.stages)
     return (
-        f"{spec.name}, eps {spec.norm_eps:g}, {bottleneck}{'dilation' if dilated else 'no dilation'}, "
+        f"{spec.name}, eps {spec.norm_eps:g}, {bottleneck}{'dilation' if is_dilated(spec) else 'no dilation'}, "
         "inputs normalised outside"
     )
+
+
+def is_dilated(spec: Spec) -> bool:
+    """Whether a network has dilation, as far as its spec says so by stages."""
+    return isinstance(spec, ResNetSpec) and any(stage.dilation > 1 for stage in spec.stages)
 
 
 def could_be_dilated(planned: Plan, layout: Layout) -> bool:

@@ -27,7 +27,19 @@ _ATTENTION = {
 _RESNEST: dict[str, Any] = {"inner": _ATTENTION, "dilates": "all", "only": ("resnest*",)}
 
 TORCH = Layout("torchvision and timm", dilates="bottlenecks", words="torch")
-GLUON = Layout("this project's Gluon networks, GluonCV's v1b to v1s", ("resnet*_v1[bcdes]*",), dilates="all")
+_RCNN: Rewrites = (
+    (r"^features\.0\.", "conv1."),
+    (r"^features\.1\.", "bn1."),
+    (r"^features\.4\.", "layer1."),
+    (r"^features\.5\.", "layer2."),
+    (r"^features\.6\.", "layer3."),
+    (r"^top_features\.0\.", "layer4."),
+)
+"""GluonCV's Faster and Mask R-CNN hold the layers of their trunk in two lists."""
+
+GLUON = Layout(
+    "this project's Gluon networks, GluonCV's v1b to v1s", ("resnet*_v1[bcdes]*",), dilates="all", rewrites=_RCNN
+)
 _ZOOS = (
     TORCH,
     GLUON,

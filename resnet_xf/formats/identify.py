@@ -23,6 +23,7 @@ from resnet_xf.formats.assume import (
     could_be_dilated,
     growth_by_eps,
     hinted,
+    is_dilated,
     output_stride,
 )
 from resnet_xf.formats.files import CheckpointFile
@@ -146,6 +147,11 @@ def _by_names(
     fits, nearest = matches(file.tensors, target, num_classes, part=backbone)
     if not fits:
         raise WeightsError(f"{file.path}: {refusal(file, nearest, target)}")
+    stride = None
+    if target is None and fits[0].layout.words == "gluon":
+        stride = output_stride(file.tensors)
+    if stride is not None:  # dilation is told, so that it makes no candidate
+        fits = [match for match in fits if not is_dilated(match.plan.spec)] or fits
     hints = hinted([match.plan.spec.name for match in fits], fits[0].prefix)
     fits = [match for match in fits if match.plan.spec.name in hints]
     chosen = next((match for match in fits if match.layout.is_own(match.plan.spec.name)), fits[0])
@@ -153,7 +159,6 @@ def _by_names(
     chosen = replace(chosen, plan=_listed(chosen.plan))
     root = arithmetic(chosen.plan.spec).root
     others = [one.plan.spec.name for one in fits if arithmetic(one.plan.spec).root != root]
-    stride = output_stride(file.tensors) if target is None and chosen.layout.words == "gluon" else None
     if stride == DILATED and isinstance(chosen.plan.spec, ResNetSpec):
         chosen = replace(chosen, plan=plan(with_output_stride(chosen.plan.spec, stride)))
     elif stride is None and could_be_dilated(chosen.plan, chosen.layout):
