@@ -52,9 +52,8 @@ def _gluon_calls(planned: Plan) -> list[str]:
     layout, name = gluon_layout(planned)
     if name is None:
         name = equal_name(planned, [one for one in ZOO if layout.is_own(one)])
-    if (
-        name is None or planned.spec.in_channels != 3 or not planned.spec.num_classes
-    ):  # Gluon's own infer the channels, GluonCV's have 3
+    # Gluon's own infer the channels, GluonCV's have 3.
+    if name is None or planned.spec.in_channels != 3 or not planned.spec.num_classes:
         return []
     library = "Gluon's" if REFERENCE[name] == "gluon" else "GluonCV's"
     return [f"{library} {name}(classes={planned.spec.num_classes})"]
