@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,14 @@ from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_l
 from resnet_xf.training.recipe import rounded
 from resnet_xf_torch import builder
 from resnet_xf_torch.arrays import numpy_copies, weights_of
+
+
+class SGD(torch.optim.SGD):
+    """PyTorch's SGD, which is not for ``torch.compile``: its own wrappers import the compiler, which takes seconds."""
+
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
 class TorchLearner:
@@ -49,7 +58,7 @@ class TorchLearner:
         decaying = [param for name, param in self._params.items() if name in task.decaying]
         others = [param for name, param in self._params.items() if name not in task.decaying]
         groups = (decaying, task.weight_decay), (others, 0.0)
-        self._optimizer = torch.optim.SGD(
+        self._optimizer = SGD(
             [{"params": params, "weight_decay": decay} for params, decay in groups if params],
             momentum=task.momentum,
             nesterov=task.nesterov,
