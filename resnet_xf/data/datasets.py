@@ -10,6 +10,7 @@ import numpy as np
 
 from resnet_xf.data.images import SUFFIXES, all_digits, is_image
 from resnet_xf.data.published import DIGITS, PUBLISHED
+from resnet_xf.data.recordio import RECORDS, load_records
 from resnet_xf.data.splits import ArraySplit, Dataset, FileSplit, hold_out
 from resnet_xf.errors import DataError
 
@@ -18,7 +19,7 @@ FOLDER = "folder:"
 TRAIN, TEST = "train", ("test", "val")
 """The folders of the training and of the test images; of several test folders, the first one that exists."""
 
-DATASETS = ("digits", *PUBLISHED, f"{FOLDER}PATH")
+DATASETS = ("digits", *PUBLISHED, f"{FOLDER}PATH", f"{RECORDS}PATH.rec")
 """The names that :func:`load_dataset` takes."""
 
 
@@ -29,7 +30,8 @@ def load_dataset(name: Dataset | str, data_dir: str | Path | None = None, *, pro
         name: ``digits``: scikit-learn's digits, 8×8; a fixed fifth of each class is for testing. ``fashion-mnist``,
             ``mnist``: 28×28, grey. ``cifar10``, ``cifar100``: 32×32, in colour, with the 100 fine classes.
             ``folder:PATH``: your own images, in PATH/train/CLASS and PATH/test/CLASS (or PATH/val/CLASS), or in
-            PATH/CLASS alone. A data set is returned as it is.
+            PATH/CLASS alone. ``recordio:PATH.rec``: MXNet's records, see
+            :func:`resnet_xf.data.recordio.load_records`. A data set is returned as it is.
         data_dir: folder with a published data set's files, packed or not; if None, they are downloaded once into the
             user's cache.
         progress: whether to show a download's progress on stderr, if that is a terminal.
@@ -41,6 +43,8 @@ def load_dataset(name: Dataset | str, data_dir: str | Path | None = None, *, pro
         return name
     if name.startswith(FOLDER):
         return load_folder(name.removeprefix(FOLDER))
+    if name.startswith(RECORDS):
+        return load_records(name.removeprefix(RECORDS))
     if name == "digits":
         pixels, labels = all_digits()
         return Dataset(name, 1, DIGITS, *hold_out(name, ArraySplit(pixels[..., None], labels), DIGITS))

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from resnet_xf.errors import DataError
 from resnet_xf.support.files import open_regular, reading
@@ -44,18 +45,30 @@ def is_image(path: Path) -> bool:
 
 def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
     """Return the image in a file, in one of Pillow's modes. Raises DataError if the file is no image, or damaged."""
-    with (
-        reading(path, DataError, "an image", "; replace it, or remove it before a run begins"),
-        open_regular(path),
-        Image.open(path, formats=FORMATS) as image,
-    ):
+    hint = "; replace it, or remove it before a run begins"
+    with reading(path, DataError, "an image", hint), open_regular(path) as file:
+        return decode_image(file, path, mode, hint)
+
+
+def decode_image(file: BinaryIO, where: str | Path, mode: str, hint: str) -> Image.Image:
+    """Return the image in the bytes of an open file; ``where`` and ``hint`` are for the message, as in ``reading``."""
+    with reading(where, DataError, "an image", hint), _opened(file) as image:
         shorter, longer = sorted(image.size)
         sides = f"has {image.width}×{image.height} pixels"
         if shorter * longer > MOST_PIXELS:
             raise DataError(f"{sides}; at most {MOST_PIXELS:,} are read")
         if longer > MOST_OBLONG * shorter:
             raise DataError(f"{sides}; at most {MOST_OBLONG} times as many along one side are read")
+        if image.mode.startswith("I;16"):  # Pillow would turn all but the darkest grey into white
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
         return image.convert(mode)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:  # whose message names the Python object
+        raise UnidentifiedImageError(f"it is none of {', '.join(FORMATS)}") from None
 
 
 def resized(image: Image.Image, size: Size) -> Image.Image:

@@ -43,8 +43,8 @@ MISTAKEN = {
 """What is often saved under the name of another file: its first bytes in lower case, and the message."""
 
 
-def open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file to read its bytes.
+def open_regular(path: str | Path, block: int = -1) -> BinaryIO:
+    """Open a regular file to read its bytes, by default or in blocks of some bytes.
 
     Raises:
         OSError: if there is no such file, or it is a folder, a device or a FIFO, at which a reader could wait for ever.
@@ -54,7 +54,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     if not stat.S_ISREG(kind):
         os.close(handle)
         raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(kind) else "is not a regular file", str(path))
-    return os.fdopen(handle, "rb")
+    return os.fdopen(handle, "rb", block)
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:

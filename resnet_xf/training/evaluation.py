@@ -23,8 +23,9 @@ def normalisation(recipe: Recipe, data: Dataset | None) -> tuple[tuple[float, ..
     mean, std = recipe.augmentation.mean, recipe.augmentation.std
     if mean is not None and std is not None:
         return mean, std
-    if data is None:
-        raise DataError(f"recipe {recipe.name}: takes mean and std from a data set, and there is none; name another")
+    if data is None or not len(data.train):
+        lacking = "training images" if data else "a data set"
+        raise DataError(f"recipe {recipe.name}: takes mean and std from {lacking}, and there are none; name another")
     return pixel_statistics(data.train, data.channels)
 
 
@@ -53,10 +54,11 @@ def task_of(planned: Plan, recipe: Recipe, device: str, **settings: Any) -> Task
     )
 
 
-def check_fit(planned: Plan, data: Dataset) -> None:
-    """Check that a network can train on a data set.
+def check_fit(planned: Plan, data: Dataset, *, training: bool = True) -> None:
+    """Check that a network can train on a data set, or be tested on it.
 
-    Raises DataError if the channels differ, a half has no images, or a label is not below the number of classes.
+    Raises DataError if the channels differ, a half has no images, or a label is not below the number of classes. A data
+    set for a test needs no training images.
     """
     spec = planned.spec
     if data.channels != spec.in_channels:
@@ -65,7 +67,7 @@ def check_fit(planned: Plan, data: Dataset) -> None:
             f"change the spec's in_channels (--in-channels {data.channels})"
         )
     for half, split in (("training", data.train), ("test", data.test)):
-        if not len(split):
+        if not len(split) and (training or split is data.test):
             raise DataError(f"{data.name}: has no {half} images")
     labels = np.concatenate([data.train.labels, data.test.labels])
     largest, least = labels.max(), labels.min()

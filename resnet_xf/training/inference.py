@@ -122,7 +122,7 @@ def evaluate(
     data = load_dataset(dataset, data_dir)
     names, names_from = _names(known, classes)
     data = relabelled(data, names, planned) if names else data
-    check_fit(planned, data)
+    check_fit(planned, data, training=False)
     if not names:
         names, names_from = _assumed_names(data, planned), "assumed: the data set's, in its order"
     recipe, view, view_from = _view(known, data, recipe, image_size, mean, std)

@@ -434,6 +434,31 @@ def _cifar() -> Prepared:
     return make, lambda folder: _look(load_dataset("cifar100", folder))
 
 
+def _recordio() -> Prepared:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    records, index, listed = b"", "", ""
+    for number in range(6):
+        header = struct.pack("<IfQQ", 0, number % 2, number, 0)
+        if number % 2:
+            header = struct.pack("<IfQQff", 1, 0, number, 0, number % 2, 7)[:-4]
+        data = header + buffer.getvalue() + b"ab"[:number]
+        index += f"{number}\t{len(records)}\n"
+        listed += f"{number}\t{number % 2}\tfolder{number % 2}/{number}.png\n"
+        parts = [(0, data)] if number else [(1, data), (2, b""), (3, b"end")]
+        for kind, part in parts:
+            records += struct.pack("<II", 0xCED7230A, kind << 29 | len(part)) + part + bytes(-len(part) % 4)
+    files = {"x.rec": records, "x.idx": index.encode(), "x.lst": listed.encode(), "synset.txt": b"n00000001 a\nb\n"}
+
+    def make(rng: random.Random) -> Files:
+        name = rng.choice(("x.rec", "x.rec", "x.rec", *files))
+        left = {one: data for one, data in files.items() if one == "x.rec" or rng.random() < 0.5}
+        return left | {name: damaged(files[name], [*files.values()], rng)}
+
+    return make, lambda folder: _look(load_dataset(f"recordio:{folder / 'x.rec'}"))
+
+
 def _images() -> Prepared:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (6, 9, 3), np.uint8)
@@ -486,13 +511,14 @@ READERS = (
     Reader("params", 8, _params),
     Reader("description", 2, _description),
     Reader("symbol", 12, _symbol),
-    Reader("safetensors", 15, _safetensors),
+    Reader("safetensors", 10, _safetensors),
     Reader("run", 3, _run_folder),
     Reader("capture", 2, _capture),
     Reader("evidence", 2, _evidence),
     Reader("idx", 6, _idx),
     Reader("cifar", 11, _cifar),
-    Reader("images", 15, _images),
+    Reader("recordio", 10, _recordio),
+    Reader("images", 10, _images),
     Reader("bench", 3, _bench),
     Reader("state_dict", 1, _state_dict),
 )
