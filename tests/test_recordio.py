@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from helpers.runs import TINY
 from PIL import Image
 
 import resnet_xf
+from helpers.runs import TINY
 from resnet_xf import get_recipe
 from resnet_xf.data import load_dataset
 from resnet_xf.data.recordio import BLOCK, HEADER, MAGIC, PART, RecordSplit, _read
@@ -247,7 +247,7 @@ SECOND = SOUND.index(MAGIC, 4)
         (changed(SOUND, SECOND + 8, b"\x05"), f"the record at byte {SECOND} has 5 labels, and those before it have 1"),
         (
             (PART.pack(MAGIC, 1 << 29) + PART.pack(MAGIC, 2 << 29) * 5000),
-            "is too large: at most 134,217,728 bytes and 4,096",
+            "is too large: at most 134,217,728 bytes, 4,096 parts",
         ),
     ],
 )

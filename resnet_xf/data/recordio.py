@@ -91,9 +91,9 @@ class RecordSplit(Split):
 def load_records(path: str | Path) -> Dataset:
     """Return the images of a ``.rec`` file that MXNet's ``im2rec`` or ``recordio`` wrote. No image is opened yet.
 
-    A file whose name ends in ``train`` is the training half; in ``test`` or ``val``, the test half. The other half is the
-    file beside it with the other word in its name. If there is none, all images of a test half are for testing; of any
-    other file, a fixed fifth of each class. If a record has several labels, its class is the first one.
+    A file whose name ends in ``train`` is the training half; in ``test`` or ``val``, the test half. The other half is
+    the file beside it with the other word in its name. If there is none, all images of a test half are for testing; of
+    any other file, a fixed fifth of each class. If a record has several labels, its class is the first one.
 
     An ``.idx`` file beside it sets the order. An ``.lst`` file beside it is compared with the records; its folders name
     the classes, unless a class list (``synset.txt``) does.
@@ -205,7 +205,7 @@ def _parts(file: BinaryIO, offset: int) -> tuple[list[Part], int]:
             raise DataError(f"at byte {at} stands a part of kind {kind}, which does not belong there{HINT}")
         if total > MOST_BYTES or len(parts) == MOST_PARTS:
             raise DataError(
-                f"the record at byte {offset} is too large: at most {MOST_BYTES:,} bytes and {MOST_PARTS:,} parts are read"
+                f"the record at byte {offset} is too large: at most {MOST_BYTES:,} bytes, {MOST_PARTS:,} parts are read"
             )
         parts.append((at + PART.size, length))
     return parts, end
