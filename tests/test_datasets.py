@@ -1,6 +1,8 @@
 import gzip
 import hashlib
 import io
+import pickle
+import re
 import socket
 import sys
 import tarfile
@@ -433,3 +435,127 @@ def test_an_image_that_is_none_is_named_when_it_is_read(tmp_path) -> None:
     held_by = dataset.train if dataset.train.paths[0].endswith("1.png") else dataset.test
     with pytest.raises(DataError, match=r"1\.png: not readable as an image: .*; replace it, or remove it"):
         read(held_by, np.arange(1))
+
+
+def test_pickled_cifar_is_known_whichever_folder_is_named(tmp_path) -> None:
+    write(tmp_path / "cifar-10-batches-py", {"data_batch_1": b"", "batches.meta": b""})
+    write(tmp_path / "cifar-100-python", {"train": b"", "test": b"", "meta": b""})
+    for name, data_dir in (
+        ("cifar10", tmp_path / "cifar-10-batches-py"),
+        ("cifar100", tmp_path / "cifar-100-python"),
+        (f"folder:{tmp_path}", None),
+        (f"folder:{tmp_path / 'cifar-10-batches-py'}", None),
+        (f"folder:{tmp_path / 'cifar-100-python'}", None),
+    ):
+        with pytest.raises(DataError, match="is Python's pickled version, which is not read") as refused:
+            load_dataset(name, data_dir)
+        assert "docs/training.md has the lines that write the binary version" in one_line(refused)
+        assert "-binary.tar.gz from https://www.cs" in str(refused.value)
+
+
+@pytest.mark.parametrize("name, labels", [("cifar10", LABELS), ("cifar100", LABELS + 90)])
+def test_the_pages_lines_write_the_binary_version(tmp_path, monkeypatch, name: str, labels) -> None:
+    rows = COLOURS.transpose(0, 3, 1, 2).reshape(30, -1)
+    names = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"] if name == "cifar10" else ["train", "test"]
+    parts = np.array_split(np.arange(30), 6) if name == "cifar10" else (np.arange(20), np.arange(20, 30))
+    for file, part in zip(names, parts, strict=True):
+        keys = (b"labels",) if name == "cifar10" else (b"coarse_labels", b"fine_labels")
+        batch = {key: labels[part].tolist() for key in keys} | {b"data": rows[part]}
+        (tmp_path / file).write_bytes(pickle.dumps(batch))
+    (tmp_path / "meta").write_bytes(pickle.dumps({b"fine_label_names": [b"kind_%d" % n for n in range(100)]}))
+    page = (Path(__file__).parent.parent / "docs" / "training.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(import pickle.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert_is(load_dataset(name, tmp_path), COLOURS, labels, len(parts[-1]) * 5 if name == "cifar10" else 20)
+
+
+SYNSETS = ("n01440764", "n01443537", "n01484850")
+FLAT = {f"ILSVRC2012_val_{number:08}.JPEG": number % 3 for number in range(1, 7)}
+FIRST, SECOND, *_ = FLAT
+
+
+def flat(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name, label in FLAT.items():
+        Image.new("RGB", (9, 8), (label, 0, 0)).save(folder / name)
+    return folder
+
+
+IMAGE_LISTS = {
+    "val_map.txt": "".join(f"{name}\t{SYNSETS[label]}\n" for name, label in FLAT.items()),
+    "val/val_annotations.txt": "".join(f"{name}\t{SYNSETS[label]}\t0\t32\t44\t62\n" for name, label in FLAT.items()),
+    "val.txt": "".join(f"{name} {label}\n" for name, label in sorted(FLAT.items(), reverse=True)),
+    "val.lst": "".join(f"{number}\t{label:f}\tval/{name}\n" for number, (name, label) in enumerate(FLAT.items())),
+    "LOC_val_solution.csv": "ImageId,PredictionString\n"
+    + "".join(f"{name[:-5]},{SYNSETS[label]} 85 1 499 272 {SYNSETS[label]} 1 2 3 4\n" for name, label in FLAT.items()),
+    "imagenet_2012_validation_synset_labels.txt": "".join(f"{SYNSETS[label]}\n" for label in FLAT.values()),
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_LISTS)
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_flat_folder_with_a_list_of_its_images(tmp_path, name: str, listed: bool) -> None:
+    """As ImageNet's and Tiny ImageNet's val: alone it is for a test; beside train it is the test half."""
+    flat(tmp_path / "val")
+    (tmp_path / name).write_text(IMAGE_LISTS[name])
+    names = SYNSETS
+    if listed:
+        names = ("n01484850 great white shark", "n01440764 tench, Tinca tinca", "n01443537 goldfish")
+        (tmp_path / "synset.txt").write_text("\n".join(names))
+    by_number = name in ("val.txt", "val.lst")
+    labels = [label if by_number else (label + listed) % 3 for label in FLAT.values()]
+    dataset = load_dataset(f"folder:{tmp_path / 'val'}")
+    assert dataset.classes == (names if listed or not by_number else ("0", "1", "2"))
+    assert len(dataset.train) == 0
+    assert dataset.test.labels.tolist() == labels
+    assert [Path(path).name for path in dataset.test.paths] == [*FLAT]
+    for synset in SYNSETS:
+        pictures(tmp_path / "train" / synset / "images", 2)
+    (tmp_path / "test" / "images").mkdir(parents=True)  # Tiny ImageNet's, of no known classes
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == names
+    assert dataset.train.labels.tolist() == ([1, 1, 2, 2, 0, 0] if listed else [0, 0, 1, 1, 2, 2])
+    assert dataset.test.labels.tolist() == labels
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a.JPEG 0\n", r"val_map\.txt: line 1: a\.JPEG 0 names no image of"),
+        (f"{FIRST} 0\n" * 2, r"line 2: .* names no image of .*, or one of a line before"),
+        (f"{FIRST} 0\n", rf"val_map\.txt: has no line for .*{SECOND}; add one, or move the image away"),
+        (
+            IMAGE_LISTS["val_map.txt"].replace(SYNSETS[2], "cat"),
+            r"names the class cat, which is none of the 3 \(n01440764",
+        ),
+        ("0\n" * 6, r"val_map\.txt: has numbers alone, whose order is not known; expected an image and its class"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(tmp_path, text: str, message: str) -> None:
+    flat(tmp_path / "val")
+    (tmp_path / "val_map.txt").write_text(text)
+    (tmp_path / "synset.txt").write_text("\n".join(SYNSETS))
+    with pytest.raises(DataError, match=message) as refused:
+        load_dataset(f"folder:{tmp_path / 'val'}")
+    assert one_line(refused)
+
+
+def test_a_flat_folder_without_a_list_says_which_it_may_have(tmp_path) -> None:
+    flat(tmp_path / "val")
+    with pytest.raises(
+        DataError, match=r"or a list of the classes of its images, as val_annotations\.txt, val_map\.txt"
+    ):
+        load_dataset(f"folder:{tmp_path / 'val'}")
+
+
+def test_a_class_list_sets_the_order_of_folders(tmp_path) -> None:
+    for name in ("cat", "dog"):
+        pictures(tmp_path / name, 5)
+    (tmp_path / "classes.txt").write_text("dog\nowl\ncat\n")
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == ("dog", "owl", "cat")
+    assert np.bincount(dataset.train.labels).tolist() == [4, 0, 4]
+    pictures(tmp_path / "fox", 5)
+    with pytest.raises(DataError, match=r"fox: is no class of the class list"):
+        load_dataset(f"folder:{tmp_path}")

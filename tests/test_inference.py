@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from helpers.runs import TINY
-from resnet_xf import build, convert, draw_weights, save_weights
+from resnet_xf import build, convert, draw_weights, plan, save_weights
 from resnet_xf.data import ArraySplit, Dataset, Transform, load_dataset
 from resnet_xf.errors import (
     BackendError,
@@ -21,7 +21,7 @@ from resnet_xf.errors import (
 )
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import load_checkpoint
-from resnet_xf.training.inference import evaluate, predict
+from resnet_xf.training.inference import evaluate, predict, relabelled
 from resnet_xf.training.loop import Run
 from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe
 from resnet_xf.training.runs import train
@@ -325,3 +325,14 @@ def test_the_wrong_network_for_weights_is_named(weights, data) -> None:
         data,
         network="resnet18",
     )
+
+
+def test_classes_match_by_their_wordnet_numbers() -> None:
+    split = ArraySplit(np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1]))
+    data = Dataset("two", 1, ("n01443537", "n01440764 tench"), split, split)
+    names = ("n01440764 tench, Tinca tinca", "n01443537 goldfish")
+    changed = relabelled(data, names, plan(TINY))
+    assert changed.classes == names
+    assert changed.test.labels.tolist() == [1, 0]
+    with pytest.raises(DataError, match="has two classes n01443537"):
+        relabelled(data, (*names, "n01443537 carp"), plan(TINY))

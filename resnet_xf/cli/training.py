@@ -24,6 +24,7 @@ from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import arguments_without, not_none, option, size_option
 from resnet_xf.cli.printing import ProgressBar, by_sign, echo, list_names, print_json, print_table
 from resnet_xf.data import DATASETS, Dataset, load_dataset
+from resnet_xf.data.lists import synset
 from resnet_xf.errors import CheckpointError, DataError, RecipeError, TrainingError, escaped
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
@@ -184,7 +185,7 @@ def _initial_weights(
     names = file.description.classes if file.description else ()
     if names and not new_head:
         for label, (name, title) in enumerate(zip(names, data.classes, strict=False)):
-            if name != title:
+            if synset(name) != synset(title):
                 raise DataError(
                     f"{path}: its output {label} is the class {name}, and class {label} of {data.name} is {title}; "
                     "draw a new last layer (--new-head)"

@@ -67,7 +67,7 @@ def read_files(source: Source, data_dir: str | Path | None, progress: bool) -> d
         archives = {archive: _download(source, archive, progress) for archive in source.md5s}
         paths = {name: archives[archive] for name, archive in source.files.items()}
     elif not Path(data_dir).is_dir():
-        raise DataError(f"{data_dir}: no such folder; {_instructions(source)}")
+        raise DataError(f"{data_dir}: no such folder; {instructions(source)}")
     else:
         paths = {name: _locate(source, name, Path(data_dir)) for name in source.files}
     contents: dict[str, Content] = {}
@@ -87,10 +87,10 @@ def _locate(source: Source, name: str, data_dir: Path) -> Path:
     other = next((data_dir / path for path in source.refused if (data_dir / path).exists()), None)
     note = f"; {other} {source.why_refused}" if other else ""
     expected = archive if archive.endswith(".tar.gz") else f"{name} or {archive}"
-    raise DataError(f"{data_dir}: holds no {expected}, which {source.name} needs{note}; {_instructions(source)}")
+    raise DataError(f"{data_dir}: holds no {expected}, which {source.name} needs{note}; {instructions(source)}")
 
 
-def _instructions(source: Source) -> str:
+def instructions(source: Source) -> str:
     """Return how to get the files by hand."""
     files = f"{', '.join(source.md5s)} from {source.mirrors[0]}"
     hint = f" ({source.hint})" if source.hint else ""
@@ -124,7 +124,7 @@ def _download(source: Source, archive: str, progress: bool) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{cache}: cannot be made ({error.strerror}); {_instructions(source)}") from None
+        raise DataError(f"{cache}: cannot be made ({error.strerror}); {instructions(source)}") from None
     failures, md5, logger = [], f"md5:{source.md5s[archive]}", pooch.get_logger()
     for mirror in source.mirrors:
         # disable=None shows the bar only on a terminal; pooch replaces the total.
@@ -137,7 +137,7 @@ def _download(source: Source, archive: str, progress: bool) -> Path:
                 return Path(pooch.retrieve(mirror + archive, md5, archive, cache, downloader=downloader))
             except (OSError, ValueError) as error:  # all errors of requests are OSErrors
                 failures.append(f"{mirror} ({_reason(error)})")
-    raise DataError(f"{archive}: cannot be fetched from {', '.join(failures)}; {_instructions(source)}")
+    raise DataError(f"{archive}: cannot be fetched from {', '.join(failures)}; {instructions(source)}")
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_xf.data.fetch import Content, Source, read_files
+from resnet_xf.data.fetch import Content, Source, instructions, read_files
 from resnet_xf.data.splits import ArraySplit, Dataset
 from resnet_xf.errors import DataError
 
@@ -130,8 +130,9 @@ def _cifar(classes: tuple[str, ...], halves: Halves, md5: str, folder: str, pick
         {archive: md5},
         ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/"),
         ("", folder),
-        refused=(pickled, f"{name}-python.tar.gz"),
-        why_refused="is Python's pickled version, which is not read, for a pickle may run anything",
+        refused=(pickled, f"{name}-python.tar.gz", "data_batch_1" if classes else "train"),
+        why_refused="is Python's pickled version, which is not read, for a pickle may run anything; "
+        "docs/training.md has the lines that write the binary version of a pickle that you trust",
     )
     return Published(source, 3, classes, halves, partial(_cifar_split, coarse=coarse))
 
@@ -166,3 +167,11 @@ PUBLISHED = {
     )
 }
 """The published data sets by name. The checksums are from the data sets' own pages or torchvision."""
+
+
+def refuse_pickles(folder: str | Path) -> None:
+    """Raise DataError if a folder holds the pickled version of a published data set."""
+    for name, data in PUBLISHED.items():
+        for path in (Path(folder) / file for file in data.source.refused):
+            if path.is_file() or (path.is_dir() and path.name == data.source.refused[0]):
+                raise DataError(f"{path} {data.source.why_refused}; {instructions(data.source)} --dataset {name}")

@@ -107,14 +107,14 @@ class Dataset:
 def hold_out(name: str, split: Split, classes: tuple[str, ...]) -> tuple[Split, Split]:
     """Return training and test images from images that are not separated: a fixed fifth of each class is for testing.
 
-    Raises DataError if a class has fewer than two images.
+    Raises DataError if a class has one image alone.
     """
     shuffled = permutation("parted", len(split))
     for_test = np.zeros(len(split), bool)
     for label, title in enumerate(classes):
         members = shuffled[split.labels[shuffled] == label]
-        if len(members) < 2:
-            raise DataError(f"{name}: class {title} has {len(members)} image, and a training and a test half need two")
+        if len(members) == 1:
+            raise DataError(f"{name}: class {title} has 1 image, and a training and a test half need two")
         for_test[members[: max(1, round(TEST_SHARE * len(members)))]] = True
     return split.take(np.flatnonzero(~for_test)), split.take(np.flatnonzero(for_test))
 

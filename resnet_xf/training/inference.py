@@ -20,6 +20,7 @@ from resnet_xf.backend.learner import Learner
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.images import read_image
+from resnet_xf.data.lists import synset
 from resnet_xf.errors import DataError, WeightsError, refuse
 from resnet_xf.formats.description import TEST_CROPS, UNTRAINED, Description, Preprocessing, describe_run
 from resnet_xf.formats.files import read_checkpoint
@@ -257,22 +258,22 @@ def _names(known: _Known, classes: Sequence[str]) -> tuple[tuple[str, ...], str]
 
 
 def relabelled(data: Dataset, names: tuple[str, ...], planned: Plan) -> Dataset:
-    """Return a data set with the labels of a network whose outputs have these names.
+    """Return a data set with the labels of a network whose outputs have these names; WordNet numbers suffice.
 
     Raises:
         DataError: if the data set has a class that the network has not, or one that it has twice.
     """
     if data.classes == names:
         return data
-    network = planned.spec.name
+    network, keys = planned.spec.name, [*map(synset, names)]
     for title in data.classes:
-        if names.count(title) != 1:
-            has = f"two classes {title}" if title in names else "no class of this name"
+        if keys.count(synset(title)) != 1:
+            has = f"two classes {title}" if synset(title) in keys else "no class of this name"
             raise DataError(
                 f"{data.name}: has the class {title}, and {network} has {has} ({', '.join(names[:10])}, …); "
                 "rename the class, or name the network's classes in their order (--classes)"
             )
-    labels = np.array([names.index(title) for title in data.classes], np.int64)
+    labels = np.array([keys.index(synset(title)) for title in data.classes], np.int64)
     halves = (dataclasses.replace(half, labels=labels[half.labels]) for half in (data.train, data.test))  # type: ignore[type-var]
     return Dataset(data.name, data.channels, names, *halves)
 

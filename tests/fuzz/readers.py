@@ -459,6 +459,26 @@ def _recordio() -> Prepared:
     return make, lambda folder: _look(load_dataset(f"recordio:{folder / 'x.rec'}"))
 
 
+def _image_lists() -> Prepared:
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 4)).save(buffer, "png")
+    images = {f"val/{letter}.png": buffer.getvalue() for letter in "abc"}
+    lists = {
+        "val_map.txt": b"a.png n00000001\nb.png n00000002\nc.png n00000001\n",
+        "val.lst": b"0\t1.000\ta.png\n1\t0.000\tb.png\n2\t1.000\tc.png\n",
+        "LOC_val_solution.csv": b"ImageId,PredictionString\na,n00000001 1 2\nb,n00000002 1\nc,n00000001 7\n",
+        "val/synset.txt": b"n00000002 fish\nn00000001 cat\n",
+    }
+
+    def make(rng: random.Random) -> Files:
+        chosen = rng.sample([*lists], rng.choice((1, 2)))
+        files = images | {name: lists[name] for name in chosen}
+        name = rng.choice(chosen)
+        return files | {name: damaged(lists[name], [*lists.values()], rng)}
+
+    return make, lambda folder: _look(load_dataset(f"folder:{folder / 'val'}"))
+
+
 def _images() -> Prepared:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (6, 9, 3), np.uint8)
@@ -516,8 +536,9 @@ READERS = (
     Reader("capture", 2, _capture),
     Reader("evidence", 2, _evidence),
     Reader("idx", 6, _idx),
-    Reader("cifar", 11, _cifar),
+    Reader("cifar", 9, _cifar),
     Reader("recordio", 10, _recordio),
+    Reader("image_lists", 2, _image_lists),
     Reader("images", 10, _images),
     Reader("bench", 3, _bench),
     Reader("state_dict", 1, _state_dict),
