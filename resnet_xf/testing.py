@@ -227,6 +227,10 @@ class LayersAloneContract(_Contract):
         again = capture_layers(self.backend, network, IMAGES, ["layer2.0.add"])["layer2.0.add"]
         assert np.array_equal(inputs[0], again.inputs[0])
 
+
+class GradientsAloneContract(_Contract):
+    """Gradients of one layer at a time: :class:`resnet_xf.backend.contract.GradientsAlone`."""
+
     @pytest.mark.parametrize("name", ["conv1", "bn1", "act1", "layer2.0", "layer2.0.add", "fc"])
     def test_gradients_are_what_differences_say(self, name: str) -> None:
         """In float64 and in training mode: Σ output · cotangent changes as its gradients say."""

@@ -112,9 +112,11 @@ def assert_parity(request: pytest.FixtureRequest) -> Callable[..., Report]:
 
 def _missing(backends: str | Sequence[Any] | None) -> str:
     """Return a line on the first backend that is not installed and how to get it; empty if all are."""
-    from resnet_xf.backend.registry import ALIASES, how_to_install, is_installed
+    from resnet_xf.backend.registry import ALIASES, backends_to_compare, how_to_install, is_installed
 
-    listed = ("torch", "mxnet") if backends is None else backends.split(",") if isinstance(backends, str) else backends
+    listed = (
+        backends_to_compare() if backends is None else backends.split(",") if isinstance(backends, str) else backends
+    )
     for text in listed:
         if isinstance(text, str):
             name = ALIASES.get(text.strip().lower(), text.strip().lower())

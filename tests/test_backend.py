@@ -35,7 +35,7 @@ def test_importing_the_package_imports_no_framework() -> None:
     from resnet_xf import cli
     resnet_xf.trace("resnet18", (1, 3, 224, 224))
     resnet_xf.draw_weights("d2l_resnet18")
-    heavy = ("torch", "torchvision", "mxnet", "timm", "sklearn", "scipy", "resnet_xf_torch", "resnet_xf_mxnet")
+    heavy = ("torch", "torchvision", "mxnet", "onnx", "onnxruntime", "timm", "sklearn", "scipy", "resnet_xf_torch", "resnet_xf_mxnet", "resnet_xf_onnx")
     print(sorted(set(heavy) & set(sys.modules)))
     """
     done = run(code)
@@ -88,7 +88,7 @@ def test_an_unknown_backend_lists_the_choices(monkeypatch) -> None:
             "MissingExtraError: backend 'torch' builds in PyTorch, and the package 'torch' is not installed; run: pip install 'resnet-xf[torch]'",
         ),
         (
-            ["torch", "mxnet"],
+            ["torch", "mxnet", "onnx"],
             "get_backend()",
             "MissingExtraError: no backend is installed; run pip install 'resnet-xf[torch]' or pip",
         ),
@@ -103,6 +103,32 @@ def test_a_missing_backend_says_how_to_get_it(blocked: list[str], code: str, say
 def test_without_torch_the_only_installed_backend_is_the_default() -> None:
     done = run(WITHOUT.format(blocked=["torch"]) + "from resnet_xf import get_backend\nprint(get_backend().name)")
     assert done.stdout.strip() == "mxnet", done.stderr
+    done = run(
+        WITHOUT.format(blocked=["torch", "mxnet"]) + "from resnet_xf import get_backend\nprint(get_backend().name)"
+    )
+    assert done.stdout.strip() == "onnx", done.stderr
+    # ONNX Runtime alone is not enough
+    done = run(
+        WITHOUT.format(blocked=["onnx"])
+        + "from resnet_xf.backend.registry import is_installed\nprint(is_installed('onnx'))"
+    )
+    assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize(
+    "blocked, compared",
+    [
+        ([], ["torch", "mxnet", "onnx"]),
+        (["mxnet"], ["torch", "onnx"]),
+        (["mxnet", "onnx"], ["torch", "onnx"]),
+        (["torch", "onnx"], ["mxnet", "torch"]),
+        (["torch", "mxnet", "onnx"], ["torch", "onnx"]),
+    ],
+)
+def test_parity_compares_all_that_are_installed(blocked: list[str], compared: list[str]) -> None:
+    code = "from resnet_xf.backend.registry import backends_to_compare\nprint(backends_to_compare())"
+    done = run(WITHOUT.format(blocked=blocked) + code)
+    assert done.stdout.strip() == str(compared), done.stderr
 
 
 def test_a_broken_framework_shows_its_cause(tmp_path) -> None:
@@ -127,7 +153,7 @@ def test_a_third_party_backend_is_found_and_a_broken_one_harms_no_other(tmp_path
     get_backend("broken")
     """
     done = run(code)
-    assert done.stdout.strip() == "['torch', 'mxnet', 'ours', 'broken'] ours torch"
+    assert done.stdout.strip() == "['torch', 'mxnet', 'onnx', 'ours', 'broken'] ours torch"
     assert "BackendError: backend 'broken' is installed but does not import: No module named" in done.stderr
 
 

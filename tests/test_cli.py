@@ -78,7 +78,7 @@ def test_trace_is_the_same_by_arithmetic_and_by_running(command, backend: str) -
 def test_parity_holds(command) -> None:
     code, out, _ = command("parity", "d2l_resnet18", "--level", "quick")
     assert code == 0
-    assert "torch and mxnet are the same network in inference (5 rungs hold)" in out
+    assert "torch, mxnet and onnx are the same network in inference (5 rungs hold)" in out
     assert len(re.findall(r"^ +\d  .* pass ", out, re.MULTILINE)) == 5
 
 
@@ -131,7 +131,7 @@ def test_doctor(command) -> None:
     assert re.search(r"^torch \(PyTorch\): usable, version \d", out, re.MULTILINE)
     assert re.search(r"^mxnet \(Apache MXNet Gluon\): usable, version 1\.9\.1, devices cpu", out, re.MULTILINE)
     data = json.loads(command("doctor", "--json")[1])
-    assert [one["usable"] for one in data["backends"]] == [True, True]
+    assert [one["usable"] for one in data["backends"]] == [True, True, True]
 
 
 def test_doctor_tells_what_is_missing_and_how_to_mend_it(command, monkeypatch) -> None:

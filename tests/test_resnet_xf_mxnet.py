@@ -14,6 +14,7 @@ from resnet_xf.backend.observe import trace_network
 from resnet_xf.testing import (
     BackboneContract,
     BackendContract,
+    GradientsAloneContract,
     LayersAloneContract,
     OptimizesContract,
     TrainsContract,
@@ -22,7 +23,9 @@ from resnet_xf.testing import (
 from resnet_xf_mxnet.numpy_compat import mx
 
 
-class TestMxnet(BackendContract, BackboneContract, LayersAloneContract, TrainsContract, OptimizesContract):
+class TestMxnet(
+    BackendContract, BackboneContract, LayersAloneContract, GradientsAloneContract, TrainsContract, OptimizesContract
+):
     backend = get_backend("mxnet")
 
     def maps(self, backbone, shown):

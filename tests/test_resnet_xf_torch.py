@@ -17,6 +17,7 @@ from resnet_xf.errors import BackendError
 from resnet_xf.testing import (
     BackboneContract,
     BackendContract,
+    GradientsAloneContract,
     LayersAloneContract,
     OptimizesContract,
     TrainsContract,
@@ -27,7 +28,9 @@ from resnet_xf.training.evaluation import task_of
 from resnet_xf.training.recipe import targets
 
 
-class TestTorch(BackendContract, BackboneContract, LayersAloneContract, TrainsContract, OptimizesContract):
+class TestTorch(
+    BackendContract, BackboneContract, LayersAloneContract, GradientsAloneContract, TrainsContract, OptimizesContract
+):
     backend = get_backend("torch")
 
     def maps(self, backbone, shown):

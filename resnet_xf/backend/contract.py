@@ -121,6 +121,10 @@ class LayersAlone(Protocol):
         """The output of one named layer in inference mode."""
         ...
 
+
+class GradientsAlone(Protocol):
+    """What rung 7 needs besides :class:`Trains`: the gradients of one layer at a time."""
+
     def differentiate(self, network: Any, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
         """The gradients of ``(output * cotangent).sum()`` for one named layer in training mode.
 
@@ -226,6 +230,7 @@ class KnowsNetworks(Protocol):
 
 CAPABILITIES: dict[str, type] = {
     "run layers alone": LayersAlone,
+    "differentiate layers alone": GradientsAlone,
     "train": Trains,
     "train step by step": Trains,
     "optimize": Optimizes,

@@ -30,13 +30,16 @@ ALIASES = {"pytorch": "torch", "gluon": "mxnet"}
 class _BuiltIn:
     """A backend of this project: its entry point, the module of its framework, and the framework's title.
 
-    ``variables`` are environment variables for speed, which the framework reads during its import.
+    ``variables`` are environment variables for speed, which the framework reads during its import. ``besides`` names
+    further modules that it needs. A backend that does not train is the default only if it is the only one.
     """
 
     target: str
     framework: str
     title: str
     variables: Mapping[str, str] = field(default_factory=dict)
+    besides: tuple[str, ...] = ()
+    trains: bool = True
 
 
 BUILT_IN = {
@@ -53,6 +56,7 @@ BUILT_IN = {
         "Apache MXNet Gluon",
         {"MXNET_CUDNN_AUTOTUNE_DEFAULT": "2", "MXNET_ENABLE_CUDA_GRAPHS": "1", "MXNET_EXEC_ENABLE_ADDTO": "1"},
     ),
+    "onnx": _BuiltIn("resnet_xf_onnx:BACKEND", "onnxruntime", "ONNX Runtime", besides=("onnx",), trains=False),
 }
 
 
@@ -65,15 +69,25 @@ def is_installed(name: str) -> bool:
     """Return whether a backend's framework is installed. Nothing is imported."""
     if name not in BUILT_IN:
         return True
-    module = importlib.util.find_spec(BUILT_IN[name].framework)
-    return module is not None and module.origin is not None  # a plain folder of that name has no origin
+    modules = [importlib.util.find_spec(module) for module in (BUILT_IN[name].framework, *BUILT_IN[name].besides)]
+    return all(module and module.origin for module in modules)  # a plain folder of that name has no origin
+
+
+def backends_to_compare() -> list[str]:
+    """Return the names of this project's backends that are installed.
+
+    If there are fewer than two, add those to install: the ones that every machine can have come first.
+    """
+    installed = [name for name in BUILT_IN if is_installed(name)]
+    missing = [name for name in ("torch", "onnx") if name not in installed]
+    return installed if len(installed) > 1 else [*installed, *missing][:2]
 
 
 def get_backend(name: str | Backend | None = None) -> Backend:
     """Return the backend of a name. If None, ``RESNET_XF_BACKEND`` names it, or it is the default.
 
-    The default is ``torch`` if that is installed, or else the only installed backend. ``pytorch`` and ``gluon`` mean
-    ``torch`` and ``mxnet``. An object with a backend's members is returned as it is.
+    The default is ``torch`` if that is installed, or else the only installed backend that trains, or else the only one.
+    ``pytorch`` and ``gluon`` mean ``torch`` and ``mxnet``. An object with a backend's members is returned as it is.
 
     Raises:
         BackendError: if there is no such backend, or it is not installed, or its import fails (the cause is chained);
@@ -218,6 +232,7 @@ def _default() -> str:
     if is_installed("torch"):
         return "torch"
     installed = [name for name in list_backends() if is_installed(name)]
+    installed = [name for name in installed if name not in BUILT_IN or BUILT_IN[name].trains] or installed
     if len(installed) == 1:
         return installed[0]
     if installed:

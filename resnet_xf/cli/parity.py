@@ -74,7 +74,7 @@ Jobs = Annotated[int | None, option("Runs at a time for the accuracies.", defaul
 def parity_(
     spec: Annotated[str | None, typer.Argument(metavar="SPEC", help=NETWORK, show_default=False)] = None,
     backends: Annotated[
-        str | None, option("Backends to compare, by comma; the first is the reference.", default="torch,mxnet")
+        str | None, option("Backends to compare, by comma; the first is the reference.", default="all installed")
     ] = None,
     level: LevelName = None,
     against: Annotated[
@@ -139,7 +139,7 @@ def parity_(
         else:
             report = parity(
                 spec or "",
-                backends or "torch,mxnet",
+                backends,
                 level=level or "standard",
                 image_size=image_size,
                 images=images,

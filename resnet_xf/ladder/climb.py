@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array, digest
 from resnet_xf.backend.contract import Backend
-from resnet_xf.backend.registry import check_backend, get_backend
+from resnet_xf.backend.registry import backends_to_compare, check_backend, get_backend
 from resnet_xf.errors import (
     BackendError,
     CheckpointError,
@@ -66,7 +67,7 @@ MENDABLE = (BackendError, CheckpointError, DataError, EvidenceError, RecipeError
 
 def parity(
     spec: Plan | Spec | str | Pair,
-    backends: str | Sequence[str | Backend] = ("torch", "mxnet"),
+    backends: str | Sequence[str | Backend] | None = None,
     *,
     names: Mapping[str, str] | None = None,
     level: Level = "standard",
@@ -95,7 +96,8 @@ def parity(
         spec: a plan, a spec, or the name of one. Or the path of a checkpoint, as :func:`resnet_xf.convert` reads it:
             its network is found by what the file says, by the exported network beside it, or else guessed. The report
             says which, in ``weights``. Or a pair of your own networks.
-        backends: at least two, by name or as objects. A text may hold several names, with commas between them.
+        backends: at least two, by name or as objects. A text may hold several names, with commas between them. If None,
+            all of this project that are installed.
         names: for a pair: the second network's layers by dotted name, and for each the first's. Layers of equal name
             may be left out. Layers without weights may be left out too; these are then not compared on their own.
             :func:`resnet_xf.suggest_names` proposes names.
@@ -123,7 +125,7 @@ def parity(
     if isinstance(spec, tuple):
         if trial is not None:
             raise RecipeError("trial: accuracies are compared of networks from a spec, not of a pair of your own")
-        if image_size is not None or backends != ("torch", "mxnet"):
+        if image_size is not None or backends is not None:
             raise SpecError("a pair of your own networks brings its backends and its images' size; leave them out")
         subject, chosen, *origins = pair_of(spec, names or {}, images, weights, seed, level, max_memory)
     else:
@@ -154,13 +156,15 @@ def live_sides(subject: Subject, backends: Sequence[Backend], device: str) -> li
     return [Live(subject, *both) for both in zip(backends, devices, strict=True)]
 
 
-def backends_of(names: str | Sequence[str | Backend]) -> list[Backend]:
+def backends_of(names: str | Sequence[str | Backend] | None) -> list[Backend]:
     """Return backends in the order given, from one string with commas or a sequence of names and backends.
+
+    If None, they are those of this project that are installed.
 
     Raises:
         BackendError: if a backend is unknown, not installed or incomplete.
     """
-    listed = names.split(",") if isinstance(names, str) else names
+    listed = backends_to_compare() if names is None else names.split(",") if isinstance(names, str) else names
     return [check_backend(get_backend(one.strip() if isinstance(one, str) else one)) for one in listed]
 
 
@@ -177,6 +181,7 @@ def climb(
 ) -> Report:
     """Compare sides on the rungs of a level, up to the first that fails. A later one could only repeat it.
 
+    A rung compares the sides that have the capabilities for it. It is skipped if there are fewer than two.
     ``weights`` and ``images`` say where these came from.
     """
     created = datetime.now(UTC).replace(microsecond=0)
@@ -184,15 +189,21 @@ def climb(
     extras: dict[str, Any] = {}
     failed = False
     for rung in rungs(subject, sides, level, precisions, trial, on_rung):
-        lack = next((lack for need in rung.needs for side in sides if (lack := side.cannot(need))), "")
-        result = RungResult(number=rung.number, name=rung.name, metric=rung.metric, status="skip", detail=lack)
-        if not lack and not failed:
-            finding, seconds = _judge(rung, subject, sides, on_rung)
+        lacks: dict[str, str] = {}
+        for need, side in product(rung.needs, sides):
+            if lack := side.cannot(need):
+                lacks.setdefault(side.name, lack)
+        able = [side for side in sides if side.name not in lacks]
+        reason = "" if len(able) > 1 else next(iter(lacks.values()))
+        result = RungResult(number=rung.number, name=rung.name, metric=rung.metric, status="skip", detail=reason)
+        if not reason and not failed:
+            finding, seconds = _judge(rung, subject, able, on_rung)
             failed = finding.status == "fail"
             found = {
                 field: getattr(finding, field) for field in ("status", "value", "bound", "where", "detail", "remark")
             }
-            result = msgspec.structs.replace(result, seconds=seconds, **found)
+            found["detail"] = "; ".join([finding.detail, *lacks.values()])
+            result = msgspec.structs.replace(result, seconds=seconds, left_out=lacks, **found)
             extras |= {field: more for field in ("layers", "curves", "accuracy") if (more := getattr(finding, field))}
             if rung.level != "quick":
                 for side in sides:
@@ -270,7 +281,7 @@ def _judge(rung: Rung, subject: Subject, sides: Sequence[Side], on_rung: Tell) -
 
 def assert_parity(
     spec: Plan | Spec | str | Pair,
-    backends: str | Sequence[str | Backend] = ("torch", "mxnet"),
+    backends: str | Sequence[str | Backend] | None = None,
     **options: object,
 ) -> Report:
     """Call :func:`parity` with the same arguments, and raise unless every rung that could be compared holds.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from resnet_xf.support.version import __version__
 
-PACKAGES = ("numpy", "torch", "torchvision", "torchao", "timm", "mxnet", "mxnet-cu117")
+PACKAGES = ("numpy", "torch", "torchvision", "torchao", "timm", "onnx", "onnxruntime", "mxnet", "mxnet-cu117")
 
 CPU_FLAGS = re.compile(r"avx|amx|vnni|bf16|f16c|fma|asimd|sve|neon")
 """The CPU features on which a network's speed depends."""

@@ -39,6 +39,10 @@ class Inputs:
     curve_run: tuple[TrainingStep, ...] = ()
 
 
+CAPTURED_NEEDS = ("run layers alone", "differentiate layers alone", "train")
+"""The capabilities of which a capture says why its backend lacks them."""
+
+
 def record(
     folder: Path,
     live: Live,
@@ -117,7 +121,7 @@ def _manifest_of(
         precisions=tuple(precisions),
         weights=origins[0],
         images=origins[1],
-        cannot={capability: lack for capability in ("run layers alone", "train") if (lack := live.cannot(capability))},
+        cannot={need: lack for need in CAPTURED_NEEDS if (lack := live.cannot(need))},
         evidence=evidence,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from resnet_xf.architecture.nodes import Node
 from resnet_xf.architecture.weights import Array, Weights
-from resnet_xf.backend.contract import Backend, LayersAlone, Look, Trains, require
+from resnet_xf.backend.contract import Backend, GradientsAlone, LayersAlone, Look, Trains, require
 from resnet_xf.backend.learner import Learner, Task
 
 
@@ -82,7 +82,7 @@ class ForeignBackend:
     def _differentiate(self, network: Any, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
         """One layer's gradients."""
         own = self.layers[name]
-        gradients = require(self.real, LayersAlone).differentiate(network, own, inputs, cotangent)
+        gradients = require(self.real, GradientsAlone).differentiate(network, own, inputs, cotangent)
         tensors = {key: f"{own}.{key}" if own else key for key in gradients}
         return {self.names.get(tensors[key], key).rpartition(".")[2]: array for key, array in gradients.items()}
 

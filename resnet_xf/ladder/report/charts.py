@@ -10,7 +10,7 @@ from typing import NamedTuple
 from resnet_xf.ladder.accuracy.equivalence import Equivalence
 from resnet_xf.ladder.report.panel import WIDTH, Axis, Panel, Series, Tick, Tip, dots, line, linear, logarithmic
 from resnet_xf.ladder.report.report import Curves, LayerError, Report, RungResult
-from resnet_xf.ladder.report.wording import beyond, number
+from resnet_xf.ladder.report.wording import beyond, listed, number
 
 FAR = 100.0
 """The largest multiple of a bound that is drawn as it is."""
@@ -87,7 +87,7 @@ def layer_errors(layers: Sequence[LayerError]) -> Iterator[Panel]:
         y = logarithmic([*bound, *errors], "relative error")
         yield Panel(
             "float32: each side against its own float64",
-            f"Relative error of each layer in float32 for {' and '.join(sides)}.",
+            f"Relative error of each layer in float32 for {listed(sides)}.",
             x,
             y,
             [

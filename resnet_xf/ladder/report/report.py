@@ -12,6 +12,7 @@ import msgspec
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.errors import ResNetXFError
 from resnet_xf.ladder.accuracy.equivalence import Equivalence
+from resnet_xf.ladder.report.wording import listed
 
 Level = Literal["quick", "standard", "full"]
 """How many rungs: inference; layer by layer and training step by step too; learning curves and accuracies as well."""
@@ -46,6 +47,7 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
         detail: one line on what was compared, on what is wrong, or on what a backend cannot do.
         seconds: how long it took.
         remark: what a pass does not say; the verdict repeats it.
+        left_out: the backends that it does not compare, each with the capability that it lacks.
     """
 
     number: int
@@ -58,6 +60,7 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     seconds: float = 0.0
     remark: str = ""
+    left_out: dict[str, str] = {}
 
 
 class LayerError(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,17 +160,23 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         The networks are the same, in inference or also in training; or they differ, at a rung and a layer; or their
         accuracies do not show them to be the same; or a rung is inconclusive.
         """
-        names = " and ".join(self.backends)
+        names = listed(self.backends)
         if self.failure is None and self.undecided is not None:
             return f"{self.network}: {names}: {self.undecided.detail}"
         if self.failure is None:
             skipped = [(reason, list(rungs)) for reason, rungs in groupby(self.rungs, _skipped) if reason]
-            trained = {rung.number for rung in self.rungs if rung.status == "pass"}.issuperset(TRAINING)
-            kinds = "in inference and in training" if trained else "in inference"
-            count = sum(rung.status == "pass" for rung in self.rungs)
-            holding = [f"{count} rungs hold", *(rung.remark for rung in self.rungs if rung.remark)]
+            passed = [rung for rung in self.rungs if rung.status == "pass"]
+            kinds = "in inference"
+            if {rung.number for rung in passed}.issuperset(TRAINING):
+                left_out = {name for rung in passed for name in rung.left_out}
+                trained = [name for name in self.backends if name not in left_out]
+                kinds += f", and {listed(trained)} in training" if left_out else " and in training"
+            holding = [f"{len(passed)} rungs hold", *(rung.remark for rung in self.rungs if rung.remark)]
+            parts = [(reason, list(rungs)) for reason, rungs in groupby(passed, _left_out) if reason]
+            holding += [f"{_range(rungs)} without {why}" for why, rungs in parts]
             holding += [f"{_range(rungs)} skipped: {why}" for why, rungs in skipped]
             return f"{self.network}: {names} are the same network {kinds} ({'; '.join(holding)})"
+        names = listed([name for name in self.backends if name not in self.failure.left_out])
         where = f" at {self.failure.where}" if self.failure.where else ""
         undecided = (
             self.accuracy is not None and self.failure.name == "accuracy" and self.accuracy.verdict != "different"
@@ -187,6 +196,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def _skipped(rung: RungResult) -> str:
     """Why a rung was skipped; empty if it was not."""
     return rung.detail if rung.status == "skip" else ""
+
+
+def _left_out(rung: RungResult) -> str:
+    """The backends that a rung does not compare, and why; empty if it compares all."""
+    return ", ".join(f"{name}: {why}" for name, why in rung.left_out.items())
 
 
 def _range(rungs: Sequence[RungResult]) -> str:

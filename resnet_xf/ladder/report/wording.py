@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot write: control characters, lone surrogates, U+FFFE and U+FFFF."""
@@ -27,6 +28,12 @@ RUNGS = {
     "mean difference is within the declared margin.",
 }
 """What a rung compares, in a sentence, by its name."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as a text: ``torch, mxnet and onnx``."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def rung_in_words(name: str, metric: str) -> str:

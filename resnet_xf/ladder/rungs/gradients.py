@@ -169,4 +169,6 @@ def _compare_loss(side: Side, dtype: str, expected: float, bound: float) -> Find
     return Finding(error, bound, f"{side.name} computes another loss in {dtype}", LOSS)
 
 
-RUNG = Rung(7, "gradients", "relative error", measure, judge, "standard", ("train", "run layers alone"))
+NEEDS = ("train", "run layers alone", "differentiate layers alone")
+
+RUNG = Rung(7, "gradients", "relative error", measure, judge, "standard", NEEDS)

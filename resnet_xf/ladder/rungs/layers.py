@@ -12,7 +12,7 @@ import numpy as np
 
 from resnet_xf.architecture.measures import layer_errors, layer_of, relative_error, rounding_bound, roundings
 from resnet_xf.architecture.weights import Array, Weights
-from resnet_xf.backend.contract import LayersAlone, require
+from resnet_xf.backend.contract import GradientsAlone, LayersAlone, cannot, require
 from resnet_xf.backend.observe import Passed, capture_layers
 from resnet_xf.ladder.perturb import (
     PERTURBATION,
@@ -45,7 +45,10 @@ KINKED = ("relu", "leakyrelu", "prelu", "clip")
 
 @dataclass(frozen=True, slots=True)
 class LayerRounding:
-    """The relative error of one layer in float32 against its own float64, and the bounds, forward and backward."""
+    """The relative error of one layer in float32 against its own float64, and the bounds, forward and backward.
+
+    The backward error is 0 where no gradients are measured.
+    """
 
     forward: float
     forward_bound: float
@@ -90,20 +93,24 @@ def _rounding_of(live: Live, name: str, passed: Passed, single: Any, double: Any
     A layer with weights inside it, as a gate has, is perturbed three times, weights included. A mean and a product
     inside it may cancel out to a single value, of which one perturbation of the inputs may show nothing. The gradients
     of a layer that drops out at random are not measured, and not those of a gate with a ReLU inside, whose inputs in
-    float32 and in float64 may be on either side of 0; the layers in the gate are measured one by one.
+    float32 and in float64 may be on either side of 0; the layers in the gate are measured one by one. A backend without
+    gradients of layers has only its outputs measured.
     """
     inside = [row for row in live.subject.outline.rows if row.name.startswith(f"{name}.")]
     values = [prod(passed.output.shape[2:])]
     values += [prod(row.output_shape[2:]) for row in inside if row.kind == "norm"]
     times = ceil(ELEMENTS / (len(passed.output) * min(values)))
     inputs = [tile(x, times, f"{name}/{n}").astype(np.float32) for n, x in enumerate(passed.inputs)]
-    alone = require(live.backend, LayersAlone)
-    run = alone.apply
+    run = require(live.backend, LayersAlone).apply
     jumps = any(f"{layer}.".startswith(f"{name}.") for layer in live.subject.outline.dropouts)
     jumps = jumps or any(row.kind in KINKED for row in inside)
+    forward_only = jumps or cannot(live.backend, "differentiate layers alone")
 
     def differentiate(network: Any, inputs: Sequence[Array], cotangent: Array) -> Weights:
-        return {} if jumps else _by_kind(alone.differentiate(network, name, inputs, cotangent))
+        if forward_only:
+            return {}
+        gradients = require(live.backend, GradientsAlone).differentiate(network, name, inputs, cotangent)
+        return _by_kind(gradients)
 
     output = run(double, name, inputs)
     cotangent = noise(name, output.shape).astype(np.float32)

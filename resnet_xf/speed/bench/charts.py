@@ -18,7 +18,14 @@ Results = Sequence[tuple[Case, Result]]
 
 FORMATS = (".svg", ".png", ".pdf")
 
-COLOURS = {"torch": "#c8502d", "mxnet": "#1f6fb2", "torchvision": "#e0a48f", "timm": "#d9b36c", "gluon": "#9cc3e4"}
+COLOURS = {
+    "torch": "#c8502d",
+    "mxnet": "#1f6fb2",
+    "onnx": "#5f8f3e",
+    "torchvision": "#e0a48f",
+    "timm": "#d9b36c",
+    "gluon": "#9cc3e4",
+}
 """Colours of the backends, and paler ones of the other libraries that use them."""
 
 MARKERS = {"float32": "o", "tf32": "v", "bfloat16": "s", "float16": "D", "int8": "^"}
