@@ -6,6 +6,7 @@ from .architecture.weights import draw_weights, load_weights, save_weights
 from .architecture.zoo import get_spec, list_models
 from .backend.contract import Backend
 from .backend.registry import build, features, get_backend, list_backends
+from .codegen.writer import source
 from .data import load_dataset
 from .formats.convert import convert, write_checkpoint
 from .formats.files import read_checkpoint
@@ -56,6 +57,7 @@ __all__ = [
     "read_checkpoint",
     "resume",
     "save_weights",
+    "source",
     "suggest_names",
     "trace",
     "train",

@@ -217,7 +217,7 @@ def test_the_ladder_shown_is_the_ladder_printed(command) -> None:
 
     def fixed(text: str) -> str:
         text = re.sub(r"torch \S+, mxnet \S+;|\(layer\S+\)", "", text)
-        return re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)?e-\d+|\d+\.\d+", "#", text))
+        return re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)?e[+-]\d+|\d+\.\d+", "#", text))
 
     _, quick, _ = command("parity", "resnet18", "--level", "quick")
     _, standard, _ = command("parity", "resnet18", "--image-size", "32")  # its layers and its training are the same

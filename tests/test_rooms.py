@@ -13,7 +13,19 @@ import pytest
 
 import resnet_xf
 
-FLOORS = ("errors", "support", "architecture", "data", "backend", "formats", "training", "ladder", "speed", "cli")
+FLOORS = (
+    "errors",
+    "support",
+    "architecture",
+    "data",
+    "backend",
+    "formats",
+    "codegen",
+    "training",
+    "ladder",
+    "speed",
+    "cli",
+)
 """The lowest first: each may import those before it."""
 
 PACKAGE = Path(resnet_xf.__file__).parent

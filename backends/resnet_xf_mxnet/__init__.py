@@ -22,6 +22,7 @@ from resnet_xf_mxnet.cuda import gpus
 from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles, why_unusable
 from resnet_xf_mxnet.numpy_compat import mx
 from resnet_xf_mxnet.reference import graph_of, peer, run_exported
+from resnet_xf_mxnet.source import DIALECT
 
 __all__ = ["BACKEND"]
 
@@ -35,6 +36,7 @@ class MxnetBackend:
     name = "mxnet"
     unbiased_variance = False
     bench = MxnetBench()
+    dialect = DIALECT
     network_type = mx.gluon.Block
     learner = staticmethod(MxnetLearner)
     roles = staticmethod(roles)

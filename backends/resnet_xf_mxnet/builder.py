@@ -51,8 +51,8 @@ def build(node: Node, name: str = "") -> Any:
             return nn.Activation(function, prefix=prefix)
         case nodes.PReLU(channels, float32):
             return (nn.PReLU if float32 else ExactPReLU)(in_channels=channels, prefix=prefix)
-        case nodes.Pad():
-            return ZeroPad(node.after, prefix=prefix)
+        case nodes.Pad(after):
+            return Function(f"ZeroPad({after}, {after})", partial(_pad, after), prefix)
         case nodes.Pool("max", kernel, stride, padding, ceil):
             return nn.MaxPool2D(kernel, stride, padding, ceil_mode=ceil, prefix=prefix)
         case nodes.Pool("avg", kernel, stride, padding, ceil, counts):
@@ -146,22 +146,13 @@ def _radix_sum(radix: int, F: Any, x: Any) -> Any:  # noqa: N803
 
 
 def _radix_softmax(radix: int, cardinality: int, F: Any, x: Any) -> Any:  # noqa: N803
-    groups = F.transpose(F.reshape(x, shape=(0, cardinality, radix, -1)), axes=(0, 2, 1, 3))
+    groups = F.reshape(x, shape=(0, cardinality, radix, -1))
+    groups = F.transpose(groups, axes=(0, 2, 1, 3))
     return F.reshape(F.softmax(groups, axis=1), shape=(0, -1, 1, 1))
 
 
-class ZeroPad(mx.gluon.HybridBlock):
-    """Zeros below and to the right."""
-
-    def __init__(self, after: int, prefix: str) -> None:
-        super().__init__(prefix=prefix)
-        self.width = (0, 0, 0, 0, 0, after, 0, after)
-
-    def __repr__(self) -> str:
-        return f"ZeroPad{self.width[4:]}"
-
-    def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
-        return F.pad(x, mode="constant", constant_value=0, pad_width=self.width)
+def _pad(after: int, F: Any, x: Any) -> Any:  # noqa: N803
+    return F.pad(x, mode="constant", constant_value=0, pad_width=(0, 0, 0, 0, 0, after, 0, after))
 
 
 class Sum(mx.gluon.HybridBlock):

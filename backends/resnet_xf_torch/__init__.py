@@ -25,6 +25,7 @@ from resnet_xf_torch.arrays import numpy_copies, to_numpy, weights_of
 from resnet_xf_torch.bench import TorchBench
 from resnet_xf_torch.learner import TorchLearner, find_device, products_in_tf32, roles
 from resnet_xf_torch.reference import peer
+from resnet_xf_torch.source import DIALECT
 from resnet_xf_torch.state_dict import read_file, write_file
 
 __all__ = ["BACKEND"]
@@ -36,6 +37,7 @@ class TorchBackend:
     name = "torch"
     unbiased_variance = True
     bench = TorchBench()
+    dialect = DIALECT
     network_type = nn.Module
     learner = staticmethod(TorchLearner)
     roles = staticmethod(roles)

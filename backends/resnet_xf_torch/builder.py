@@ -121,7 +121,7 @@ class Scale(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x - self._constant(self.shift, x)) * self._constant(self.scale, x)
 
-    def _constant(self, values: tuple[float, ...], x: torch.Tensor) -> torch.Tensor | float:
+    def _constant(self, values: Any, x: torch.Tensor) -> torch.Tensor | float:
         return values[0] if len(values) == 1 else x.new_tensor(values)[:, None, None]
 
 
@@ -155,7 +155,8 @@ class RadixSoftmax(nn.Module):
         self.groups = cardinality, radix
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.reshape(len(x), *self.groups, -1).transpose(1, 2).softmax(1).reshape(x.shape)
+        grouped = x.reshape(len(x), *self.groups, -1).transpose(1, 2)
+        return grouped.softmax(1).reshape(x.shape)
 
 
 class Sum(nn.Module):

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from resnet_xf.architecture.nodes import Node
 from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.backend.dialect import Dialect
 from resnet_xf.backend.fast import Bench
 from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.backend.workers import Role
@@ -221,6 +222,15 @@ class OwnsFiles(Protocol):
         ...
 
 
+class WritesSource(Protocol):
+    """What ``source`` needs to write a network as Python."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the framework's networks are written."""
+        ...
+
+
 class KnowsNetworks(Protocol):
     """What a pair of a user's own networks needs."""
 
@@ -237,6 +247,7 @@ CAPABILITIES: dict[str, type] = {
     "build other libraries' networks": BuildsPeers,
     "run exported networks": RunsExports,
     "read and write its own files": OwnsFiles,
+    "write source code": WritesSource,
     "compare your own networks": KnowsNetworks,
 }
 """What a backend may offer besides, and the members that it then has."""

@@ -25,6 +25,7 @@ class Entry(NamedTuple):
 COMMANDS = (
     Entry("Networks", "list", "networks", "List the named networks, their size and their origin."),
     Entry("Networks", "show", "networks", "Show a network's layers, shapes and costs, by arithmetic."),
+    Entry("Networks", "source", "source", "Write a network as one Python file, without resnet_xf."),
     Entry("Networks", "trace", "backends", "Run a network on a backend and show its layers' shapes."),
     Entry("Parity", "parity", "parity", "Prove that backends build the same network from a spec."),
     Entry("Parity", "capture", "parity", "Record one backend's results for `parity --against`."),

@@ -1,0 +1,1 @@
+"""Writes a network as one readable Python file that needs its framework alone."""

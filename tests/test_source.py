@@ -1,0 +1,172 @@
+"""Networks as Python files: the names and numbers of the builders' own, without resnet_xf."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+
+from helpers.strategies import fits, specs
+from resnet_xf import ResNetSpec, Stage, draw_weights, get_backend, get_spec, list_models, plan, save_weights, source
+from resnet_xf.architecture.plan import Plan
+from resnet_xf.architecture.weights import all_weight_shapes
+from resnet_xf.errors import BackendError
+
+BACKENDS = ("torch", "mxnet")
+
+
+def made(text: str) -> Any:
+    """The network of a file's text."""
+    scope: dict[str, Any] = {"__name__": "model"}
+    exec(text, scope)
+    return scope["ResNet"]()
+
+
+def float64_outputs(planned: Plan, name: str) -> tuple[Any, Any]:
+    """The outputs of the file's network, and of the builder's, with the same weights and images."""
+    backend = get_backend(name)
+    network = made(source(planned, name))
+    if name == "mxnet":
+        network.initialize()
+        network.cast("float64")
+    else:
+        network.double()
+    built = backend.build(planned.root, "float64")
+    weights = draw_weights(planned, 1, "probe", "float64")
+    images = np.random.default_rng(0).standard_normal((2, planned.spec.in_channels, *planned.spec.image_size))
+    for one in (network, built):
+        backend.load(one, weights)
+    assert [*backend.dump(network)] == [*backend.dump(built)]
+    return backend.forward(network, images), backend.forward(built, images)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(specs())
+def test_any_network_s_file_computes_what_the_builder_s_network_computes(spec: ResNetSpec) -> None:
+    assume(fits(spec))
+    for backend in BACKENDS:
+        ours, built = float64_outputs(plan(spec), backend)
+        np.testing.assert_array_equal(ours, built)
+
+
+KINDS = (
+    "resnet10t", "resnet14t", "resnet50_os8", "resnet50_v2", "cifar_resnet20_v2", "se_resnet18_v2", "resnet18_v1b_89",
+    "resnest14", "symbol_resnet18", "arcface_r18", "d2l_resnet18", "seresnext50_32x4d",
+)  # fmt: skip
+"""Networks with all parts that a file may have."""
+
+SMALL = (Stage(depth=2, channels=16), Stage(depth=2, channels=32, stride=2), Stage(depth=1, channels=64, stride=2))
+PARTS: dict[str, dict[str, Any]] = {
+    "split attention, whose pooling has a stride": {"block": "bottleneck", "radix": 2, "stride_on": "avg_pool", "shortcut": "avg_conv"},
+    "arcface's unit": {"block": "ir", "project_first": True},
+    "a shortcut from the preactivation": {"preactivation": True, "shortcut_from": "preactivation"},
+    "a shortcut from the input": {"preactivation": True, "shortcut_from": "input"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_parts_that_only_some_blocks_have(part: str, backend: str) -> None:
+    spec = ResNetSpec(name="parts", num_classes=5, image_size=(33, 33), stages=SMALL, **PARTS[part])
+    np.testing.assert_array_equal(*float64_outputs(plan(spec), backend))
+
+
+def test_dilated_stages_and_pruned_widths_are_numbers_of_the_calls() -> None:
+    spec = ResNetSpec(
+        name="widths",
+        block="bottleneck",
+        image_size=(33, 33),
+        shortcut="avg_conv",
+        stages=(
+            Stage(depth=2, channels=32, mid_channels=((5, 7), (6, 9))),
+            Stage(depth=2, channels=64, stride=2, mid_channels=((4, 4), (3, 8))),
+            Stage(depth=2, channels=64, dilation=2),
+        ),
+    )
+    for backend in BACKENDS:
+        np.testing.assert_array_equal(*float64_outputs(plan(spec), backend))
+    assert source(spec, "torch").count("class Residual") <= 2
+
+
+@pytest.fixture(scope="session")
+def whole_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("family")
+    for name in list_models():
+        for backend in BACKENDS:
+            (folder / f"{name}_{backend}.py").write_text(source(name, backend))
+    return folder
+
+
+def test_files_of_the_whole_family_have_the_names_and_shapes_of_the_plan(whole_family: Path) -> None:
+    for name in list_models():
+        with torch.device("meta"):
+            network = made((whole_family / f"{name}_torch.py").read_text())
+        tensors = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+        counted = {key: shape for key, shape in tensors.items() if not key.endswith("num_batches_tracked")}
+        assert counted == all_weight_shapes(name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", KINDS)
+def test_one_of_each_kind_in_the_family(name: str, backend: str) -> None:
+    spec = get_spec(name)
+    size = (65, 65) if name == "symbol_resnet18" else spec.image_size if "arcface" in name else (32, 32)
+    ours, built = float64_outputs(plan(msgspec.structs.replace(spec, image_size=size)), backend)
+    rounding = 1e-8 if name == "arcface_r18" and backend == "torch" else 0  # the builder's PReLU rounds to float32
+    np.testing.assert_allclose(ours, built, rtol=0, atol=rounding * abs(built).max())
+
+
+def test_files_of_the_whole_family_are_clean_and_short(whole_family: Path) -> None:
+    for words in (("check",), ("format", "--check")):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *words, "--isolated", str(whole_family)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout
+    lengths = {path.name: len(path.read_text().splitlines()) for path in whole_family.iterdir()}
+    assert max(lengths.values()) < 160
+    assert lengths["resnet152_torch.py"] == lengths["resnet50_torch.py"]
+    assert not [path for path in whole_family.iterdir() if "import resnet_xf" in path.read_text()]
+
+
+def test_the_book_s_network_reads_like_its_notebook() -> None:
+    text = source("d2l_resnet18", "torch")
+    assert len(text.splitlines()) < 70
+    assert "class Residual(nn.Module):\n" in text
+    assert "        self.layer2 = nn.Sequential(Residual(64, 128, stride=2), Residual(128, 128))\n" in text
+    assert "        return self.act2(y + shortcut)\n" in text
+
+
+def test_a_checkpoint_s_network(tmp_path: Path, command: Any) -> None:
+    spec = get_spec("cifar_resnet20")
+    weights = draw_weights(spec, 3)
+    save_weights(tmp_path / "weights.safetensors", weights, spec)
+    code, out, _ = command("source", str(tmp_path / "weights.safetensors"), "--backend", "torch")
+    assert code == 0
+    network = made(out)
+    missing = network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
+    assert not missing.unexpected_keys
+    assert all(name.endswith("num_batches_tracked") for name in missing.missing_keys)
+
+
+def test_a_file_is_written_whole(tmp_path: Path, command: Any) -> None:
+    out = tmp_path / "model.py"
+    assert command("source", "resnet18", "--backend", "mxnet", "--out", str(out))[0] == 0
+    assert out.read_text() == source("resnet18", "mxnet")
+    assert [*tmp_path.iterdir()] == [out]
+    code, _, complaint = command("source", "resnet18", "--out", str(tmp_path / "no" / "model.py"))
+    assert code == 2
+    assert "there is no folder" in complaint
+
+
+def test_a_backend_without_a_dialect_is_told() -> None:
+    import numpy_backend
+
+    with pytest.raises(BackendError, match="numpy cannot write source code"):
+        source("resnet18", numpy_backend.BACKEND)
