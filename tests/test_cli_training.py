@@ -261,8 +261,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(command, run) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("--epochs", "9"),
-        ("--epochs", "0"),
+        ("--limit", "9"),
         ("--batch-size", "8"),
         ("--lr", "0.5"),
         ("--lr", "0"),
@@ -280,6 +279,44 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(command, run) -> None:
 def test_a_run_goes_on_as_it_began(command, run, options) -> None:
     says = one_line(*command("train", "--resume", run, "--device", "cpu", *options))
     assert "run: a run resumes with its own settings; with --resume give only --backend" in says
+
+
+def test_a_run_trains_longer_and_says_what_changes(command, run) -> None:
+    code, out, err = command("train", "--resume", run, "--device", "cpu", "--epochs", "3")
+    assert (code, err) == (0, "")
+    first, _, epoch, done = out.splitlines()
+    # Half a cosine from step 3, the end of the warm-up, to step 18: step 13 is two thirds of the way.
+    assert first == ("epochs: 2 → 3; schedule cosine: the learning rate of step 13 is 0.0173, and the run was finished")
+    assert epoch.startswith("epoch 3/3: ")
+    assert done.endswith("after epoch 3; the run is run")
+    assert load_checkpoint(run).header.recipe.epochs == 3
+    says = one_line(*command("train", "--resume", run, "--device", "cpu", "--epochs", "2"))
+    assert "run: epochs: it is in epoch 3 already; expected 3 or more, got 2" in says
+
+
+def test_files_given_to_resume_are_told_weights(command, folder) -> None:
+    for name, says in (
+        ("net.params", "net.params: no such folder; expected the folder of a run; to begin a run from the weights in this "
+         "file: --weights net.params"),
+        ("net.states", "net.states: no such folder; expected the folder of a run; a .states file holds an optimizer as a "
+         "pickle, which is not read; begin a run from the weights that were saved with it: --weights net.params"),
+    ):  # fmt: skip
+        Path(name).write_bytes(b"text")
+        assert says in one_line(*command("train", "--resume", name))
+    says = one_line(*command("train", "tiny.toml", "--weights", "net.states"))
+    assert "net.states: a .states file holds an optimizer as a pickle, which is not read; begin a run from the " in says
+
+
+def test_a_limit_is_kept_in_the_run(command, folder) -> None:
+    code, out, _ = command("train", "tiny.toml", *FAST, "--limit", "300", "--out", "run")
+    assert code == 0
+    assert "tiny on digits: 300 training images of 10 classes, " in out
+    assert load_checkpoint("run").header.limit == 300
+    list_checkpoints("run")[-1].unlink()
+    code, out, _ = command("train", "--resume", "run", "--device", "cpu")
+    assert code == 0
+    assert "300 training images" in out
+    assert "limit: expected 1 training image or more, got 0" in one_line(*command("train", *FAST, "--limit", "0"))
 
 
 def test_another_network_is_refused_naming_both(command, run) -> None:
@@ -320,7 +357,7 @@ def test_ones_own_pictures_are_learnt(command, pictures) -> None:
     assert out.endswith("the run is runs/tiny-folder-torch\n")
     header = load_checkpoint("runs/tiny-folder-torch").header
     assert (header.recipe.name, header.dataset, header.classes) == (
-        "imagenet",
+        "small",
         f"folder:{Path('pictures').resolve()}",
         ("a", "b"),
     )
@@ -402,7 +439,7 @@ def test_bad_arguments_exit_with_two_and_no_traceback(command, arguments) -> Non
         (("evaluate", "run", "--device", "cuda:99"), "no cuda:99; choose cpu"),
         (("predict", "0.png", "--run", "none"), "none: No such file"),
         (("predict", "none.png", "--run", "run"), "none.png: No such file or directory"),
-        (("predict", "tiny.toml", "--run", "run"), "tiny.toml: not readable as an image: cannot identify image file"),
+        (("predict", "tiny.toml", "--run", "run"), "tiny.toml: not readable as an image: it is none of BMP, GIF, JPEG"),
         (("predict", "0.png", "--run", "run", "--recipe", "cifar"), "recipe cifar: takes mean and std from a data set"),
         (("train", "--resume", "none"), "none: no such folder; expected the folder of a run"),
         (("train", "--resume", "."), ".: holds no run; expected"),
@@ -433,7 +470,7 @@ def test_a_picture_that_cannot_be_read_is_named(command) -> None:
         path.write_text("no image")
     options = ("--recipe", "d2l", "--in-channels", "3", "--num-classes", "2", "--batch-size", "8")
     says = one_line(*command("train", "tiny.toml", "--dataset", "folder:pictures", *FAST, *options))
-    assert re.search(r"pictures/b/\d\.png: not readable as an image: cannot identify image file", says)
+    assert re.search(r"pictures/b/\d\.png: not readable as an image: it is none of BMP, GIF, JPEG", says)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -224,7 +224,7 @@ def test_what_is_no_image_is_named(trained: Run, images, tmp_path) -> None:
     (tmp_path / "empty.png").touch()
     unreadable = "not readable as an image: "
     for name, says in {
-        "text.png": f"{unreadable}cannot identify image file",
+        "text.png": f"{unreadable}it is none of BMP, GIF, JPEG",
         "cut.png": unreadable,
         "empty.png": f"{unreadable}it is empty",
         "none.png": "No such file or directory",

@@ -328,3 +328,17 @@ def test_the_header_holds_every_field_so_that_defaults_may_change() -> None:
     assert fields["version"] == 1
     assert fields["recipe"]["augmentation"]["mean"] is None
     assert set(fields["recipe"]["optimizer"]) == set(Optimizer.__struct_fields__)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_that_is_made_longer_is_a_longer_run_to_the_bit(backend: str, tmp_path) -> None:
+    """Of a schedule that does not depend on the end; with a limit, which draws the same images again."""
+    recipe = replace(RECIPE, epochs=2)
+    whole = go(backend, replace(recipe, epochs=3), limit=100)
+    short = go(backend, recipe, out=tmp_path, limit=100)
+    assert short.history[0].train_loss != go(backend, recipe, limit=99).history[0].train_loss
+    again = go_on(tmp_path, backend, epochs=3)
+    assert len(again.history) == 3
+    assert all(same_bits(again.weights[name], array) for name, array in whole.weights.items())
+    with pytest.raises(CheckpointError, match="epochs: it is in epoch 3 already; expected 3 or more, got 2"):
+        go_on(tmp_path, backend, epochs=2)

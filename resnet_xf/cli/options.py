@@ -75,7 +75,9 @@ Device = Annotated[str, option("auto, cpu, cuda or cuda:1. auto: a GPU if there 
 DataDir = Annotated[
     Path | None, option("Folder with the data set's files.", default="download once into the user's cache")
 ]
-RecipeName = Annotated[str | None, option("digits, d2l, cifar, imagenet, or a .toml or .json file.", default=False)]
+RecipeName = Annotated[
+    str | None, option("digits, d2l, cifar, imagenet, small, or a .toml or .json file.", default=False)
+]
 TopOnly = Annotated[bool, option("Show only the network's own layers and stages.", "--top")]
 Batch = Annotated[int, option("Number of images.", min=1)]
 InputShape = Annotated[str | None, typer.Option("--input", hidden=True, callback=refuse_input)]

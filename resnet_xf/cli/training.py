@@ -102,9 +102,12 @@ def train_(
     ] = None,
     data_dir: options.DataDir = None,
     workers: Annotated[int, option("Processes on this machine that train together.", min=1)] = 1,
+    limit: Annotated[
+        int | None, option("Train on N images alone, drawn by the seed.", default="all", metavar="N")
+    ] = None,
     keep: Annotated[int, option("Number of checkpoints to keep.", min=1)] = 3,
     timeout: Annotated[float, option("Seconds to wait for other workers.", min=1)] = TIMEOUT,
-    epochs: Annotated[int | None, option("Number of epochs.", default=RECIPES_OWN)] = None,
+    epochs: Annotated[int | None, option("Number of epochs; with --resume, in all.", default=RECIPES_OWN)] = None,
     batch_size: Annotated[int | None, option("Images per step, of all workers together.", default=RECIPES_OWN)] = None,
     lr: Annotated[float | None, option("Peak learning rate.", default=RECIPES_OWN)] = None,
     seed: Annotated[int | None, option("Seed of weights, order and augmentation.", default=RECIPES_OWN)] = None,
@@ -124,25 +127,29 @@ def train_(
     if workers > 1 and ("DMLC_ROLE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ):
         raise TrainingError("--workers starts processes itself; leave it out under torchrun or DMLC_ variables")
     sizes = not_none(in_channels=in_channels, num_classes=num_classes)
-    changes = not_none(epochs=epochs, batch_size=batch_size, seed=seed, precision=precision, image_size=image_size)
+    changes = not_none(batch_size=batch_size, seed=seed, precision=precision, image_size=image_size)
     settings = not_none(device=device, preset=preset, data_dir=data_dir, keep=keep, timeout=timeout)
     if resume is not None:
-        if sizes or changes or new_head or not_none(lr=lr, recipe=recipe, out=out, weights=weights):
+        if sizes or changes or new_head or not_none(lr=lr, recipe=recipe, out=out, weights=weights, limit=limit):
             raise CheckpointError(
                 f"{resume}: a run resumes with its own settings; with --resume give only --backend, --device, "
-                "--preset, --workers, --keep, --timeout, --data-dir, and --dataset if a folder: has moved"
+                "--preset, --workers, --keep, --timeout, --data-dir, --epochs, and --dataset if a folder: has moved"
             )
         out = resume
-        training = runs.prepare_resume(resume, spec, backend=backend, dataset=dataset, **settings)
+        training = runs.prepare_resume(resume, spec, backend=backend, dataset=dataset, epochs=epochs, **settings)
     else:
         dataset = dataset or DEFAULT_DATASET
         planned = plan(resized(plan(spec or DEFAULT_NETWORK).spec, **sizes))
-        changed = _changed_recipe(recipe or runs.default_recipe(dataset), lr, changes)
         backend = get_backend(backend).name  # in a parameter server's process it does not return
         out = out or _new_folder(f"{planned.spec.name}-{dataset.partition(':')[0]}-{backend}")
         data = load_dataset(dataset, data_dir)
+        images = min(limit or len(data.train), len(data.train))
+        changed = _changed_recipe(
+            recipe or runs.default_recipe(data.name, images), lr, changes | not_none(epochs=epochs)
+        )
         initial = _initial_weights(weights, planned, changed, data, prefix, new_head=new_head) if weights else None
-        training = runs.prepare(planned, data, changed, backend=backend, out=out, weights=initial, **settings)
+        settings |= {"out": out, "weights": initial, "limit": limit}
+        training = runs.prepare(planned, data, changed, backend=backend, **settings)
     training.check_shares(workers)
     if workers > 1:
         _run_together(training, workers, out, new=resume is None)
@@ -180,6 +187,8 @@ def _initial_weights(
     Raises:
         DataError: if the last layer is kept, and its classes are not the data set's.
     """
+    if path.suffix == ".states":
+        raise CheckpointError(f"{path}: {runs.STATES} {path.with_suffix('.params')}")
     file = read_checkpoint(path, prefix, part=new_head)
     weights = identify(file, planned.spec, backbone=new_head).weights
     names = file.description.classes if file.description else ()
@@ -217,12 +226,14 @@ class _Display(ProgressBar):
             f"{unused}, {by_sign(training.transform.size)} pixels; {header.backend}; recipe {header.recipe.name}, "
             f"{done}{header.recipe.epochs} epochs of {header.steps_per_epoch} steps; the run is {training.out}"
         )
+        self.note = training.note
 
     def __call__(self, progress: Progress) -> None:
         """Show a step or an epoch. Only the first of several workers is called."""
-        if not self.as_json and self.opening:
-            echo(self.opening)
-        self.opening = ""
+        for line in filter(None, (self.note, self.opening)):
+            if not self.as_json:
+                echo(line)
+        self.note = self.opening = ""
         epoch, speed = f"epoch {progress.epoch}/{progress.epochs}", f"{progress.images_per_second:,.0f} images/s"
         text = (
             f"{epoch}  step {progress.step}/{progress.steps}  loss {progress.loss:.4f}  "

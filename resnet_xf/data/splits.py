@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -117,6 +118,19 @@ def hold_out(name: str, split: Split, classes: tuple[str, ...]) -> tuple[Split, 
             raise DataError(f"{name}: class {title} has 1 image, and a training and a test half need two")
         for_test[members[: max(1, round(TEST_SHARE * len(members)))]] = True
     return split.take(np.flatnonzero(~for_test)), split.take(np.flatnonzero(for_test))
+
+
+def limited(data: Dataset, limit: int | None, seed: int) -> Dataset:
+    """Return a data set with only ``limit`` of its training images, drawn by a seed, in their order; all if None.
+
+    Raises DataError if the limit is not positive.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"limit: expected 1 training image or more, got {limit}")
+    if limit is None or limit >= len(data.train):
+        return data
+    chosen = np.sort(permutation(f"{seed}/limit", len(data.train))[:limit])
+    return dataclasses.replace(data, train=data.train.take(chosen))
 
 
 def pixel_statistics(split: Split, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

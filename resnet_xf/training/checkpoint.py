@@ -74,6 +74,7 @@ class Header(Document, frozen=True, kw_only=True):
         version: version of the file format.
         backend: name of the backend, or of the last one.
         data_dir: folder of the data set's files; None for the user's cache.
+        limit: number of training images that were asked for; None for all.
         train_images: number of training images.
         train_digest: see :meth:`resnet_xf.data.Split.digest`.
         mean, std: normalisation of the images, one value for each channel or one for all.
@@ -89,6 +90,7 @@ class Header(Document, frozen=True, kw_only=True):
     backend: str
     dataset: str
     data_dir: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
     train_images: Whole
     train_digest: str
     classes: tuple[str, ...]

@@ -88,6 +88,7 @@ class Training:
     Attributes:
         start: the initial state.
         out, device, preset, keep, timeout, callback: as in :func:`resnet_xf.train`.
+        note: what is changed in a resumed run, in words.
         header: the state so far, but for the weights.
 
     Raises:
@@ -103,6 +104,7 @@ class Training:
     keep: int = 3
     timeout: float = TIMEOUT
     callback: Callable[[Progress], object] | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         self.header, self.recipe = self.start.header, self.start.header.recipe

@@ -169,12 +169,24 @@ RECIPES: dict[str, Recipe] = {
             schedule=Schedule(kind="step", milestones=(30.0, 60.0)),
             augmentation=Augmentation(crop="random_resized", flip=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         ),
+        Recipe(
+            name="small",
+            epochs=60,
+            batch_size=16,
+            optimizer=Optimizer(learning_rate=0.02, momentum=0.9, weight_decay=5e-4),
+            schedule=Schedule(kind="cosine", warmup_epochs=0.5),
+            augmentation=Augmentation(crop="random_resized", flip=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        ),
     )
 }
 """The named recipes. ``digits``: ours, for scikit-learn's digits. ``d2l``: the two notebooks of "Dive into Deep
 Learning". ``cifar``: He et al. 2016, section 4.2; its 64,000 steps of 128 images are 164 epochs of 50,000 images, and
 its milestones of 32,000 and 48,000 steps are epochs 82 and 123. ``imagenet``: torchvision's reference script, with its
-8 processes of 32 images as one batch."""
+8 processes of 32 images as one batch. ``small``: ours, for up to :data:`SMALL` images of your own: images as for
+``imagenet``, in small batches, so that an epoch has several steps."""
+
+SMALL = 10_000
+"""The largest number of training images for the recipe ``small``; with more, an epoch of ``imagenet`` has 40 steps."""
 
 
 def get_recipe(name_or_path: Recipe | str | Path) -> Recipe:

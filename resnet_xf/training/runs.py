@@ -15,19 +15,27 @@ from resnet_xf.architecture.weights import Array, all_weight_shapes, check_weigh
 from resnet_xf.backend.learner import TIMEOUT
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Dataset, load_dataset
+from resnet_xf.data.splits import limited
 from resnet_xf.errors import CheckpointError
 from resnet_xf.training.checkpoint import Checkpoint, Header, load_checkpoint, refuse_run
 from resnet_xf.training.evaluation import check_fit, normalisation
 from resnet_xf.training.loop import Progress, Run, Training
-from resnet_xf.training.recipe import Recipe, get_recipe
+from resnet_xf.training.recipe import SMALL, Recipe, check_recipe, get_recipe, learning_rates
 
 DEFAULT_RECIPES = {"digits": "digits", "mnist": "d2l", "fashion-mnist": "d2l", "cifar10": "cifar", "cifar100": "cifar"}
-"""The recipe for each data set if none is given; folders of images take ``imagenet``."""
+"""The recipe for each data set if none is given; your own images take ``small`` or ``imagenet``, by their number."""
+
+STATES = (
+    "a .states file holds an optimizer as a pickle, which is not read; begin a run from the weights that were saved "
+    "with it: --weights"
+)
+"""What is said of the file that Gluon's ``Trainer.save_states`` wrote, before the name of a file of weights."""
 
 
-def default_recipe(dataset: str) -> str:
-    """Return the name of a data set's recipe."""
-    return DEFAULT_RECIPES.get(dataset, "imagenet")
+def default_recipe(dataset: str, train_images: int | None = None) -> str:
+    """Return the name of a data set's recipe; ``imagenet`` for your own images if their number is not given."""
+    of_number = "imagenet" if train_images is None or train_images > SMALL else "small"
+    return DEFAULT_RECIPES.get(dataset, of_number)
 
 
 def train(
@@ -41,6 +49,7 @@ def train(
     out: str | Path | None = None,
     weights: Mapping[str, Array] | None = None,
     data_dir: str | Path | None = None,
+    limit: int | None = None,
     keep: int = 3,
     timeout: float = TIMEOUT,
     callback: Callable[[Progress], object] | None = None,
@@ -51,13 +60,14 @@ def train(
         network: a plan, a spec or a name.
         dataset: a data set, or a name for :func:`resnet_xf.data.load_dataset`.
         recipe: a recipe, or a name for :func:`resnet_xf.training.recipe.get_recipe`; if None, the data set's own
-            (``DEFAULT_RECIPES``).
+            (``DEFAULT_RECIPES``), or for your own images ``small`` or ``imagenet``, by their number.
         backend: a name, as in :func:`resnet_xf.get_backend`.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
         preset: one of :data:`resnet_xf.backend.fast.PRESETS`. The precision is set by the recipe.
         out: folder for the checkpoints and ``metrics.jsonl``; if None, nothing is written.
         weights: initial weights by name; if None, they are drawn from the recipe's seed.
         data_dir: folder with the data set's files; if None, they are downloaded.
+        limit: number of training images to train on, drawn by the recipe's seed; if None, all.
         keep: number of checkpoints to keep.
         timeout: seconds to wait for other workers.
         callback: called after every step and epoch, on the first worker.
@@ -79,13 +89,15 @@ def prepare(
     out: str | Path | None = None,
     weights: Mapping[str, Array] | None = None,
     data_dir: str | Path | None = None,
+    limit: int | None = None,
     **settings: Any,
 ) -> Training:
     """Check all arguments of :func:`train` and return the training, ready to run; ``settings`` are its other fields."""
     backend = get_backend(backend).name  # first: in a parameter server's process it does not return
     planned = plan(network)
     data = load_dataset(dataset, data_dir)
-    recipe = get_recipe(recipe or default_recipe(data.name))
+    recipe = get_recipe(recipe or default_recipe(data.name, min(limit or len(data.train), len(data.train))))
+    data = limited(data, limit, recipe.seed)
     check_fit(planned, data)
     mean, std = normalisation(recipe, data)
     header = Header(
@@ -93,6 +105,7 @@ def prepare(
         backend=backend,
         dataset=data.name,
         data_dir=None if data_dir is None else str(Path(data_dir).resolve()),
+        limit=limit,
         train_images=len(data.train),
         train_digest=data.train.digest(),
         classes=data.classes,
@@ -118,6 +131,7 @@ def resume(
     preset: str = "tuned",
     dataset: Dataset | str | None = None,
     data_dir: str | Path | None = None,
+    epochs: int | None = None,
     keep: int = 3,
     timeout: float = TIMEOUT,
     callback: Callable[[Progress], object] | None = None,
@@ -132,6 +146,7 @@ def resume(
         backend: any backend; if None, the run's last one.
         dataset: the data set, if a folder of images has moved; if None, the run's.
         data_dir: folder with the data set's files; if None, the run's.
+        epochs: number of epochs in all, in place of the recipe's; a cosine schedule then ends there.
         device: as in :func:`train`.
         preset: as in :func:`train`.
         keep: as in :func:`train`.
@@ -140,7 +155,7 @@ def resume(
 
     Raises:
         ResNetXFError: as :func:`train`.
-        CheckpointError: if there is no run, or it is of other data.
+        CheckpointError: if there is no run, or it is of other data, or has trained more epochs already.
     """
     return prepare_resume(**locals()).run()
 
@@ -152,11 +167,12 @@ def prepare_resume(
     backend: str | None = None,
     dataset: Dataset | str | None = None,
     data_dir: str | Path | None = None,
+    epochs: int | None = None,
     **settings: Any,
 ) -> Training:
     """Check all arguments of :func:`resume` and return the training, ready to run; as in :func:`prepare`."""
     if not Path(run).is_dir():
-        raise CheckpointError(f"{run}: no such folder; expected the folder of a run")
+        raise CheckpointError(f"{run}: no such folder; expected the folder of a run{_hint_for_file(Path(run))}")
     start = load_checkpoint(run)
     header = start.header
     backend = get_backend(backend or header.backend).name
@@ -165,7 +181,7 @@ def prepare_resume(
             f"{run}: is a run of {start.spec.name}, and {spec.name} was asked for; they differ in "
             f"{', '.join(spec.differences(start.spec))}"
         )
-    data = dataset_of(header, dataset, data_dir)
+    data = limited(dataset_of(header, dataset, data_dir), header.limit, header.recipe.seed)
     if (len(data.train), data.train.digest()) != (header.train_images, header.train_digest):
         raise CheckpointError(
             f"{run}: trains on {header.train_images} images of {header.dataset}, and the {len(data.train)} of "
@@ -173,7 +189,30 @@ def prepare_resume(
         )
     places = {} if data_dir is None else {"data_dir": str(Path(data_dir).resolve())}
     header = msgspec.structs.replace(header, backend=backend, dataset=data.name, **places)
+    if epochs is not None:
+        header, settings["note"] = _with_epochs(run, header, epochs)
     return Training(plan(start.spec), data, dataclasses.replace(start, header=header), Path(run), **settings)
+
+
+def _hint_for_file(path: Path) -> str:
+    """Return what to give in place of a file; nothing if there is no such file."""
+    if path.suffix == ".states":
+        return f"; {STATES} {path.with_suffix('.params')}"
+    return f"; to begin a run from the weights in this file: --weights {path}" if path.is_file() else ""
+
+
+def _with_epochs(run: str | Path, header: Header, epochs: int) -> tuple[Header, str]:
+    """Return a run's header with another number of epochs, and in words what that changes."""
+    begun = header.position.epoch + bool(header.position.batch)
+    if epochs < begun:
+        raise CheckpointError(f"{run}: epochs: it is in epoch {begun} already; expected {begun} or more, got {epochs}")
+    recipe = check_recipe(msgspec.structs.replace(header.recipe, epochs=epochs))
+    old, new = (learning_rates(one, header.steps_per_epoch)[header.step :] for one in (header.recipe, recipe))
+    text = f"epochs: {header.recipe.epochs} → {epochs}; schedule {recipe.schedule.kind}: "
+    if len(new):
+        before = f"it would have been {old[0]:.3g}" if len(old) else "the run was finished"
+        text += f"the learning rate of step {header.step + 1} is {new[0]:.3g}, and {before}"
+    return msgspec.structs.replace(header, recipe=recipe), text
 
 
 def dataset_of(header: Header, dataset: Dataset | str | None, data_dir: str | Path | None) -> Dataset:
