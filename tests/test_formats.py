@@ -87,11 +87,9 @@ def test_round_trips_to_the_bit(name: str, tmp_path) -> None:
     wanted = state_dict(network)
     torch.save(network.state_dict(), tmp_path / "a.pth")
     convert(tmp_path / "a.pth", tmp_path / "b.safetensors", get_spec(name))
-    for source, target in (
-        ("b.safetensors", "c.params"),
-        ("c.params", "d.safetensors"),
-    ):  # these say which network it is
-        assert convert(tmp_path / source, tmp_path / target).spec == get_spec(name)
+    # These say which network it is. It is run at the first and the last of the conversions.
+    for source, target in (("b.safetensors", "c.params"), ("c.params", "d.safetensors")):
+        assert convert(tmp_path / source, tmp_path / target, verify=False).spec == get_spec(name)
     last = convert(tmp_path / "d.safetensors", tmp_path / "e.pth")
     assert last.spec.num_classes == get_spec(name).num_classes
     returned = torch.load(tmp_path / "e.pth", weights_only=True)
@@ -209,8 +207,9 @@ def test_the_prefixed_names_of_old_zoo_files_are_read(name: str, stripped: bool,
     found = identify(read_checkpoint(tmp_path / "old.params"))
     assert found.plan.spec == get_spec(name)
     assert found.prefix == ("" if stripped else network.prefix)
-    done = convert(tmp_path / "old.params", tmp_path / "out.pth")
-    assert [check.theirs for check in done.checks] == [f"gluon's own {name}"] * 2
+    if not stripped:  # the same network and the same weights, as is seen below, would only be run again
+        done = convert(tmp_path / "old.params", tmp_path / "out.pth")
+        assert [check.theirs for check in done.checks] == [f"gluon's own {name}"] * 2
     network.save_parameters(str(tmp_path / "new.params"))
     assert same(found.weights, identify(read_checkpoint(tmp_path / "new.params")).weights)
 
@@ -375,12 +374,12 @@ def test_the_graph_tells_what_names_and_shapes_do_not(tmp_path) -> None:
     assert done.checks[0].error < 1e-13
 
 
-@pytest.mark.parametrize("name", ["mine", "resnet18"])
+@pytest.mark.parametrize("name", ["mine", "resnet50"])
 def test_a_spec_is_held_against_the_network_that_it_equals_whatever_its_name(name: str, tmp_path) -> None:
-    write_checkpoint(tmp_path / "a.pth", draw_weights("resnet34"), plan("resnet34"))
-    spec = msgspec.structs.replace(get_spec("resnet34"), name=name)
+    write_checkpoint(tmp_path / "a.pth", draw_weights("resnet18"), plan("resnet18"))
+    spec = msgspec.structs.replace(get_spec("resnet18"), name=name)
     checks = convert(tmp_path / "a.pth", tmp_path / "b.params", spec).checks
-    assert [check.theirs for check in checks] == ["torchvision's own resnet34"] * 2
+    assert [check.theirs for check in checks] == ["torchvision's own resnet18"] * 2
     spec = msgspec.structs.replace(spec, norm_eps=1e-3)
     checks = convert(tmp_path / "a.pth", tmp_path / "b.params", spec).checks
     assert [check.theirs for check in checks] == ["ours on mxnet"]

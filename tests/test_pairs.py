@@ -276,18 +276,31 @@ def test_what_is_no_pair_is_refused(module: Hand) -> None:
             parity(given, **options)
 
 
-def test_torchvision_and_the_gluon_zoo(monkeypatch) -> None:
-    """Eight steps of four images in lock-step, where there would be twenty of eight, which take a second each."""
-    monkeypatch.setattr(pairs, "LOCKSTEP", LOCKSTEP | {"steps": 8, "batch_size": 4})
+def test_torchvision_and_the_gluon_zoo() -> None:
     torch.manual_seed(0)
     module, block = torchvision.models.resnet18(num_classes=10), mx.gluon.model_zoo.vision.resnet18_v1(classes=10)
     block.initialize()
     shown = photographs((64, 64))[:1]
     names = suggest_names(module, block, shown)
     assert names["features.5.0.downsample.1"] == "layer2.0.downsample.1"
+    report = assert_parity((module, moved(module, block, names, shown)), names=names, images=shown, level="quick")
+    assert len(report.rungs) == 5
+    assert report.rungs[0].detail.startswith("42 rows; 11,181,642 parameters")
+
+
+def test_torchvision_s_and_the_gluon_zoo_s_blocks_train_the_same(monkeypatch) -> None:
+    """Few of them, and eight steps of two images in lock-step, where there would be twenty of eight."""
+    monkeypatch.setattr(pairs, "LOCKSTEP", LOCKSTEP | {"steps": 8, "batch_size": 2})
+    torch.manual_seed(0)
+    zoo = mx.gluon.model_zoo.vision
+    module = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [2, 1, 1, 1])
+    module.layer4, module.fc = nn.Identity(), nn.Linear(256, 10)
+    block = zoo.ResNetV1(zoo.BasicBlockV1, [2, 1, 1], [64, 64, 128, 256], classes=10)
+    block.initialize()
+    shown = photographs((64, 64))[:1]
+    names = suggest_names(module, block, shown)
     report = assert_parity((module, moved(module, block, names, shown)), names=names, images=shown, level="standard")
     assert len(report.rungs) == 8
-    assert report.rungs[0].detail.startswith("42 rows; 11,181,642 parameters")
 
 
 def test_an_activation_inside_a_gluon_layer_is_a_layer_of_its_own() -> None:

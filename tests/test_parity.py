@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import replace
 
+from helpers.narrow import narrowed
 from helpers.sabotage import Bare, Saboteur, only
 from helpers.strategies import fits, specs
 from resnet_xf import (
@@ -35,20 +36,6 @@ SIZES = [(name, (224, 224) if name == "resnet50" else (96, 96)) for name in FIRS
 # docs/bounds.md has those of 101 and 152 layers.
 PROVEN = ("resnet50_v1b", "resnet50_v1c", "resnet50_v1d", "resnet50_v1s", "resnet50_os8", "resnet50_os16", "resnet101")
 OTHERS = [n for n in list_models() if n not in (*FIRST, *PROVEN) and REFERENCE[n] not in ("gluon", "insightface")]
-
-
-def narrowed(spec: ResNetSpec, divisor: int) -> ResNetSpec:
-    """The network with a part of its channels."""
-
-    def part(width: object) -> object:
-        if isinstance(width, tuple):
-            return tuple(map(part, width))
-        return max(1, width // divisor) if isinstance(width, int) else width
-
-    stem = replace(spec.stem, width=part(spec.stem.width), hidden=part(spec.stem.hidden))
-    widths = [{"channels": part(stage.channels), "mid_channels": part(stage.mid_channels)} for stage in spec.stages]
-    stages = tuple(replace(stage, **each) for stage, each in zip(spec.stages, widths, strict=True))
-    return replace(spec, stem=stem, stages=stages)
 
 
 def shortened(name: str) -> ResNetSpec:

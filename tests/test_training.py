@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.mxnet_law import MxnetLaw
+from helpers.narrow import narrowed
 from helpers.runs import RECIPE, TINY, few_digits
 from resnet_xf import draw_weights, get_spec
 from resnet_xf.architecture.measures import same_bits
@@ -177,9 +178,7 @@ def test_bfloat16_keeps_float32_weights_and_goes_on_to_the_bit(backend: str, tmp
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_book_s_network_learns_digits(backend: str) -> None:
     """All of its layers with a quarter of their channels, which takes a tenth of the time; the whole data and recipe."""
-    spec = get_spec("d2l_resnet18")
-    quarter = tuple(replace(stage, channels=stage.channels // 4) for stage in spec.stages)
-    spec = replace(spec, stem=replace(spec.stem, width=spec.stem.width // 4), stages=quarter)
+    spec = narrowed(get_spec("d2l_resnet18"), 4)
     assert train(spec, backend=backend, device="cpu").history[-1].test_accuracy >= 0.97
 
 
