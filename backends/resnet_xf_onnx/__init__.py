@@ -12,6 +12,7 @@ from resnet_xf.architecture import nodes
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes, check_weights, plain
 from resnet_xf.backend.contract import Backend, Look
 from resnet_xf.backend.learner import device_number
+from resnet_xf_onnx.export import export, run_export
 from resnet_xf_onnx.graph import Graph
 from resnet_xf_onnx.session import OnnxBench, open_session
 
@@ -43,6 +44,8 @@ class OnnxBackend:
 
     name = "onnx"
     bench = OnnxBench()
+    export = staticmethod(export)
+    run_export = staticmethod(run_export)
 
     def version(self) -> str:
         return str(onnxruntime.__version__)

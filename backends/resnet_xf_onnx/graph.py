@@ -19,7 +19,7 @@ from resnet_xf.errors import BackendError
 OPSET = 22
 """The version of ONNX's operators: that of ONNX 1.17, of 2024."""
 
-TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
+TYPES = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 
 OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softmax": "Softmax", "dropout": "Identity"}
 OPERATORS |= {"flatten": "Flatten", "linear": "Gemm", "add": "Add", "gate": "Mul"}
@@ -125,7 +125,8 @@ class Graph:
         return self._run("Div", x, self._run("Sqrt", self._run("Add", variance, self._constant(eps))))
 
     def _norm(self, node: nodes.Norm, x: str, own: dict[str, str]) -> Any:
-        own = {"weight": self._constant([1] * node.channels), "bias": self._constant([0] * node.channels)} | own
+        absent = {"weight": 1, "bias": 0}
+        own = {word: own.get(word) or self._constant([absent[word]] * node.channels) for word in absent} | own
         if not self.exact:
             return self._run("BatchNormalization", x, *own.values(), epsilon=node.eps)
         weight, bias, mean, variance = (self._reshape(array, -1, *[1] * (node.axes - 2)) for array in own.values())

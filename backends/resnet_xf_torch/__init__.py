@@ -23,6 +23,7 @@ from resnet_xf.errors import SpecError, one_line
 from resnet_xf_torch import builder
 from resnet_xf_torch.arrays import numpy_copies, to_numpy, weights_of
 from resnet_xf_torch.bench import TorchBench
+from resnet_xf_torch.export import export, run_export
 from resnet_xf_torch.learner import TorchLearner, find_device, products_in_tf32, roles
 from resnet_xf_torch.reference import peer
 from resnet_xf_torch.source import DIALECT
@@ -44,6 +45,8 @@ class TorchBackend:
     peer = staticmethod(peer)
     read_file = staticmethod(read_file)
     write_file = staticmethod(write_file)
+    export = staticmethod(export)
+    run_export = staticmethod(run_export)
 
     def version(self) -> str:
         return str(torch.__version__)

@@ -144,7 +144,7 @@ class RadixSum(nn.Module):
         self.radix = radix
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.reshape(len(x), self.radix, -1, *x.shape[2:]).sum(1)
+        return x.reshape(x.shape[0], self.radix, -1, *x.shape[2:]).sum(1)
 
 
 class RadixSoftmax(nn.Module):
@@ -155,7 +155,7 @@ class RadixSoftmax(nn.Module):
         self.groups = cardinality, radix
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        grouped = x.reshape(len(x), *self.groups, -1).transpose(1, 2)
+        grouped = x.reshape(x.shape[0], *self.groups, -1).transpose(1, 2)
         return grouped.softmax(1).reshape(x.shape)
 
 

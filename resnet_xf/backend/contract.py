@@ -231,6 +231,28 @@ class WritesSource(Protocol):
         ...
 
 
+class Exports(Protocol):
+    """What ``convert`` needs to write a network that runs without this package, and to run what was written."""
+
+    def export(self, network: Any, path: Path, images: Array, precision: str) -> None:
+        """Write a network that takes float32 images and returns float32 outputs, for batches of any size.
+
+        Args:
+            network: in float32, on the CPU; it may be changed.
+            path: the file.
+            images: at least two, of the size that the file's network takes.
+            precision: of the weights and the arithmetic: ``float32``, ``float16`` or ``bfloat16``.
+
+        Raises:
+            BackendError: if it has not this precision, or cannot export the network.
+        """
+        ...
+
+    def run_export(self, path: Path, images: Array) -> Array:
+        """The output of a written file for float32 images, by the framework's own means alone."""
+        ...
+
+
 class KnowsNetworks(Protocol):
     """What a pair of a user's own networks needs."""
 
@@ -248,6 +270,7 @@ CAPABILITIES: dict[str, type] = {
     "run exported networks": RunsExports,
     "read and write its own files": OwnsFiles,
     "write source code": WritesSource,
+    "export networks": Exports,
     "compare your own networks": KnowsNetworks,
 }
 """What a backend may offer besides, and the members that it then has."""

@@ -14,19 +14,19 @@ from resnet_xf.cli.options import AsJson, Prefix, option
 from resnet_xf.cli.printing import ProgressBar, by_sign, echo, list_names, print_json, print_table
 from resnet_xf.formats.convert import convert
 from resnet_xf.formats.description import Description, path_beside
-from resnet_xf.formats.files import SUFFIXES
 from resnet_xf.formats.inspect import inspect
 
 app = new_app()
 
 SOURCE = "A .safetensors, .pth, .pt or .params file, or a run's folder."
+TARGET = "The file to write; its suffix sets the format. Without a suffix, a folder for timm."
 IDENTIFIED = "identified by tensor names and shapes"
 
 
 @app.command("convert")
 def convert_(
     source: Annotated[Path, typer.Argument(metavar="IN", help=SOURCE)],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; its suffix sets the format.")],
+    target: Annotated[str, typer.Argument(metavar="OUT", help=TARGET)],
     spec: Annotated[str | None, option("The network.", default=IDENTIFIED)] = None,
     prefix: Prefix = None,
     num_classes: Annotated[int | None, option("Number of classes.", default="as in the file", min=1)] = None,
@@ -39,12 +39,17 @@ def convert_(
     ] = False,
     images: Annotated[Path | None, option("A .npy file (N, C, H, W) that the original network was shown.")] = None,
     expect: Annotated[Path | None, option("Its outputs for --images, a .npy file (N, classes).")] = None,
+    precision: Annotated[
+        str | None, option("float32, float16 or bfloat16, of what is written.", default="as in the file")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert a checkpoint to another format and verify it.
 
     Formats: PyTorch, MXNet and safetensors, each with the tensor names of resnet_xf, torchvision, timm or GluonCV. If
     the -symbol.json of MXNet's export lies beside a .params file, the network is read from it.
+
+    For use without resnet_xf: .pt2 (torch.export), .onnx, or a folder for timm, each run once it is written.
     """
     with ProgressBar() as bar:
         bar.update(0, 0, "reading, renaming and comparing tensors")
@@ -59,6 +64,7 @@ def convert_(
             backbone=backbone,
             images=images,
             expected=expect,
+            precision=precision,
         )
     if as_json:
         print_json(done)
@@ -74,14 +80,15 @@ def convert_(
     if done.checks and done.graph is None:
         echo("not compared with your own network, of which the file has no graph; these have its weights:")
     for check in done.checks:
-        echo(f"compared in float64: {check.ours} and {check.theirs}: largest difference {check.error:.1e}")
+        echo(f"compared in {check.precision}: {check.ours} and {check.theirs}: largest difference {check.error:.1e}")
     for note in done.notes:
         echo(f"note: {note}")
     echo(f"written: {done.target}; {done.loads_into}")
     if done.description:
         print_description(done.description, done.spec)
-    if SUFFIXES[target.suffix] != "safetensors":
-        echo(f"  {path_beside(target)} says which network it is; it belongs to the file, so move both together")
+    beside = path_beside(Path(target))
+    if beside.exists() and not target.endswith(".safetensors"):
+        echo(f"  {beside} says which network it is; it belongs to the file, so move both together")
 
 
 def print_description(description: Description, spec: Spec | None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,6 +23,7 @@ from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, DataError, ShapeError, WeightsError
 from resnet_xf.formats.description import UNTRAINED, Description, check_beside, path_beside, write_beside
 from resnet_xf.formats.exported import running_exported
+from resnet_xf.formats.exports import Check, export, export_suffix, how_to_load
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
 from resnet_xf.formats.identify import Identity, arithmetic, check_unambiguous, identify
@@ -30,20 +33,6 @@ from resnet_xf.formats.settle import read_npy, settled
 
 CHECKED_SIDE = 64
 """Height and width of the images on which networks are compared, where they take such."""
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One comparison of float64 outputs.
-
-    Attributes:
-        ours: our network on a backend.
-        theirs: the network it was compared with: the file's own, or ours on the other backend.
-        error: the relative error, as :func:`resnet_xf.architecture.measures.relative_error` defines it.
-    """
-
-    ours: str
-    theirs: str
-    error: float
 
 
 class Conversion(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +83,7 @@ def convert(
     backbone: bool = False,
     images: Array | str | Path | None = None,
     expected: Array | str | Path | None = None,
+    precision: str | None = None,
 ) -> Conversion:
     """Read a checkpoint, map its arrays by name, prove that the network is the same, and write it atomically.
 
@@ -102,7 +92,9 @@ def convert(
 
     Args:
         source: safetensors, a state_dict (``.pth``, ``.pt``) or MXNet's ``.params``.
-        target: its suffix gives the format: ``.safetensors``, ``.pth``, ``.pt`` or ``.params``.
+        target: its suffix gives the format: ``.safetensors``, ``.pth``, ``.pt`` or ``.params``; or a network that runs
+            without this package, as :func:`resnet_xf.formats.exports.export` writes it: ``.pt2``, ``.onnx``, or a
+            folder for timm, which has no suffix or ends in a slash.
         spec: the network that it must be.
         num_classes: of the file; if None read from its last layer.
         prefix: of the network's names, if the file has more than this network.
@@ -112,14 +104,20 @@ def convert(
             as in timm; :func:`resnet_xf.features` builds it with its maps.
         images: ``(N, C, H, W)``, an array or a ``.npy`` file, that the original network has been shown.
         expected: its outputs for these images, ``(N, classes)``, before any softmax. They settle which network it is.
+        precision: of what is written: ``float32``, ``float16``, or ``bfloat16`` in a ``.pt2`` file. The last check is
+            then how much the rounding changes outputs. If None, a checkpoint has the source's dtypes, and an export
+            float32.
 
     Raises:
         WeightsError: if the source is damaged or does not fit, several networks fit, the outputs differ, or the target
             cannot be written.
         DataError: if ``images`` or ``expected`` are malformed.
-        BackendError: if a format needs PyTorch and it is not installed.
+        SpecError: if timm has no network with this arithmetic.
+        BackendError: if a format needs a framework that is not installed, or has not this precision.
     """
-    target = _writable(target)
+    exported = export_suffix(target) is not None
+    target = target if exported else _writable(target)
+    format_ = SUFFIXES.get(Path(target).suffix, "")
     file = read_checkpoint(source, prefix, part=backbone)
     identity = identify(file, spec, num_classes, keep_softmax=keep_softmax, backbone=backbone)
     description = file.description
@@ -130,8 +128,16 @@ def convert(
     elif (images, expected) != (None, None):
         raise DataError("images and expected outputs: give both or neither")
     check_unambiguous(file, identity)
-    checks = _verify(file, identity, SUFFIXES[target.suffix]) if verify else ()
-    layout = write_checkpoint(target, identity.weights, identity.plan, description)
+    checks = _verify(file, identity, format_) if verify else ()
+    if exported:
+        options: dict[str, Any] = {"description": description, "precision": precision, "verify": verify}
+        checks += export(identity.plan, identity.weights, target, **options)
+        layout, loads = "torchvision and timm", how_to_load(target)
+    else:
+        identity, rounding = _rounded(identity, precision, verify=verify)
+        checks += rounding
+        layout = write_checkpoint(target, identity.weights, identity.plan, description)
+        loads = loads_into(identity.plan, format_)
     return Conversion(
         source=str(source),
         target=str(target),
@@ -141,7 +147,7 @@ def convert(
         graph=str(identity.exported.path) if identity.exported else None,
         read_as=identity.read_as,
         written_as=layout,
-        loads_into=loads_into(identity.plan, SUFFIXES[target.suffix]),
+        loads_into=loads,
         prefix=file.prefix + identity.prefix,
         tensors=len(identity.weights),
         checks=checks,
@@ -169,6 +175,27 @@ def identify_verified(source: str | Path, spec: Spec | None = None, prefix: str 
     return identity, f"; assumed from names and shapes: {identity.assumed}" if identity.assumed else ""
 
 
+def _rounded(identity: Identity, precision: str | None, *, verify: bool) -> tuple[Identity, tuple[Check, ...]]:
+    """Round the weights of a checkpoint, and compare the outputs with those of the weights as they were.
+
+    Raises:
+        BackendError: if a checkpoint cannot have the precision.
+    """
+    if precision is None:
+        return identity, ()
+    if precision not in ("float32", "float16"):
+        raise BackendError(f"a checkpoint is written in float32 or float16, not in {precision}; a .pt2 can be bfloat16")
+    weights = {name: array.astype(precision) for name, array in identity.weights.items()}
+    rounded = replace(identity, weights=weights)
+    backend = next((name for name in ("torch", "onnx", "mxnet") if is_installed(name)), None)
+    if backend is None or not verify:
+        return rounded, ()
+    images = sample_images(identity.plan.spec.in_channels, _smaller(identity.plan))
+    output, expected = (_output(backend, one, images) for one in (rounded, identity))
+    names = f"ours on {backend} with weights in {precision}", f"ours on {backend}"
+    return rounded, (Check(*names, relative_error(output, expected)),)
+
+
 def _array_of(source: Array | str | Path, axes: int) -> Array:
     return source if isinstance(source, np.ndarray) else read_npy(source, axes)
 
@@ -177,7 +204,10 @@ def _writable(target: str | Path) -> Path:
     """Return a path whose suffix and folder allow a checkpoint to be written; raise WeightsError otherwise."""
     target = Path(target)
     if target.suffix not in SUFFIXES:
-        raise WeightsError(f"{target}: the suffix gives the format to write; expected one of {', '.join(SUFFIXES)}")
+        raise WeightsError(
+            f"{target}: the suffix gives the format to write; expected one of {', '.join(SUFFIXES)}, "
+            ".pt2 or .onnx, or a folder for timm"
+        )
     if not target.parent.is_dir():
         raise WeightsError(f"{target}: there is no folder {target.parent}")
     return target
@@ -248,6 +278,7 @@ def _verify(file: CheckpointFile, identity: Identity, target: str = "") -> tuple
     """
     images = sample_images(identity.plan.spec.in_channels, _smaller(identity.plan))
     backends = [name for name in ("torch", "mxnet") if is_installed(name)]
+    backends += ["onnx"] if len(backends) == 1 and is_installed("onnx") else []
     if (exported := identity.exported) and "mxnet" in backends:
         images = images[:1]  # MXNet's convolution in float64 is slow, and the graph was read operator by operator
         shown = images.transpose(0, 2, 3, 1) if exported.channels_last else images

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from resnet_xf.architecture.plan import Plan
-from resnet_xf.architecture.spec import ResNetSpec
+from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.zoo import REFERENCE, ZOO
 from resnet_xf.formats.families import GLUON, LAYOUTS
 from resnet_xf.formats.identify import arithmetic
@@ -26,25 +26,43 @@ def loads_into(planned: Plan, format_: str) -> str:
     what ours computes, and ``load_state_dict(strict=True)`` or ``load_parameters`` takes the file as it is.
     """
     calls = _torch_calls(planned) if format_ != "params" else _gluon_calls(planned)
-    if not calls or (isinstance(planned.spec, ResNetSpec) and planned.spec.norm_eps != EPS):
+    if not calls or not _has_common_eps(planned):
         return ALONE
     return f"{' and '.join(calls)} {'load' if len(calls) > 1 else 'loads'} it"
+
+
+def _has_common_eps(planned: Plan) -> bool:
+    return not isinstance(planned.spec, ResNetSpec) or planned.spec.norm_eps == EPS
 
 
 def _torch_calls(planned: Plan) -> list[str]:
     """The calls of torchvision and timm that build the network."""
     spec = planned.spec
-    name = equal_name(planned, [n for n, source in REFERENCE.items() if source in ("torchvision", "timm")])
+    name = _torch_name(planned)
     if name is None:
         return []
-    model, _, stride = name.partition("_os")
-    options = [f"num_classes={spec.num_classes}"] + ([f"output_stride={stride}"] if stride else [])
+    model, arguments = _timm_call(name, spec)
+    options = ", ".join(f"{key}={value}" for key, value in ({"num_classes": spec.num_classes} | arguments).items())
     calls = []
     if REFERENCE[name] == "torchvision" and spec.in_channels == 3 and spec.num_classes:
-        calls.append(f"torchvision's {name}({', '.join(options)})")
-    if spec.in_channels != 3:
-        options.append(f"in_chans={spec.in_channels}")
-    return [*calls, f"timm's {model}({', '.join(options)})"]
+        calls.append(f"torchvision's {name}({options})")
+    return [*calls, f"timm's {model}({options})"]
+
+
+def _torch_name(planned: Plan) -> str | None:
+    return equal_name(planned, [n for n, source in REFERENCE.items() if source in ("torchvision", "timm")])
+
+
+def _timm_call(name: str, spec: Spec) -> tuple[str, dict[str, int]]:
+    model, _, stride = name.partition("_os")
+    channels = {} if spec.in_channels == 3 else {"in_chans": spec.in_channels}
+    return model, ({"output_stride": int(stride)} if stride else {}) | channels
+
+
+def timm_model(planned: Plan) -> tuple[str, dict[str, int]] | None:
+    """Return timm's name of the network, and further arguments of ``create_model``; None if timm has none like it."""
+    name = _torch_name(planned) if _has_common_eps(planned) else None
+    return None if name is None else _timm_call(name, planned.spec)
 
 
 def _gluon_calls(planned: Plan) -> list[str]:

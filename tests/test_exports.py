@@ -1,0 +1,184 @@
+"""Exports: networks that run without this package."""
+
+import json
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from resnet_xf import ResNetSpec, Stage, convert, draw_weights, plan, save_weights, write_checkpoint
+from resnet_xf.architecture.measures import relative_error
+from resnet_xf.architecture.spec import Stem
+from resnet_xf.backend.registry import get_backend
+from resnet_xf.data import sample_images
+from resnet_xf.errors import BackendError, SpecError, WeightsError
+from resnet_xf.formats.description import Description, Preprocessing
+from resnet_xf.formats.exports import export, export_suffix
+
+STAGES = (Stage(depth=1, channels=8), Stage(depth=1, channels=12, stride=2))
+SMALL = ResNetSpec(
+    name="small", num_classes=5, image_size=(24, 20), stem=Stem(kind="conv3", width=8), stages=STAGES, norm_eps=1e-4
+)
+SPLIT = ResNetSpec(
+    name="split", num_classes=5, image_size=(32, 32), stem=Stem(width=8), block="bottleneck", radix=2,
+    stages=(Stage(depth=1, channels=16, mid_channels=8, groups=2),), stride_on="avg_pool", shortcut="avg_conv",
+)  # fmt: skip
+PREPROCESSING = Preprocessing(
+    image_size=(32, 40), crop="centre", mean=(127.5, 127.5, 51.0), std=(255.0,), scale=255, channel_order="RGB"
+)
+
+
+def weights_of(spec) -> dict:
+    return draw_weights(spec, scheme="probe")
+
+
+def expected_of(spec, images):
+    backend = get_backend("torch")
+    network = backend.build(plan(spec).root, "float64")
+    backend.load(network, {name: array.astype(np.float64) for name, array in weights_of(spec).items()})
+    return backend.forward(network, images)
+
+
+ALONE = """
+import sys
+import numpy as np
+sys.modules |= dict.fromkeys(("resnet_xf", "resnet_xf_torch", "resnet_xf_onnx"))  # they cannot be imported
+images = np.load(sys.argv[2])
+if sys.argv[1].endswith(".pt2"):
+    import torch
+    output = torch.export.load(sys.argv[1]).module()(torch.from_numpy(images)).detach().numpy()
+else:
+    import onnxruntime
+    output = onnxruntime.InferenceSession(sys.argv[1]).run(None, {"images": images})[0]
+np.save(sys.argv[3], output)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("spec", [SMALL, SPLIT], ids=lambda spec: spec.name)
+def test_a_file_runs_without_this_package(tmp_path, spec, suffix: str) -> None:
+    path = tmp_path / f"net{suffix}"
+    (check,) = export(spec, weights_of(spec), path)
+    assert check.error < 1e-5
+    assert check.precision == "float32"
+    images = sample_images(3, spec.image_size)
+    shown = np.concatenate([images] * 3)[:5]
+    np.save(tmp_path / "images.npy", shown)
+    arguments = [str(path), str(tmp_path / "images.npy"), str(tmp_path / "output.npy")]
+    done = subprocess.run([sys.executable, "-P", "-c", ALONE, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert relative_error(np.load(tmp_path / "output.npy"), expected_of(spec, shown)) < 1e-5
+    beside = json.loads((tmp_path / f"net{suffix}.json").read_text())
+    assert beside["spec"]["name"] == spec.name
+    assert sorted(found.name for found in tmp_path.iterdir() if found.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("name, precision", [("a.pt2", "float16"), ("a.pt2", "bfloat16"), ("a.onnx", "float16")])
+def test_the_error_of_a_low_precision_is_told(tmp_path, name: str, precision: str) -> None:
+    (check,) = export(SMALL, weights_of(SMALL), tmp_path / name, precision=precision)
+    assert check.precision == precision
+    assert (
+        {"float16": 1e-4, "bfloat16": 1e-3}[precision] / 5
+        < check.error
+        < {"float16": 1e-2, "bfloat16": 5e-2}[precision]
+    )
+
+
+def test_a_graph_takes_the_size_of_the_preprocessing(tmp_path) -> None:
+    description = Description(preprocessing=PREPROCESSING, classes=tuple("abcde"))
+    export(SMALL, weights_of(SMALL), tmp_path / "net.onnx", description=description)
+    import onnx
+
+    model = onnx.load(tmp_path / "net.onnx")
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in shape] == ["batch", 3, 32, 40]
+    beside = Description.read(tmp_path / "net.onnx.json")
+    assert (beside.preprocessing, beside.classes) == (PREPROCESSING, tuple("abcde"))
+
+
+def test_a_folder_for_timm(tmp_path) -> None:
+    import timm
+
+    spec = msgspec.structs.replace(plan("resnet18").spec, num_classes=5, in_channels=3)
+    description = Description(preprocessing=PREPROCESSING, classes=tuple("abcde"))
+    (check,) = export(spec, weights_of(spec), tmp_path / "out", description=description)
+    assert check.error < 1e-5
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    network = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    settings = timm.data.resolve_model_data_config(network)
+    assert list(settings["input_size"]) == [3, 32, 40]
+    assert settings["mean"] == pytest.approx((0.5, 0.5, 0.2))
+    assert settings["std"] == pytest.approx((1.0, 1.0, 1.0))
+    assert settings["crop_pct"] == 0.875
+    assert network.pretrained_cfg["label_names"] == list("abcde")
+    with torch.no_grad():
+        output = network(torch.from_numpy(sample_images(3, (32, 40)))).numpy()
+    assert relative_error(output, expected_of(spec, sample_images(3, (32, 40)))) < 1e-5
+    with pytest.raises(WeightsError, match="out: is there already; choose a new folder"):
+        export(spec, weights_of(spec), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "options, error, says",
+    [
+        ({"path": "out/"}, SpecError, "small: timm has no network that computes the same; write a .pt2, .onnx"),
+        ({"path": "nowhere/net.onnx"}, WeightsError, r"nowhere/net.onnx: cannot be written: No such file or directory"),
+        ({"path": "net.bin"}, WeightsError, r"net.bin: expected a suffix of .pt2, .onnx, or a folder for timm"),
+        (
+            {"path": "a.onnx", "precision": "int8"},
+            BackendError,
+            "no network is exported in 'int8'; choose one of float32",
+        ),
+        ({"path": "a.onnx", "precision": "bfloat16"}, BackendError, "no network in bfloat16 on a CPU; choose float16"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, monkeypatch, options, error, says) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=says):
+        export(SMALL, weights_of(SMALL), **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_differs_is_not_kept(tmp_path, monkeypatch) -> None:
+    from resnet_xf_onnx import BACKEND
+
+    monkeypatch.setattr(BACKEND, "run_export", lambda path, images: np.zeros((len(images), 5)), raising=False)
+    with pytest.raises(WeightsError, match=r"net.onnx in ONNX Runtime and ours on torch in float64 differ by 1.0e\+00"):
+        export(SMALL, weights_of(SMALL), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "target, suffix",
+    [("a.pt2", ".pt2"), ("a.onnx", ".onnx"), ("a", ""), ("a.v2/", ""), ("a.pth", None), ("a.safetensors", None)],
+)
+def test_the_suffix_says_what_is_written(target: str, suffix: str | None) -> None:
+    assert export_suffix(target) == suffix
+
+
+def test_convert_writes_exports(tmp_path, command) -> None:
+    save_weights(tmp_path / "in.safetensors", weights_of(SMALL), SMALL)
+    done = convert(tmp_path / "in.safetensors", tmp_path / "out.pt2")
+    assert [check.precision for check in done.checks][-1] == "float32"
+    code, out, _ = command("convert", tmp_path / "in.safetensors", tmp_path / "out.onnx")
+    assert code == 0
+    assert "out.onnx in ONNX Runtime and ours on torch in float64: largest difference" in out
+    assert "out.onnx').run(None, {'images': images}) computes it, without resnet_xf" in out
+    code, _, err = command("convert", tmp_path / "in.safetensors", f"{tmp_path}/folder/")
+    assert code == 2
+    assert "small: timm has no network that computes the same" in err
+
+
+def test_a_checkpoint_in_float16_tells_its_error(tmp_path) -> None:
+    write_checkpoint(tmp_path / "in.safetensors", weights_of(SMALL), SMALL)
+    done = convert(tmp_path / "in.safetensors", tmp_path / "half.safetensors", precision="float16")
+    check = done.checks[-1]
+    assert (check.ours, check.theirs) == ("ours on torch with weights in float16", "ours on torch")
+    assert 1e-5 < check.error < 1e-2
+    again = convert(tmp_path / "half.safetensors", tmp_path / "again.pth")
+    assert "dtype float16, as in the source" in again.notes
+    with pytest.raises(BackendError, match="a checkpoint is written in float32 or float16, not in bfloat16"):
+        convert(tmp_path / "in.safetensors", tmp_path / "b.pth", precision="bfloat16")
