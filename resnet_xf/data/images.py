@@ -104,15 +104,24 @@ def sample_images(channels: int, size: Size, folder: str | Path | None = None, c
     if min(size) < 1:
         raise DataError(f"images of {size[0]}×{size[1]} pixels are empty; each side is at least 1 pixel")
     if folder is not None:
-        if not Path(folder).is_dir():
-            raise DataError(f"{folder}: no such folder; give a folder that holds images")
-        paths = sorted(filter(is_image, Path(folder).iterdir()))  # folders inside it are not searched
-        if not paths:
-            raise DataError(f"{folder}: holds no image; expected files that end in {', '.join(SUFFIXES)}")
-        return _stack(map(read_image, paths[:count]), channels, size)
+        return _stack(map(read_image, image_files(folder)[:count]), channels, size)
     if channels == 1:
         return digits(size)
     return _stack((read_image(_sklearn_file(f"images/{name}.jpg")) for name in ("china", "flower")), channels, size)
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """Return the paths of a folder's images by name; folders inside it are not searched.
+
+    Raises:
+        DataError: if there is no such folder, or no image in it.
+    """
+    if not Path(folder).is_dir():
+        raise DataError(f"{folder}: no such folder; give a folder that holds images")
+    paths = sorted(filter(is_image, Path(folder).iterdir()))
+    if not paths:
+        raise DataError(f"{folder}: holds no image; expected files that end in {', '.join(SUFFIXES)}")
+    return paths
 
 
 def photographs(size: Size = (224, 224)) -> Images:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from resnet_xf.architecture.plan import Plan, plan
-from resnet_xf.architecture.weights import RUN_KEY, Weights, read_arrays
+from resnet_xf.architecture.weights import RUN_KEY, Array, Weights, read_arrays
 from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.learner import Learner
 from resnet_xf.backend.registry import get_backend
@@ -188,6 +188,35 @@ def predict(
     Raises:
         ResNetXFError: if an argument is wrong, by the subclass for its kind.
     """
+    shown = prepare(source, images, top, recipe, network, image_size, mean, std, classes)
+    if callback is not None:
+        callback(shown.usage)
+    learner = _learner(shown.known.planned, shown.known.weights, shown.recipe, backend, device)
+    return [most_likely(learner.outputs(batch)[0], shown.usage.classes, top) for batch in shown.inputs]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Images as a network takes them: a batch of one for each, and how they were made."""
+
+    inputs: list[Array]
+    usage: Usage
+    known: _Known
+    recipe: Recipe
+
+
+def prepare(
+    source: str | Path,
+    images: Sequence[str | Path],
+    top: int = 5,
+    recipe: Recipe | str | Path | None = None,
+    network: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    classes: Sequence[str] = (),
+) -> Prepared:
+    """Read images as the network of a checkpoint takes them. Arguments and errors are those of :func:`predict`."""
     if isinstance(images, str | Path):
         raise DataError(f"{images}: give a list of images, even of one")
     if top < 1:
@@ -195,20 +224,18 @@ def predict(
     known = _read(source, network)
     recipe, view, view_from = _view(known, None, recipe, image_size, mean, std)
     transform = view.transform(known.planned.spec.in_channels)
-    classes, classes_from = _names(known, classes)
-    if callback is not None:
-        callback(_usage(known, view, view_from, classes, classes_from))
-    inputs = [transform.one(read_image(path)) for path in images]
-    learner = _learner(known.planned, known.weights, recipe, backend, device)
-    guesses = []
-    for batch in inputs:
-        outputs = learner.outputs(batch)[0].astype(np.float64)
-        probability = np.exp(outputs - outputs.max())
-        probability /= probability.sum()
-        best = np.argsort(-probability, kind="stable")[:top].tolist()
-        names = (classes[label] if label < len(classes) else str(label) for label in best)
-        guesses.append([*map(Guess, best, names, probability[best].tolist())])
-    return guesses
+    usage = _usage(known, view, view_from, *_names(known, classes))
+    return Prepared([transform.one(read_image(path)) for path in images], usage, known, recipe)
+
+
+def most_likely(outputs: Array, classes: Sequence[str], top: int = 5) -> list[Guess]:
+    """Return the most likely classes for one image's outputs before the softmax, the likeliest first."""
+    outputs = outputs.astype(np.float64)
+    probability = np.exp(outputs - outputs.max())
+    probability /= probability.sum()
+    best = np.argsort(-probability, kind="stable")[:top].tolist()
+    names = (classes[label] if label < len(classes) else str(label) for label in best)
+    return [*map(Guess, best, names, probability[best].tolist())]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,271 @@
+"""Migrating a checkpoint: weights, source, exported graphs, preprocessing and the report, in one new folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from resnet_xf.architecture.measures import EPSILON, relative_error
+from resnet_xf.architecture.plan import Plan
+from resnet_xf.architecture.spec import Spec
+from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.backend.contract import Exports, require
+from resnet_xf.backend.registry import get_backend, how_to_install, is_installed
+from resnet_xf.codegen.writer import source as written_source
+from resnet_xf.data import sample_images
+from resnet_xf.data.images import image_files
+from resnet_xf.errors import WeightsError
+from resnet_xf.formats.convert import Conversion, convert, write_checkpoint
+from resnet_xf.formats.description import Description, path_beside
+from resnet_xf.formats.exported import running_exported
+from resnet_xf.formats.exports import Check, export
+from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.identify import Identity, identify
+from resnet_xf.ladder.capture.against import parity_against
+from resnet_xf.ladder.climb import parity
+from resnet_xf.ladder.report.html import write_html
+from resnet_xf.ladder.report.report import Level, Report
+from resnet_xf.support.files import temporary_folder
+from resnet_xf.support.optional import optional
+from resnet_xf.training.inference import Guess, Usage, most_likely, prepare
+
+WEIGHTS, STATE, MODEL, PT2, ONNX = "weights.safetensors", "weights.pth", "model.py", "model.pt2", "model.onnx"
+STEPS = 6
+
+PREPROCESSING, REPORT, SUMMARY = "preprocessing.json", "report.html", "migration.json"
+
+FILES = {
+    WEIGHTS: "the weights, with the network and the preprocessing, for resnet-xf",
+    STATE: "the weights as a state_dict of PyTorch",
+    MODEL: "the network's source, which needs PyTorch alone",
+    PT2: "network and weights for torch.export.load, which needs PyTorch alone",
+    ONNX: "network and weights for ONNX Runtime",
+    PREPROCESSING: "how images become tensors, and the class names, as far as they are known",
+    REPORT: "the parity report",
+    SUMMARY: "this summary for programs",
+}
+"""The files of the folder."""
+
+LOAD = f"""\
+import torch; from model import ResNet
+network = ResNet().eval()
+network.load_state_dict(torch.load("{STATE}"))"""
+"""How the result is used, inside the folder."""
+
+
+class Compared(msgspec.Struct, frozen=True):
+    """The likeliest classes of one image: of the original, empty if it could not run, and of the migrated network."""
+
+    image: str
+    before: tuple[Guess, ...]
+    after: tuple[Guess, ...]
+
+
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
+    """What a migration wrote and proved.
+
+    Attributes:
+        source: the file read.
+        folder: the folder written.
+        network: the name of the network.
+        proof: with what the original was compared; None if with nothing.
+        unproven: why nothing was proven, and how it can be; empty if something was.
+        checks: the comparisons of outputs: ours with the original, and each file with ours.
+        ladder: the verdict of the parity report.
+        holds: whether no rung failed.
+        files: by name in the folder, what each is.
+        load: three lines of Python that load the network, run in the folder.
+        usage: how the images were made into tensors; None without images.
+        images: the likeliest classes before and after, for each image.
+        notes: remarks of the conversion, and files that could not be written.
+    """
+
+    source: str
+    folder: str
+    network: str
+    proof: str | None
+    unproven: str
+    checks: tuple[Check, ...]
+    ladder: str
+    holds: bool
+    files: dict[str, str]
+    load: str = LOAD
+    usage: Usage | None = None
+    images: tuple[Compared, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def migrate(
+    source: str | Path,
+    out: str | Path,
+    spec: Spec | None = None,
+    *,
+    prefix: str | None = None,
+    keep_softmax: bool = False,
+    against: str | Path | None = None,
+    images: str | Path | Sequence[str | Path] | None = None,
+    level: Level = "quick",
+    on_step: Callable[[int, int, str], object] = lambda done, total, what: None,
+) -> Migration:
+    """Write everything that a PyTorch service needs of a checkpoint into a new folder, and prove that nothing changed.
+
+    The folder gets the weights (``weights.safetensors``, ``weights.pth``), the network as source (``model.py``), as
+    PyTorch's and as ONNX's graph (``model.pt2``, ``model.onnx``), the preprocessing and class names, the parity report
+    and a summary. All is written into a temporary folder beside it, which is renamed at the end.
+
+    Args:
+        source: a file that :func:`resnet_xf.convert` reads. Its graph, ``-symbol.json``, should lie beside it.
+        out: the folder; it must be new or empty.
+        spec: the network, where the file does not tell it.
+        prefix: of the network's names, if the file has more than this network.
+        keep_softmax: keep the softmax at the end of a graph.
+        against: a file that ``resnet-xf capture-script`` recorded of the original, where MXNet is not installed here.
+        images: a folder of images, or files: the likeliest classes are compared, before and after.
+        level: of the parity report: ``quick``, ``standard`` or ``full``.
+        on_step: called before each step with the number of steps done, of all, and what comes next.
+
+    Raises:
+        WeightsError: if the source is damaged or does not fit, outputs differ, or the folder is not empty.
+        EvidenceError: if ``against`` is of another network.
+        BackendError, MissingExtraError: if PyTorch or Jinja is not installed.
+    """
+    optional("jinja2", "the report is made by Jinja")
+    get_backend("torch")
+    source, out = Path(source), Path(out).absolute()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise WeightsError(f"{out}: is there already; choose a new folder")
+    if not out.parent.is_dir():
+        raise WeightsError(f"{out}: there is no folder {out.parent}; make it first")
+    paths = [] if images is None else image_files(images) if isinstance(images, str | Path) else [*map(Path, images)]
+    with temporary_folder(f".{out.name}.", out.parent) as place:
+        folder = place / "network"
+        folder.mkdir()
+        on_step(0, STEPS, "reading the file, and comparing with the original")
+        conversion = convert(source, folder / WEIGHTS, spec, prefix=prefix, keep_softmax=keep_softmax)
+        original = identify(read_checkpoint(source, prefix), spec, keep_softmax=keep_softmax)
+        checks, notes = [*conversion.checks], [*conversion.notes]
+        checks += _write_files(folder, original, conversion.description or Description(), notes, on_step)
+        on_step(4, STEPS, "the parity report")
+        report = _report(original, folder / WEIGHTS, against, level)
+        proof, unproven = _proof(conversion, against, report)
+        origin = f"from {source}" + (f", which gives what {proof} gives" if proof else f"; {unproven}")
+        command = shlex.join(["resnet-xf", "migrate", str(source), "--out", str(out)])
+        write_html(msgspec.structs.replace(report, weights=origin, command=command), folder / REPORT)
+        on_step(5, STEPS, "your images")
+        usage, compared = _compare_images(folder, original, paths)
+        result = Migration(
+            source=str(source),
+            folder=str(out),
+            network=conversion.spec.name,
+            proof=proof,
+            unproven=unproven,
+            checks=tuple(msgspec.structs.replace(check, ours=check.ours.replace(f"{folder}/", "")) for check in checks),
+            ladder=report.verdict(),
+            holds=report.holds,
+            files={name: what for name, what in FILES.items() if (folder / name).exists() or name == SUMMARY},
+            usage=usage,
+            images=compared,
+            notes=tuple(notes),
+        )
+        (folder / SUMMARY).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+    return result
+
+
+def _write_files(
+    folder: Path,
+    original: Identity,
+    description: Description,
+    notes: list[str],
+    on_step: Callable[[int, int, str], object],
+) -> list[Check]:
+    """Write all that does not depend on the proof, and return the comparisons with our network."""
+    planned, weights = original.plan, original.weights
+    write_checkpoint(folder / STATE, weights, planned, description)
+    on_step(1, STEPS, MODEL)
+    (folder / MODEL).write_text(written_source(planned, "torch"), encoding="utf-8")
+    checks = [_run_source(folder / MODEL, planned, weights)]
+    for step, (name, backend) in enumerate(((PT2, "torch"), (ONNX, "onnx")), 2):
+        on_step(step, STEPS, name)
+        if is_installed(backend):
+            checks += export(planned, weights, folder / name, description=description)
+        else:
+            notes.append(f"no {name}: {backend} is not installed; run {how_to_install(backend)}")
+    for name in (STATE, PT2, ONNX):
+        path_beside(folder / name).unlink(missing_ok=True)  # one description serves them all
+    described = msgspec.structs.replace(description, spec=planned.spec)
+    (folder / PREPROCESSING).write_text(described.to_json(), encoding="utf-8")
+    return checks
+
+
+def _run_source(path: Path, planned: Plan, weights: Weights) -> Check:
+    """Run the file of source that was written, and compare its network with ours in float64."""
+    scope: dict[str, Any] = {"__name__": path.stem}
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), scope)
+    backend = get_backend("torch")
+    network, ours = scope["ResNet"](), backend.build(planned.root, "float64")
+    backend.load(network, {name: array.astype(np.float32) for name, array in weights.items()})
+    backend.load(ours, {name: array.astype(np.float64) for name, array in weights.items()})
+    images = sample_images(planned.spec.in_channels, planned.spec.image_size)[:2]
+    error = relative_error(backend.forward(network, images), backend.forward(ours, images))
+    check = Check(f"{path} in PyTorch", "ours on torch in float64", error, "float32")
+    if not error <= (bound := EPSILON["float32"] ** 0.5):
+        raise WeightsError(f"{path.name}: differs from our network by {error:.1e}; rounding explains {bound:.1g}")
+    return check
+
+
+def _report(original: Identity, weights: Path, against: str | Path | None, level: Level) -> Report:
+    """The parity report: of all installed backends, or of PyTorch with what was recorded of the original."""
+    if against is not None:
+        return parity_against([against], "torch", spec=original.plan, weights=weights)
+    return parity(original.plan, level=level, weights=original.weights)
+
+
+def _proof(conversion: Conversion, against: str | Path | None, report: Report) -> tuple[str | None, str]:
+    """What the original was compared as, or None and why it was not."""
+    if against is not None and report.holds:
+        return f"the original recorded in {against}", ""
+    if conversion.graph is None:
+        return None, (
+            f"the file has no graph, so it is assumed to be {conversion.assumed or conversion.spec.name}; "
+            "export it (network.export), so that a -symbol.json lies beside the file"
+        )
+    if conversion.checks:
+        return conversion.checks[0].theirs, ""
+    return None, (
+        f"MXNet is not installed, so {conversion.graph} was read operator by operator, and not run; record the "
+        "original where MXNet is (resnet-xf capture-script), and give that file with --against"
+    )
+
+
+def _compare_images(
+    folder: Path, original: Identity, paths: Sequence[Path]
+) -> tuple[Usage | None, tuple[Compared, ...]]:
+    """The likeliest classes of the original and of the exported network, for each image."""
+    if not paths:
+        return None, ()
+    shown = prepare(folder / WEIGHTS, paths)
+    after = [require(get_backend("torch"), Exports).run_export(folder / PT2, batch) for batch in shown.inputs]
+    before: list[Array] = []
+    exported = original.exported
+    if exported is not None and not exported.layer and is_installed("mxnet"):
+        pixels = np.concatenate(shown.inputs)
+        pixels = pixels.transpose(0, 2, 3, 1) if exported.channels_last else pixels
+        with running_exported(exported.path, exported.graph, exported.tensors, pixels) as outputs:
+            before = [*outputs()[:, None]]
+    classes = shown.usage.classes
+    return shown.usage, tuple(
+        Compared(
+            str(path),
+            tuple(most_likely(before[at][0], classes)) if before else (),
+            tuple(most_likely(after[at][0], classes)),
+        )
+        for at, path in enumerate(paths)
+    )

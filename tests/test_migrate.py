@@ -1,0 +1,187 @@
+"""A checkpoint becomes a folder for PyTorch, with the proof."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import resnet_xf
+from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_backend
+from resnet_xf.backend import registry
+from resnet_xf.data import photographs
+from resnet_xf.errors import WeightsError
+from resnet_xf.ladder.capture import script
+from resnet_xf.migration import folder as migration
+
+SPEC = ResNetSpec(
+    name="small",
+    num_classes=7,
+    image_size=(32, 32),
+    stem=Stem(kind="conv3", width=8),
+    stages=(Stage(depth=1, channels=8), Stage(depth=2, channels=16, stride=2)),
+)
+FILES = {
+    "weights.safetensors",
+    "weights.pth",
+    "model.py",
+    "model.pt2",
+    "model.onnx",
+    "preprocessing.json",
+    "report.html",
+}
+
+ALONE = """
+import sys
+assert not any("resnet_xf" in path for path in sys.modules)
+import numpy as np, torch
+images = torch.from_numpy(np.load("images.npy"))
+from model import ResNet
+network = ResNet().eval()
+network.load_state_dict(torch.load("weights.pth"))
+graph = torch.export.load("model.pt2").module()
+with torch.no_grad():
+    np.savez("outputs.npz", model=network(images), pt2=graph(images), one=graph(images[:1]))
+"""
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network as MXNet exports it."""
+    mx = pytest.importorskip("resnet_xf_mxnet.numpy_compat").mx
+    folder = tmp_path_factory.mktemp("gluon")
+    network = resnet_xf.build(SPEC, "mxnet", weights=draw_weights(SPEC, 5, "probe"))
+    network.hybridize()
+    network(mx.nd.zeros((1, 3, 32, 32)))
+    network.export(str(folder / "net"))
+    return folder / "net-0000.params"
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def migrated(
+    exported: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> resnet_xf.migration.folder.Migration:
+    return resnet_xf.migrate(exported, tmp_path_factory.mktemp("out") / "net", images=images)
+
+
+def test_the_folder_holds_all_files_and_the_proof(migrated: Any) -> None:
+    folder = Path(migrated.folder)
+    assert {path.name for path in folder.iterdir()} == FILES | {"migration.json"} == {*migrated.files}
+    assert migrated.proof is not None
+    assert migrated.proof.startswith("the exported network ")
+    assert migrated.holds
+    assert [check.ours.partition(" ")[0] for check in migrated.checks] == [
+        "ours",
+        "model.py",
+        "model.pt2",
+        "model.onnx",
+    ]
+    assert max(check.error for check in migrated.checks) < 1e-5
+    assert json.loads((folder / "migration.json").read_text())["ladder"] == migrated.ladder
+    assert "which gives what the exported network" in (folder / "report.html").read_text()
+
+
+def test_the_files_run_without_resnet_xf(migrated: Any, tmp_path: Path) -> None:
+    shutil.copytree(migrated.folder, tmp_path, dirs_exist_ok=True)
+    shown = photographs((32, 32)).astype(np.float32)
+    np.save(tmp_path / "images.npy", shown)
+    subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path, check=True)
+    backend = get_backend("mxnet")
+    network = backend.build(resnet_xf.plan(SPEC).root, "float64")
+    backend.load(network, draw_weights(SPEC, 5, "probe", "float64"))
+    expected = backend.forward(network, shown)
+    with np.load(tmp_path / "outputs.npz") as outputs:
+        for name in ("model", "pt2", "one"):
+            np.testing.assert_allclose(
+                outputs[name], expected[: len(outputs[name])], rtol=0, atol=1e-5 * abs(expected).max()
+            )
+    session = pytest.importorskip("onnxruntime").InferenceSession(tmp_path / "model.onnx")
+    (output,) = session.run(None, {session.get_inputs()[0].name: shown})
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * abs(expected).max())
+
+
+def test_images_have_the_same_classes_before_and_after(migrated: Any) -> None:
+    assert len(migrated.images) == 2
+    for one in migrated.images:
+        assert len(one.before) == 5
+        assert [guess.label for guess in one.before] == [guess.label for guess in one.after]
+        np.testing.assert_allclose(
+            [guess.probability for guess in one.before], [guess.probability for guess in one.after], atol=1e-5
+        )
+
+
+def test_the_first_line_tells_what_was_proven(exported: Path, tmp_path: Path, command: Any) -> None:
+    code, out, _ = command("migrate", str(exported), "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert re.match(r"proven: \w+ gives what the exported network \S+net-symbol.json gives\n", out)
+    assert "network.load_state_dict(torch.load(" in out
+
+
+def test_without_a_graph_nothing_is_proven(exported: Path, tmp_path: Path, command: Any) -> None:
+    alone = tmp_path / "alone.params"
+    shutil.copy(exported, alone)
+    resnet_xf.save_weights(tmp_path / "w.safetensors", draw_weights(SPEC, 5), SPEC)
+    code, out, _ = command("migrate", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "out"))
+    assert code == 3
+    assert out.startswith("not proven: the file has no graph")
+
+
+def test_without_mxnet_the_graph_is_read_and_nothing_is_proven(
+    exported: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_mxnet(monkeypatch)
+    code, out, _ = command("migrate", str(exported), "--out", str(tmp_path / "out"))
+    assert code == 3
+    assert out.startswith("not proven: MXNet is not installed, so ")
+    assert "capture-script" in out.splitlines()[0]
+
+
+def test_evidence_proves_it_without_mxnet(
+    exported: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence = tmp_path / "evidence.npz"
+    symbol = exported.with_name("net-symbol.json")
+    words = [symbol, exported, "--shape", "3,32,32", "--batch", 2, "--out", evidence]
+    assert script.main([*map(str, words)]) == 0
+    without_mxnet(monkeypatch)
+    code, out, _ = command("migrate", str(exported), "--out", str(tmp_path / "out"), "--against", str(evidence))
+    assert code == 0
+    assert re.match(r"proven: \w+ gives what the original recorded in \S+evidence.npz gives\n", out)
+
+
+def without_mxnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = registry.is_installed
+    for module in (registry, resnet_xf.formats.convert, migration):
+        monkeypatch.setattr(module, "is_installed", lambda name: name != "mxnet" and installed(name))
+
+
+def test_nothing_is_left_of_a_migration_that_fails(exported: Path, tmp_path: Path, command: Any) -> None:
+    shutil.copy(exported, tmp_path / "net-0000.params")
+    graph = exported.with_name("net-symbol.json").read_text()
+    (tmp_path / "net-symbol.json").write_text(graph.replace('"Convolution"', '"Deconvolution"', 1))
+    code, _, complaint = command("migrate", str(tmp_path / "net-0000.params"), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "Deconvolution" in complaint
+    assert {path.name for path in tmp_path.iterdir()} == {"net-0000.params", "net-symbol.json"}
+
+
+def test_a_folder_that_holds_something_is_refused(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(WeightsError, match="is there already"):
+        resnet_xf.migrate(exported, tmp_path)
