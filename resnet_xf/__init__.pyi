@@ -16,7 +16,6 @@ from .ladder.climb import assert_parity, parity
 from .ladder.pair.pairs import suggest_names
 from .ladder.report.report import Report
 from .ladder.rungs.accuracy import Trial
-from .migration.folder import migrate
 from .speed.optimize import optimize
 from .support.version import __version__
 from .training.inference import evaluate, predict
@@ -50,7 +49,6 @@ __all__ = [
     "load",
     "load_dataset",
     "load_weights",
-    "migrate",
     "optimize",
     "parity",
     "parity_against",

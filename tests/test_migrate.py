@@ -20,7 +20,7 @@ from resnet_xf.backend import registry
 from resnet_xf.data import photographs
 from resnet_xf.errors import WeightsError
 from resnet_xf.ladder.capture import script
-from resnet_xf.migration import folder as migration
+from resnet_xf.migration import Migration, folder, migrate
 
 SPEC = ResNetSpec(
     name="small",
@@ -74,10 +74,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def migrated(
-    exported: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
-) -> resnet_xf.migration.folder.Migration:
-    return resnet_xf.migrate(exported, tmp_path_factory.mktemp("out") / "net", images=images)
+def migrated(exported: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Migration:
+    return migrate(exported, tmp_path_factory.mktemp("out") / "net", images=images)
 
 
 def test_the_folder_holds_all_files_and_the_proof(migrated: Any) -> None:
@@ -167,7 +165,7 @@ def test_evidence_proves_it_without_mxnet(
 
 def without_mxnet(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = registry.is_installed
-    for module in (registry, resnet_xf.formats.convert, migration):
+    for module in (registry, resnet_xf.formats.convert, folder):
         monkeypatch.setattr(module, "is_installed", lambda name: name != "mxnet" and installed(name))
 
 
@@ -184,4 +182,4 @@ def test_nothing_is_left_of_a_migration_that_fails(exported: Path, tmp_path: Pat
 def test_a_folder_that_holds_something_is_refused(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
     with pytest.raises(WeightsError, match="is there already"):
-        resnet_xf.migrate(exported, tmp_path)
+        migrate(exported, tmp_path)

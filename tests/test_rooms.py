@@ -23,6 +23,7 @@ FLOORS = (
     "codegen",
     "training",
     "ladder",
+    "migration",
     "speed",
     "cli",
 )

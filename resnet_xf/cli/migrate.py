@@ -12,7 +12,7 @@ from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Prefix, option
 from resnet_xf.cli.parity import LevelName
 from resnet_xf.cli.printing import ProgressBar, echo, print_json, print_table
-from resnet_xf.migration.folder import Migration, migrate
+from resnet_xf.migration import Migration, migrate
 from resnet_xf.training.inference import Guess
 
 app = new_app()

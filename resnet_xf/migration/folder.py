@@ -237,8 +237,9 @@ def _proof(conversion: Conversion, against: str | Path | None, report: Report) -
             f"the file has no graph, so it is assumed to be {conversion.assumed or conversion.spec.name}; "
             "export it (network.export), so that a -symbol.json lies beside the file"
         )
-    if conversion.checks:
-        return conversion.checks[0].theirs, ""
+    for check in conversion.checks:
+        if conversion.graph in check.theirs:
+            return check.theirs, ""
     return None, (
         f"MXNet is not installed, so {conversion.graph} was read operator by operator, and not run; record the "
         "original where MXNet is (resnet-xf capture-script), and give that file with --against"
