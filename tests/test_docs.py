@@ -39,7 +39,7 @@ from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe, Schedule
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
-TRANSLATIONS = {CHINESE: README}
+TRANSLATIONS = {CHINESE: README, ROOT / "docs" / "d2l.zh-CN.md": ROOT / "docs" / "d2l.md"}
 PAGES = [README, CHINESE, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 DESCRIBED = {
     struct.__name__: struct

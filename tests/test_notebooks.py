@@ -1,0 +1,75 @@
+"""The notebooks of ``examples/`` run, and show what is stored in them; the page ``docs/d2l.md`` shows their cells."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from resnet_xf import trace
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = {name: ROOT / "examples" / f"d2l_resnet18_{name}.ipynb" for name in ("pytorch", "mxnet")}
+PAGES = [ROOT / "docs" / name for name in ("d2l.md", "d2l.zh-CN.md")]
+
+BOOK = [(64, 24, 24), (64, 24, 24), (128, 12, 12), (256, 6, 6), (512, 3, 3), (512, 1, 1), (512,), (10,)]
+"""The shapes that the book prints for one image of 96×96, without the number of images."""
+
+
+def read(name: str):
+    return nbformat.read(NOTEBOOKS[name], as_version=4)
+
+
+def printed(cell) -> str:
+    return "".join(output["text"] for output in cell.outputs if output.get("name") == "stdout")
+
+
+def code(notebook) -> dict[str, object]:
+    return {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+
+
+def shapes(text: str) -> list[tuple[int, ...]]:
+    """The shapes in a table of layers, without the number of images."""
+    return [tuple(int(side) for side in re.findall(r"\d+", shape))[1:] for shape in re.findall(r"\((\d.*?)\)", text)]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.filterwarnings("ignore")  # Jupyter's own
+def test_a_notebook_prints_what_it_shows(name: str, monkeypatch) -> None:
+    monkeypatch.delenv("RESNET_XF_BACKEND", raising=False)
+    stored, again = read(name), read(name)
+    nbclient.NotebookClient(again, timeout=300, kernel_name="python3").execute()
+    for key, cell in code(again).items():
+        assert code(stored)[key].execution_count is not None
+        if "measured" in cell.metadata.get("tags", ()):
+            assert re.sub(r"\d", "", printed(cell)) == re.sub(r"\d", "", printed(code(stored)[key]))
+        else:
+            assert printed(cell) == printed(code(stored)[key]), key
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_shapes_are_the_books(name: str) -> None:
+    cells = code(read(name))
+    assert printed(cells["block"]) == printed(cells["ours-block"]) == "(4, 3, 6, 6)\n(4, 6, 3, 3)\n"
+    assert shapes(printed(cells["table"])) == BOOK
+    ours = dict(re.findall(r"^(\w+) +\(1, (.*?),?\)", printed(cells["ours-table"]), re.MULTILINE))
+    rows = [ours[layer] for layer in ("maxpool", *(f"layer{n}" for n in range(1, 5)), "global_pool", "flatten", "fc")]
+    assert [tuple(map(int, row.split(", "))) for row in rows] == BOOK
+    assert printed(cells["same"]) == "largest difference is below 1e-5: True\n"
+
+
+def test_what_we_compute_is_the_books_table() -> None:
+    rows = {row.name: row.output_shape[1:] for row in trace("d2l_resnet18", (1, 1, 96, 96), top=True)}
+    assert [
+        rows[name] for name in ("maxpool", "layer1", "layer2", "layer3", "layer4", "global_pool", "flatten", "fc")
+    ] == BOOK
+
+
+def test_the_page_shows_the_cells() -> None:
+    cells = [cell.source for name in NOTEBOOKS for cell in code(read(name)).values()]
+    for page in PAGES:
+        blocks = re.findall(r"^```python\n(.*?)\n```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+        assert len(blocks) >= 14
+        assert not [block for block in blocks if block not in cells]
