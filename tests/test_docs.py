@@ -217,7 +217,7 @@ def test_the_ladder_shown_is_the_ladder_printed(command, tmp_path) -> None:
     """All but what varies: versions, seconds, rounding errors and the layer where they are largest."""
 
     def fixed(text: str) -> str:
-        text = re.sub(r"torch \S+, mxnet \S+;|\(layer\S+\)", "", text)
+        text = re.sub(r"torch \S+, mxnet \S+, onnx \S+;|\(layer\S+\)", "", text)
         return re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)?e[+-]\d+|\d+\.\d+", "#", text))
 
     narrow = narrowed(get_spec("resnet18"), 8)  # it has as many layers, and trains as long
