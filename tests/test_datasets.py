@@ -559,3 +559,14 @@ def test_a_class_list_sets_the_order_of_folders(tmp_path) -> None:
     pictures(tmp_path / "fox", 5)
     with pytest.raises(DataError, match=r"fox: is no class of the class list"):
         load_dataset(f"folder:{tmp_path}")
+
+
+def test_folders_of_classes_come_before_a_list(tmp_path) -> None:
+    for half in ("train", "test", "val"):
+        for name in ("a", "b"):
+            pictures(tmp_path / half / name, 2)
+    for name in ("test.csv", "val.txt"):
+        (tmp_path / name).write_text("notes")
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert [Path(path).parent.parent.name for path in dataset.test.paths] == ["test"] * 4
+    assert len(load_dataset(f"folder:{tmp_path / 'val'}").train) == 2

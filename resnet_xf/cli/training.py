@@ -133,7 +133,7 @@ def train_(
         if sizes or changes or new_head or not_none(lr=lr, recipe=recipe, out=out, weights=weights, limit=limit):
             raise CheckpointError(
                 f"{resume}: a run resumes with its own settings; with --resume give only --backend, --device, "
-                "--preset, --workers, --keep, --timeout, --data-dir, --epochs, and --dataset if a folder: has moved"
+                "--preset, --workers, --keep, --timeout, --data-dir, --epochs, and --dataset if its files have moved"
             )
         out = resume
         training = runs.prepare_resume(resume, spec, backend=backend, dataset=dataset, epochs=epochs, **settings)

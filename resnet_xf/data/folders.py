@@ -60,10 +60,11 @@ def load_folder(path: str | Path) -> Dataset:
             return Dataset(name, 3, classes, split.take(np.array([], np.int64)), split)
         classes, split = _labelled(root, classes)
         return Dataset(name, 3, classes, *hold_out(str(root), split, classes))
-    tests = sorted(filter(Path.is_dir, (root / test for test in TEST)), key=lambda folder: _image_list(folder) is None)
+    tests = [root / test for test in TEST if (root / test).is_dir()]
     if not tests:
         raise DataError(f"{root}: holds {TRAIN}, but neither {' nor '.join(TEST)} beside it; add one of them")
-    test_folder, listed = tests[0], bool(classes)
+    test_folder = next((test for test in tests if len(_subfolders(test)) > 1 or _image_list(test)), tests[0])
+    listed = bool(classes)
     classes, train = _labelled(root / TRAIN, classes)
     if image_list := _image_list(test_folder):
         return Dataset(name, 3, classes, train, _listed(test_folder, image_list, classes)[1])
@@ -75,7 +76,7 @@ def load_folder(path: str | Path) -> Dataset:
 
 def _labelled(folder: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], FileSplit]:
     """Return the names of a folder's classes, those given or else its folders, and their images."""
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+    names = _subfolders(folder)
     if not names:
         lists = ", ".join(name.format(folder.name) for name in IMAGE_LISTS)
         flat = f", or a list of the classes of its images, as {lists}" if next(_images(folder), None) else ""
@@ -95,8 +96,15 @@ def _labelled(folder: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], Fi
     return classes, FileSplit(tuple(paths), np.array(labels, np.int64))
 
 
+def _subfolders(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders in a folder that are not hidden."""
+    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+
+
 def _image_list(folder: Path) -> Path | None:
-    """Return the path of the list of a folder's images, in it or beside it, if there is one."""
+    """Return the path of the list of a folder's images, in it or beside it; None if it holds folders of classes."""
+    if len(_subfolders(folder)) > 1:
+        return None
     names = [name.format(folder.name) for name in IMAGE_LISTS]
     return next(filter(Path.is_file, (place / name for place in (folder, folder.parent) for name in names)), None)
 
