@@ -527,7 +527,11 @@ def test_a_flat_folder_with_a_list_of_its_images(tmp_path, name: str, listed: bo
         (f"{FIRST} 0\n", rf"val_map\.txt: has no line for .*{SECOND}; add one, or move the image away"),
         (
             IMAGE_LISTS["val_map.txt"].replace(SYNSETS[2], "cat"),
-            r"names the class cat, which is none of the 3 \(n01440764",
+            r"names the class 'cat', which is none of the 3 \(n01440764",
+        ),
+        (
+            IMAGE_LISTS["val_map.txt"].replace(f"\t{SYNSETS[2]}", ",,"),
+            r"names the class '', which is none of the 3 \(n01440764",
         ),
         ("0\n" * 6, r"val_map\.txt: has numbers alone, whose order is not known; expected an image and its class"),
     ],

@@ -146,8 +146,9 @@ def _listed(folder: Path, path: Path, classes: Sequence[str]) -> tuple[tuple[str
     else:
         classes = classes or tuple(sorted(set(titles.values())))
         numbers = {synset(name): number for number, name in enumerate(classes)}
-    if unknown := next((title for title in titles.values() if title not in numbers), None):
-        raise DataError(f"{path}: names the class {unknown}, which is none of the {len(classes)} ({classes[0]}, …)")
+    for title in titles.values():
+        if title not in numbers:
+            raise DataError(f"{path}: names the class {title!r}, which is none of the {len(classes)} ({classes[0]}, …)")
     labels = np.array([numbers[titles[image]] for image in paths], np.int64)
     return tuple(classes), FileSplit(tuple(paths), labels)
 
