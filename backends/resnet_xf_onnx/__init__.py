@@ -20,7 +20,10 @@ __all__ = ["BACKEND"]
 
 
 class Network:
-    """A node, its graph, its weights by name, and the session that computed the tensors in ``computed``."""
+    """A node, its graph, its weights by name, and the session that computed the tensors in ``computed``.
+
+    ``alone`` is the layer that last ran alone, by name.
+    """
 
     def __init__(self, node: nodes.Node, weights: Weights, dtype: str, inputs: int = 1) -> None:
         self.node, self.graph = node, Graph(node, dtype, inputs)
@@ -29,6 +32,7 @@ class Network:
     def load(self, weights: Mapping[str, Array]) -> None:
         self.weights = {name: plain(weights[name], self.graph.dtype).copy() for name in all_weight_shapes(self.node)}
         self.computed: list[str] = []
+        self.alone: dict[str, Network] = {}
 
     def run(self, names: Collection[str], *inputs: Array) -> dict[str, Array]:
         """Return these tensors by name. The inputs are tensors too."""
@@ -86,9 +90,11 @@ class OnnxBackend:
         return {name: node.settings() for name, node in nodes.walk(network.node) if isinstance(node, kinds)}
 
     def apply(self, network: Network, name: str, inputs: Sequence[Array]) -> Any:
-        node = dict(nodes.walk(network.node))[name]
-        own = {word: network.weights[nodes.join(name, word)] for word in all_weight_shapes(node)}
-        return self.forward(Network(node, own, network.graph.dtype, len(inputs)), *inputs)
+        if name not in network.alone:
+            node = dict(nodes.walk(network.node))[name]
+            own = {word: network.weights[nodes.join(name, word)] for word in all_weight_shapes(node)}
+            network.alone = {name: Network(node, own, network.graph.dtype, len(inputs))}
+        return self.forward(network.alone[name], *inputs)
 
 
 BACKEND: Backend = OnnxBackend()
