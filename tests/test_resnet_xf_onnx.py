@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from helpers.sabotage import Saboteur, only
 from resnet_xf import ResNetSpec, Stage, assert_parity, get_backend, optimize, parity
 from resnet_xf.architecture import nodes
 from resnet_xf.architecture.measures import relative_error
-from resnet_xf.architecture.spec import Stem
+from resnet_xf.architecture.spec import SqueezeExcitation, Stem
 from resnet_xf.architecture.weights import draw_weights
 from resnet_xf.backend.contract import Trains, require
 from resnet_xf.errors import BackendError
@@ -75,13 +76,21 @@ def test_every_kind_of_layer_computes_what_torch_computes(node, shape, dtype, bo
     assert relative_error(*outputs) < bound
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_resnet20_v2"])
-def test_rungs_one_to_six_hold(name: str) -> None:
-    report = assert_parity(name, ["torch", "onnx"], image_size=(16, 16), level="standard")
+FAMILIES = {
+    "basic": {},
+    "preactivation": {"preactivation": True, "stem": Stem(kind="conv3", width=8, input_norm=True)},
+    "attention": {"se": SqueezeExcitation(divisor=2)},
+    "split": {"block": "bottleneck", "radix": 2, "stride_on": "avg_pool", "shortcut": "avg_conv"},
+    "faces": {"block": "ir", "activation": "prelu", "head": "embedding", "drop_rate": 0.4, "norm_eps": 2e-5},
+}
+
+
+@pytest.mark.parametrize("fields", FAMILIES.values(), ids=FAMILIES)
+def test_rungs_one_to_six_hold(small, fields) -> None:
+    report = assert_parity(replace(small, **fields), ["torch", "onnx"], level="standard")
     assert [rung.status for rung in report.rungs] == ["pass"] * 6 + ["skip"] * 2
     assert report.verdict() == (
-        f"{report.network}: torch and onnx are the same network in inference "
-        "(6 rungs hold; 7 to 8 skipped: onnx cannot train)"
+        "small: torch and onnx are the same network in inference (6 rungs hold; 7 to 8 skipped: onnx cannot train)"
     )
 
 
