@@ -87,9 +87,18 @@ def test_the_error_of_a_low_precision_is_told(tmp_path, name: str, precision: st
     )
 
 
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_a_graph_takes_images_of_other_sizes(tmp_path, suffix: str) -> None:
+    export(SMALL, weights_of(SMALL), tmp_path / f"net{suffix}")
+    shown = sample_images(3, (48, 33))
+    run = get_backend({".pt2": "torch", ".onnx": "onnx"}[suffix]).run_export
+    assert relative_error(run(tmp_path / f"net{suffix}", shown), expected_of(SMALL, shown)) < 1e-5
+
+
 def test_a_graph_takes_the_size_of_the_preprocessing(tmp_path) -> None:
     description = Description(preprocessing=PREPROCESSING, classes=tuple("abcde"))
-    export(SMALL, weights_of(SMALL), tmp_path / "net.onnx", description=description)
+    spec = msgspec.structs.replace(SMALL, image_size=(32, 40), head="embedding")  # no mean before it
+    export(spec, weights_of(spec), tmp_path / "net.onnx", description=description)
     import onnx
 
     model = onnx.load(tmp_path / "net.onnx")

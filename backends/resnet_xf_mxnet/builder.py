@@ -52,7 +52,7 @@ def build(node: Node, name: str = "") -> Any:
         case nodes.PReLU(channels, float32):
             return (nn.PReLU if float32 else ExactPReLU)(in_channels=channels, prefix=prefix)
         case nodes.Pad(after):
-            return Function(f"ZeroPad({after}, {after})", partial(_pad, after), prefix)
+            return Function(f"ZeroPad{(0, after, 0, after)}", partial(_pad, after), prefix)
         case nodes.Pool("max", kernel, stride, padding, ceil):
             return nn.MaxPool2D(kernel, stride, padding, ceil_mode=ceil, prefix=prefix)
         case nodes.Pool("avg", kernel, stride, padding, ceil, counts):

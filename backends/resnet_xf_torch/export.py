@@ -30,11 +30,12 @@ def export(network: nn.Module, path: Path, images: Array, precision: str) -> Non
     """See :meth:`resnet_xf.backend.contract.Exports.export`."""
     dtype = getattr(torch, precision)
     whole = network if dtype == torch.float32 else InPrecision(network, dtype)
-    example, batch = torch.from_numpy(plain(images, "float32")), torch.export.Dim("batch")
+    example, any_size = torch.from_numpy(plain(images, "float32")), torch.export.Dim.AUTO  # as far as layers allow it
+    sizes = {0: torch.export.Dim("batch"), 2: any_size, 3: any_size}
     try:
         with torch.no_grad(), open(path, "wb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's, on itself
-            torch.export.save(torch.export.export(whole.eval(), (example,), dynamic_shapes=({0: batch},)), file)
+            torch.export.save(torch.export.export(whole.eval(), (example,), dynamic_shapes=(sizes,)), file)
     except OSError:
         raise
     except Exception as error:  # the errors of torch.export have no common base class

@@ -83,7 +83,8 @@ def export(
 ) -> tuple[Check, ...]:
     """Write a network so that it runs without this package, run what was written, and compare the outputs with ours.
 
-    The graphs take float32 images ``(N, C, H, W)``, N of any size, and return float32 ``(N, classes)``.
+    The graphs take float32 images ``(N, C, H, W)`` and return float32 ``(N, classes)``. N may be any number, and so may
+    H and W if the layers allow it.
 
     Args:
         network: a plan, a spec, or the name of one.
