@@ -419,6 +419,7 @@ def test_the_command(command, tmp_path) -> None:
     assert said.startswith("tiny, infer, 12×12, cpu, 1 thread\n")
     assert "torch eager float32" in said
     assert "mxnet eager float32" in said
+    assert "onnx eager float32" in said
     assert "ceiling, a large matrix product: " in said
     assert picture.read_text().startswith("<?xml")
     found = BenchReport.read(out)
@@ -426,10 +427,10 @@ def test_the_command(command, tmp_path) -> None:
     assert found.command.endswith("--preset eager")  # and not where this machine keeps the files
     code, said, _ = command("bench", "--compare", out, out, "--json")
     assert code == 0
-    assert [change["ratio"]["median"] for change in json.loads(said)["changes"]] == [1.0, 1.0]
+    assert [change["ratio"]["median"] for change in json.loads(said)["changes"]] == [1.0, 1.0, 1.0]
     code, said, _ = command("bench", "--compare", out, out)
     assert code == 0
-    assert said.count("no difference shown") == 2
+    assert said.count("no difference shown") == 3
 
 
 @pytest.mark.parametrize(

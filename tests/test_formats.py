@@ -607,7 +607,7 @@ def test_files_that_are_no_network_are_refused(tmp_path) -> None:
 
 
 def test_targets_that_cannot_be_written_are_refused_before_anything_is_read(good, tmp_path) -> None:
-    for target, says in (("out.onnx", "expected one of .safetensors"), ("none/out.pth", "there is no folder")):
+    for target, says in (("out.bin", "expected one of .safetensors"), ("none/out.pth", "there is no folder")):
         with pytest.raises(WeightsError, match=says):
             convert(good / "a.pth", tmp_path / target)
 

@@ -40,7 +40,7 @@ def test_a_bound_that_would_hide_a_defect_proves_nothing(undecided: None) -> Non
     assert report.failure is None
     assert report.verdict() == (
         "tiny: torch and mxnet: inference and gradients hold; training at these weights is too chaotic to compare; "
-        "in every layer, the bound would hide another momentum"
+        "in every layer, the bound would hide another momentum; onnx cannot train"
     )
     with pytest.raises(AssertionError, match="too chaotic to compare"):
         assert_parity(TINY, **SMALL)

@@ -31,7 +31,7 @@ COMMANDS = (
     Entry("Parity", "capture", "parity", "Record one backend's results for `parity --against`."),
     Entry("Parity", "capture-script", "parity", "Print a file that records an MXNet network on Python 3.6."),
     Entry("Checkpoints", "convert", "checkpoints", "Convert a checkpoint to another format and verify it."),
-    Entry("Checkpoints", "migrate", "migrate", "Make a folder for PyTorch of one MXNet checkpoint, and prove it."),
+    Entry("Checkpoints", "migrate", "migrate", "Turn an MXNet checkpoint into a folder for PyTorch, proven."),
     Entry("Checkpoints", "inspect", "checkpoints", "Show what a checkpoint holds and whether it is complete."),
     Entry("Training", "train", "training", "Train a network, or resume a run."),
     Entry("Training", "evaluate", "training", "Measure loss and accuracy on a data set's test images."),

@@ -39,7 +39,7 @@ def migrate_(
     level: LevelName = "quick",
     as_json: AsJson = False,
 ) -> None:
-    """Make a folder for PyTorch of one MXNet checkpoint, and prove it.
+    """Turn an MXNet checkpoint into a folder for PyTorch, proven.
 
     The folder holds weights, model.py, model.pt2, model.onnx, the preprocessing and the parity report. Exit code 1 if a
     rung fails, 3 if the original could not be run, so that nothing is proven.

@@ -160,7 +160,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         The networks are the same, in inference or also in training; or they differ, at a rung and a layer; or their
         accuracies do not show them to be the same; or a rung is inconclusive.
         """
-        names = listed(self.backends)
+        decides = self.failure or self.undecided
+        names = listed([name for name in self.backends if not decides or name not in decides.left_out])
         if self.failure is None and self.undecided is not None:
             return f"{self.network}: {names}: {self.undecided.detail}"
         if self.failure is None:
@@ -176,7 +177,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             holding += [f"{_range(rungs)} without {why}" for why, rungs in parts]
             holding += [f"{_range(rungs)} skipped: {why}" for why, rungs in skipped]
             return f"{self.network}: {names} are the same network {kinds} ({'; '.join(holding)})"
-        names = listed([name for name in self.backends if name not in self.failure.left_out])
         where = f" at {self.failure.where}" if self.failure.where else ""
         undecided = (
             self.accuracy is not None and self.failure.name == "accuracy" and self.accuracy.verdict != "different"
