@@ -9,6 +9,8 @@ from PIL import Image
 
 from helpers.runs import TINY
 from resnet_xf import build, convert, draw_weights, plan, save_weights
+from resnet_xf.architecture.nodes import Activation, Sequential
+from resnet_xf.architecture.plan import explicit_spec
 from resnet_xf.data import ArraySplit, Dataset, Transform, load_dataset
 from resnet_xf.errors import (
     BackendError,
@@ -139,6 +141,20 @@ def test_predictions_are_the_softmax_of_the_networks_outputs(trained: Run, data,
         assert [guess.name for guess in guesses] == [NAMES[guess.label] for guess in guesses]
         assert sum(guess.probability for guess in guesses) == pytest.approx(1)
         assert guesses[0].label == row.argmax()
+
+
+def test_a_softmax_that_was_kept_is_not_taken_twice(trained: Run, data, images, tmp_path) -> None:
+    layers = (*plan(SPEC).root.children, ("softmax", Activation("softmax")))
+    kept = explicit_spec("kept", Sequential(layers), SPEC.image_size)
+    weights = load_checkpoint(trained.path).weights
+    for name, spec in (("plain", SPEC), ("kept", kept)):
+        save_weights(tmp_path / f"{name}.safetensors", weights, spec)
+    plain, softmax = (tmp_path / f"{name}.safetensors" for name in ("plain", "kept"))
+    assert predict(softmax, images, recipe=PLAIN, device="cpu") == predict(plain, images, recipe=PLAIN, device="cpu")
+    losses = [evaluate(path, data, recipe=PLAIN, device="cpu").loss for path in (softmax, plain)]
+    assert losses[0] == losses[1]
+    with pytest.raises(DataError, match="ends in a softmax"):
+        train(kept, data, PLAIN, weights=softmax, device="cpu", out=tmp_path / "run")
 
 
 def test_the_likeliest_come_first_and_only_as_many_as_asked(trained: Run, images) -> None:

@@ -35,6 +35,11 @@ class Plan:
         return first if isinstance(first, nodes.Scale) else None
 
     @property
+    def ends_in_softmax(self) -> bool:
+        """Whether the last layer is a softmax, so that the outputs are probabilities."""
+        return self.root.children[-1][1] == nodes.Activation("softmax")
+
+    @property
     def outputs(self) -> int:
         """Values in the output for an image: the number of classes, or of channels in a network without a head."""
         shape = (1, self.spec.in_channels, *self.spec.image_size)

@@ -126,7 +126,7 @@ def migrate(
         keep_softmax: keep the softmax at the end of a graph.
         against: a file that ``resnet-xf capture-script`` recorded of the original, where MXNet is not installed here.
         images: a folder of images, or files: the likeliest classes are compared, before and after.
-        level: of the parity report: ``quick``, ``standard`` or ``full``.
+        level: of the parity report: ``quick``, ``standard`` or ``full``. With ``against`` it goes as far as the file.
         on_step: called before each step with the number of steps done, of all, and what comes next.
 
     Raises:
@@ -148,6 +148,8 @@ def migrate(
         on_step(0, STEPS, "reading the file, and comparing with the original")
         conversion = convert(source, folder / WEIGHTS, spec, prefix=prefix, keep_softmax=keep_softmax)
         original = identify(read_checkpoint(source, prefix), spec, keep_softmax=keep_softmax)
+        if paths and not conversion.spec.num_classes:
+            raise WeightsError(f"{source}: has no head, so images have no classes; leave --images out")
         checks, notes = [*conversion.checks], [*conversion.notes]
         checks += _write_files(folder, original, conversion.description or Description(), notes, on_step)
         on_step(4, STEPS, "the parity report")
@@ -261,12 +263,9 @@ def _compare_images(
         pixels = pixels.transpose(0, 2, 3, 1) if exported.channels_last else pixels
         with running_exported(exported.path, exported.graph, exported.tensors, pixels) as outputs:
             before = [*outputs()[:, None]]
-    classes = shown.usage.classes
-    return shown.usage, tuple(
-        Compared(
-            str(path),
-            tuple(most_likely(before[at][0], classes)) if before else (),
-            tuple(most_likely(after[at][0], classes)),
-        )
-        for at, path in enumerate(paths)
-    )
+    classes, softmax = shown.usage.classes, not original.plan.ends_in_softmax
+    guesses = [
+        [tuple(most_likely(output[0], classes, softmax=softmax)) for output in outputs] for outputs in (before, after)
+    ]
+    firsts = guesses[0] or [()] * len(paths)
+    return shown.usage, tuple(map(Compared, map(str, paths), firsts, guesses[1]))

@@ -58,9 +58,13 @@ def check_fit(planned: Plan, data: Dataset, *, training: bool = True) -> None:
     """Check that a network can train on a data set, or be tested on it.
 
     Raises DataError if the channels differ, a half has no images, or a label is not below the number of classes. A data
-    set for a test needs no training images.
+    set for a test needs no training images. A network that ends in a softmax cannot train.
     """
     spec = planned.spec
+    if training and planned.ends_in_softmax:
+        raise DataError(
+            f"{spec.name}: ends in a softmax, and the loss has one of its own; convert it without --keep-softmax"
+        )
     if data.channels != spec.in_channels:
         raise DataError(
             f"{data.name}: its images have {data.channels} channels and {spec.name} takes {spec.in_channels}; "

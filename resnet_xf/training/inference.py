@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from resnet_xf.architecture.nodes import Sequential
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.weights import RUN_KEY, Array, Weights, read_arrays
 from resnet_xf.backend.contract import Trains, require
@@ -228,11 +229,15 @@ def prepare(
     return Prepared([transform.one(read_image(path)) for path in images], usage, known, recipe)
 
 
-def most_likely(outputs: Array, classes: Sequence[str], top: int = 5) -> list[Guess]:
-    """Return the most likely classes for one image's outputs before the softmax, the likeliest first."""
-    outputs = outputs.astype(np.float64)
-    probability = np.exp(outputs - outputs.max())
-    probability /= probability.sum()
+def most_likely(outputs: Array, classes: Sequence[str], top: int = 5, *, softmax: bool = True) -> list[Guess]:
+    """Return the most likely classes for one image's outputs, the likeliest first.
+
+    Set ``softmax`` to False if the outputs are probabilities already.
+    """
+    probability = outputs.astype(np.float64)
+    if softmax:
+        probability = np.exp(probability - probability.max())
+        probability /= probability.sum()
     best = np.argsort(-probability, kind="stable")[:top].tolist()
     names = (classes[label] if label < len(classes) else str(label) for label in best)
     return [*map(Guess, best, names, probability[best].tolist())]
@@ -267,7 +272,10 @@ def _read(source: str | Path, network: str | None) -> _Known:
     if not identity.plan.spec.num_classes:
         raise WeightsError(f"{source}: has no head, so it has no classes; train one (train --weights FILE --new-head)")
     assumed = (f"{source}: assumed to be {identity.assumed}; --spec names another",) if identity.assumed else ()
-    return _Known(str(source), identity.plan, identity.weights, description, warnings=assumed)
+    planned = identity.plan
+    if planned.ends_in_softmax:  # the values before it serve as those of any other network
+        planned = Plan(planned.spec, Sequential(planned.root.children[:-1]))
+    return _Known(str(source), planned, identity.weights, description, warnings=assumed)
 
 
 def _names(known: _Known, classes: Sequence[str]) -> tuple[tuple[str, ...], str]:
