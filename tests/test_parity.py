@@ -1,5 +1,4 @@
 import json
-from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -7,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import replace
 
-from helpers.narrow import narrowed
+from helpers.narrow import narrowed, shortened
 from helpers.sabotage import Bare, Saboteur, only
 from helpers.strategies import fits, specs
 from resnet_xf import (
@@ -19,14 +18,13 @@ from resnet_xf import (
     get_spec,
     list_models,
     parity,
-    plan,
     trace,
 )
 from resnet_xf.architecture.measures import HEADROOM, relative_error, rounding_bound, roundings, same_bits
 from resnet_xf.architecture.spec import SqueezeExcitation
 from resnet_xf.architecture.zoo import REFERENCE
 from resnet_xf.data import photographs
-from resnet_xf.errors import BackendError, DataError, ShapeError, SpecError, WeightsError
+from resnet_xf.errors import BackendError, DataError, ShapeError, WeightsError
 from resnet_xf.ladder.training_errors import loss_error
 
 FIRST = ("resnet18", "resnet34", "resnet50", "resnet50_v1", "d2l_resnet18")
@@ -36,27 +34,6 @@ SIZES = [(name, (224, 224) if name == "resnet50" else (96, 96)) for name in FIRS
 # docs/bounds.md has those of 101 and 152 layers.
 PROVEN = ("resnet50_v1b", "resnet50_v1c", "resnet50_v1d", "resnet50_v1s", "resnet50_os8", "resnet50_os16", "resnet101")
 OTHERS = [n for n in list_models() if n not in (*FIRST, *PROVEN) and REFERENCE[n] not in ("gluon", "insightface")]
-
-
-def shortened(name: str) -> ResNetSpec:
-    """A zoo network with two blocks in its first stages and one in its two largest: later blocks repeat the second.
-
-    It has as few channels, down to an eighth and to 8, as its groups allow: test_zoo knows the true widths.
-    """
-    spec = get_spec(name)
-    most = [2] * max(1, len(spec.stages) - 2) + [1, 1]
-    stages = []
-    for stage, depth in zip(spec.stages, most, strict=False):
-        widths = stage.mid_channels[:depth] if isinstance(stage.mid_channels, tuple) else stage.mid_channels
-        stages.append(replace(stage, depth=min(depth, stage.depth), mid_channels=widths))
-    short = replace(spec, stages=tuple(stages), name="shortened")
-    narrowest = min(stage.channels for stage in short.stages)
-    for divisor in (8, 4, 2):
-        if narrowest >= 8 * divisor:
-            with suppress(SpecError):
-                plan(narrowed(short, divisor))
-                return narrowed(short, divisor)
-    return short
 
 
 SHORTENED = {shortened(name): name for name in OTHERS}
