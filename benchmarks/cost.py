@@ -70,8 +70,13 @@ SWEEPS = (
 )
 
 
-def measure(sweeps: tuple[Sweep, ...], seconds: float, preset: str = "best") -> list[dict[str, object]]:
-    """Measure every value on every backend in every mode; a row for each, in milliseconds a step."""
+def measure(
+    sweeps: tuple[Sweep, ...], seconds: float, preset: str = "best", *, together: bool = False
+) -> list[dict[str, object]]:
+    """Measure every value on every backend in every mode; a row for each, in milliseconds a step.
+
+    Points that are measured together share processes, which start once.
+    """
     points = [
         (sweep, value, backend, mode)
         for sweep in sweeps
@@ -82,8 +87,10 @@ def measure(sweeps: tuple[Sweep, ...], seconds: float, preset: str = "best") -> 
     Random(0).shuffle(points)  # a machine that gets slower with time must not look like an exponent
     rows: list[dict[str, object]] = []
     with Progress() as progress:
-        for sweep, value, backend, mode in progress.track(points, description="cost"):
-            [row] = bench([sweep.case(value, backend, mode, preset)], seconds=seconds).rows
+        cases = [sweep.case(value, backend, mode, preset) for sweep, value, backend, mode in points]
+        groups = [cases] if together else [[case] for case in cases]
+        found = (row for group in groups for row in bench(group, seconds=seconds).rows)
+        for (sweep, value, backend, mode), row in progress.track(zip(points, found, strict=True), len(points)):
             if row.result is None:
                 raise SystemExit(f"{row.case}: {row.reason}")
             milliseconds = 1e3 * row.case.batch / row.result.speed.median
@@ -151,7 +158,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         some = (Sweep("batch", "images of a batch", (1, 2), 1),)
-        rows = measure(some, 0.1, "eager")
+        rows = measure(some, 0.1, "eager", together=True)
         print(table(some, rows))
         with TemporaryDirectory() as folder:
             draw((*some, *some), rows, Path(folder) / "cost.png")

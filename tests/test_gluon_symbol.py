@@ -9,7 +9,7 @@ import pytest
 
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.exported import running_exported
-from resnet_xf.formats.gluon_symbol import read_symbol
+from resnet_xf.formats.gluon_symbol import graph_elsewhere, read_symbol
 
 
 def node(op: str, name: str, *inputs: int, **attributes: str) -> dict[str, Any]:
@@ -123,3 +123,12 @@ def test_an_error_of_mxnet_is_one_line(tmp_path) -> None:
     with pytest.raises(WeightsError, match=r"x-symbol\.json: MXNet cannot run it: ") as refused:
         run(path, read_symbol(path).for_mxnet(9))
     assert "/tmp" not in str(refused.value).removeprefix(str(path))
+
+
+def test_a_graph_under_another_name_is_told(tmp_path) -> None:
+    assert graph_elsewhere(tmp_path / "net-0000.params") == ""
+    (tmp_path / "other-symbol.json").write_text("{}")
+    said = "other-symbol.json lies beside the file; its graph is looked for as net-symbol.json"
+    assert graph_elsewhere(tmp_path / "net-0000.params") == said
+    (tmp_path / "net-symbol.json").write_text("{}")
+    assert graph_elsewhere(tmp_path / "net-0000.params") == ""

@@ -468,7 +468,7 @@ def test_commands_take_a_prefix(tmp_path: Path, command: Any) -> None:
     code, out, _ = command("convert", path, tmp_path / "b.safetensors", "--prefix", "k.")
     assert code == 0
     assert "prefix removed from every name: k." in out
-    assert "only resnet_xf loads it" in out
+    assert "only resnet_xf loads it, by resnet_xf.load(file)" in out
     assert load(path, "torch", prefix="q.").fc.out_features == 10
     code, out, _ = command(
         "parity", "cifar_resnet20_v1", "--weights", path, "--prefix", "q", "--level", "quick", "--image-size", 16

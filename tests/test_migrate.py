@@ -83,7 +83,7 @@ def test_the_folder_holds_all_files_and_the_proof(migrated: Any) -> None:
     assert {path.name for path in folder.iterdir()} == FILES | {"migration.json"} == {*migrated.files}
     assert migrated.proof is not None
     assert migrated.proof.startswith("the exported network ")
-    assert migrated.holds
+    assert migrated.proven
     assert [check.ours.partition(" ")[0] for check in migrated.checks] == [
         "ours",
         "model.py",
@@ -134,6 +134,9 @@ def test_the_first_line_tells_what_was_proven(exported: Path, tmp_path: Path, co
 def test_without_a_graph_nothing_is_proven(exported: Path, tmp_path: Path, command: Any) -> None:
     alone = tmp_path / "alone.params"
     shutil.copy(exported, alone)
+    shutil.copy(exported.with_name("net-symbol.json"), tmp_path / "other-symbol.json")
+    with pytest.raises(WeightsError):  # MXNet's own names, which tell no network here
+        migrate(alone, tmp_path / "out")
     resnet_xf.save_weights(tmp_path / "w.safetensors", draw_weights(SPEC, 5), SPEC)
     code, out, _ = command("migrate", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "out"))
     assert code == 3

@@ -10,8 +10,8 @@ import typer
 from resnet_xf.architecture.plan import plan
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Prefix, option
-from resnet_xf.cli.parity import LevelName
 from resnet_xf.cli.printing import ProgressBar, echo, print_json, print_table
+from resnet_xf.ladder.report.report import Level, check_level
 from resnet_xf.migration import Migration, migrate
 from resnet_xf.training.inference import Guess
 
@@ -36,7 +36,14 @@ def migrate_(
     images: Annotated[
         Path | None, option("Folder of images: show the likeliest classes before and after.", default="none")
     ] = None,
-    level: LevelName = "quick",
+    level: Annotated[
+        Level,
+        option(
+            "Of the report. quick: inference; standard: also gradients and training steps, minutes.",
+            metavar="LEVEL",
+            parser=check_level,
+        ),
+    ] = "quick",
     as_json: AsJson = False,
 ) -> None:
     """Turn an MXNet checkpoint into a folder for PyTorch, proven.
@@ -53,14 +60,14 @@ def migrate_(
             keep_softmax=keep_softmax,
             against=against,
             images=images,
-            level=level or "quick",
+            level=level,
             on_step=lambda number, total, what: bar.update(number, total, what),
         )
     if as_json:
         print_json(done)
     else:
         print_migration(done)
-    raise typer.Exit(1 if not done.holds else 3 if done.proof is None else 0)
+    raise typer.Exit(0 if done.proven else 3 if done.ladder_holds else 1)
 
 
 def print_migration(done: Migration) -> None:
@@ -77,7 +84,7 @@ def print_migration(done: Migration) -> None:
     if done.usage:
         echo(f"images: {done.usage.preprocessing.text(done.usage.channels)} ({done.usage.preprocessing_from})")
         rows = [(one.image, _classes(one.before), _classes(one.after)) for one in done.images]
-        print_table(("image", "before", "after"), rows)
+        print_table(("image", "before", "after, model.pt2"), rows)
     echo(f"written: {done.folder}")
     print_table(("file", "what"), [*done.files.items()])
     echo("load it there:")
@@ -87,4 +94,7 @@ def print_migration(done: Migration) -> None:
 
 def _classes(guesses: tuple[Guess, ...]) -> str:
     """The likeliest classes in one cell."""
-    return ", ".join(f"{guess.name} {guess.probability:.1%}" for guess in guesses) or "not run: MXNet is not installed"
+    return (
+        ", ".join(f"{guess.name} {100 * guess.probability:.3g}%" for guess in guesses)
+        or "not run: MXNet is not installed"
+    )

@@ -26,10 +26,14 @@ from resnet_xf.formats.exported import running_exported
 from resnet_xf.formats.exports import Check, export, export_suffix, how_to_load
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
+from resnet_xf.formats.gluon_symbol import graph_elsewhere
 from resnet_xf.formats.identify import Identity, arithmetic, check_unambiguous, identify
 from resnet_xf.formats.layouts import Layout, places, renamed
 from resnet_xf.formats.loads import equal_name, gluon_layout, loads_into
 from resnet_xf.formats.settle import read_npy, settled
+
+UNKNOWN = "nothing says"
+"""How the note on a missing description begins."""
 
 CHECKED_SIDE = 64
 """Height and width of the images on which networks are compared, where they take such."""
@@ -129,9 +133,12 @@ def convert(
         raise DataError("images and expected outputs: give both or neither")
     check_unambiguous(file, identity)
     checks = _verify(file, identity, format_) if verify else ()
+    not_run: tuple[str, ...] = ()
     if exported:
         options: dict[str, Any] = {"description": description, "precision": precision, "verify": verify}
-        checks += export(identity.plan, identity.weights, target, **options)
+        ran = export(identity.plan, identity.weights, target, **options)
+        not_run = () if ran or not verify else (f"{target} was written and not run; `pip install timm` lets it be run",)
+        checks += ran
         layout, loads = "torchvision and timm", how_to_load(target)
     else:
         identity, rounding = _rounded(identity, precision, verify=verify)
@@ -151,7 +158,7 @@ def convert(
         prefix=file.prefix + identity.prefix,
         tensors=len(identity.weights),
         checks=checks,
-        notes=_notes(file, identity, verified=bool(checks)),
+        notes=(*_notes(file, identity, verified=bool(checks)), *not_run),
         description=description,
     )
 
@@ -361,11 +368,13 @@ def _notes(file: CheckpointFile, identity: Identity, *, verified: bool) -> tuple
         notes.append(f"the file itself says that it is {file.spec.name}")
     if not verified:
         notes.append("not verified: no framework ran it")
+    if file.format == "params" and (elsewhere := graph_elsewhere(file.path)):
+        notes.append(elsewhere)
     description = file.description or Description()
     unknown = {"preprocessing": description.preprocessing is None, "class names": not description.classes}
     if any(unknown.values()):
         notes.append(
-            f"nothing says the {' and the '.join(what for what, missing in unknown.items() if missing)}; "
+            f"{UNKNOWN} the {' and the '.join(what for what, missing in unknown.items() if missing)}; "
             "`evaluate` and `predict` take --image-size, --mean, --std and --classes"
         )
     if not description.trained:

@@ -115,9 +115,21 @@ class Symbol:
 
 def symbol_beside(params: str | Path) -> Path | None:
     """The path of ``net-symbol.json`` beside ``net-0000.params``, or None if there is none."""
+    path = symbol_path(params)
+    return path if path.is_file() and path != Path(params) else None
+
+
+def symbol_path(params: str | Path) -> Path:
+    """The path where a file's graph is looked for: ``net-symbol.json`` beside ``net-0000.params``."""
     params = Path(params)
-    path = params.with_name(re.sub(r"(-\d{4})?\.params$", "-symbol.json", params.name))
-    return path if path.is_file() and path != params else None
+    return params.with_name(re.sub(r"(-\d{4})?\.params$", "-symbol.json", params.name))
+
+
+def graph_elsewhere(params: str | Path) -> str:
+    """A remark on graphs that lie beside a file under other names; empty if there are none."""
+    wanted = symbol_path(params)
+    others = sorted(path.name for path in wanted.parent.glob("*-symbol.json")) if not wanted.is_file() else []
+    return f"{', '.join(others[:3])} lies beside the file; its graph is looked for as {wanted.name}" if others else ""
 
 
 def read_symbol(path: str | Path, *, part: bool = False) -> Symbol:

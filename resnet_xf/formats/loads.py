@@ -16,7 +16,7 @@ from resnet_xf.formats.layouts import Layout
 EPS = 1e-5
 """The eps of the batch norms in all networks of torchvision, timm, Gluon's zoo and GluonCV."""
 
-ALONE = "only resnet_xf loads it: resnet_xf.load(file)"
+ALONE = "only resnet_xf loads it, by resnet_xf.load(file), and the network that `resnet-xf source` writes of the file"
 
 
 def loads_into(planned: Plan, format_: str) -> str:

@@ -20,11 +20,12 @@ from resnet_xf.codegen.writer import source as written_source
 from resnet_xf.data import sample_images
 from resnet_xf.data.images import image_files
 from resnet_xf.errors import WeightsError
-from resnet_xf.formats.convert import Conversion, convert, write_checkpoint
+from resnet_xf.formats.convert import UNKNOWN, Conversion, convert, write_checkpoint
 from resnet_xf.formats.description import Description, path_beside
 from resnet_xf.formats.exported import running_exported
 from resnet_xf.formats.exports import Check, export
 from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.gluon_symbol import symbol_path
 from resnet_xf.formats.identify import Identity, identify
 from resnet_xf.ladder.capture.against import parity_against
 from resnet_xf.ladder.climb import parity
@@ -77,7 +78,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
         unproven: why nothing was proven, and how it can be; empty if something was.
         checks: the comparisons of outputs: ours with the original, and each file with ours.
         ladder: the verdict of the parity report.
-        holds: whether no rung failed.
+        ladder_holds: whether no rung of it failed.
+        proven: whether the original was compared, and no rung failed.
         files: by name in the folder, what each is.
         load: three lines of Python that load the network, run in the folder.
         usage: how the images were made into tensors; None without images.
@@ -92,7 +94,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     unproven: str
     checks: tuple[Check, ...]
     ladder: str
-    holds: bool
+    ladder_holds: bool
+    proven: bool
     files: dict[str, str]
     load: str = LOAD
     usage: Usage | None = None
@@ -150,13 +153,20 @@ def migrate(
         original = identify(read_checkpoint(source, prefix), spec, keep_softmax=keep_softmax)
         if paths and not conversion.spec.num_classes:
             raise WeightsError(f"{source}: has no head, so images have no classes; leave --images out")
-        checks, notes = [*conversion.checks], [*conversion.notes]
+        checks, notes = [*conversion.checks], [note for note in conversion.notes if not note.startswith(UNKNOWN)]
+        if len(notes) < len(conversion.notes):
+            notes.append(
+                f"the preprocessing or the class names are not known; write them into {path_beside(source).name} "
+                "beside the file, as docs/migrating.md shows, and migrate again"
+            )
         checks += _write_files(folder, original, conversion.description or Description(), notes, on_step)
         on_step(4, STEPS, "the parity report")
         report = _report(original, folder / WEIGHTS, against, level)
         proof, unproven = _proof(conversion, against, report)
         origin = f"from {source}" + (f", which gives what {proof} gives" if proof else f"; {unproven}")
-        command = shlex.join(["resnet-xf", "migrate", str(source), "--out", str(out)])
+        words = {"--out": out, "--against": against, "--images": images if isinstance(images, str | Path) else None}
+        options = [str(word) for key, value in words.items() if value for word in (key, value)]
+        command = shlex.join(["resnet-xf", "migrate", str(source), "--level", level, *options])
         write_html(msgspec.structs.replace(report, weights=origin, command=command), folder / REPORT)
         on_step(5, STEPS, "your images")
         usage, compared = _compare_images(folder, original, paths)
@@ -168,7 +178,8 @@ def migrate(
             unproven=unproven,
             checks=tuple(msgspec.structs.replace(check, ours=check.ours.replace(f"{folder}/", "")) for check in checks),
             ladder=report.verdict(),
-            holds=report.holds,
+            ladder_holds=report.holds,
+            proven=proof is not None and report.holds,
             files={name: what for name, what in FILES.items() if (folder / name).exists() or name == SUMMARY},
             usage=usage,
             images=compared,
@@ -237,7 +248,8 @@ def _proof(conversion: Conversion, against: str | Path | None, report: Report) -
     if conversion.graph is None:
         return None, (
             f"the file has no graph, so it is assumed to be {conversion.assumed or conversion.spec.name}; "
-            "export it (network.export), so that a -symbol.json lies beside the file"
+            f"export it (network.export), so that {symbol_path(conversion.source).name} lies beside the file, or give "
+            "what `resnet-xf capture-script` recorded of the original (--against)"
         )
     for check in conversion.checks:
         if conversion.graph in check.theirs:
