@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from helpers.narrow import shortened
 from helpers.strategies import fits, specs
 from resnet_xf import ResNetSpec, Stage, draw_weights, get_backend, get_spec, list_models, plan, save_weights, source
-from resnet_xf.architecture.plan import Plan
+from resnet_xf.architecture.nodes import Children, Norm, Sequential
+from resnet_xf.architecture.plan import Plan, explicit_spec
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.errors import BackendError
 
@@ -45,6 +47,10 @@ def float64_outputs(planned: Plan, name: str) -> tuple[Any, Any]:
     for one in (network, built):
         backend.load(one, weights)
     assert [*backend.dump(network)] == [*backend.dump(built)]
+    ours, theirs = backend.settings(network), backend.settings(built)
+    assert ours.keys() == theirs.keys()
+    for layer, numbers in theirs.items():
+        assert ours[layer] == pytest.approx(numbers, rel=1e-12), layer
     return backend.forward(network, images), backend.forward(built, images)
 
 
@@ -91,6 +97,21 @@ def test_dilated_stages_and_pruned_widths_are_numbers_of_the_calls() -> None:
     for backend in BACKENDS:
         np.testing.assert_array_equal(*float64_outputs(plan(spec), backend))
     assert source(spec, "torch").count("class Residual") <= 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_blocks_that_differ_in_momentum_keep_it(backend: str) -> None:
+    momenta = iter((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.15, 0.25, 0.35, 0.45))
+
+    def changed(children: Children, **_: Any) -> Children:
+        return tuple(
+            (name, replace(node, momentum=next(momenta)) if isinstance(node, Norm) else node.changed(changed))
+            for name, node in children
+        )
+
+    small = plan(ResNetSpec(name="small", num_classes=5, image_size=(33, 33), stages=SMALL[:2]))
+    spec = explicit_spec("momenta", Sequential(changed(small.root.children)), (33, 33))
+    np.testing.assert_array_equal(*float64_outputs(plan(spec), backend))
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,8 @@ def layer(node: Node) -> str:
             }
             return call("nn.Conv2D", out, kernel, **options, use_bias=(bias, True), in_channels=(channels, 0))
         case nodes.Norm(channels, eps, momentum, scale, shift):
-            kept = 0.9 if momentum == 0.1 else momentum if isinstance(momentum, str) else round(1 - momentum, 12)
             norms: dict[str, tuple[Any, Any]] = {
-                "momentum": (kept, 0.9),
+                "momentum": (round(1 - momentum, 12), 0.9),
                 "epsilon": (eps, 1e-5),
                 "center": (shift, True),
                 "scale": (scale, True),

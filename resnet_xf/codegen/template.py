@@ -36,6 +36,14 @@ class Symbol(str):
     def __repr__(self) -> str:
         return str(self)
 
+    def __rsub__(self, number: float) -> Symbol:
+        """The expression ``number - self``."""
+        return Symbol(f"{number} - {self}", (number - value for value in self.values))
+
+    def __round__(self, digits: int) -> Symbol:
+        """The expression itself, which keeps all digits."""
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Option(Node):
