@@ -57,7 +57,7 @@ def run(name: str, kind: str, folder: Path) -> dict[str, Any]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a row for each network, its verdicts, and how near the lock-step rung came to its bound."""
+    """Markdown: a row for each network, with its verdicts and the rungs that hold."""
     kinds = ("own", "he", "xavier", "trained")
     lines = ["| network | image | own draw | He | Xavier | trained |", "| --- | --- | --- | --- | --- | --- |"]
     for name, size in SIZES.items():

@@ -137,5 +137,5 @@ DIALECT = Dialect(
         "sequential": SEQUENTIAL,
         "Gate": GATE,
     },
-    load='network.load_parameters("weights.params")',
+    load='from model import ResNet\nnetwork = ResNet()\nnetwork.load_parameters("weights.params")',
 )

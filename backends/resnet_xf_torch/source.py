@@ -103,5 +103,9 @@ DIALECT = Dialect(
         **{f"ScaleBatchNorm{axes}d": _half_norm("Scale", "shift", "weight", axes) for axes in (1, 2)},
         "Gate": GATE,
     },
-    load='network.load_state_dict(torch.load("weights.pth"))',
+    load=(
+        "import torch; from model import ResNet\n"
+        "network = ResNet().eval()\n"
+        'network.load_state_dict(torch.load("weights.pth"))'
+    ),
 )

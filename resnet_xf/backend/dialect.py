@@ -24,7 +24,7 @@ class Dialect:
         gate: a text with ``{}`` for the children, as above: their output is multiplied by their input.
         identity: the expression of a layer that changes nothing.
         helpers: the source of classes and functions by their names; those that occur are written into the file.
-        load: the line that loads weights into ``network`` from the file ``{}``.
+        load: lines that make the network of ``model.py`` and load a file of weights.
     """
 
     title: str

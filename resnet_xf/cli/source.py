@@ -14,8 +14,7 @@ from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import BackendName, Prefix, check_outputs, option
 from resnet_xf.cli.printing import echo
 from resnet_xf.codegen.writer import source
-from resnet_xf.formats.files import read_checkpoint
-from resnet_xf.formats.identify import check_unambiguous, identify
+from resnet_xf.formats.load import read_network
 from resnet_xf.ladder.inputs import is_checkpoint
 from resnet_xf.support.files import atomic
 
@@ -38,10 +37,7 @@ def source_(
     """
     check_outputs(out)
     if is_checkpoint(network):
-        file = read_checkpoint(network, prefix)
-        identity = identify(file, plan(spec).spec if spec else None)
-        check_unambiguous(file, identity)
-        planned = identity.plan
+        planned = read_network(network, plan(spec).spec if spec else None, prefix).plan
     else:
         planned = plan(network)
     text = source(planned, backend)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from itertools import groupby
 from keyword import iskeyword
+from textwrap import indent
 
 from resnet_xf.architecture import nodes
 from resnet_xf.architecture.nodes import Children, Container, Node, Residual
@@ -69,7 +70,7 @@ class _Writer:
         return (
             f'"""{self.plan.spec.name} for {self.dialect.title}: {parameters:,} parameters.\n\n'
             f"Images ({sizes}) become outputs (N, {self.plan.outputs}). Written by resnet_xf {__version__}.\n\n"
-            f"    network = ResNet()\n    {self.dialect.load}\n"
+            f"{indent(self.dialect.load, '    ')}\n"
             '"""'
         )
 

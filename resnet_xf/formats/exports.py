@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, ResNetXFError, SpecError, WeightsError, one_line
 from resnet_xf.formats.description import Description, check_beside, write_beside
 from resnet_xf.formats.loads import timm_model
-from resnet_xf.support.files import atomic, temporary_folder
+from resnet_xf.support.files import atomic, new_folder
 
 BACKENDS = {".pt2": "torch", ".onnx": "onnx", "": "torch"}
 """By suffix, the backend that writes and runs the file. A folder for timm has none; PyTorch runs it."""
@@ -151,25 +151,14 @@ def _write_folder(
     config = timm_config(planned, description)
     if precision == "bfloat16":
         raise BackendError("a folder for timm is written by NumPy, which has no bfloat16; choose float16")
-    path = Path(os.path.abspath(path))
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise WeightsError(f"{path}: is there already; choose a new folder")
-    if not path.parent.is_dir():
-        raise WeightsError(f"{path}: there is no folder {path.parent}")
-    with temporary_folder(f".{path.name}.", path.parent) as place:
-        folder = place / "network"
-        folder.mkdir()
+    with new_folder(path, WeightsError) as folder:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         arrays = {name: array.astype(precision) for name, array in weights.items()}
         with atomic(folder / "model.safetensors") as temporary:
             save_file(arrays, temporary, metadata={"format": "pt"})
         runs = verify and is_installed("torch") and find_spec("timm") is not None
         images = _images(planned, description)
-        checks = _compare(planned, weights, folder, path, images, precision) if runs else ()
-        if path.exists():
-            path.rmdir()
-        folder.rename(path)
-    return checks
+        return _compare(planned, weights, folder, path, images, precision) if runs else ()
 
 
 def _images(planned: Plan, description: Description) -> Array:
@@ -195,19 +184,45 @@ def _compare(
         raise
     except Exception as error:  # each framework has errors of its own
         raise WeightsError(f"{path}: was written and does not run: {one_line(error)}") from error
-    name = "torch" if is_installed("torch") else writer.name
-    backend = get_backend(name)
+    ours = "torch" if is_installed("torch") else writer.name
+    return (compared(f"{path} in {BUILT_IN[writer.name].title}", outputs, ours, planned, weights, images, precision),)
+
+
+def compared(
+    title: str,
+    outputs: Sequence[Array],
+    ours: str,
+    planned: Plan,
+    weights: Mapping[str, Array],
+    images: Array,
+    precision: str,
+) -> Check:
+    """Compare outputs for all images, or for the first ones, with those of our network in float64.
+
+    Args:
+        title: of what gave the outputs.
+        outputs: any number of them.
+        ours: the backend that runs our network.
+        planned: our network.
+        weights: its arrays by name.
+        images: ``(N, C, H, W)``.
+        precision: of the outputs' arithmetic.
+
+    Raises:
+        WeightsError: if half of the digits of an output are wrong.
+    """
+    backend = get_backend(ours)
     network = backend.build(planned.root, "float64")
     backend.load(network, {name: array.astype(np.float64) for name, array in weights.items()})
     expected = backend.forward(network, images)
     difference = max(relative_error(output, expected[: len(output)]) for output in outputs)
-    check = Check(f"{path} in {BUILT_IN[writer.name].title}", f"ours on {name} in float64", difference, precision)
+    check = Check(title, f"ours on {ours} in float64", difference, precision)
     if not difference <= (bound := EPSILON[precision] ** 0.5):
         raise WeightsError(
             f"{check.ours} and {check.theirs} differ by {difference:.1e} of the largest output, where rounding to "
             f"{precision} explains {bound:.1g}; choose float32"
         )
-    return (check,)
+    return check
 
 
 def timm_config(planned: Plan, description: Description) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from resnet_xf.architecture.spec import Spec
 from resnet_xf.backend.contract import Backend
 from resnet_xf.backend.registry import build, features
 from resnet_xf.formats.files import read_checkpoint
-from resnet_xf.formats.identify import check_unambiguous, identify
+from resnet_xf.formats.identify import Identity, check_unambiguous, identify
 
 
 def load(
@@ -41,10 +41,16 @@ def load(
         SpecError: if ``out`` names no layer.
         BackendError: if no backend is installed.
     """
-    file = read_checkpoint(path, prefix)
-    identity = identify(file, spec)
-    check_unambiguous(file, identity)
+    identity = read_network(path, spec, prefix)
     weights = {name: array.astype(dtype) for name, array in identity.weights.items()}
     if out is not None:
         return features(identity.plan.spec, backend, out=out, weights=weights, dtype=dtype)
     return build(identity.plan, backend, weights=weights, dtype=dtype)
+
+
+def read_network(path: str | Path, spec: Spec | None = None, prefix: str | None = None) -> Identity:
+    """Read the network of a checkpoint and its weights; arguments and errors are those of :func:`load`."""
+    file = read_checkpoint(path, prefix)
+    identity = identify(file, spec)
+    check_unambiguous(file, identity)
+    return identity

@@ -10,11 +10,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from resnet_xf.architecture.measures import EPSILON, relative_error
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array, Weights
-from resnet_xf.backend.contract import Exports, require
+from resnet_xf.backend.contract import Exports, WritesSource, require
 from resnet_xf.backend.registry import get_backend, how_to_install, is_installed
 from resnet_xf.codegen.writer import source as written_source
 from resnet_xf.data import sample_images
@@ -23,7 +22,7 @@ from resnet_xf.errors import WeightsError
 from resnet_xf.formats.convert import UNKNOWN, Conversion, convert, write_checkpoint
 from resnet_xf.formats.description import Description, path_beside
 from resnet_xf.formats.exported import running_exported
-from resnet_xf.formats.exports import Check, export
+from resnet_xf.formats.exports import Check, compared, export
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.gluon_symbol import symbol_path
 from resnet_xf.formats.identify import Identity, identify
@@ -31,7 +30,7 @@ from resnet_xf.ladder.capture.against import parity_against
 from resnet_xf.ladder.climb import parity
 from resnet_xf.ladder.report.html import write_html
 from resnet_xf.ladder.report.report import Level, Report
-from resnet_xf.support.files import temporary_folder
+from resnet_xf.support.files import new_folder
 from resnet_xf.support.optional import optional
 from resnet_xf.training.inference import Guess, Usage, most_likely, prepare
 
@@ -51,12 +50,6 @@ FILES = {
     SUMMARY: "this summary for programs",
 }
 """The files of the folder."""
-
-LOAD = f"""\
-import torch; from model import ResNet
-network = ResNet().eval()
-network.load_state_dict(torch.load("{STATE}"))"""
-"""How the result is used, inside the folder."""
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -97,7 +90,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     ladder_holds: bool
     proven: bool
     files: dict[str, str]
-    load: str = LOAD
+    load: str
     usage: Usage | None = None
     images: tuple[Compared, ...] = ()
     notes: tuple[str, ...] = ()
@@ -117,9 +110,7 @@ def migrate(
 ) -> Migration:
     """Write everything that a PyTorch service needs of a checkpoint into a new folder, and prove that nothing changed.
 
-    The folder gets the weights (``weights.safetensors``, ``weights.pth``), the network as source (``model.py``), as
-    PyTorch's and as ONNX's graph (``model.pt2``, ``model.onnx``), the preprocessing and class names, the parity report
-    and a summary. All is written into a temporary folder beside it, which is renamed at the end.
+    The folder gets what :data:`FILES` lists. It is written under another name and renamed at the end.
 
     Args:
         source: a file that :func:`resnet_xf.convert` reads. Its graph, ``-symbol.json``, should lie beside it.
@@ -140,14 +131,8 @@ def migrate(
     optional("jinja2", "the report is made by Jinja")
     get_backend("torch")
     source, out = Path(source), Path(out).absolute()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise WeightsError(f"{out}: is there already; choose a new folder")
-    if not out.parent.is_dir():
-        raise WeightsError(f"{out}: there is no folder {out.parent}; make it first")
     paths = [] if images is None else image_files(images) if isinstance(images, str | Path) else [*map(Path, images)]
-    with temporary_folder(f".{out.name}.", out.parent) as place:
-        folder = place / "network"
-        folder.mkdir()
+    with new_folder(out, WeightsError) as folder:
         on_step(0, STEPS, "reading the file, and comparing with the original")
         conversion = convert(source, folder / WEIGHTS, spec, prefix=prefix, keep_softmax=keep_softmax)
         original = identify(read_checkpoint(source, prefix), spec, keep_softmax=keep_softmax)
@@ -169,7 +154,7 @@ def migrate(
         command = shlex.join(["resnet-xf", "migrate", str(source), "--level", level, *options])
         write_html(msgspec.structs.replace(report, weights=origin, command=command), folder / REPORT)
         on_step(5, STEPS, "your images")
-        usage, compared = _compare_images(folder, original, paths)
+        usage, likeliest = _compare_images(folder, original, paths)
         result = Migration(
             source=str(source),
             folder=str(out),
@@ -181,14 +166,12 @@ def migrate(
             ladder_holds=report.holds,
             proven=proof is not None and report.holds,
             files={name: what for name, what in FILES.items() if (folder / name).exists() or name == SUMMARY},
+            load=require(get_backend("torch"), WritesSource).dialect.load,
             usage=usage,
-            images=compared,
+            images=likeliest,
             notes=tuple(notes),
         )
         (folder / SUMMARY).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
     return result
 
 
@@ -222,16 +205,11 @@ def _run_source(path: Path, planned: Plan, weights: Weights) -> Check:
     """Run the file of source that was written, and compare its network with ours in float64."""
     scope: dict[str, Any] = {"__name__": path.stem}
     exec(compile(path.read_text(encoding="utf-8"), path, "exec"), scope)
-    backend = get_backend("torch")
-    network, ours = scope["ResNet"](), backend.build(planned.root, "float64")
+    backend, network = get_backend("torch"), scope["ResNet"]()
     backend.load(network, {name: array.astype(np.float32) for name, array in weights.items()})
-    backend.load(ours, {name: array.astype(np.float64) for name, array in weights.items()})
     images = sample_images(planned.spec.in_channels, planned.spec.image_size)[:2]
-    error = relative_error(backend.forward(network, images), backend.forward(ours, images))
-    check = Check(f"{path} in PyTorch", "ours on torch in float64", error, "float32")
-    if not error <= (bound := EPSILON["float32"] ** 0.5):
-        raise WeightsError(f"{path.name}: differs from our network by {error:.1e}; rounding explains {bound:.1g}")
-    return check
+    outputs = [backend.forward(network, images)]
+    return compared(f"{path} in PyTorch", outputs, "torch", planned, weights, images, "float32")
 
 
 def _report(original: Identity, weights: Path, against: str | Path | None, level: Level) -> Report:

@@ -181,6 +181,32 @@ def temporary_folder(prefix: str = "resnet-xf-", place: str | Path | None = None
 
 
 @contextmanager
+def new_folder(path: str | Path, error: type[ResNetXFError]) -> Iterator[Path]:
+    """Give a temporary folder, which becomes ``path`` if the block succeeds and is removed if it fails.
+
+    A link is followed. An OSError in the block becomes ``error``.
+
+    Raises:
+        ResNetXFError: ``error``, if ``path`` is no empty folder, is in no folder, or cannot be written.
+    """
+    path = Path(path).resolve()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise error(f"{path}: is there already; choose a new folder")
+    if not path.parent.is_dir():
+        raise error(f"{path}: there is no folder {path.parent}; make it first")
+    try:
+        with temporary_folder(f".{path.name}.", path.parent) as place:
+            inside = place / path.name
+            inside.mkdir()
+            yield inside
+            if path.exists():
+                path.rmdir()
+            inside.rename(path)
+    except OSError as problem:
+        raise error(f"{path}: cannot be written: {problem.strerror or problem}") from None
+
+
+@contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Create a run's folder if need be, and keep other processes out of it. The lock ends with the process.
 

@@ -18,7 +18,7 @@ from resnet_xf.ladder.short_run import TrainingStep, curve_run, lockstep_run
 from resnet_xf.ladder.sides.live import Live
 from resnet_xf.ladder.subject import Subject, outline_of
 from resnet_xf.support.environment import environment
-from resnet_xf.support.files import temporary_folder
+from resnet_xf.support.files import new_folder
 
 INPUTS = "inputs"
 """The key of :class:`Inputs`."""
@@ -67,30 +67,23 @@ def record(
         EvidenceError: if the folder holds anything, or cannot be written.
     """
     folder = folder.resolve()  # a link is followed, not replaced
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise EvidenceError(f"{folder}: is there already; choose another folder by --out")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(f".{folder.name}.", folder.parent) as temporary:
-            inside = temporary / "capture"
-            inside.mkdir()
-            writer = Writer(inside)
-            writer.save(INPUTS, _inputs_of(live.subject, level))
-            live.save = writer.save
-            for rung in rungs:
-                if not any(map(live.cannot, rung.needs)):
-                    live.tell = partial(tell, rung.name)
-                    live.tell(0.0)
-                    rung.measure(live.subject, live)
-                    if rung.level != "quick":
-                        live.release()
-            manifest = _manifest_of(live, level, origins, precisions, writer.evidence)
-            write_manifest(inside, manifest)
-            if folder.exists():
-                folder.rmdir()
-            inside.rename(folder)
     except OSError as error:
         raise EvidenceError(f"{folder}: cannot be written: {error.strerror}") from None
+    with new_folder(folder, EvidenceError) as inside:
+        writer = Writer(inside)
+        writer.save(INPUTS, _inputs_of(live.subject, level))
+        live.save = writer.save
+        for rung in rungs:
+            if not any(map(live.cannot, rung.needs)):
+                live.tell = partial(tell, rung.name)
+                live.tell(0.0)
+                rung.measure(live.subject, live)
+                if rung.level != "quick":
+                    live.release()
+        manifest = _manifest_of(live, level, origins, precisions, writer.evidence)
+        write_manifest(inside, manifest)
     return manifest
 
 
