@@ -293,6 +293,8 @@ def test_cases_are_all_combinations_with_low_precision_in_the_fastest_preset_alo
     assert len(set(found)) == len(found)
     assert {one.preset for one in found if one.precision == "bfloat16"} == {"best"}
     assert found[0].image_size == TINY.image_size
+    low = cases(TINY, backends=("torch",), presets=("eager", "best"), precisions=("bfloat16", "float16"), threads=2)
+    assert len(low) == 4, "without float32 beside them, low precisions are measured in every preset"
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch) -> None:
@@ -407,7 +409,8 @@ def test_the_machine_is_described(monkeypatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert not any(name.startswith("gpu") for name in hardware())
     assert backend_variables("mxnet", "tuned") == backend_variables("jax", "best") == {}
-    assert "MXNET_CUDNN_AUTOTUNE_DEFAULT" in backend_variables("mxnet", "best")
+    for preset in ("best", "max"):
+        assert "MXNET_CUDNN_AUTOTUNE_DEFAULT" in backend_variables("mxnet", preset)
 
 
 def test_the_command(command, tmp_path) -> None:

@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from resnet_xf.architecture.weights import Array
-from resnet_xf.backend.fast import FastTask, no_gradients
+from resnet_xf.backend.fast import COMPILED, FastTask, no_gradients
 from resnet_xf.errors import BackendError
 from resnet_xf_mxnet.arrays import as_kind, kind, ndarray
 from resnet_xf_mxnet.learner import STATIC, device_name, find_device, in_low, line_of
@@ -43,7 +43,7 @@ class MxnetFast:
                 network.hybridize(**STATIC)
                 steps.append("hybridized with static memory")
             zeros = mx.nd.zeros(task.shape, ctx=self._context, dtype=self._dtype)
-            if on_cpu and task.preset == "best" and task.precision == "float32":
+            if on_cpu and task.preset in COMPILED and task.precision == "float32":
                 network.optimize_for(zeros, backend="MKLDNN", **STATIC)
                 steps.append("fused by oneDNN")
             self._run = network

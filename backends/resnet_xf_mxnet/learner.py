@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.backend.fast import COMPILED
 from resnet_xf.backend.learner import Outcome, Task, device_number
 from resnet_xf.backend.workers import Role, free_port, threads_each
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
@@ -62,7 +63,7 @@ class MxnetLearner:
         else:
             self._network.initialize(ctx=self._context)
         self._network.cast(self._dtype)
-        plain_mean = self.device == "cpu" and task.preset == "best" and not native
+        plain_mean = self.device == "cpu" and task.preset in COMPILED and not native
         for _, block in named_blocks(self._network):
             if plain_mean and isinstance(block, mx.gluon.nn.GlobalAvgPool2D):
                 block.hybrid_forward = _global_mean

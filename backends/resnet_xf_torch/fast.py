@@ -12,16 +12,18 @@ import torch
 from torch import nn
 
 from resnet_xf.architecture.weights import Array, plain
-from resnet_xf.backend.fast import FastTask, no_gradients
+from resnet_xf.backend.fast import COMPILED, FastTask, no_gradients
 from resnet_xf.errors import BackendError, one_line
 from resnet_xf.support.optional import optional
 from resnet_xf_torch.learner import find_device, products_in_tf32
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "cpu": {"freezing": True},
-    "cuda": {"freezing": True, "max_autotune": True, "triton.cudagraphs": True},
+OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
+    ("cpu", "best"): {"freezing": True},
+    ("cpu", "max"): {"freezing": True},
+    ("cuda", "best"): {"freezing": True},
+    ("cuda", "max"): {"freezing": True, "max_autotune": True, "triton.cudagraphs": True},
 }
-"""Options of ``torch.compile``, by type of device."""
+"""Options of ``torch.compile``, by type of device and preset."""
 
 LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,7 +37,7 @@ class TorchFast:
             raise BackendError(
                 f"torch has no {task.precision} that is fast on a CPU; choose float32, bfloat16 or int8, or a GPU"
             )
-        if task.precision == "int8" and (place.type != "cpu" or task.preset != "best"):
+        if task.precision == "int8" and (place.type != "cpu" or task.preset not in COMPILED):
             raise BackendError("torch computes in int8 where it compiles for a CPU alone; choose bfloat16")
         self.device, self._place, self._batch = str(place), place, task.shape[0]
         self._dtype = LOW.get(task.precision, torch.float32)
@@ -45,17 +47,20 @@ class TorchFast:
         steps = ["channels_last"] if task.preset != "eager" else []
         if task.precision != "float32":
             steps.append(task.precision)
-        if task.preset == "best":
+        compiles = task.preset in COMPILED
+        if compiles:
             steps.append("compiled with frozen weights")
+        if OPTIONS.get((place.type, task.preset), {}).get("max_autotune"):
+            steps.append("kernels chosen by trying")
         self.steps = tuple(steps)
         try:
             network = network.to(place, self._dtype).to(memory_format=self._layout)
             if task.precision == "int8":
                 network = _in_int8(network, task)
             self._run: Any = network
-            if task.preset == "best":
-                self._run = torch.compile(network, dynamic=False, options=OPTIONS[place.type])
-            with _compiling() if task.preset == "best" else nullcontext():
+            if compiles:
+                self._run = torch.compile(network, dynamic=False, options=OPTIONS[place.type, task.preset])
+            with _compiling() if compiles else nullcontext():
                 self(torch.zeros(task.shape, device=place))
         except BackendError:
             raise

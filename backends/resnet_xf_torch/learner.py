@@ -16,12 +16,16 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resnet_xf.architecture.weights import Array, Weights, plain
+from resnet_xf.backend.fast import COMPILED
 from resnet_xf.backend.learner import Outcome, Task, device_number
 from resnet_xf.backend.workers import Role, free_port, threads_each
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
 from resnet_xf.training.recipe import rounded
 from resnet_xf_torch import builder
 from resnet_xf_torch.arrays import numpy_copies, weights_of
+
+MODES = {"best": "default", "max": "max-autotune"}
+"""Modes of ``torch.compile`` for training, by preset."""
 
 
 class SGD(torch.optim.SGD):
@@ -62,9 +66,9 @@ class TorchLearner:
             [{"params": params, "weight_decay": decay} for params, decay in groups if params],
             momentum=task.momentum,
             nesterov=task.nesterov,
-            fused=True if task.preset == "best" else None,
+            fused=True if task.preset in COMPILED else None,
         )
-        if task.preset == "best" and task.momentum:
+        if task.preset in COMPILED and task.momentum:
             # If float16's loss scale skips the first step, fused SGD would leave these buffers uninitialized.
             for param in self._params.values():
                 self._optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param, requires_grad=False)
@@ -78,13 +82,13 @@ class TorchLearner:
         steps = {
             "channels_last": task.preset != "eager",
             task.precision: task.precision != "float32",
-            "fused SGD": task.preset == "best",
+            "fused SGD": task.preset in COMPILED,
             # Measured: on a CPU, compiled training is no faster.
-            "compiled": task.preset == "best" and place.type == "cuda",
+            "compiled": task.preset in COMPILED and place.type == "cuda",
         }
         self.steps = tuple(name for name, done in steps.items() if done)
         if steps["compiled"]:
-            self._run = torch.compile(self._run, dynamic=False, mode="max-autotune")
+            self._run = torch.compile(self._run, dynamic=False, mode=MODES[task.preset])
 
     def _join(self, timeout: float) -> DistributedDataParallel:
         """Join the process group that ``torchrun``'s variables describe."""

@@ -15,9 +15,13 @@ PRECISIONS = ("float32", "bfloat16", "float16", "tf32", "int8")
 PRESETS = {
     "eager": "the framework's default settings",
     "tuned": "its own fast layout or graph, at no cost in time: PyTorch's channels_last, Gluon's static hybridize",
-    "best": "the fastest: compiled or fused, which takes some seconds at the start",
+    "best": "compiled or fused, which takes some seconds at the start",
+    "max": "as best, and kernels are chosen by trying many, which takes minutes; only PyTorch on a GPU has more to try",
 }
 """How much is done for a network's speed."""
+
+COMPILED = ("best", "max")
+"""The presets that fold norms into convolutions, fuse layers, and compile."""
 
 
 @dataclass(frozen=True, slots=True)

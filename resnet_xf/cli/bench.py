@@ -48,7 +48,7 @@ def bench(
     backend: Annotated[str | None, option("By comma: torch, mxnet.", default="all installed ones")] = None,
     mode: Annotated[str, option("By comma: infer, train.")] = "infer",
     precision: Annotated[
-        str, option(f"By comma: {', '.join(PRECISIONS)}; low precision only in the last preset.")
+        str, option(f"By comma: {', '.join(PRECISIONS)}; beside float32, low ones only in the last preset.")
     ] = "float32",
     preset: Annotated[
         str, option("By comma: " + "; ".join(f"{name}: {what}" for name, what in PRESETS.items()) + ".")

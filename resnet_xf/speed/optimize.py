@@ -16,7 +16,7 @@ from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.weights import Array, draw_weights, plain, require_memory, without_counters
 from resnet_xf.backend.contract import Backend, Optimizes, require
-from resnet_xf.backend.fast import PRECISIONS, PRESETS, Fast, FastTask, no_gradients
+from resnet_xf.backend.fast import COMPILED, PRECISIONS, PRESETS, Fast, FastTask, no_gradients
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, ShapeError
@@ -103,7 +103,8 @@ def optimize(
         batch: the batch size it is tuned for; more images are computed in several batches, the last one filled up.
         image_size: height and width; if None, those of ``calibration``, else of the spec.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        preset: ``best``, whose compilers take seconds to a minute; ``tuned`` or ``eager``, which need none
+        preset: ``best``, whose compilers take seconds to a minute; ``max``, which tries many kernels on a GPU and
+            takes minutes; ``tuned`` or ``eager``, which compile nothing
             (:data:`resnet_xf.backend.fast.PRESETS`).
         calibration: normalised real images ``(N, C, H, W)``, similar to those that will be shown. They set the ranges
             of int8 and measure the error; scikit-learn's photographs or digits if None.
@@ -143,7 +144,7 @@ def native_of(
     backend: Backend, planned: Plan, weights: Mapping[str, Array], preset: str
 ) -> tuple[Any, tuple[str, ...]]:
     """Build the native float32 network for a preset; return it, and what was done to the plan before: folded norms."""
-    folds = preset == "best"
+    folds = preset in COMPILED
     node, arrays = fold_norms(planned.root, weights) if folds else (planned.root, weights)
     native = backend.build(node)
     backend.load(native, {name: array.astype(np.float32, copy=False) for name, array in arrays.items()})

@@ -85,9 +85,10 @@ def cases(
 ) -> list[Case]:
     """Every combination of the arguments as a case. Peers come first, so that the others are compared with them.
 
-    float32 and tf32 are combined with every preset, lower precisions with the fastest of the presets alone. ``fields``
-    are the same in all cases: ``threads``, ``batch``, ``device`` and ``seed`` of :class:`Case`.
+    float32 and tf32 are combined with every preset, lower precisions beside them with the fastest preset alone.
+    ``fields`` are the same in all cases: ``threads``, ``batch``, ``device`` and ``seed`` of :class:`Case`.
     """
+    full = {"float32", "tf32"}.intersection(precisions) or precisions
     fastest = max(presets, key=list(PRESETS).index)
     sources = [(peer, PEERS[peer]) for peer in peers] + [(OURS, backend) for backend in backends]
     return [
@@ -105,5 +106,5 @@ def cases(
         for library, backend in sources
         for precision in precisions
         for preset in presets
-        if precision in ("float32", "tf32") or preset == fastest
+        if precision in full or preset == fastest
     ]

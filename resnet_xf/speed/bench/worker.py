@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias, TypeVar
 import msgspec
 import numpy as np
 
+from resnet_xf.backend.fast import COMPILED
 from resnet_xf.backend.registry import BUILT_IN
 from resnet_xf.errors import BenchError, ResNetXFError, one_line
 from resnet_xf.speed.bench.case import Case
@@ -124,8 +125,8 @@ class Worker:
 
 
 def backend_variables(backend: str, preset: str) -> dict[str, str]:
-    """The environment variables that make a backend fast, for the preset ``best``; none for other presets."""
-    return dict(BUILT_IN[backend].variables) if preset == "best" and backend in BUILT_IN else {}
+    """The environment variables that make a backend fast, for the presets that compile; none for others."""
+    return dict(BUILT_IN[backend].variables) if preset in COMPILED and backend in BUILT_IN else {}
 
 
 def main() -> None:
