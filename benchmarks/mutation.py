@@ -45,25 +45,43 @@ OWN = {
     "architecture/rewrite": "rewrite",
     "architecture/nodes": "nodes plan trace weights rewrite",
     "architecture/windows": "windows nodes",
+    "architecture/explicit": "explicit graph",
+    "architecture/pruned": "explicit graph",
     "training/recipe": "recipe checkpoint",
     "training/checkpoint": "checkpoint",
     "data/batches": "batches data datasets",
     "data/datasets": "datasets data description",
     "data/fetch": "datasets",
+    "data/folders": "datasets",
     "data/images": "data datasets batches",
+    "data/lists": "datasets",
     "data/published": "datasets",
     "data/randomness": "batches data",
+    "data/recordio": "recordio",
     "data/splits": "datasets data batches",
     "data/transform": "batches data datasets description",
-    "formats/convert": "formats description",
+    "formats/assume": "assume",
+    "formats/convert": "formats description identify",
+    "formats/converters": "graph explicit gluon_symbol",
     "formats/description": "description",
     "formats/exported": "gluon_symbol",
+    "formats/exports": "exports",
+    "formats/families": "families identify",
     "formats/files": "formats description files hostile_files",
     "formats/gluon_params": "formats hostile_files",
     "formats/gluon_symbol": "gluon_symbol formats",
-    "formats/identify": "formats",
+    "formats/graph": "graph",
+    "formats/identify": "identify formats",
     "formats/inspect": "formats description",
-    "formats/layouts": "formats",
+    "formats/layouts": "formats families",
+    "formats/load": "loads",
+    "formats/loads": "loads",
+    "formats/matching": "families identify",
+    "formats/operators": "graph gluon_symbol",
+    "formats/recognise": "graph backbone",
+    "formats/refusal": "identify backbone",
+    "formats/settle": "identify assume",
+    "formats/steps": "graph assume",
     "ladder/accuracy/equivalence": "equivalence",
 }
 """The modules that are changed, each with its own tests."""
@@ -74,8 +92,8 @@ SLOW = (
 )  # fmt: skip
 """Tests that are not run here, since they take over 10 s each."""
 
-SECONDS = 60.0
-"""A mutant that runs for so much longer than its tests take counts as caught."""
+MAPPING = 3600.0
+"""The most seconds that a test file may take while its lines are traced."""
 
 
 class Mutant(NamedTuple):
@@ -295,7 +313,7 @@ class Map:
             if not save.exists():
                 print(f"mapping {file}", file=sys.stderr, flush=True)
                 began = time.monotonic()
-                in_fork(tree, [file], 900, save)
+                in_fork(tree, [file], MAPPING, save)
                 print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
             data = json.loads(save.read_text())
             self.seconds |= data["seconds"]
@@ -324,7 +342,7 @@ class Map:
                 yield [file, *(f"--deselect={test}" for test in self.failed)]
 
 
-def run(mutant: Mutant, tree: Path, known: Map) -> str:
+def run(mutant: Mutant, tree: Path, known: Map, patience: float) -> str:
     """``caught``, ``time`` (caught by the limit) or ``survived``."""
     path = tree / "resnet_xf" / f"{mutant.module}.py"
     sound, stat = path.read_bytes(), path.stat()
@@ -333,7 +351,7 @@ def run(mutant: Mutant, tree: Path, known: Map) -> str:
     try:
         for tests in known.order(mutant):
             name = tests[0].partition("::")[0].removeprefix("tests/test_").removesuffix(".py")
-            outcome = in_fork(tree, tests, SECONDS + 3 * known.files[name])
+            outcome = in_fork(tree, tests, patience + 3 * known.files[name])
             if outcome != "passed":
                 return "caught" if outcome == "failed" else "time"
         return "survived"
@@ -392,6 +410,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, default=300, help="mutants")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--patience", type=float, default=60, help="seconds beyond its tests' own after which a mutant counts as caught"
+    )
     parser.add_argument("--only", default="", help="modules whose names begin so (a regular expression)")
     parser.add_argument("--again", action="store_true", help="run the last result's survivors alone")
     parser.add_argument("--cache", type=Path, help="keep the map of lines here, and use it if it is there")
@@ -452,7 +473,7 @@ def measure(chosen: list[Mutant], results: list[dict[str, Any]], folder: Path, o
         chosen = [mutant for mutant in chosen if (mutant.key, mutant.line) not in keys]
     for number, mutant in enumerate(chosen, 1):
         began = time.monotonic()
-        outcome = run(mutant, tree, known)
+        outcome = run(mutant, tree, known, options.patience)
         results.append({"module": mutant.module, "line": mutant.line, "key": mutant.key, "outcome": outcome})
         if done is not None:
             done.write_text(json.dumps(results))
