@@ -1,4 +1,4 @@
-"""The fastest inference with PyTorch: channels_last, low precision, ``torch.compile`` with frozen weights."""
+"""The fastest inference with PyTorch: channels_last, low precision, fused layers, ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from resnet_xf.architecture.weights import Array, plain
 from resnet_xf.backend.fast import COMPILED, FastTask, no_gradients
 from resnet_xf.errors import BackendError, one_line
 from resnet_xf.support.optional import optional
+from resnet_xf_torch.fused import with_fused_convolutions, with_wide_stem
 from resnet_xf_torch.learner import find_device, products_in_tf32
 
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("cpu", "best"): {"freezing": True},
     ("cpu", "max"): {"freezing": True},
-    ("cuda", "best"): {"freezing": True},
+    ("cuda", "best"): {"freezing": True, "triton.cudagraphs": True},
     ("cuda", "max"): {"freezing": True, "max_autotune": True, "triton.cudagraphs": True},
 }
 """Options of ``torch.compile``, by type of device and preset."""
@@ -48,6 +49,8 @@ class TorchFast:
         if task.precision != "float32":
             steps.append(task.precision)
         compiles = task.preset in COMPILED
+        if compiles and place.type == "cuda" and task.precision in LOW:
+            steps += _for_tensor_cores(network)
         if compiles:
             steps.append("compiled with frozen weights")
         if OPTIONS.get((place.type, task.preset), {}).get("max_autotune"):
@@ -106,6 +109,15 @@ def _compiling() -> Iterator[None]:
     with inductor.patch(freezing=True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)
         yield
+
+
+def _for_tensor_cores(network: nn.Module) -> list[str]:
+    """Change the network for a GPU's low precision; return what was done."""
+    done = {
+        "stem on 2×2 pixels": with_wide_stem(network),
+        "convolutions fused with sums and ReLUs": with_fused_convolutions(network),
+    }
+    return [name for name, changed in done.items() if changed]
 
 
 def _in_int8(network: nn.Module, task: FastTask) -> nn.Module:
