@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
+import numpy as np
+
 from resnet_xf.architecture.nodes import join
 from resnet_xf.architecture.weights import Array, plain
+from resnet_xf.data.pixels import Pixels
 from resnet_xf.formats.layouts import GLUON_WORDS
 from resnet_xf_mxnet.numpy_compat import mx
 
@@ -52,6 +55,15 @@ def ndarray(array: Array, dtype: Any, context: Any) -> Any:
     result = module.empty(array.shape, ctx=context, dtype=dtype)
     result[:] = plain(array)
     return result
+
+
+def on_device(pixels: Pixels, context: Any) -> Any:
+    """Return the input tensor of a batch, equal to ``np.asarray(pixels)``. Bytes are sent, and looked up there."""
+    images, table = pixels.images(), pixels.normalisation.table
+    places = ndarray(images, "uint8", context).astype("int32")
+    places = places + ndarray(np.arange(0, table.size, 256), "int32", context)
+    values = ndarray(table.ravel(), "float32", context).take(places)
+    return values.transpose((0, 3, 1, 2))
 
 
 @contextmanager

@@ -18,10 +18,11 @@ from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.fast import COMPILED
 from resnet_xf.backend.learner import Outcome, Task, device_number
 from resnet_xf.backend.workers import Role, free_port, threads_each
+from resnet_xf.data.pixels import Pixels
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
 from resnet_xf.support.parent import report_failure
 from resnet_xf_mxnet import builder
-from resnet_xf_mxnet.arrays import in_kind_of, named_blocks, ndarray, weights_of
+from resnet_xf_mxnet.arrays import in_kind_of, named_blocks, ndarray, on_device, weights_of
 from resnet_xf_mxnet.cuda import gpus, how_to_install, no_code_for
 from resnet_xf_mxnet.numpy_compat import mx
 from resnet_xf_mxnet.scaling import LossScaling
@@ -123,7 +124,11 @@ class MxnetLearner:
 
     @_in_own_kind
     def put(self, images: Any) -> Any:
-        return images if isinstance(images, nd.NDArray) else ndarray(images, self._dtype, self._context)
+        if isinstance(images, nd.NDArray):
+            return images
+        if isinstance(images, Pixels) and self.device != "cpu":
+            return on_device(images, self._context).astype(self._dtype, copy=False)
+        return ndarray(np.asarray(images), self._dtype, self._context)
 
     @_in_own_kind
     def step(self, images: Any, targets: Array, rate: float) -> Outcome:
@@ -166,9 +171,9 @@ class MxnetLearner:
         weight -= gradient * rate
 
     @_in_own_kind
-    def outputs(self, images: Array) -> Array:
+    def outputs(self, images: Array | Pixels) -> Array:
         with self._errors_in_one_line(), mx.autograd.pause(train_mode=False):
-            outputs: Array = self._network(ndarray(images, self._dtype, self._context)).asnumpy()
+            outputs: Array = self._network(self.put(images)).asnumpy()
         return outputs
 
     def dump(self) -> tuple[Weights, Weights]:

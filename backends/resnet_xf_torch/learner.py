@@ -19,10 +19,12 @@ from resnet_xf.architecture.weights import Array, Weights, plain
 from resnet_xf.backend.fast import COMPILED
 from resnet_xf.backend.learner import Outcome, Task, device_number
 from resnet_xf.backend.workers import Role, free_port, threads_each
+from resnet_xf.data.pixels import Pixels
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
 from resnet_xf.training.recipe import rounded
 from resnet_xf_torch import builder
 from resnet_xf_torch.arrays import numpy_copies, weights_of
+from resnet_xf_torch.pixels import DevicePixels
 
 MODES = {"best": "default", "max": "max-autotune"}
 """Modes of ``torch.compile`` for training, by preset."""
@@ -76,6 +78,7 @@ class TorchLearner:
         self._autocast = torch.autocast(place.type, low, enabled=mixed)
         self._tf32 = task.precision == "tf32"
         self._copies: Any = torch.cuda.Stream(place) if place.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._pixels = DevicePixels(self._send, place) if place.type == "cuda" else None
         self._scaler = torch.amp.GradScaler(place.type, enabled=task.precision == "float16")
         self._distributed = self._join(task.timeout) if self.workers > 1 else None
         self._run: Any = self._distributed or self._network
@@ -119,7 +122,11 @@ class TorchLearner:
         """Return a tensor on the device, in its memory format. A copy to a GPU overlaps with computation."""
         if isinstance(images, torch.Tensor):
             return images
-        return self._send(images).to(self._dtype, memory_format=self._layout)
+        if self._pixels is not None and isinstance(images, Pixels):
+            tensor = self._pixels(images)
+        else:
+            tensor = self._send(np.asarray(images))
+        return tensor.to(self._dtype, memory_format=self._layout)
 
     def _send(self, array: Array) -> torch.Tensor:
         """Copy an array to the device; to a GPU from pinned memory, in a stream of its own."""
@@ -173,10 +180,12 @@ class TorchLearner:
         with self._errors_in_one_line():
             return loss.item(), outputs.to(self._dtype).numpy()
 
-    def outputs(self, images: Array) -> Array:
+    def outputs(self, images: Array | Pixels) -> Array:
         self._network.eval()
-        with self._errors_in_one_line(), torch.inference_mode(), self._autocast:
-            outputs: Array = self._network(self.put(images)).to("cpu", self._dtype).numpy()
+        with self._errors_in_one_line():
+            x = self.put(images)
+            with torch.inference_mode(), self._autocast:
+                outputs: Array = self._network(x).to("cpu", self._dtype).numpy()
         return outputs
 
     def dump(self) -> tuple[Weights, Weights]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.data.pixels import Pixels
 from resnet_xf.errors import BackendError
 
 TIMEOUT = 600.0
@@ -57,21 +58,25 @@ class Learner(Protocol):
     steps: tuple[str, ...]
     """What was done for speed, for example ``channels_last``."""
 
-    def put(self, images: Array) -> Any:
-        """Start to copy images to the device, and return them for :meth:`step`."""
+    def put(self, images: Array | Pixels) -> Any:
+        """Start to copy images to the device, and return them for :meth:`step`.
+
+        The input tensor of :class:`resnet_xf.data.Pixels` is ``np.asarray(images)``, or the same made on the device.
+        """
         ...
 
     def step(self, images: Any, targets: Array, rate: float) -> Outcome:
         """Take one step of SGD on the loss −Σ log-softmax(outputs) · targets, summed over all workers.
 
         Args:
-            images: ``(N, C, H, W)``, float32: this worker's part of the batch, an array or the result of :meth:`put`.
+            images: ``(N, C, H, W)``, float32: this worker's part of the batch, as an array, as
+                :class:`resnet_xf.data.Pixels` or as the result of :meth:`put`.
             targets: ``(N, classes)``, see :func:`resnet_xf.training.recipe.targets`.
             rate: the learning rate, rounded to float32.
         """
         ...
 
-    def outputs(self, images: Array) -> Array:
+    def outputs(self, images: Array | Pixels) -> Array:
         """Return the network's outputs in inference mode, ``(N, classes)``, float32 or float64."""
         ...
 

@@ -77,6 +77,15 @@ Mean = Annotated[
     Any, option("Mean of pixels of 0 to 1, for all or each channel.", default=CHECKPOINTS_OWN, parser=_channels)
 ]
 Std = Annotated[Any, option("Deviation of pixels, likewise.", default=CHECKPOINTS_OWN, parser=_channels)]
+MaxMemory = Annotated[
+    int | None,
+    option(
+        "Memory for images that are kept, as 500M or 2G.",
+        default="a quarter of the free memory",
+        metavar="SIZE",
+        parser=options.read_bytes,
+    ),
+]
 ImageSize = Annotated[options.Size | None, size_option(CHECKPOINTS_OWN)]
 Classes = Annotated[
     str | None,
@@ -107,6 +116,7 @@ def train_(
     ] = None,
     keep: Annotated[int, option("Number of checkpoints to keep.", min=1)] = 3,
     timeout: Annotated[float, option("Seconds to wait for other workers.", min=1)] = TIMEOUT,
+    max_memory: MaxMemory = None,
     epochs: Annotated[int | None, option("Number of epochs; with --resume, in all.", default=RECIPES_OWN)] = None,
     batch_size: Annotated[int | None, option("Images per step, of all workers together.", default=RECIPES_OWN)] = None,
     lr: Annotated[float | None, option("Peak learning rate.", default=RECIPES_OWN)] = None,
@@ -128,12 +138,15 @@ def train_(
         raise TrainingError("--workers starts processes itself; leave it out under torchrun or DMLC_ variables")
     sizes = not_none(in_channels=in_channels, num_classes=num_classes)
     changes = not_none(batch_size=batch_size, seed=seed, precision=precision, image_size=image_size)
-    settings = not_none(device=device, preset=preset, data_dir=data_dir, keep=keep, timeout=timeout)
+    settings = not_none(
+        device=device, preset=preset, data_dir=data_dir, keep=keep, timeout=timeout, max_memory=max_memory
+    )
     if resume is not None:
         if sizes or changes or new_head or not_none(lr=lr, recipe=recipe, out=out, weights=weights, limit=limit):
             raise CheckpointError(
                 f"{resume}: a run resumes with its own settings; with --resume give only --backend, --device, "
-                "--preset, --workers, --keep, --timeout, --data-dir, --epochs, and --dataset if its files have moved"
+                "--preset, --workers, --keep, --timeout, --max-memory, --data-dir, --epochs, and --dataset if its "
+                "files have moved"
             )
         out = resume
         training = runs.prepare_resume(resume, spec, backend=backend, dataset=dataset, epochs=epochs, **settings)

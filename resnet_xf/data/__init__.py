@@ -12,6 +12,8 @@ from resnet_xf.data.images import (
     photographs,
     sample_images,
 )
+from resnet_xf.data.kept import Kept, keep, kept_memory
+from resnet_xf.data.pixels import Normalisation, Pixels
 from resnet_xf.data.randomness import DRAWS, draws, order, share
 from resnet_xf.data.splits import ArraySplit, Dataset, FileSplit, Split
 from resnet_xf.data.transform import Crop, Transform
@@ -29,11 +31,16 @@ __all__ = [
     "Dataset",
     "FileSplit",
     "Images",
+    "Kept",
+    "Normalisation",
+    "Pixels",
     "Size",
     "Split",
     "Transform",
     "digits",
     "draws",
+    "keep",
+    "kept_memory",
     "load_dataset",
     "order",
     "photographs",

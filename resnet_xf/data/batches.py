@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_xf.data.kept import Kept
+from resnet_xf.data.pixels import Pixels
 from resnet_xf.data.randomness import draws, order, share
 from resnet_xf.data.splits import Split
 from resnet_xf.data.transform import Transform
 from resnet_xf.errors import DataError
+from resnet_xf.support.environment import processors
 
-MOST_THREADS = 4
-"""The largest number of threads, and of batches prepared ahead; each takes the memory of its float32 images."""
+CHUNK = 16
+"""Images that a thread prepares at a time. All threads work on the same batch, so that few batches are in memory."""
+
+AHEAD = 2
+"""Batches that are prepared ahead, or more if a batch has too few chunks for all threads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +33,21 @@ class Batch:
     Attributes:
         number: number of the batch in its epoch, from 0.
         indices: indices of the images in their split, ``(B,)`` int64.
-        images: ``(B, C, H, W)`` float32.
+        pixels: the images as bytes, for a learner.
         labels: ``(B,)`` int64.
         size: number of images in the whole batch, of all workers together; B may be 0 if it is small.
     """
 
     number: int
     indices: NDArray[np.int64]
-    images: NDArray[np.float32]
+    pixels: Pixels
     labels: NDArray[np.int64]
     size: int
+
+    @cached_property
+    def images(self) -> NDArray[np.float32]:
+        """The images as an input tensor, ``(B, C, H, W)`` float32."""
+        return np.asarray(self.pixels)
 
 
 @dataclass(eq=False)
@@ -59,7 +70,8 @@ class Batches:
         rank: number of this worker, from 0.
         workers: number of workers; each gets every ``workers``-th image of every batch.
         drop_last: whether to leave out a last batch that is smaller than the others.
-        threads: number of threads, and of batches prepared ahead; by default one per processor, at most 4.
+        threads: number of threads; by default one per processor.
+        kept: images of the split that are kept from epoch to epoch; None if there are none.
         total: number of batches in the epoch.
 
     Raises:
@@ -76,7 +88,8 @@ class Batches:
     rank: int = 0
     workers: int = 1
     drop_last: bool = False
-    threads: int = min(MOST_THREADS, os.cpu_count() or 1)
+    threads: int = field(default_factory=processors)
+    kept: Kept | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -97,26 +110,57 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         count = len(self.split)
         positions = np.arange(count, dtype=np.int64) if self.seed is None else order(self.seed, self.epoch, count)
-        waiting: deque[Future[Batch]] = deque()
+        if self.kept is not None and self.kept.complete():
+            yield from (self._begin(number, positions, None)[0] for number in range(self.first, self.total))
+            return
+        chunks = -(-self.batch_size // (CHUNK * self.workers))
+        ahead = max(AHEAD, -(-self.threads // chunks))
+        waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.threads, "batches") as pool:
             try:
                 for number in range(self.first, self.total):
-                    waiting.append(pool.submit(self._prepare, number, positions))
-                    if len(waiting) > self.threads:
-                        yield waiting.popleft().result()
+                    waiting.append(self._begin(number, positions, pool))
+                    if len(waiting) > ahead:
+                        yield _finished(*waiting.popleft())
                 while waiting:
-                    yield waiting.popleft().result()
+                    yield _finished(*waiting.popleft())
             finally:
-                for future in waiting:
-                    future.cancel()
+                for _, futures in waiting:
+                    for future in futures:
+                        future.cancel()
 
-    def _prepare(self, number: int, positions: NDArray[np.int64]) -> Batch:
+    def _begin(
+        self, number: int, positions: NDArray[np.int64], pool: ThreadPoolExecutor | None
+    ) -> tuple[Batch, list[Future[None]]]:
+        """Return a batch, and what its images wait for. Without a pool, all images are kept."""
         start = number * self.batch_size
         whole = positions[start : start + self.batch_size]
         indices = share(whole, self.rank, self.workers)
-        if self.seed is None:
-            images = self.transform.test(self.split, indices)
-        else:
+        random = None
+        if self.seed is not None:
             random = share(draws(self.seed, self.epoch, start, len(whole)), self.rank, self.workers)
-            images = self.transform.train(self.split, indices, random)
-        return Batch(number, indices, images, self.split.labels[indices], len(whole))
+        futures: list[Future[None]] = []
+        if self.kept is not None:
+            pixels = self.transform.pixels(self.kept.store, random, indices, fixed=pool is None)
+            missing = self.kept.missing(indices)
+            futures = [pool.submit(self.kept.fill, missing[part]) for part in _chunks(len(missing))] if pool else []
+        else:
+            store = np.empty((len(indices), *self.transform.size, self.transform.channels), np.uint8)
+            pixels = self.transform.pixels(store, random)
+
+            def fill(part: slice) -> None:
+                store[part] = self.transform.bytes(self.split, indices[part], None if random is None else random[part])
+
+            futures = [pool.submit(fill, part) for part in _chunks(len(indices))] if pool else []
+        return Batch(number, indices, pixels, self.split.labels[indices], len(whole)), futures
+
+
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
+
+
+def _finished(batch: Batch, futures: list[Future[None]]) -> Batch:
+    """Wait for a batch's images and return it."""
+    for future in futures:
+        future.result()
+    return batch

@@ -76,6 +76,36 @@ def resized(image: Image.Image, size: Size) -> Image.Image:
     return image.resize(size[::-1], Image.Resampling.BILINEAR)
 
 
+def all_resized(images: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Return images ``(N, H, W, C)`` at a height and width, equal to the bit to :func:`resized` of each."""
+    count, height, width, channels = images.shape
+    if (height, width) == size or not count:
+        return images.reshape(count, *size, channels)
+    if _resizes_across_first((height, width), size):
+        return _together(images, size)
+    return np.stack([np.asarray(resized(_image(image), size)).reshape(*size, channels) for image in images])
+
+
+def _together(images: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Resize all images across as one tall image, then down as one wide image: two calls of Pillow in place of N."""
+    (count, height, _, channels), (down, across) = images.shape, size
+    tall = resized(_image(images.reshape(count * height, -1, channels)), (count * height, across))
+    rows = np.asarray(tall).reshape(count, height, across * channels).swapaxes(0, 1)
+    wide = resized(_image(rows.reshape(height, -1, channels)), (down, count * across))
+    return np.ascontiguousarray(np.asarray(wide).reshape(down, count, -1).swapaxes(0, 1)).reshape(-1, *size, channels)
+
+
+@cache
+def _resizes_across_first(old: Size, new: Size) -> bool:
+    """Return whether Pillow resizes across, rounds to bytes, then resizes down. The order depends on the sizes."""
+    noise = np.random.default_rng(0).integers(0, 256, (1, *old, 1), np.uint8)
+    return np.array_equal(np.asarray(resized(_image(noise[0]), new)), _together(noise, new)[0, :, :, 0])
+
+
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
 def centre(image: Image.Image, size: Size) -> Image.Image:
     """Return the centre of an image at a height and width, after a resize to 8/7 of the size (256 for 224).
 

@@ -47,8 +47,8 @@ class Split(ABC):
     def take(self, indices: NDArray[np.int64]) -> Split:
         """Return a split of these images, in this order."""
 
-    def stack(self, indices: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
-        """Return a copy of these images, ``(B, H, W, C)``, if all are arrays of this shape ``(H, W, C)``; else None."""
+    def stack(self, indices: NDArray[np.int64], channels: int) -> NDArray[np.uint8] | None:
+        """Return a copy of these images, ``(B, H, W, C)``, if all are arrays of one size with C channels; else None."""
         return None
 
 
@@ -68,9 +68,9 @@ class ArraySplit(Split):
         """Return a split of copies of these images, in this order."""
         return ArraySplit(self.images[indices], self.labels[indices])
 
-    def stack(self, indices: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
-        """Return a copy of these images, ``(B, H, W, C)``, if they have this shape ``(H, W, C)``; else None."""
-        return self.images[indices] if self.images.shape[1:] == shape else None
+    def stack(self, indices: NDArray[np.int64], channels: int) -> NDArray[np.uint8] | None:
+        """Return a copy of these images, ``(B, H, W, C)``, if they have C channels; else None."""
+        return self.images[indices] if self.images.shape[3] == channels else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from math import exp, log, sqrt
 from typing import Literal, TypeAlias, get_args
 
@@ -11,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_xf.data.images import MODES, Size, centre, resized
+from resnet_xf.data.images import MODES, Size, all_resized, centre, resized
+from resnet_xf.data.pixels import Bytes, Normalisation, Pixels, cropped
 from resnet_xf.data.randomness import DRAWS
 from resnet_xf.data.splits import Split
 from resnet_xf.errors import DataError, refuse
 
 Crop: TypeAlias = Literal["resize", "centre", "padded", "random_resized"]
-Pixels: TypeAlias = NDArray[np.uint8]
 
 FRAMES: dict[Crop, Callable[[Image.Image, Size], Image.Image]] = {
     "resize": resized,
@@ -82,62 +83,76 @@ class Transform:
         Raises:
             DataError: if an image's file cannot be read.
         """
-        if self.crop == "random_resized":
-            images = (split.image(index, self.channels) for index in indices)
-            boxes = (image.crop(random_box(image.size, drawn)) for image, drawn in zip(images, draws, strict=True))
-            pixels = self._stacked((resized(box, self.size) for box in boxes), len(indices))
-        else:
-            pixels = self._framed(split, indices)
-        if self.crop == "padded":
-            pixels = shifted(pixels, self.padding, draws[:, PLACE])
-        if self.flip:
-            mirrored = draws[:, FLIP] < 0.5
-            pixels[mirrored] = pixels[mirrored, :, ::-1]
-        return self._normalised(pixels)
+        return np.asarray(self.pixels(self.bytes(split, indices, draws), draws))
 
     def test(self, split: Split, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return images for a test, ``(B, C, H, W)``, as :meth:`train` does, but nothing is random."""
-        return self._normalised(self._framed(split, indices))
+        return np.asarray(self.pixels(self.bytes(split, indices)))
 
     def one(self, image: Image.Image) -> NDArray[np.float32]:
         """Return one image for a test: ``(1, C, H, W)``."""
         framed = FRAMES[self.crop](image.convert(MODES[self.channels]), self.size)
-        return self._normalised(self._stacked([framed], 1))
+        return np.asarray(self.pixels(self._stacked([framed], 1)))
 
-    def _framed(self, split: Split, indices: NDArray[np.int64]) -> Pixels:
+    def bytes(self, split: Split, indices: NDArray[np.int64], draws: NDArray[np.float64] | None = None) -> Bytes:
+        """Return images at the transform's size, ``(B, H, W, C)``; random boxes of them if that is the crop.
+
+        Shifts and mirroring are not done yet, see :meth:`pixels`. Without ``draws``, images are as for a test. The
+        result is new memory. Raises DataError if an image's file cannot be read.
+        """
         frame = FRAMES[self.crop]
-        if frame is resized and (pixels := split.stack(indices, (*self.size, self.channels))) is not None:
-            return pixels
-        return self._stacked((frame(split.image(index, self.channels), self.size) for index in indices), len(indices))
+        images = (split.image(index, self.channels) for index in indices)
+        if self.crop == "random_resized" and draws is not None:
+            boxes = (image.crop(random_box(image.size, drawn)) for image, drawn in zip(images, draws, strict=True))
+            return self._stacked((resized(box, self.size) for box in boxes), len(indices))
+        if frame is resized and (stacked := split.stack(indices, self.channels)) is not None:
+            return self._ordered(all_resized(stacked, self.size))
+        return self._stacked((frame(image, self.size) for image in images), len(indices))
 
-    def _stacked(self, images: Iterable[Image.Image], count: int) -> Pixels:
+    def pixels(
+        self,
+        store: Bytes,
+        draws: NDArray[np.float64] | None = None,
+        rows: NDArray[np.int64] | None = None,
+        *,
+        fixed: bool = False,
+    ) -> Pixels:
+        """Return a batch of the bytes that :meth:`bytes` returned, with the shifts and mirroring that are drawn."""
+        mirrored = corners = None
+        if draws is not None and self.flip:
+            mirrored = draws[:, FLIP] < 0.5
+        if draws is not None and self.crop == "padded":
+            corners = corners_of(self.padding, draws[:, PLACE])
+        return Pixels(store, self.normalisation, rows, fixed, mirrored, self.padding, corners)
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        """The normalisation, with a mean and a deviation for each channel."""
+        mean, std = (np.broadcast_to(np.array(row, np.float32), self.channels) for row in (self.mean, self.std))
+        return Normalisation(mean, std)
+
+    def _stacked(self, images: Iterable[Image.Image], count: int) -> Bytes:
         pixels = np.empty((count, *self.size, self.channels), np.uint8)
         for place, image in zip(pixels, images, strict=True):
             place[:] = np.asarray(image).reshape(place.shape)
-        return pixels
+        return self._ordered(pixels)
 
-    def _normalised(self, pixels: Pixels) -> NDArray[np.float32]:
-        mean, std = (np.array(row, np.float32)[:, None, None] for row in (self.mean, self.std))
-        values = np.empty((len(pixels), self.channels, *self.size), np.float32)
-        pixels = pixels[..., ::-1] if self.order == "BGR" else pixels
-        np.divide(pixels.transpose(0, 3, 1, 2), np.float32(255), out=values)
-        values -= mean
-        values /= std
-        return values
+    def _ordered(self, images: Bytes) -> Bytes:
+        """Return images whose channels are red, green and blue in the transform's order."""
+        return np.ascontiguousarray(images[..., ::-1]) if self.order == "BGR" else images
 
 
-def shifted(pixels: Pixels, padding: int, places: NDArray[np.float64]) -> Pixels:
-    """Shift each image by up to ``padding`` pixels each way, fill with black, and return ``(B, H, W, C)``.
+def shifted(pixels: Bytes, padding: int, places: NDArray[np.float64]) -> Bytes:
+    """Return images, ``(B, H, W, C)``, each shifted by up to ``padding`` pixels each way and filled with black.
 
     ``places``, ``(B, 2)`` in [0, 1), set how far down and across the crop lies in the padded image.
     """
-    height, width = pixels.shape[1:3]
-    sides = (padding, padding)
-    padded = np.pad(pixels, ((0, 0), sides, sides, (0, 0)))
-    corners = (places * (2 * padding + 1)).astype(np.int64)
-    for place, image, (top, left) in zip(pixels, padded, corners, strict=True):
-        place[:] = image[top : top + height, left : left + width]
-    return pixels
+    return cropped(pixels, padding, corners_of(padding, places))
+
+
+def corners_of(padding: int, places: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return top and left of each crop in an image with ``padding``, ``(B, 2)``, for places in [0, 1)."""
+    return (places * (2 * padding + 1)).astype(np.int64)
 
 
 def random_box(size: tuple[int, int], drawn: NDArray[np.float64]) -> tuple[int, int, int, int]:

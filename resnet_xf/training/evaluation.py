@@ -9,7 +9,7 @@ import numpy as np
 
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.backend.learner import Learner, Task
-from resnet_xf.data import Batches, Dataset, Split, Transform
+from resnet_xf.data import Batches, Dataset, Kept, Split, Transform
 from resnet_xf.data.splits import pixel_statistics
 from resnet_xf.errors import DataError, RecipeError
 from resnet_xf.training.recipe import Recipe, decaying, rounded, targets
@@ -91,13 +91,17 @@ def evaluate_split(
     batch_size: int,
     num_classes: int,
     *,
+    kept: Kept | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[float, float] | None:
-    """Return mean cross entropy and accuracy over a split, shared by all workers; None if ``stopped`` returned True."""
+    """Return mean cross entropy and accuracy over a split, shared by all workers; None if ``stopped`` returned True.
+
+    ``kept`` has the split's images, if they are kept in memory.
+    """
     sums = np.zeros(2)
-    for batch in Batches(split, transform, batch_size, rank=learner.rank, workers=learner.workers):
+    for batch in Batches(split, transform, batch_size, rank=learner.rank, workers=learner.workers, kept=kept):
         if len(batch.labels):
-            outputs = learner.outputs(batch.images).astype(np.float64)
+            outputs = learner.outputs(batch.pixels).astype(np.float64)
             outputs[~np.isfinite(outputs)] = np.nan
             shifted = outputs - outputs.max(axis=1, keepdims=True)
             log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

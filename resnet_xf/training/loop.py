@@ -22,7 +22,7 @@ from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.fast import PRESETS
 from resnet_xf.backend.learner import TIMEOUT, Learner, Outcome
 from resnet_xf.backend.registry import get_backend
-from resnet_xf.data import Batch, Batches, Dataset
+from resnet_xf.data import Batch, Batches, Dataset, keep, kept_memory
 from resnet_xf.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped
 from resnet_xf.support.files import list_checkpoints, locked
 from resnet_xf.support.parent import has_parent
@@ -87,7 +87,7 @@ class Training:
 
     Attributes:
         start: the initial state.
-        out, device, preset, keep, timeout, callback: as in :func:`resnet_xf.train`.
+        out, device, preset, keep, timeout, max_memory, callback: as in :func:`resnet_xf.train`.
         note: what is changed in a resumed run, in words.
         header: the state so far, but for the weights.
 
@@ -103,6 +103,7 @@ class Training:
     preset: str = "tuned"
     keep: int = 3
     timeout: float = TIMEOUT
+    max_memory: int | None = None
     callback: Callable[[Progress], object] | None = None
     note: str = ""
 
@@ -141,6 +142,9 @@ class Training:
                 )
             if not first:  # only the first worker continues the sums of an unfinished epoch
                 self._move(loss=0.0, correct=0, seen=0)
+            memory = kept_memory(self.max_memory) // workers
+            self.kept_train, memory = keep(self.data.train, self.transform, memory, training=True)
+            self.kept_test, _ = keep(self.data.test, self.transform, memory, training=False)
             test = Batches(self.data.test, self.transform, self.recipe.batch_size, threads=1)
             for batches in (self._batches(threads=1), test):  # if an image cannot be read, no folder is made
                 next(iter(batches), None)
@@ -212,7 +216,7 @@ class Training:
             if stop or batch is None:
                 break
             goal = targets(batch.labels, classes, recipe.label_smoothing, batch.size)
-            outcome = learner.step(batch.images, goal, float(self.rates[step]))
+            outcome = learner.step(batch.pixels, goal, float(self.rates[step]))
             if waiting is not None:  # the step before is read while this one runs
                 self._count(*waiting)
             waiting, step = (batch, outcome), step + 1
@@ -238,6 +242,7 @@ class Training:
             rank=self.learner.rank,
             workers=self.learner.workers,
             drop_last=self.recipe.drop_last,
+            kept=self.kept_train,
             **settings,
         )
 
@@ -272,7 +277,9 @@ class Training:
         loss, correct, seen = self._total(position.loss, position.correct, position.seen)
         self._share_statistics()
         classes, size = self.planned.spec.num_classes, self.recipe.batch_size
-        means = evaluate_split(learner, self.data.test, self.transform, size, classes, stopped=self._must_stop)
+        means = evaluate_split(
+            learner, self.data.test, self.transform, size, classes, kept=self.kept_test, stopped=self._must_stop
+        )
         if means is None:
             return False
         test_loss, test_accuracy = means

@@ -52,6 +52,7 @@ def train(
     limit: int | None = None,
     keep: int = 3,
     timeout: float = TIMEOUT,
+    max_memory: int | None = None,
     callback: Callable[[Progress], object] | None = None,
 ) -> Run:
     """Train a network and return the finished run.
@@ -70,6 +71,8 @@ def train(
         limit: number of training images to train on, drawn by the recipe's seed; if None, all.
         keep: number of checkpoints to keep.
         timeout: seconds to wait for other workers.
+        max_memory: bytes that images may take which are decoded and resized once and then kept, of all workers on this
+            machine together; if None, a quarter of the free memory. Images that do not fit are read in each epoch.
         callback: called after every step and epoch, on the first worker.
 
     Raises:
@@ -134,6 +137,7 @@ def resume(
     epochs: int | None = None,
     keep: int = 3,
     timeout: float = TIMEOUT,
+    max_memory: int | None = None,
     callback: Callable[[Progress], object] | None = None,
 ) -> Run:
     """Resume a run from its last checkpoint and return the finished run.
@@ -151,6 +155,7 @@ def resume(
         preset: as in :func:`train`.
         keep: as in :func:`train`.
         timeout: as in :func:`train`.
+        max_memory: as in :func:`train`.
         callback: as in :func:`train`.
 
     Raises:
