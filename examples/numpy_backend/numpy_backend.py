@@ -1,7 +1,6 @@
 """A backend of resnet_xf that computes with NumPy. It has the required members alone, so it cannot train."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -9,65 +8,31 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from resnet_xf.architecture import nodes
-from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes, check_weights, plain
+from resnet_xf.architecture.weights import Array, Weights, plain
+from resnet_xf.backend.arrays import ArrayBackend, ArrayNetwork
 from resnet_xf.backend.contract import Backend, Look
-from resnet_xf.backend.learner import device_number
 from resnet_xf.errors import BackendError
 
 
-@dataclass
-class Network:
-    """What this backend builds: a node of the plan, its weights by name, and their dtype."""
-
-    node: nodes.Node
-    weights: Weights
-    dtype: str
-
-    def run(self, images: Array, look: Look) -> Any:
-        return nodes.interpret(self.node, partial(compute, self.weights), look, plain(images, self.dtype))
-
-
-class NumpyBackend:
+class NumpyBackend(ArrayBackend):
     name = "numpy"
 
     def version(self) -> str:
         return np.__version__
 
-    def devices(self) -> list[str]:
-        return ["cpu"]
+    def forward(self, network: ArrayNetwork, images: Array) -> Any:
+        return run(network, images, lambda name, inputs, output: None)
 
-    def build(self, node: nodes.Node, dtype: str = "float32") -> Network:
-        weights = {name: np.zeros(shape, dtype) for name, shape in all_weight_shapes(node).items()}
-        return Network(node, weights, dtype)  # rung 1 runs it before any weights are loaded
-
-    def load(self, network: Network, weights: Mapping[str, Array]) -> None:
-        check_weights(weights, {name: array.shape for name, array in network.weights.items()}, network.dtype)
-        network.weights = {name: plain(weights[name], network.dtype).copy() for name in network.weights}
-
-    def dump(self, network: Network) -> Weights:
-        return {name: array.copy() for name, array in network.weights.items()}
-
-    def forward(self, network: Network, images: Array) -> Any:
-        return network.run(images, lambda name, inputs, output: None)
-
-    def copy(self, network: Network, dtype: str | None = None) -> Network:
-        dtype = dtype or network.dtype
-        return Network(network.node, {name: array.astype(dtype) for name, array in network.weights.items()}, dtype)
-
-    def move(self, network: Network, device: str) -> Network:
-        device_number(device, 0, self.name)  # raises BackendError for anything but the CPU
-        return network
-
-    def watch(self, network: Network, images: Array, look: Look, names: Collection[str] | None = None) -> None:
+    def watch(self, network: ArrayNetwork, images: Array, look: Look, names: Collection[str] | None = None) -> None:
         def chosen(name: str, inputs: tuple[Array, ...], output: Array) -> None:
             if names is None or name in names:
                 look(name, inputs, output)  # no layer works in place, so no input needs a copy
 
-        network.run(images, chosen)
+        run(network, images, chosen)
 
-    def settings(self, network: Network) -> dict[str, dict[str, float]]:
-        norms = {name: node for name, node in nodes.walk(network.node) if isinstance(node, nodes.Norm)}
-        return {name: {"eps": norm.eps, "momentum": norm.momentum} for name, norm in norms.items()}
+
+def run(network: ArrayNetwork, images: Array, look: Look) -> Any:
+    return nodes.interpret(network.node, partial(compute, network.weights), look, plain(images, network.dtype))
 
 
 def compute(weights: Weights, name: str, node: nodes.Node, x: Array, *others: Array) -> Any:

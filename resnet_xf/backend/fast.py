@@ -66,7 +66,7 @@ class Fast(Protocol):
 
 
 class Bench(Protocol):
-    """What a backend's benchmarks need."""
+    """What a backend's benchmarks need. A backend for the CPU alone may inherit ``wait`` and ``peak_memory``."""
 
     def fast(self, task: FastTask) -> Fast:
         """Make a network fast, for inference only.
@@ -90,11 +90,11 @@ class Bench(Protocol):
 
     def wait(self, device: str) -> None:
         """Wait until the device has finished all its work."""
-        ...
+        return
 
     def peak_memory(self, device: str) -> int | None:
         """Return the peak use of the device's memory in bytes; None on the CPU."""
-        ...
+        return None
 
 
 def no_gradients() -> NoReturn:
