@@ -1,9 +1,10 @@
-"""What a command leaves behind if SIGTERM stops it at a random moment.
+"""What a command leaves behind if a signal stops it at a random moment.
 
 ``python benchmarks/stopped.py`` starts each of ``parity``, ``capture``, ``convert``, ``train`` and ``bench`` ten times,
 in an empty folder and with temporary files in another, sends SIGTERM at a random moment, and looks at the exit code,
-the files and the processes. It prints a table and writes ``benchmarks/results/stopped.json``. The exit code is 1 if
-anything is left.
+the files and the processes. ``bench`` is also stopped by SIGINT and by SIGKILL, and its report must be readable and
+marked as partial. The script prints a table and writes ``benchmarks/results/stopped.json``, or
+``stopped_COMMANDS.json`` for some commands alone. The exit code is 1 if anything is left.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from kill_and_resume import SPEC
 
 from resnet_xf import draw_weights, save_weights
 from resnet_xf.errors import ResNetXFError
+from resnet_xf.speed.bench.report import BenchReport
 from resnet_xf.support.environment import environment
 from resnet_xf.training.checkpoint import load_checkpoint
 
@@ -33,19 +36,27 @@ COMMANDS = {
     "capture": ("capture", "spec.toml", "--backend", "torch", "--level", "standard", "--out", "evidence"),
     "convert": ("convert", "w.safetensors", "out.pth"),
     "train": ("train", "spec.toml", "--epochs", "20", "--device", "cpu", "--out", "run"),
-    "bench": ("bench", "spec.toml", "--backend", "torch", "--time", "4", "--batch", "2"),
+    "bench": (
+        *("bench", "spec.toml", "--backend", "torch", "--mode", "infer,train", "--time", "2", "--batch", "2"),
+        *("--out", "report.json"),
+    ),
 }
-OUTPUTS = {"capture": ("evidence",), "convert": ("out.pth", "out.pth.json"), "train": ("run",)}
-"""What may be there in the end: whole, or as far as the training came."""
+OUTPUTS = {
+    "capture": ("evidence",),
+    "convert": ("out.pth", "out.pth.json"),
+    "train": ("run",),
+    "bench": ("report.json",),
+}
+"""What may be there in the end: whole, or as far as the training or the measurement came."""
+
+SIGNALS = {"bench": (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)}
+"""The signals that stop a command, by its name; SIGTERM for all others."""
 
 CACHES = "torchinductor_"
 """PyTorch's own folder among the temporary files begins so."""
 
-STOPPED, UNPREPARED = 143, -15
-"""The exit codes after SIGTERM; the second while Python itself starts or ends."""
-
-PATIENCE = 60.0
-"""Seconds after which a command that was stopped counts as hanging."""
+PATIENCE, DYING = 60.0, 10.0
+"""Seconds after which a command that was stopped counts as hanging, and what it started as left."""
 
 
 def processes(mark: str) -> list[int]:
@@ -60,8 +71,8 @@ def processes(mark: str) -> list[int]:
     return some
 
 
-def one(name: str, moment: float | None) -> dict[str, Any]:
-    """Run a command, stop it after so many seconds if they are given, and tell what is left."""
+def one(name: str, moment: float | None, number: signal.Signals = signal.SIGTERM) -> dict[str, Any]:
+    """Run a command, stop it by a signal after so many seconds if they are given, and tell what is left."""
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory() as outer:
         work, temporary = Path(outer) / "work", Path(outer) / "tmp"
@@ -82,28 +93,42 @@ def one(name: str, moment: float | None) -> dict[str, Any]:
         try:
             process.wait(moment)
         except subprocess.TimeoutExpired:
-            process.terminate()
+            process.send_signal(number)
         try:
             _, said = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             said = process.communicate()[1] + "hung"
         seconds = time.perf_counter() - began
-        time.sleep(0.2)
-        alive = processes(mark)
-        left = [path.name for path in set(work.iterdir()) - before] + [path.name for path in temporary.iterdir()]
         outputs = OUTPUTS.get(name, ())
-        odd = [path for path in left if path not in outputs and not path.startswith(CACHES)]
+        until = time.monotonic() + DYING
+        while True:
+            time.sleep(0.2)
+            alive = processes(mark)
+            left = [path.name for path in set(work.iterdir()) - before] + [path.name for path in temporary.iterdir()]
+            odd = [path for path in left if path not in outputs and not path.startswith(CACHES)]
+            if not (alive or odd) or time.monotonic() > until:
+                break
         problems = [f"left {path}" for path in odd] + [f"process {number} lives" for number in alive]
         ended = process.returncode
-        if ended not in (0, STOPPED, UNPREPARED):
+        if ended not in (0, 128 + number, -number):  # the last while Python itself starts or ends
             problems.append(f"exit code {ended}: {said.strip()[-200:]}")
         if name == "train" and "run" in left:
             try:
                 load_checkpoint(work / "run")
             except ResNetXFError as error:
                 problems.append(str(error))
-    return {"moment": moment, "seconds": round(seconds, 3), "exit code": ended, "problems": problems}
+        measured = None
+        if name == "bench" and ("started" in said or "report.json" in left):
+            try:
+                report = BenchReport.read(work / "report.json")
+                measured = sum(row.result is not None for row in report.rows)
+                if report.partial != (ended != 0) and measured < len(report.rows):
+                    problems.append(f"exit code {ended}, {measured} cases measured, partial: {report.partial}")
+            except ResNetXFError as error:
+                problems.append(str(error))
+    more = {} if measured is None else {"cases measured": measured}
+    return {"moment": moment, "seconds": round(seconds, 3), "exit code": ended, **more, "problems": problems}
 
 
 def main() -> None:
@@ -125,9 +150,11 @@ def main() -> None:
     print("| command | seconds if left alone | stopped after | exit codes | problems |")
     print("| --- | ---: | --- | --- | --- |")
     failed = False
-    for name in names:
+    runs = [(name, number) for name in names for number in SIGNALS.get(name, (signal.SIGTERM,))]
+    for name, number in runs:
         whole = one(name, None)
-        stops = [one(name, round(draw.uniform(0, whole["seconds"]), 2)) for _ in range(options.times)]
+        stops = [one(name, round(draw.uniform(0, whole["seconds"]), 2), number) for _ in range(options.times)]
+        name += "" if number == signal.SIGTERM else f", {number.name}"
         result["commands"][name] = {"left alone": whole, "stopped": stops}
         codes = Counter(stop["exit code"] for stop in stops)
         problems = [problem for stop in [whole, *stops] for problem in stop["problems"]]
@@ -137,7 +164,8 @@ def main() -> None:
         print(
             f"| {name} | {whole['seconds']:.1f} | {moments} s | {ends} | {'; '.join(problems) or 'none'} |", flush=True
         )
-    write_results(options.out / "stopped.json", result)
+    some = "" if names == list(COMMANDS) else "_" + "_".join(names)
+    write_results(options.out / f"stopped{some}.json", result)
     sys.exit(failed)
 
 

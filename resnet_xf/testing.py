@@ -344,6 +344,7 @@ class OptimizesContract(_Contract):
         bench = self.backend.bench
         assert bench.threads() >= 1
         assert bench.peak_memory("cpu") is None
+        assert bench.release("cpu") is None
         for multiply in bench.products(16, "float32", "cpu"):
             multiply()
         bench.wait("cpu")

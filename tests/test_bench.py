@@ -1,6 +1,6 @@
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -9,26 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from helpers.bench import CASE, QUICK, SECONDS, case, patched
 from helpers.runs import TINY
 from resnet_xf import plan, trace
 from resnet_xf.cli import bench as bench_command
 from resnet_xf.errors import BenchError, ResNetXFError
+from resnet_xf.speed.bench import crew as crew_module
 from resnet_xf.speed.bench import harness as harness_module
+from resnet_xf.speed.bench import memory as memory_module
 from resnet_xf.speed.bench import worker as worker_module
 from resnet_xf.speed.bench.case import Case, cases
 from resnet_xf.speed.bench.engine import Engine, WrongError, distinct_images, reference_outputs, sample_crops
-from resnet_xf.speed.bench.harness import bench, best_batch, check_memory
+from resnet_xf.speed.bench.harness import bench, best_batch
+from resnet_xf.speed.bench.memory import check_memory
 from resnet_xf.speed.bench.report import BenchReport, compare
 from resnet_xf.speed.bench.statistics import ratio, speed, steady, unpaired
 from resnet_xf.speed.bench.worker import COMMAND, backend_variables
 from resnet_xf.support.environment import Memory, environment, hardware
-
-CASE = Case(spec=TINY, backend="torch", image_size=(12, 12), threads=1, batch=4, preset="eager")
-SECONDS = 0.05
-QUICK = """import resnet_xf.speed.bench.engine as engine
-engine.ROUND, engine.WARM_UP, engine.MATRIX_SIZE = 0.01, 0.1, {"cpu": 256}
-"""
-"""What a process runs before it measures: no test needs a steady speed or a true ceiling."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,19 +38,13 @@ def quick_processes() -> Iterator[None]:
 @pytest.fixture
 def reference_at_hand(monkeypatch) -> None:
     """Compute the reference outputs in this process. In the tests without this fixture a process of its own does."""
-    start = harness_module._Group.start
 
-    def with_reference(group, case: Case):
-        reference = group.folder / f"{case.mode}-{distinct_images(case.batch)}.npy"
-        if not reference.exists():
-            np.save(reference, reference_outputs(case))
-        return start(group, case)
+    def write(crew, cases: Sequence[Case]) -> None:
+        for one in cases:
+            if not crew._reference(one).exists():
+                np.save(crew._reference(one), reference_outputs(one))
 
-    monkeypatch.setattr(harness_module._Group, "start", with_reference)
-
-
-def case(**fields) -> Case:
-    return replace(CASE, **fields)
+    monkeypatch.setattr(crew_module.Crew, "_start_referees", write)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +59,12 @@ def report() -> BenchReport:
         case(mode="train", preset="best", precision="bfloat16"),
         case(mode="train", preset="tuned", backend="mxnet"),
     ]
-    found = bench(wanted, seconds=SECONDS, callback=lambda done, total, text: told.append((done, total, text)))
+    referees = []
+    with pytest.MonkeyPatch.context() as patch:
+        start = crew_module.start_referee
+        patch.setattr(crew_module, "start_referee", lambda *given: referees.append(given) or start(*given))
+        found = bench(wanted, seconds=SECONDS, callback=lambda done, total, text: told.append((done, total, text)))
+    assert len(referees) == 1, "one process computes all reference outputs of a network"
     assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
     assert told[-1][0] == told[-1][1] == 6 * 11
     assert [row.case for row in found.rows] == wanted
@@ -121,7 +117,7 @@ def test_rows_are_compared_with_the_first_of_their_group(report: BenchReport) ->
 
 def test_launches_are_processes_of_each_case(monkeypatch, reference_at_hand) -> None:
     """Memory holds two at a time: what is refused comes last, when the baseline has nobody to take turns with."""
-    monkeypatch.setattr(harness_module, "_fits_another", lambda runners: False)
+    monkeypatch.setattr(crew_module, "fits_another", lambda runners, case: False)
     told = []
     wanted = [case(), case(preset="tuned"), case(precision="float16")]
     found = bench([*wanted, wanted[0]], seconds=SECONDS, launches=2, callback=lambda *parts: told.append(parts))
@@ -195,17 +191,8 @@ def test_a_measurement_that_lacked_processors_is_told(report: BenchReport, capsy
     assert row.result is not None
     for busy, told in ((0.69, True), (0.71, False)):
         starved = replace(row, result=replace(row.result, busy_processors=busy))
-        bench_command._print(replace(report, rows=(starved,)))
+        bench_command._print_notes(replace(report, rows=(starved,)))
         assert ("these say little: torch eager float32, batch 4 (0.7 of 1)" in capsys.readouterr().out) is told
-
-
-def patched(monkeypatch, **patches: str) -> None:
-    """Run Python first in the processes that measure cases whose JSON holds such a value: a preset, a backend."""
-    lines = ["import sys, pathlib", "case = sys.argv[1]"]
-    for word, patch in patches.items():
-        lines += [f"if ':\"{word}\"' in case:", *(f"    {line}" for line in patch.splitlines())]
-    *python, code = worker_module.COMMAND
-    monkeypatch.setattr(worker_module, "COMMAND", (*python, "\n".join([*lines, code])))
 
 
 CRASH = "import os\nprint('the last words', file=sys.stderr, flush=True)\nos.abort()"
@@ -268,7 +255,7 @@ def test_what_cannot_be_measured_has_a_reason() -> None:
     }
     for row, says in wanted.items():
         with pytest.raises(ResNetXFError, match=re.escape(says)) as refused:
-            Engine(row, np.zeros((32, 10)))
+            Engine(row).start(np.zeros((32, 10)))
         assert not isinstance(refused.value, WrongError)
         assert "\n" not in str(refused.value)
 
@@ -298,7 +285,7 @@ def test_cases_are_all_combinations_with_low_precision_in_the_fastest_preset_alo
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch) -> None:
-    monkeypatch.setattr(harness_module, "memory", lambda: Memory(2**30, 2**30))
+    monkeypatch.setattr(memory_module, "memory", lambda: Memory(2**30, 2**30))
     for mode in ("infer", "train"):
         with pytest.raises(BenchError, match=r"batch: to \w+ tiny with 9,000,000 images of 12×12 takes") as refused:
             check_memory(case(mode=mode, batch=9_000_000))
@@ -311,7 +298,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch) ->
 def test_the_best_batch_is_searched_for_as_long_as_it_fits(monkeypatch, reference_at_hand) -> None:
     rows = trace(TINY, (1, 1, 12, 12))
     largest = max(np.prod(row.output_shape) for row in rows if row.kind == "conv")
-    monkeypatch.setattr(harness_module, "memory", lambda: Memory(2**30, int(8 * largest * 3)))
+    monkeypatch.setattr(memory_module, "memory", lambda: Memory(2**30, int(8 * largest * 3)))
     monkeypatch.setattr(harness_module, "SEARCH", 0.05)
     told = []
     found = best_batch(CASE, lambda done, total, text: told.append(text))
@@ -433,7 +420,7 @@ def test_the_command(command, tmp_path) -> None:
     assert [change["ratio"]["median"] for change in json.loads(said)["changes"]] == [1.0, 1.0, 1.0]
     code, said, _ = command("bench", "--compare", out, out)
     assert code == 0
-    assert said.count("no difference shown") == 3
+    assert said.count("one launch: no verdict") == 3
 
 
 @pytest.mark.parametrize(

@@ -47,3 +47,10 @@ class MxnetBench:
                 if process == os.getpid():
                     return mebibytes * 2**20
         return None
+
+    def release(self, device: str) -> tuple[int, int] | None:
+        """Return the memory in use; MXNet's pool is left as it is, because its use tells the peak."""
+        context = find_device(device)
+        if context.device_type == "cpu":
+            return None
+        return self.peak_memory(device) or 0, int(mx.context.gpu_memory_info(context.device_id)[0])

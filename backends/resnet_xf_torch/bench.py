@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -51,3 +52,13 @@ class TorchBench:
     def peak_memory(self, device: str) -> int | None:
         """Return the peak of the caching allocator's reserved memory, in bytes; None on the CPU."""
         return torch.cuda.max_memory_reserved(device) if device.startswith("cuda") else None
+
+    def release(self, device: str) -> tuple[int, int] | None:
+        """Empty the caching allocator."""
+        place = find_device(device)
+        if place.type == "cpu":
+            return None
+        gc.collect()
+        torch.cuda.synchronize(place)
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved(place), torch.cuda.mem_get_info(place)[0]

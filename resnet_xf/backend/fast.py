@@ -66,7 +66,7 @@ class Fast(Protocol):
 
 
 class Bench(Protocol):
-    """What a backend's benchmarks need. A backend for the CPU alone may inherit ``wait`` and ``peak_memory``."""
+    """What a backend's benchmarks need. A backend for the CPU alone may inherit the last three members."""
 
     def fast(self, task: FastTask) -> Fast:
         """Make a network fast, for inference only.
@@ -94,6 +94,16 @@ class Bench(Protocol):
 
     def peak_memory(self, device: str) -> int | None:
         """Return the peak use of the device's memory in bytes; None on the CPU."""
+        return None
+
+    def release(self, device: str) -> tuple[int, int] | None:
+        """Give cached memory back to a GPU. Return the bytes that this process keeps there, and those that are free.
+
+        Return None on the CPU.
+
+        Raises:
+            BackendError: if there is no such device.
+        """
         return None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import sys
+import time as clock
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +37,9 @@ RATIO_SIGNS = {"faster": "", "slower": "", "no difference shown": "≈ "}
 IDLE = 0.7
 """A measurement is reported as doubtful if fewer than this share of its processors were busy; sound ones have 0.85."""
 
+SEARCHING = 0.5
+"""The share of a budget in which the fastest batches are searched for."""
+
 DEFAULT_NETWORK = "resnet18"
 
 
@@ -65,6 +70,10 @@ def bench(
         int,
         option("Processes for each case, in turns; with 2 or more, intervals include their differences.", min=1),
     ] = 1,
+    budget: Annotated[
+        float | None,
+        option("Seconds for everything; what does not fit is listed.", default="as long as it takes"),
+    ] = None,
     out: Annotated[Path | None, option("Also write the report to a .json file.")] = None,
     plot_: Annotated[Path | None, option("Also draw the report to a .svg, .png or .pdf file.", "--plot")] = None,
     against: Annotated[
@@ -76,9 +85,11 @@ def bench(
 ) -> None:
     """Measure images per second and the rounding error.
 
-    Each measurement runs in a process of its own and is first checked against float64. Exit code 1 if a measurement
-    crashes or gives false outputs.
+    Each measurement runs in a process of its own and is first checked against float64. Table, report and plot are
+    written after each group, and when Ctrl-C, SIGTERM or the budget ends the bench; then they are marked as partial.
+    Exit code 1 if a measurement crashes or gives false outputs, or if the budget is too small for any.
     """
+    start = clock.monotonic()
     if as_csv and as_json:
         raise BenchError("--csv and --json: choose one of the two")
     if against is not None:
@@ -110,24 +121,68 @@ def bench(
     # The files' paths mean nothing on another machine.
     command = shlex.join(["resnet-xf", *arguments_without("--out", "--plot")])
     with ProgressBar() as bar:
+        output = _Output(out, plot_, "json" if as_json else "csv" if as_csv else "", bar)
         if images is None:
-            chosen = [best_batch(case, bar.update) for case in chosen]
-        report = measure(chosen, seconds=time, launches=launches, command=command, callback=bar.update)
-    if not report.failed and not any(row.result for row in report.rows):
+            each = None if budget is None else SEARCHING * budget / len(chosen)
+            chosen = [best_batch(case, bar.update, budget=each) for case in chosen]
+        options: dict[str, Any] = {"seconds": time, "launches": launches, "budget": budget, "command": command}
+        try:
+            report = measure(chosen, **options, start=start, callback=bar.update, log=output.log, keep=output.keep)
+        finally:
+            output.finish()
+    measured = any(row.result for row in report.rows)
+    if not measured and not report.failed and not report.partial:
         raise BenchError("; ".join(sorted({row.reason for row in report.rows})))
-    if out is not None:
-        with atomic(out) as temporary:
-            temporary.write_text(_json(report) + "\n", encoding="utf-8")
-    if plot_ is not None and any(row.result for row in report.rows):
-        plot(report, plot_)
-    if as_json:
-        typer.echo(_json(report))
-    elif as_csv:
-        typer.echo(report.to_csv(), nl=False)
-    else:
-        _print(report)
-    if report.failed:
+    if report.failed or not measured:
         raise typer.Exit(1)
+
+
+class _Output:
+    """Writes what was measured: report and plot after each group, the table group by group.
+
+    Args:
+        out, plot: files for the report and for the plot.
+        kind: what is printed at the end: ``json`` or ``csv``; if empty, tables are printed as groups are complete.
+        bar: the progress bar, which is removed while something is printed.
+    """
+
+    def __init__(self, out: Path | None, plot: Path | None, kind: str, bar: ProgressBar) -> None:
+        self._out, self._plot, self._kind, self._bar = out, plot, kind, bar
+        self._start, self._printed = clock.monotonic(), 0
+        self._report: BenchReport | None = None
+
+    def log(self, line: str) -> None:
+        """Print a line on stderr, unless a terminal shows the progress bar there."""
+        if not sys.stderr.isatty():
+            typer.echo(f"{clock.monotonic() - self._start:5.0f} s  {line}", err=True)
+
+    def keep(self, report: BenchReport, complete: int) -> None:
+        """Write the report so far, and print the tables of the groups that are complete."""
+        self._report = report
+        if self._out is not None:
+            with atomic(self._out) as temporary:
+                temporary.write_text(_json(report) + "\n", encoding="utf-8")
+        if self._plot is not None and any(row.result for row in report.rows):
+            plot(report, self._plot)
+        if not self._kind and any(row.result for row in report.rows):
+            self._bar.stop()
+            for rows in list(report.groups())[self._printed : complete]:
+                _print_group(rows)
+            self._printed = max(self._printed, complete)
+
+    def finish(self) -> None:
+        """Print the report, or what is not printed of it."""
+        report = self._report
+        if report is None or not (report.partial or report.failed or any(row.result for row in report.rows)):
+            return
+        if self._kind == "json":
+            typer.echo(_json(report))
+        elif self._kind == "csv":
+            typer.echo(report.to_csv(), nl=False)
+        else:
+            for rows in list(report.groups())[self._printed :]:
+                _print_group(rows)
+            _print_notes(report)
 
 
 def _check_alone(context: typer.Context, *allowed: str) -> None:
@@ -162,18 +217,25 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
-def _print(report: BenchReport) -> None:
-    """Print a table for each group, then notes and conclusions."""
-    for rows in report.groups():
-        echo(rows[0].case.group_title)
-        first = baseline(rows)
-        speeds = "images/s>", "quartiles>", "× first>", "interval>"
-        headings = "", "batch>", *speeds, "error>", "top-1>", "ceiling>", "memory>", "start>"
-        print_table(headings, [_cells(row, first=row is first) for row in rows])
-        for row in rows:
-            if not row.result:
-                echo(f"{row.case}: {'FAILED: ' if row.failed else ''}{row.reason}")
-        echo("")
+def _print_group(rows: Sequence[Row]) -> None:
+    """Print the table of a group."""
+    partial = any(row.reason.startswith("not measured") for row in rows)
+    echo(rows[0].case.group_title + (" (partial)" if partial else ""))
+    first = baseline(rows)
+    speeds = "images/s>", "quartiles>", "× first>", "interval>"
+    headings = "", "batch>", *speeds, "error>", "top-1>", "ceiling>", "memory>", "start>"
+    print_table(headings, [_cells(row, first=row is first) for row in rows])
+    for row in rows:
+        if not row.result:
+            echo(f"{row.case}: {'FAILED: ' if row.failed else ''}{row.reason}")
+    echo("")
+
+
+def _print_notes(report: BenchReport) -> None:
+    """Print what the tables do not say, and conclusions."""
+    if report.partial:
+        missing = sum(row.reason.startswith("not measured") for row in report.rows)
+        echo(f"PARTIAL: {report.ended}; {missing} of {len(report.rows)} cases were not measured")
     if any(row.ratio and RATIO_SIGNS[row.ratio.verdict] for row in report.rows):
         echo("≈ no difference shown: the interval holds 1")
     doubtful = [
@@ -218,13 +280,15 @@ def _print_comparison(comparison: Comparison) -> None:
         low, high = change.ratio.interval
         speeds = format_rate(change.before.median), format_rate(change.after.median)
         name = f"{change.case.group_title}: {change.case}"
-        rows.append((name, *speeds, f"{change.ratio.median:.2f}", f"{low:.3f}–{high:.3f}", change.ratio.verdict))
+        rows.append((name, *speeds, f"{change.ratio.median:.2f}", f"{low:.3f}–{high:.3f}", change.verdict))
     print_table(("", "before>", "after>", "×>", "interval>", ""), rows)
     for title, names in (("only before", comparison.only_before), ("only after", comparison.only_after)):
         for name in names:
             echo(f"{title}: {name}")
     for name, (before, after) in comparison.environment.items():
         echo(f"not the same: {name}: {before} → {after}")
+    for which, why in comparison.partial.items():
+        echo(f"the report {which} is partial: {why}")
     echo("The reports were not measured in turns: these ratios include all that differed between the two times.")
     if any(change.ratio.launches == 1 for change in comparison.changes):
         echo("A report has one process per case, and processes differ by a few per cent; use --launches 6.")

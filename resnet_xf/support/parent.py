@@ -1,7 +1,7 @@
 """The parent of this process, if it is a child that :mod:`resnet_xf.support.processes` has started.
 
 The child inherits one end of a Unix socket, whose file descriptor the environment variable ``PIPE`` holds. When the
-parent is gone, however it ended, the child reads the end of the pipe and ends too.
+parent is gone, however it ended, the child reads the end of the pipe, and ends with all processes of its group.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -44,11 +45,15 @@ class Parent:
         with suppress(EOFError, OSError):
             while True:
                 self._received.put(self._pipe.recv_bytes())
-        if self._folder is not None:
-            with suppress(OSError):  # moved first, so that this process or another one cannot write there meanwhile
-                gone = f"{self._folder}.gone"
+        while self._folder is not None:  # another thread may make it again
+            gone = f"{self._folder}.{os.getpid()}"
+            try:  # moved first, so that this process or another one cannot write there meanwhile
                 os.rename(self._folder, gone)
-                shutil.rmtree(gone, ignore_errors=True)
+            except OSError:
+                break
+            shutil.rmtree(gone, ignore_errors=True)
+        if os.getpgrp() == os.getpid():  # the processes that this one has started
+            os.killpg(0, signal.SIGKILL)
         os._exit(2)
 
     def messages(self, kind: Any) -> Iterator[Any]:

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from resnet_xf.support.parent import FOLDER, PIPE, Failure
-from resnet_xf.support.signals import StopRequest, catch_stop_signals
+from resnet_xf.support.signals import ANNOUNCEMENT, StopRequest, catch_stop_signals
 
 STDERR = 2
 """The file descriptor of this process's standard error, for the output of a child."""
@@ -45,7 +45,8 @@ class Child:
         folder: a temporary folder of this process, which the child removes if this process is killed.
 
     Attributes:
-        exit_code: None until :meth:`receive` has seen the end; then as of ``subprocess``: -9 after SIGKILL.
+        exit_code: None until :meth:`receive` has seen the end, or :meth:`end`; then as of ``subprocess``: -9 after
+            SIGKILL.
         failure: the reason that it sent by :func:`report_failure`, if any.
     """
 
@@ -129,9 +130,10 @@ class Child:
         """Kill the process and those that it has started, and wait until it has ended."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self.exit_code = self._process.wait()
         for connection in (self._pipe, *self.waitables):
             connection.close()
+        self.waitables.clear()
 
 
 class Supervisor:
@@ -202,13 +204,16 @@ class Supervisor:
 
 
 @contextmanager
-def supervise() -> Iterator[Supervisor]:
+def supervise(announcement: bytes = ANNOUNCEMENT) -> Iterator[Supervisor]:
     """Supervise children for as long as the block lasts, and kill those that are left at its end.
 
     Ctrl-C and SIGTERM are passed on to the children, see :meth:`Supervisor.events`. A second one ends the block.
+
+    Args:
+        announcement: what the user is told on stderr when such a signal comes.
     """
     woken, waker = Pipe(duplex=False)
-    with woken, waker, catch_stop_signals(announce=True, wake=lambda: waker.send_bytes(b"stop")) as request:
+    with woken, waker, catch_stop_signals(announcement, wake=lambda: waker.send_bytes(b"stop")) as request:
         supervisor = Supervisor(request, woken)
         try:
             yield supervisor

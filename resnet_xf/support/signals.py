@@ -51,13 +51,13 @@ class StopRequest:
 
 @contextmanager
 def catch_stop_signals(
-    *, enabled: bool = True, announce: bool = False, wake: Callable[[], object] = lambda: None
+    announcement: bytes = b"", *, enabled: bool = True, wake: Callable[[], object] = lambda: None
 ) -> Iterator[StopRequest]:
     """Within the block, turn the first Ctrl-C or SIGTERM into a request; a second one acts as it did before.
 
     Args:
+        announcement: what the user is told on stderr when the signal comes.
         enabled: if False, no signal is caught; nor outside the main thread, where Python allows no handlers.
-        announce: whether to tell the user on stderr that the program is stopping.
         wake: called when the signal comes, so that whoever waits can look at the request.
 
     Yields:
@@ -78,8 +78,7 @@ def catch_stop_signals(
     def note(number: int, frame: FrameType | None) -> None:
         request.signal = number
         restore()
-        if announce:
-            os.write(2, ANNOUNCEMENT)
+        os.write(2, announcement)
         wake()
 
     for number in replaced:

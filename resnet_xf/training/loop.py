@@ -26,7 +26,7 @@ from resnet_xf.data import Batch, Batches, Dataset, keep, kept_memory
 from resnet_xf.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped
 from resnet_xf.support.files import list_checkpoints, locked
 from resnet_xf.support.parent import has_parent
-from resnet_xf.support.signals import SIGPIPE, StopRequest, catch_stop_signals
+from resnet_xf.support.signals import ANNOUNCEMENT, SIGPIPE, StopRequest, catch_stop_signals
 from resnet_xf.training.checkpoint import (
     Checkpoint,
     EpochRecord,
@@ -149,7 +149,7 @@ class Training:
             for batches in (self._batches(threads=1), test):  # if an image cannot be read, no folder is made
                 next(iter(batches), None)
             lock = nullcontext() if self.folder is None else locked(self.folder)
-            signals = catch_stop_signals(enabled=self.out is not None, announce=not has_parent())
+            signals = catch_stop_signals(b"" if has_parent() else ANNOUNCEMENT, enabled=self.out is not None)
             with lock, signals as self.stop_request:
                 if self.folder is not None:
                     clear_leftovers(self.folder)

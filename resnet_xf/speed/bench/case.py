@@ -57,6 +57,11 @@ class Case(Document, frozen=True, kw_only=True):
         return self.spec, self.seed, self.mode, self.image_size, self.device, self.threads
 
     @property
+    def network(self) -> tuple[object, ...]:
+        """The fields that must be equal for two cases to have their reference outputs computed together."""
+        return self.spec, self.seed, self.image_size, self.device
+
+    @property
     def group_title(self) -> str:
         """The group in words: ``resnet18, infer, 224×224, cpu, 4 threads``."""
         (height, width), unit = self.image_size, "thread" if self.threads == 1 else "threads"

@@ -59,6 +59,8 @@ def plot(report: BenchReport, path: str | Path) -> None:
     with figure() as new:
         heights = [max(2.6, 0.9 + 0.3 * len(results)) for results in groups]
         picture = new(figsize=(11, sum(heights)), layout="constrained")
+        if report.partial:
+            picture.suptitle(f"partial: {report.ended}")
         axes = picture.subplots(len(groups), 2, squeeze=False, height_ratios=heights)
         for (left, right), results in zip(axes, groups, strict=True):
             _bars(left, results)

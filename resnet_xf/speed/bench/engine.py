@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import Any, NamedTuple
 
 import msgspec
@@ -84,8 +85,25 @@ def distinct_images(batch: int) -> int:
     return divisor if divisor >= FEW else batch
 
 
+def reference_name(case: Case) -> str:
+    """The same for cases of one network whose reference outputs are the same: ``infer``, or ``train-32``."""
+    return case.mode if case.mode == "infer" else f"{case.mode}-{distinct_images(case.batch)}"
+
+
 def reference_outputs(case: Case) -> Array:
-    """The outputs that the case's network should have, ``(N, classes)``: computed in float64, without optimisation."""
+    """The outputs that the case's network should have, ``(N, classes)``: computed in float64, without optimisation.
+
+    They are computed on the case's device, or on the CPU if that fails.
+    """
+    try:
+        return _reference_outputs(case)
+    except Exception:
+        if case.device == "cpu":
+            raise
+        return _reference_outputs(msgspec.structs.replace(case, device="cpu"))
+
+
+def _reference_outputs(case: Case) -> Array:
     planned, weights = plan(case.spec), draw_weights(case.spec, case.seed, "probe")
     images = sample_crops(case.spec.in_channels, case.image_size, max(CHECKED, distinct_images(case.batch)))
     if case.mode == "train":
@@ -96,6 +114,7 @@ def reference_outputs(case: Case) -> Array:
         backend = get_backend(case.backend)
         network = backend.build(planned.root, "float64")
         backend.load(network, {name: array.astype(np.float64) for name, array in weights.items()})
+        network = backend.move(network, case.device)
         parts = (images[n : n + FEW] for n in range(0, CHECKED, FEW))
         outputs = np.concatenate([backend.forward(network, part) for part in parts])
     return outputs
@@ -130,48 +149,72 @@ class _Started(NamedTuple):
 
 
 class Engine:
-    """The network of a case, warm and with correct outputs; :meth:`run` measures it.
+    """The network of a case: built, then started (:meth:`start`), warmed up (:meth:`warm_up`) and timed (:meth:`run`).
+
+    Building uses the CPU alone, so that many processes can do it at the same time.
 
     Args:
         case: what to measure.
-        reference: the outputs that it should have, of :func:`reference_outputs`.
 
     Attributes:
         device: where the network runs.
-        prepared: what was done and measured until now.
 
     Raises:
-        WrongError: if its outputs or gradients are wrong.
-        ResNetXFError, MemoryError: if it cannot be measured for another reason.
+        ResNetXFError, MemoryError: if it cannot be measured.
     """
 
-    def __init__(self, case: Case, reference: Array) -> None:
-        self.case = case
+    def __init__(self, case: Case) -> None:
+        self.case, self.device = case, case.device
         self.planned = plan(case.spec)
         self.backend: Backend = get_backend(case.backend)
         self.bench = require(self.backend, Optimizes).bench
-        weights = draw_weights(self.planned, case.seed, "probe")  # with "he", a missing batch norm changes little
-        images = sample_crops(case.spec.in_channels, case.image_size, max(2 * CHECKED, distinct_images(case.batch)))
+        # With "he", a missing batch norm would change little.
+        self._weights = draw_weights(self.planned, case.seed, "probe")
+        crops = max(2 * CHECKED, distinct_images(case.batch))
+        self._images = sample_crops(case.spec.in_channels, case.image_size, crops)
         start = time.perf_counter()
-        native, folded = self._build(weights)
-        build = time.perf_counter() - start
-        started = self._infer(native, images) if case.mode == "infer" else self._train(native, weights, images)
+        self._built: tuple[Any, tuple[str, ...]] | None = self._build(self._weights)
+        self._build_seconds, self._failed_seconds = time.perf_counter() - start, 0.0
+        self._released = False
+
+    def start(self, reference: Array) -> Prepared:
+        """Compile the network, run its first batch, and check the outputs; this can be tried again.
+
+        Args:
+            reference: the outputs that it should have, of :func:`reference_outputs`.
+
+        Raises:
+            WrongError: if its outputs or gradients are wrong.
+            ResNetXFError, MemoryError: if it cannot be measured for another reason.
+        """
+        start = time.perf_counter()
+        native, folded = self._built or self._build(self._weights)
+        self._built = None  # starting changes it
+        try:
+            infers = self.case.mode == "infer"
+            started = self._infer(native, self._images) if infers else self._train(native, self._weights, self._images)
+        except Exception:
+            self._failed_seconds += time.perf_counter() - start
+            raise
         self.device, self._step = started.device, started.step
         error = relative_error(started.outputs, reference)
-        if not error <= (limit := tolerance(case.precision)):
+        if not error <= (limit := tolerance(self.case.precision)):
             raise WrongError(f"its outputs are off by {error:.2g} of the largest; sound ones by at most {limit:.2g}")
-        start = time.perf_counter()
-        self._warm_up()
-        self.prepared = Prepared(
+        return Prepared(
             version=self.backend.version(),
             steps=(*folded, *started.steps),
-            build=build,
-            first=started.first,
-            warm_up=time.perf_counter() - start,
+            build=self._build_seconds,
+            first=self._failed_seconds + started.first,
+            warm_up=0.0,
             error=error,
             agreement=float((started.outputs.argmax(1) == reference.argmax(1)).mean()),
             threads=self.bench.threads(),
         )
+
+    def release(self) -> tuple[int, int] | None:
+        """Give a GPU's cached memory back; see :meth:`resnet_xf.backend.fast.Bench.release`."""
+        self._released = True
+        return self.bench.release(self.device)
 
     def _build(self, weights: Weights) -> tuple[Any, tuple[str, ...]]:
         """The native network before it is made fast, and what was done to it; None if the learner will build it."""
@@ -228,6 +271,10 @@ class Engine:
 
     def run(self, steps: int) -> Round:
         """Run so many batches, or training steps if the case trains, wait for the device, and return the time."""
+        if self._released and self.device != "cpu":  # a step that is not timed allocates the memory again
+            self._step()
+            self.bench.wait(self.device)
+        self._released = False
         busy, start = time.process_time(), time.perf_counter()
         for _ in range(steps):
             self._step()
@@ -235,15 +282,20 @@ class Engine:
         seconds = time.perf_counter() - start
         return Round(steps * self.case.batch, seconds, (time.process_time() - busy) / seconds)
 
-    def _warm_up(self) -> None:
-        """Run until the network gets no faster; ``pace`` is then the seconds that one step takes."""
+    def warm_up(self, longest: float = inf) -> float:
+        """Run until the network gets no faster, at most so many seconds and ``WARM_UP``; return the seconds it took.
+
+        ``pace`` is then the seconds that one step takes.
+        """
         rates: list[float] = []
+        begin = time.perf_counter()
         self.pace = self.run(1).seconds
         start = time.perf_counter()
-        while not steady(rates) and (time.perf_counter() - start < WARM_UP or not rates):
+        while not steady(rates) and (time.perf_counter() - start < min(WARM_UP, longest) or not rates):
             done = self.run(self.steps_in(ROUND))
             self.pace = done.seconds * self.case.batch / done.images
             rates.append(1 / self.pace)
+        return time.perf_counter() - begin
 
     def steps_in(self, seconds: float) -> int:
         """How many steps take about so many seconds; at least one."""

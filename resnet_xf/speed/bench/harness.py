@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from math import prod
-from pathlib import Path
-from random import Random
-from statistics import median
+from math import inf
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.trace import trace
+from resnet_xf.backend.fast import PRESETS
 from resnet_xf.errors import BenchError, refuse
 from resnet_xf.speed.bench.case import Case
-from resnet_xf.speed.bench.engine import Round, WrongError, distinct_images
-from resnet_xf.speed.bench.report import BenchReport, Result, Row, merged, with_ratios
-from resnet_xf.speed.bench.statistics import format_rate, speed, widening
-from resnet_xf.speed.bench.worker import Ceiling, PeakMemory, Ready, ReferenceWritten, Worker
-from resnet_xf.support.environment import environment, hardware, memory
+from resnet_xf.speed.bench.crew import Crew, Ended, Log
+from resnet_xf.speed.bench.report import BenchReport, Row, merged, with_ratios
+from resnet_xf.speed.bench.runner import Runner
+from resnet_xf.speed.bench.statistics import format_rate, widening
+from resnet_xf.speed.bench.turns import Ceilings, finish, take_turns, too_many, unfinished
+from resnet_xf.support.environment import environment, hardware, processors
 from resnet_xf.support.files import temporary_folder
-from resnet_xf.support.processes import ProcessDied
+from resnet_xf.support.processes import supervise
 
 Callback = Callable[[int, int, str], object]
 """Takes the number of parts done, the number of all parts, and what was done in words."""
 
-Ceilings = dict[tuple[str, str, str], float]
-"""Operations per second of a large matrix product, by device, precision and backend; 0 if there is none."""
+Keep = Callable[[BenchReport, int], object]
+"""Takes the report so far, and how many of its first groups are complete."""
 
 TURNS, LONGEST, MOST = 10, 1.0, 60
 """The least number of turns of a case, over all launches; the seconds of a turn if there are more than those; and the
 largest number of turns in a launch. Many short turns give a narrower interval than few long ones."""
 
-HEADROOM = 1.5
-"""Another process is started only if more than this many times the largest peak of those running is free."""
+RESERVE = 2.0, 0.05, 10.0
+"""Seconds of a budget that are kept to end the processes and write the report: this share, at least and at most."""
 
 SEARCH, GAIN = 0.5, 1.03
 """In the search for the best batch: the seconds of a turn, and how many times as fast a larger batch must be to pay."""
@@ -46,253 +46,257 @@ SEARCH, GAIN = 0.5, 1.03
 FLOPS = {"infer": 2, "train": 6}
 """Floating-point operations per multiply-add of the forward pass; the backward pass takes twice as many."""
 
+STOPPING = b"\nresnet-xf: stopping, as soon as the report is written; again to quit without one\n"
+"""What the user is told when a signal stops a bench."""
+
 
 def bench(
     cases: Sequence[Case],
     *,
     seconds: float = 5.0,
     launches: int = 1,
+    budget: float | None = None,
+    start: float | None = None,
     command: str = "",
     callback: Callback | None = None,
+    log: Log = lambda line: None,
+    keep: Keep = lambda report, complete: None,
 ) -> BenchReport:
     """Measure the speed of cases.
 
     The cases of a group (:attr:`Case.group`) are compared with the first of them. Their processes live at the same
-    time, as many as the memory holds, and run in turns, so that what slows the machine slows all of them. Differences
-    between one process and the next, as where its memory lies, show only with several launches.
+    time, as many as the memory holds, and get ready side by side. Then they run in turns while nobody else works, so
+    that what slows the machine slows all of them. Differences between one process and the next, as where its memory
+    lies, show only with several launches.
 
     Args:
         cases: the cases; those of a group must follow one another.
         seconds: how long each process runs in all, divided into turns; a turn is at least one step.
         launches: how many times each case's process is started anew.
+        budget: seconds for everything. Then cases get ready in the order of their presets, turns are shortened if need
+            be, and the report lists what was not measured. None: as long as it takes.
+        start: when the budget began, of :func:`time.monotonic`; None: now.
         command: the command line, for the report.
         callback: called after each part.
+        log: called with a line when a case is started, is ready, or is measured.
+        keep: called at the start, after each group, and at the end. The report is marked as partial until the last.
 
     Raises:
         BenchError: if an argument is wrong, or on Windows.
         MissingExtraError: if SciPy is not installed; for two launches and more.
+        SystemExit: after Ctrl-C or SIGTERM, when ``keep`` has got the report so far.
     """
+    start = time.monotonic() if start is None else start
     complaints = {
         "measurements need processes that Windows does not have; use Linux, or a container of it": (
             sys.platform == "win32"
         ),
         f"time: each case must run for more than 0 seconds, got {seconds:g}": not seconds > 0,
         f"launches: each case needs 1 process at least, got {launches}": launches < 1,
+        f"budget: expected more than 0 seconds, got {budget}": budget is not None and not budget > 0,
     }
     refuse(BenchError, complaints)
     widening(launches)  # needs SciPy: say so before hours are spent
-    cases = list(dict.fromkeys(cases))
     turns = min(MOST, max(-(-TURNS // launches), round(seconds / LONGEST)))
-    progress = _Progress(launches * len(cases) * (turns + 1), callback)
-    ceilings: dict[str, float] = {}
-    rows: list[Row] = []
-    for _, group in groupby(cases, key=lambda case: case.group):
-        launched: dict[Case, list[Row]] = {case: [] for case in group}
-        with temporary_folder() as folder:
-            for launch in range(launches):
-                # A case that was refused in an earlier launch is not started again.
-                again = [case for case, earlier in launched.items() if all(row.result for row in earlier)]
-                progress.total -= (len(launched) - len(again)) * (turns + 1)
-                with ExitStack() as stack:
-                    started = _Group(again, turns, seconds / turns, folder, stack, progress, launch)
-                    for row in started.measure():
-                        launched[row.case].append(row)
-                for (_, precision, _), flops in started.ceilings.items():
-                    if flops > ceilings.get(precision, 0.0):
-                        ceilings[precision] = flops
-        rows += with_ratios([merged(one) for one in launched.values()])
-    shares = tuple(_with_share(row, ceilings) for row in rows)
-    return BenchReport(command=command, environment=environment() | hardware(), ceilings=ceilings, rows=shares)
+    parts = turns + 1
+    results = _Results({case: [] for case in cases}, launches, budget, command)
+    progress = _Progress(launches * len(results.rows) * parts, callback)
+    keep(results.report(), 0)
+    number = 0
+    with _crew(progress, log, results.add, parts, _deadline(start, budget)) as crew:
+        try:
+            for span in _spans(list(results.rows)):
+                for launch in range(launches):
+                    # A case that was refused in an earlier launch is not started again.
+                    again = [[case for case in group if results.is_sound(case)] for group in span]
+                    progress.total -= (sum(map(len, span)) - sum(map(len, again))) * parts
+                    for _ in _measure(crew, again, launch, turns, seconds, results, ordered=budget is not None):
+                        results.complete += launch == launches - 1
+                        keep(results.report(), results.complete)
+        except Ended as end:
+            number, results.stopped = end.number, end.why
+            for row in unfinished(crew):
+                results.add(row)
+    report = results.report(final=True)
+    keep(report, len(list(report.groups())))
+    if number:
+        raise SystemExit(128 + number)
+    return report
 
 
-def best_batch(case: Case, callback: Callback | None = None) -> Case:
+def _deadline(start: float, budget: float | None) -> float:
+    """When processes must end, of :func:`time.monotonic`."""
+    least, share, most = RESERVE
+    return inf if budget is None else start + budget - min(most, max(least, share * budget))
+
+
+@contextmanager
+def _crew(
+    progress: Callable[[int, str], object], log: Log, refuse_: Callable[[Row], object], parts: int, ends: float
+) -> Iterator[Crew]:
+    """A crew without processes; those that it starts end with the block, and its folder is removed."""
+    with temporary_folder() as folder, supervise(STOPPING) as supervisor:
+        yield Crew(supervisor, folder, progress, log, refuse_, parts, ends)
+
+
+def _spans(cases: Sequence[Case]) -> Iterator[list[list[Case]]]:
+    """Divide cases into lists of groups that get ready together: one group, or more if there are many processors."""
+    span: list[list[Case]] = []
+    for _, cases_of_group in groupby(cases, key=lambda case: case.group):
+        group = list(cases_of_group)
+        if span and sum(map(len, span)) + len(group) > processors():
+            yield span
+            span = []
+        span.append(group)
+    if span:
+        yield span
+
+
+def _measure(
+    crew: Crew,
+    groups: Sequence[Sequence[Case]],
+    launch: int,
+    turns: int,
+    seconds: float,
+    results: _Results,
+    *,
+    ordered: bool,
+) -> Iterator[None]:
+    """Measure the cases of some groups, as many at the same time as the memory holds, each beside its group's first.
+
+    Yields:
+        None whenever a group is complete.
+
+    Raises:
+        Ended: if a signal stops the bench, or its time is up.
+    """
+    waiting = [case for group in groups for case in group]
+    if ordered:
+        waiting.sort(key=lambda case: list(PRESETS).index(case.preset))
+    kept: dict[int, Runner] = {}
+    first_turn, ceilings = Counter[int](), defaultdict[int, Ceilings](dict)
+    open_groups = dict(enumerate(groups))
+    while open_groups:
+        waiting = crew.prepare(waiting)
+        for number, group in list(open_groups.items()):
+            baseline = kept.get(number)
+            runners = [runner for runner in crew.runners if runner.case in group and runner is not baseline]
+            runners.sort(key=lambda runner: group.index(runner.case))
+            if baseline:
+                runners.insert(0, baseline)
+            waiting += too_many(crew, runners)
+            runners = [runner for runner in runners if runner in crew.runners]
+            if runners != [baseline]:
+                begin = first_turn[number]
+                first_turn[number] += turns
+                ready = sum(runner not in kept.values() for runner in crew.runners)
+                share = len(runners) / max(len(runners), ready)
+                take_turns(crew, runners, range(begin, begin + turns), seconds, launch, share, baseline)
+                baseline = next((runner for runner in runners if not runner.failure), None)
+            rest = any(case in group for case in waiting)
+            for runner in runners:
+                if not rest or runner is not baseline:
+                    results.add(finish(crew, runner, ceilings[number]))
+            results.add_ceilings(ceilings[number])
+            if rest and baseline:
+                kept[number] = baseline
+            else:
+                kept.pop(number, None)
+            if not rest:
+                del open_groups[number]
+                yield
+
+
+def best_batch(case: Case, callback: Callback | None = None, *, budget: float | None = None) -> Case:
     """The case with the batch size of the most images per second, among powers of two.
 
-    The search ends when two batch sizes in a row are not faster by ``GAIN``, or one does not fit into the memory.
+    The search ends when two batch sizes in a row are not faster by ``GAIN``, one does not fit into the memory, or so
+    many seconds (``budget``) are over.
     """
     progress = _Progress(0, callback)
     best, best_rate, without_gain = replace(case, batch=1), 0.0, 0
-    batch = 1
+    batch, turns = 1, 3
+    ends = _deadline(time.monotonic(), budget)
     while without_gain < 2:
         trial = replace(case, batch=batch)
-        with temporary_folder() as folder, ExitStack() as stack:
-            group = _Group([trial], 3, SEARCH, folder, stack, progress)
-            runner = group.start(trial)
-            if isinstance(runner, Row):  # refused
-                break
-            for turn in range(group.turns):
-                runner.run(turn, group.seconds)
-        if runner.failure:
+        try:
+            with _crew(progress, lambda line: None, lambda row: None, turns + 1, ends) as crew:
+                crew.prepare([trial])
+                runners = list(crew.runners)
+                if runners:
+                    take_turns(crew, runners, range(turns), SEARCH * turns, 0, 1.0, None)
+        except Ended as end:
+            if end.number:
+                raise SystemExit(128 + end.number) from None
             break
-        progress(0, f"{trial}: {format_rate(runner.rate)} images/s")
-        without_gain = 0 if runner.rate > best_rate * GAIN else without_gain + 1
-        if runner.rate > best_rate:
-            best, best_rate = trial, runner.rate
+        if not runners or runners[0].failure:  # refused, or too large
+            break
+        rate = runners[0].rate
+        progress(0, f"{trial}: {format_rate(rate)} images/s")
+        without_gain = 0 if rate > best_rate * GAIN else without_gain + 1
+        if rate > best_rate:
+            best, best_rate = trial, rate
         batch *= 2
     return best
 
 
-def check_memory(case: Case) -> None:
-    """Refuse a batch whose activations alone do not fit into the free memory; checks nothing on a GPU.
-
-    Raises:
-        BenchError: with the memory that is needed, and a batch that fits.
-    """
-    available = memory()
-    if available is None or case.device != "cpu":
-        return
-    rows = trace(plan(case.spec), (1, case.spec.in_channels, *case.image_size))
-    sizes = [prod(row.output_shape) for row in rows if row.kind in ("conv", "norm")]
-    # Training keeps the output of every layer; inference the input and output of one.
-    each = 4 * (sum(sizes) if case.mode == "train" else 2 * max(sizes))
-    needed, free = each * case.batch, available.free
-    if needed > free:
-        raise BenchError(
-            f"batch: to {case.mode} {case.spec.name} with {case.batch:,} images of "
-            f"{case.image_size[0]}×{case.image_size[1]} takes at least {needed / 2**30:,.0f} GiB of memory, and "
-            f"{free / 2**30:,.0f} are free; choose {f'less than {free // each:,}' if free > each else 'smaller images'}"
-        )
-
-
-@dataclass(eq=False)
-class _Runner:
-    """A case whose process is warm.
+@dataclass
+class _Results:
+    """The rows so far, and the report that they give.
 
     Attributes:
-        case: the case.
-        worker: its process.
-        ready: the message with which the process said that it is warm.
-        failure: what ended the process, if anything did.
-        rounds: what was measured in each turn, by its number.
+        rows: by case, a row for each launch.
+        launches: how many launches there shall be.
+        budget: as of :func:`bench`.
+        command: the command line.
+        ceilings: by precision, the largest that were measured.
+        complete: how many of the first groups are complete.
+        stopped: what ended the bench before its time.
     """
 
-    case: Case
-    worker: Worker
-    ready: Ready
-    failure: ProcessDied | None = None
-    rounds: dict[int, Round] = field(default_factory=dict)
+    rows: dict[Case, list[Row]]
+    launches: int
+    budget: float | None
+    command: str
+    ceilings: dict[str, float] = field(default_factory=dict)
+    complete: int = 0
+    stopped: str = ""
+    machine: dict[str, str] = field(default_factory=lambda: environment() | hardware())
 
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """Images per second of each round."""
-        return tuple(one.images / one.seconds for one in self.rounds.values())
+    def add(self, row: Row) -> None:
+        """Add the row of one launch."""
+        self.rows[row.case].append(row)
 
-    @property
-    def rate(self) -> float:
-        """The median of the images per second so far; 0 before the first round."""
-        return median(self.rates or (0.0,))
+    def add_ceilings(self, ceilings: Ceilings) -> None:
+        """Keep the ceilings that are larger than those before."""
+        for (_, precision, _), flops in ceilings.items():
+            if flops > self.ceilings.get(precision, 0.0):
+                self.ceilings[precision] = flops
 
-    def run(self, turn: int, seconds: float, *, keep: bool = True) -> None:
-        """Run for about so many seconds, and keep what was measured unless it is only to get warm."""
-        if self.failure is None:
-            try:
-                done = self.worker.ask(seconds, Round)
-            except ProcessDied as died:
-                self.failure = died
-                return
-            if keep:
-                self.rounds[turn] = done
+    def is_sound(self, case: Case) -> bool:
+        """Whether the case has a result in every launch so far."""
+        return all(row.result for row in self.rows[case])
 
-    def finish(self, ceilings: Ceilings) -> Row:
-        """End the process, and return its result, or a row without one if it died.
-
-        The ceiling is measured and added unless a case of the same device, precision and backend has done so.
-        """
-        try:
-            if self.failure:
-                raise self.failure
-            peak = self.worker.ask("memory", PeakMemory)
-            key = self.case.device, self.case.precision, self.case.backend
-            if key not in ceilings:
-                with suppress(ProcessDied):
-                    ceilings[key] = self.worker.ask("ceiling", Ceiling).flops or 0.0
-        except ProcessDied as died:
-            return _unmeasured(self.case, died)
-        finally:
-            self.worker.end()
-        result = Result(
-            **asdict(self.ready.prepared) | {"steps": (*self.ready.prepared.steps, *self.worker.settings)},
-            speed=speed(self.rates),
-            rates=(dict(zip(self.rounds, self.rates, strict=True)),),
-            share=None,
-            host_memory=peak.host,
-            device_memory=peak.device,
-            busy_processors=median(one.processors for one in self.rounds.values()),
+    def report(self, *, final: bool = False) -> BenchReport:
+        """The report; ``final`` says that no more will be measured."""
+        why = self.stopped or "budget"
+        reason = f"not measured: {why}" if final else "not measured yet"
+        whole = all(len(rows) == self.launches or not self.is_sound(case) for case, rows in self.rows.items())
+        rows = [merged(launched) if launched else Row(case=case, reason=reason) for case, launched in self.rows.items()]
+        compared = [row for _, group in groupby(rows, key=lambda row: row.case.group) for row in with_ratios([*group])]
+        partial = not final or not whole or bool(self.stopped)
+        return BenchReport(
+            command=self.command,
+            partial=partial,
+            ended="" if not partial else "not finished" if not final else self._ended(why),
+            environment=self.machine,
+            ceilings=dict(self.ceilings),
+            rows=tuple(_with_share(row, self.ceilings) for row in compared),
         )
-        return Row(case=self.case, result=result)
 
-
-def _unmeasured(case: Case, error: Exception) -> Row:
-    """The row of a case that was refused or whose process died."""
-    return Row(case=case, reason=str(error), failed=isinstance(error, WrongError | ProcessDied))
-
-
-@dataclass
-class _Group:
-    """Cases that are compared with the first of them, in one launch.
-
-    ``stack`` ends all processes when it is closed; ``folder`` is for temporary files and the reference outputs.
-    :meth:`measure` fills ``ceilings``.
-    """
-
-    cases: list[Case]
-    turns: int
-    seconds: float
-    folder: Path
-    stack: ExitStack
-    progress: Callable[[int, str], None]
-    launch: int = 0
-    ceilings: Ceilings = field(default_factory=dict)
-
-    def measure(self) -> list[Row]:
-        """Measure the cases, as many at the same time as the memory holds, each beside the first one."""
-        rows: list[Row] = []
-        waiting = deque(self.cases)
-        baseline: _Runner | None = None
-        turn = 0
-        while waiting:
-            together = [baseline] if baseline else []
-            while waiting and (len(together) < 2 or _fits_another(together)):
-                started = self.start(waiting.popleft())
-                if isinstance(started, Row):
-                    rows.append(started)
-                else:
-                    together.append(started)
-            if together == [baseline]:  # all others were refused
-                continue
-            for runner in together:  # each has waited while the others got ready, and is not warm any more
-                runner.run(turn, self.seconds, keep=False)
-            for _ in range(self.turns):
-                # The order changes, because what ran before leaves its caches and clock rates to the next.
-                for runner in Random(f"{self.launch} {turn}").sample(together, len(together)):
-                    runner.run(turn, self.seconds)
-                    if runner is not baseline:
-                        self.progress(1, f"{runner.case}: {format_rate(runner.rate)} images/s")
-                turn += 1
-            baseline = next((runner for runner in together if not runner.failure), None)
-            rows += [runner.finish(self.ceilings) for runner in together if runner is not baseline]
-        return [*rows, baseline.finish(self.ceilings)] if baseline else rows
-
-    def start(self, case: Case) -> _Runner | Row:
-        """Start a case's process, and wait until it is warm. If it cannot be measured, return a row that says why."""
-        self.progress(0, f"{case}: getting ready")
-        reference = self.folder / f"{case.mode}-{distinct_images(case.batch)}.npy"
-        try:
-            check_memory(case)
-            if not reference.exists():
-                self._worker(case, reference).receive(ReferenceWritten)
-            worker = self._worker(case, reference)
-            runner = _Runner(case, worker, worker.receive(Ready))
-        except (BenchError, ProcessDied) as error:
-            self.progress(self.turns + 1, f"{case}: {error}")
-            return _unmeasured(case, error)
-        self.progress(1, f"{case}: ready")
-        return runner
-
-    def _worker(self, case: Case, reference: Path) -> Worker:
-        worker = Worker(case, reference, self.folder)
-        self.stack.callback(worker.end)
-        return worker
+    def _ended(self, why: str) -> str:
+        """Why the report is partial, in words."""
+        return f"the budget of {self.budget:g} s is spent" if why == "budget" else why
 
 
 @dataclass
@@ -307,14 +311,6 @@ class _Progress:
         self.done += parts
         if self.callback is not None:
             self.callback(self.done, self.total, text)
-
-
-def _fits_another(runners: Sequence[_Runner]) -> bool:
-    """Whether one more process probably fits into the free memory, if that is known; never on a GPU."""
-    if any(runner.case.device != "cpu" for runner in runners):
-        return False
-    available = memory()
-    return available is None or available.free > HEADROOM * max(runner.ready.memory for runner in runners)
 
 
 def _with_share(row: Row, ceilings: dict[str, float]) -> Row:

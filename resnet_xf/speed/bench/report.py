@@ -79,7 +79,7 @@ class Row(Struct, frozen=True, kw_only=True):
     Attributes:
         case: what was measured.
         result: None if there is none.
-        reason: why there is no result.
+        reason: why there is no result; it begins with ``not measured`` if the bench ended before.
         failed: whether the case crashed or computed wrong results, rather than lacked something.
         ratio: to the group's :func:`baseline`; None for the baseline itself.
     """
@@ -96,6 +96,9 @@ class BenchReport(Document, frozen=True, kw_only=True):
 
     Attributes:
         command: the command line.
+        partial: whether the bench ended, or was killed, before all was measured as it was asked for.
+        ended: if partial, why: ``the budget of 300 s is spent``, ``stopped by SIGTERM``; ``not finished`` while the
+            bench runs, and so if it was killed.
         environment: the machine and its software.
         ceilings: by precision, the most operations per second that any backend reached in a large matrix product.
         rows: one for each case.
@@ -105,6 +108,8 @@ class BenchReport(Document, frozen=True, kw_only=True):
     error = BenchError
 
     command: str = ""
+    partial: bool = False
+    ended: str = ""
     environment: dict[str, str]
     ceilings: dict[str, float]
     rows: tuple[Row, ...]
@@ -244,13 +249,21 @@ def _conclusions(rows: Sequence[Row]) -> Iterator[str]:
         compared.add((case, other))
 
 
+NO_VERDICT = "one launch: no verdict"
+"""Said of two reports if one has one launch: processes of the same code differ, and one does not tell by how much."""
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A case that two reports measured: both speeds, and how many times as fast the later one is."""
+    """A case that two reports measured: both speeds, and how many times as fast the later one is.
+
+    ``verdict`` is the ratio's, or ``NO_VERDICT``.
+    """
 
     case: Case
     before: Speed
     after: Speed
     ratio: Ratio
+    verdict: str
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,12 +273,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         changes: the cases that both measured.
         only_before, only_after: the cases that one alone measured, in words.
         environment: what differs between the machines and their software, by name: before and after.
+        partial: for each report that is partial, why.
     """
 
     changes: tuple[Change, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
     environment: dict[str, tuple[str, str]]
+    partial: dict[str, str]
 
 
 def compare(before: BenchReport, after: BenchReport) -> Comparison:
@@ -280,16 +295,7 @@ def compare(before: BenchReport, after: BenchReport) -> Comparison:
     old, new = (dict(measured(report.rows)) for report in (before, after))
     if old.keys().isdisjoint(new):
         raise BenchError(f"no case was measured in both: {_differences(old, new)}; measure both with the same options")
-    changes = tuple(
-        Change(
-            case=case,
-            before=result.speed,
-            after=new[case].speed,
-            ratio=unpaired(new[case].by_launch, result.by_launch),
-        )
-        for case, result in old.items()
-        if case in new
-    )
+    changes = tuple(_change(case, result, new[case]) for case, result in old.items() if case in new)
     names = dict.fromkeys((*before.environment, *after.environment))
     values = {name: (before.environment.get(name, "none"), after.environment.get(name, "none")) for name in names}
     return Comparison(
@@ -297,7 +303,14 @@ def compare(before: BenchReport, after: BenchReport) -> Comparison:
         only_before=tuple(f"{case.group_title}: {case}" for case in old if case not in new),
         only_after=tuple(f"{case.group_title}: {case}" for case in new if case not in old),
         environment={name: (one, two) for name, (one, two) in values.items() if one != two},
+        partial={name: one.ended for name, one in (("before", before), ("after", after)) if one.partial},
     )
+
+
+def _change(case: Case, before: Result, after: Result) -> Change:
+    ratio = unpaired(after.by_launch, before.by_launch)
+    verdict = ratio.verdict if ratio.launches > 1 else NO_VERDICT
+    return Change(case=case, before=before.speed, after=after.speed, ratio=ratio, verdict=verdict)
 
 
 def _differences(before: Collection[Case], after: Collection[Case]) -> str:

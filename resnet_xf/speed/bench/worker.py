@@ -1,50 +1,65 @@
 """The process that measures one case: its messages, and both ends of them.
 
-It builds, checks and warms up the network, and sends :class:`Ready` or :class:`Refused`. Then it answers each request:
-a number of seconds with a :class:`Round`, ``memory`` with :class:`PeakMemory`, ``ceiling`` with :class:`Ceiling`.
+It builds the network and sends :class:`Built`. At the request ``start`` it compiles, checks, and sends :class:`Ready`.
+Each request has one answer, as :data:`Do` lists them. :class:`Refused` may come in place of the first two messages.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 
 from resnet_xf.backend.fast import COMPILED
 from resnet_xf.backend.registry import BUILT_IN
-from resnet_xf.errors import BenchError, ResNetXFError, one_line
+from resnet_xf.errors import ResNetXFError, one_line
 from resnet_xf.speed.bench.case import Case
 from resnet_xf.speed.bench.engine import Engine, Round, WrongError, reference_outputs
 from resnet_xf.speed.bench.report import Prepared
 from resnet_xf.support.environment import peak_memory
 from resnet_xf.support.files import atomic
 from resnet_xf.support.parent import connect
-from resnet_xf.support.processes import Child, ProcessDied
+from resnet_xf.support.processes import Child, ProcessDied, Supervisor
 
 COMMAND = (sys.executable, "-c", "from resnet_xf.speed.bench.worker import main; main()")
 """Starts the process. The case follows as JSON, and the path of the reference outputs."""
 
-LONGEST = 1800.0
-"""Seconds without an answer after which a process is given up; compilers that try many kernels need minutes."""
+REFEREE = (sys.executable, "-c", "from resnet_xf.speed.bench.worker import referee; referee()")
+"""Starts a process that computes reference outputs. For each the path of its file follows, and a case as JSON."""
+
+COMPILER_THREADS = "TORCHINDUCTOR_COMPILE_THREADS"
+"""The environment variable with the number of processes that one ``torch.compile`` uses."""
+
+Do: TypeAlias = Literal["start", "warm up", "run", "release", "memory", "ceiling"]
+"""What a process is asked: ``start`` gives :class:`Ready`, ``warm up`` :class:`Warm`, ``run`` a :class:`Round`,
+``release`` :class:`Released`, ``memory`` :class:`PeakMemory`, ``ceiling`` :class:`Ceiling`."""
 
 
-class Ready(msgspec.Struct, frozen=True, tag=True):
-    """A message: the network is warm and its outputs are right; ``memory`` is the host's peak so far, in bytes."""
+class Request(msgspec.Struct, frozen=True):
+    """A message to the process. ``seconds``: how long to run, or how long to warm up at most."""
 
-    prepared: Prepared
-    memory: int
+    do: Do
+    seconds: float = 0.0
 
 
-class Refused(msgspec.Struct, frozen=True, tag=True):
-    """A message: why there is nothing to measure; ``wrong`` if the network computes wrong results."""
+class Released(msgspec.Struct, frozen=True, tag=True):
+    """A message: the bytes of a GPU's memory that this process keeps, and those that are free; 0 on a CPU."""
 
-    reason: str
-    wrong: bool = False
+    held: int = 0
+    free: int = 0
+
+
+class Built(msgspec.Struct, frozen=True, tag=True):
+    """A message: the network is built, on the CPU. ``memory`` is that of the device."""
+
+    memory: Released
 
 
 class PeakMemory(msgspec.Struct, frozen=True, tag=True):
@@ -54,74 +69,91 @@ class PeakMemory(msgspec.Struct, frozen=True, tag=True):
     device: int | None
 
 
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """A message: the network has run its first batch and its outputs are right; the memory so far."""
+
+    prepared: Prepared
+    peak: PeakMemory
+    memory: Released
+
+
+class Warm(msgspec.Struct, frozen=True, tag=True):
+    """A message: the network is warm, after so many seconds."""
+
+    seconds: float
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """A message: why there is nothing to measure.
+
+    Attributes:
+        reason: in one line.
+        wrong: whether the network computes wrong results.
+        full: whether a GPU's memory is full. Then the process waits, and can be asked to start again.
+    """
+
+    reason: str
+    wrong: bool = False
+    full: bool = False
+
+
 class Ceiling(msgspec.Struct, frozen=True, tag=True):
     """A message: operations per second of a large matrix product; None if the framework has none in this precision."""
 
     flops: float | None
 
 
-class ReferenceWritten(msgspec.Struct, frozen=True, tag=True):
-    """A message: the reference outputs are in their file, and the process ends."""
+class ReferencesWritten(msgspec.Struct, frozen=True, tag=True):
+    """A message: the reference outputs are in their files, and the process ends; or the reasons, by path."""
+
+    refused: dict[str, str]
 
 
-Answer = TypeVar("Answer", Ready, Round, PeakMemory, Ceiling, ReferenceWritten)
-Message: TypeAlias = Ready | Round | Refused | PeakMemory | Ceiling | ReferenceWritten
-Request: TypeAlias = float | Literal["memory", "ceiling"]
+Message: TypeAlias = Built | Ready | Warm | Round | Released | Refused | PeakMemory | Ceiling | ReferencesWritten
+Answer = TypeVar("Answer", bound=Message)
 
 
 class Worker:
-    """The process that measures a case, as its parent sees it.
+    """A process that measures a case or computes references, as its parent sees it.
 
     Args:
-        case: what it measures.
-        reference: the file of the reference outputs. If it does not exist, the process writes it and ends.
-        folder: a folder for temporary files.
-
-    Attributes:
-        settings: the environment variables that make the case's backend fast, each as ``NAME=value``.
+        supervisor: starts and ends it.
+        name: what messages to the user call it.
+        command: the program and its arguments.
+        variables: environment variables.
+        folder: a folder for its temporary files, and for its output.
     """
 
-    def __init__(self, case: Case, reference: Path, folder: Path) -> None:
-        text = case.to_complete_json()
+    def __init__(
+        self, supervisor: Supervisor, name: str, command: Sequence[str], variables: Mapping[str, str], folder: Path
+    ) -> None:
         # A folder for temporary files of its own, where no compiler finds what another case has left.
-        temporary = folder / sha256(text.encode()).hexdigest()[:16]
+        temporary = folder / sha256("\n".join(command).encode()).hexdigest()[:16]
         temporary.mkdir(exist_ok=True)
-        special = backend_variables(case.backend, case.preset)
-        self.settings = tuple(f"{name}={value}" for name, value in sorted(special.items()))
-        threads = str(case.threads)
-        variables = {"TMPDIR": str(temporary), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **special}
         with NamedTemporaryFile(dir=folder, suffix=".output", delete=False) as output:
-            self._output = Path(output.name)
-            command, file = [*COMMAND, text, str(reference)], output.fileno()
-            self._child = Child(str(case), command, variables, Message, stdout=file, stderr=file, folder=folder)
-        self.end = self._child.end
+            self._output, file = Path(output.name), output.fileno()
+            places = {"TMPDIR": str(temporary), **variables}
+            self.child: Child = supervisor.start(
+                name, command, places, Message, stdout=file, stderr=file, folder=folder
+            )
+        self.end = self.child.end
 
-    def ask(self, request: Request, answer: type[Answer]) -> Answer:
-        """Send a request, and return the answer; raises as :meth:`receive`."""
-        self._child.send(request)
-        return self.receive(answer)
+    def died(self) -> ProcessDied:
+        """The error for a process that has ended, with the last line of its output."""
+        lines = [line for line in self._output.read_text(errors="replace").splitlines() if line.strip()]
+        last = f"; its last words: {lines[-1].strip()}" if lines else ""
+        hint = " (it may have been too large for the memory)" if self.child.exit_code == -9 else ""
+        return ProcessDied(f"the process {self.child.ending}{hint}{last}")
 
-    def receive(self, answer: type[Answer]) -> Answer:
-        """Wait for the next message, which is of this type, and return it.
 
-        Raises:
-            BenchError: if the case cannot be measured; a WrongError if it computes wrong results.
-            ProcessDied: if the process ends, or sends nothing in half an hour; with the last line of its output.
-        """
-        try:
-            message: Message = self._child.receive(LONGEST)
-        except TimeoutError:
-            self.end()
-            raise ProcessDied(f"the process gave no answer in {LONGEST / 60:.0f} minutes") from None
-        except ProcessDied as died:
-            lines = [line for line in self._output.read_text(errors="replace").splitlines() if line.strip()]
-            last = f"; its last words: {lines[-1].strip()}" if lines else ""
-            hint = " (it may have been too large for the memory)" if self._child.exit_code == -9 else ""
-            raise ProcessDied(f"the process {died}{hint}{last}") from None
-        if isinstance(message, Refused):
-            raise (WrongError if message.wrong else BenchError)(message.reason)
-        assert isinstance(message, answer)
-        return message
+def case_worker(supervisor: Supervisor, case: Case, reference: Path, folder: Path, compilers: int) -> Worker:
+    """Start the process of a case. ``compilers``: how many processes its compiler may use, or 0 for its own choice."""
+    threads = str(case.threads)
+    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **backend_variables(case.backend, case.preset)}
+    if compilers and COMPILER_THREADS not in os.environ:
+        variables[COMPILER_THREADS] = str(compilers)
+    command = [*COMMAND, case.to_complete_json(), str(reference)]
+    return Worker(supervisor, str(case), command, variables, folder)
 
 
 def backend_variables(backend: str, preset: str) -> dict[str, str]:
@@ -135,28 +167,87 @@ def main() -> None:
     assert parent is not None
     case, reference = Case.from_json(sys.argv[1]), Path(sys.argv[2])
     try:
-        if not reference.exists():
-            with atomic(reference) as temporary, open(temporary, "wb") as file:
-                np.save(file, reference_outputs(case), allow_pickle=False)
-            parent.send(ReferenceWritten())
-            return
-        engine = Engine(case, np.load(reference, allow_pickle=False))
+        engine = Engine(case)
+        parent.send(Built(_release(engine)))
     except Exception as error:
-        reason = one_line(error)
-        if isinstance(error, MemoryError):
-            reason = f"not enough memory: {reason}"
-        elif not isinstance(error, ResNetXFError):
-            if not isinstance(error, RuntimeError) or "memory" not in reason:
-                raise
-            reason = f"not enough memory: {reason}; choose a smaller batch"  # a framework's own error
-        parent.send(Refused(reason, wrong=isinstance(error, WrongError)))
+        parent.send(_refusal(error, case))
         return
-    parent.send(Ready(engine.prepared, peak_memory()))
     for request in parent.messages(Request):
-        match request:
-            case "memory":
-                parent.send(PeakMemory(peak_memory(), engine.bench.peak_memory(engine.device)))
-            case "ceiling":
-                parent.send(Ceiling(engine.ceiling()))
-            case seconds:
-                parent.send(engine.run(engine.steps_in(seconds)))
+        try:
+            answer = _answer(engine, request, reference)
+        except Exception as error:
+            if request.do != "start":
+                raise
+            answer = _refusal(error, case)
+        if isinstance(answer, Refused) and answer.full:
+            engine.release()  # only now: the exception has held the tensors
+        parent.send(answer)
+        if isinstance(answer, Refused) and not answer.full:
+            return
+
+
+def _answer(engine: Engine, request: Request, reference: Path) -> Any:
+    """The answer to a request, see :data:`Do`."""
+    match request.do:
+        case "start":
+            prepared = engine.start(np.load(reference, allow_pickle=False))
+            return Ready(prepared, _peak(engine), _release(engine))
+        case "warm up":
+            return Warm(engine.warm_up(request.seconds))
+        case "run":
+            return engine.run(engine.steps_in(request.seconds))
+        case "release":
+            return _release(engine)
+        case "memory":
+            return _peak(engine)
+        case "ceiling":
+            return Ceiling(engine.ceiling())
+
+
+def _peak(engine: Engine) -> PeakMemory:
+    return PeakMemory(peak_memory(), engine.bench.peak_memory(engine.device))
+
+
+def _release(engine: Engine) -> Released:
+    return Released(*(engine.release() or ()))
+
+
+def _refusal(error: Exception, case: Case) -> Refused:
+    """Why the case cannot be measured; raises an error that is none of ours and not about memory."""
+    reason, memory = one_line(error), isinstance(error, MemoryError)
+    if memory:
+        reason = f"not enough memory: {reason}"
+    elif not isinstance(error, ResNetXFError):
+        memory = isinstance(error, RuntimeError) and "memory" in reason  # a framework's own error
+        if not memory:
+            raise error
+        reason = f"not enough memory: {reason}; choose a smaller batch"
+    return Refused(reason, wrong=isinstance(error, WrongError), full=memory and case.device != "cpu")
+
+
+def start_referee(supervisor: Supervisor, tasks: Sequence[tuple[Path, Case]], folder: Path) -> Worker:
+    """Start a process that computes the reference outputs of cases of one network, each into its file."""
+    first = tasks[0][1]
+    threads = str(first.threads)
+    arguments = [text for path, case in tasks for text in (str(path), case.to_complete_json())]
+    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    return Worker(supervisor, f"{first.spec.name} in float64", [*REFEREE, *arguments], variables, folder)
+
+
+def referee() -> None:
+    """Compute the reference outputs that the command line asks for; what the started process does."""
+    parent = connect()
+    assert parent is not None
+    refused: dict[str, str] = {}
+    for path, text in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        if Path(path).exists():  # another backend has computed it
+            continue
+        try:
+            outputs = reference_outputs(Case.from_json(text))
+        except (ResNetXFError, MemoryError, RuntimeError) as error:
+            refused.setdefault(path, one_line(error))
+            continue
+        refused.pop(path, None)
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, outputs, allow_pickle=False)
+    parent.send(ReferencesWritten(refused))

@@ -1,0 +1,318 @@
+"""The processes of cases, which get ready side by side; :mod:`resnet_xf.speed.bench.turns` times them."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from resnet_xf.backend.fast import COMPILED
+from resnet_xf.errors import BenchError
+from resnet_xf.speed.bench.case import Case
+from resnet_xf.speed.bench.engine import WrongError, reference_name
+from resnet_xf.speed.bench.memory import HEADROOM, check_memory, device_memory, host_memory
+from resnet_xf.speed.bench.report import Row
+from resnet_xf.speed.bench.runner import Runner, unmeasured
+from resnet_xf.speed.bench.worker import (
+    Answer,
+    Built,
+    Do,
+    Ready,
+    ReferencesWritten,
+    Refused,
+    Request,
+    Worker,
+    case_worker,
+    start_referee,
+)
+from resnet_xf.support.environment import memory, processors
+from resnet_xf.support.processes import Child, ProcessDied, Supervisor
+
+LONGEST = 1800.0
+"""Seconds without an answer after which processes are given up; compilers that try many kernels need minutes."""
+
+LEAST, PREPARING = 3.0, 0.6
+"""Of a budget, the seconds that are kept for the timing of each case that is ready; and the largest share of the time
+left that getting ready may take all the same."""
+
+Log = Callable[[str], object]
+
+
+class Ended(Exception):  # noqa: N818 - no failure
+    """The bench ends here. ``why``: ``budget``, or ``stopped by SIGINT``; ``number``: the signal's, or 0."""
+
+    def __init__(self, why: str, number: int = 0) -> None:
+        super().__init__(why)
+        self.why, self.number = why, number
+
+
+@dataclass(eq=False)
+class Crew:
+    """The processes that live, and what waits for their messages.
+
+    Attributes:
+        supervisor: starts and ends the processes.
+        folder: for temporary files and reference outputs.
+        progress: called with the parts that are done, and what was done in words.
+        log: called with a line when a case starts, is ready, is measured, or is refused.
+        refuse: called with the row of a case that cannot be measured.
+        parts: how many parts a case has for the progress.
+        ends: when the time is up, of :func:`time.monotonic`.
+        runners: those whose processes live, in the order in which they were started.
+        waited: cases that were ended once because a GPU's memory was full, to be started again.
+        capacity: bytes of a GPU's memory that all runners can hold together.
+    """
+
+    supervisor: Supervisor
+    folder: Path
+    progress: Callable[[int, str], object]
+    log: Log
+    refuse: Callable[[Row], object]
+    parts: int
+    ends: float = inf
+    runners: list[Runner] = field(default_factory=list)
+    waited: set[Case] = field(default_factory=set)
+    capacity: int = 0
+    _referees: dict[Worker, list[Path]] = field(default_factory=dict)
+    _refused: dict[Path, str] = field(default_factory=dict)
+    _compilers: int = 0
+
+    # Messages
+
+    def _next(self, until: float = inf) -> tuple[Child, Any] | None:
+        """Wait for the next message of any process, or (None as message) for its end; None if the time is up.
+
+        Raises:
+            Ended: if a signal stops the bench, or its own time is up.
+        """
+        event = None
+        if not self.supervisor.stopping:
+            seconds = max(0.0, min(until, self.ends) - time.monotonic())
+            event = next(self.supervisor.events(seconds=seconds), None)
+        if number := self.supervisor.request.signal:
+            raise Ended(f"stopped by {signal.Signals(number).name}", number)
+        if event is None and time.monotonic() >= self.ends:
+            raise Ended("budget")
+        return event
+
+    def ask(self, runner: Runner, do: Do, answer: type[Answer], seconds: float = 0.0) -> Answer:
+        """Send a request to a runner that is ready, and wait for the answer.
+
+        Raises:
+            ProcessDied: if its process ends, or gives no answer in half an hour.
+            Ended: as :meth:`_next`.
+        """
+        if runner.failure:
+            raise runner.failure
+        runner.worker.child.send(Request(do, seconds))
+        while event := self._next(time.monotonic() + LONGEST):
+            child, message = event
+            if message is None:
+                self._note_death(child)
+            if runner.failure:
+                raise runner.failure
+            if child is runner.worker.child:
+                assert isinstance(message, answer)
+                return message
+        runner.failure = ProcessDied(f"the process gave no answer in {LONGEST / 60:.0f} minutes")
+        self.end(runner)
+        raise runner.failure
+
+    def _note_death(self, child: Child) -> None:
+        """Keep the failure of a runner whose process has ended."""
+        for runner in self.runners:
+            if runner.worker.child is child:
+                runner.failure = runner.worker.died()
+
+    def end(self, runner: Runner) -> None:
+        """End a runner's process."""
+        runner.worker.end()
+        if runner in self.runners:
+            self.runners.remove(runner)
+
+    # Getting ready
+
+    def prepare(self, cases: Sequence[Case]) -> list[Case]:
+        """Start the processes of cases side by side, until all that fit into the memory are ready, or are refused.
+
+        Returns:
+            The cases that did not fit beside the others, and wait.
+
+        Raises:
+            Ended: as :meth:`_next`.
+        """
+        waiting, later, before = deque(cases), list[Case](), len(self.runners)
+        compiled = sum(case.preset in COMPILED for case in cases)
+        self._compilers = max(2, 2 * processors() // compiled) if compiled > 1 and cases[0].device != "cpu" else 0
+        begin = time.monotonic()
+        self._start_referees(cases)
+        while True:
+            preparing = [runner for runner in self.runners if runner.state != "ready"]
+            while waiting and len(preparing) < processors():
+                started = len(self.runners) - before
+                if started >= (1 if before else 2) and not fits_another(self.runners, waiting[0]):
+                    break
+                if runner := self._start(waiting.popleft()):
+                    preparing.append(runner)
+            if not preparing:
+                return later + list(waiting)
+            self._let_start(preparing, later)
+            ready = len(self.runners) - len(preparing)
+            until = self.ends - min(LEAST * (ready + 1), (1 - PREPARING) * (self.ends - begin))
+            event = self._next(min(until, time.monotonic() + LONGEST))
+            if event:
+                self._receive(*event, later)
+                continue
+            preparing = [runner for runner in self.runners if runner.state != "ready"]
+            for runner in preparing:
+                self._give_up(runner, in_time=time.monotonic() < until)
+            if time.monotonic() >= until:
+                return []
+
+    def _start(self, case: Case) -> Runner | None:
+        """Start a case's process; None if it cannot be measured."""
+        try:
+            check_memory(case)
+        except BenchError as error:
+            self._drop(case, error)
+            return None
+        self.progress(0, f"{case}: getting ready")
+        self.log(f"{case.group_title}: {case}: started")
+        worker = case_worker(self.supervisor, case, self._reference(case), self.folder, self._compilers)
+        self.runners.append(runner := Runner(case, worker, time.monotonic()))
+        return runner
+
+    def _drop(self, case: Case, error: Exception) -> None:
+        """Note that a case cannot be measured."""
+        self.progress(self.parts, f"{case}: {error}")
+        self.refuse(unmeasured(case, error))
+
+    def _give_up(self, runner: Runner, *, in_time: bool) -> None:
+        """End the process of a case that does not get ready: because it says nothing, or the budget is spent."""
+        self.end(runner)
+        if in_time:
+            self._drop(runner.case, ProcessDied(f"the process gave no answer in {LONGEST / 60:.0f} minutes"))
+        else:
+            seconds = time.monotonic() - runner.began
+            self.log(f"{runner.case.group_title}: {runner.case}: not ready after {seconds:.0f} s, ended")
+
+    def _receive(self, child: Child, message: Any, later: list[Case]) -> None:
+        """Act on a message of a process, or on its end."""
+        runner = next((one for one in self.runners if one.worker.child is child), None)
+        referee = next((one for one in self._referees if one.child is child), None)
+        if referee is not None:
+            self._receive_references(referee, message)
+        elif runner is None:
+            return
+        elif message is None:
+            self._note_death(child)
+            if runner.state != "ready" and runner.failure:
+                self.end(runner)
+                self._failed(runner, runner.failure)
+        elif isinstance(message, Built):
+            runner.state = "built"
+            self.capacity = max(self.capacity, message.memory.free)
+        elif isinstance(message, Ready):
+            runner.state, runner.ready, runner.held = "ready", message, message.memory.held
+            self.capacity = message.memory.free + sum(one.held for one in self.runners)
+            self.progress(1, f"{runner.case}: ready")
+            took = time.monotonic() - runner.began
+            self.log(f"{runner.case.group_title}: {runner.case}: ready after {took:.0f} s")
+        elif isinstance(message, Refused):
+            if message.full and not runner.alone:
+                runner.state, runner.alone = "built", True
+                return
+            self.end(runner)
+            holders = any(one.state == "ready" for one in self.runners)
+            if message.full and holders and runner.case not in self.waited:
+                self.waited.add(runner.case)
+                later.append(runner.case)
+            else:
+                self._failed(runner, (WrongError if message.wrong else BenchError)(message.reason))
+
+    def _failed(self, runner: Runner, error: Exception) -> None:
+        self.log(f"{runner.case.group_title}: {runner.case}: {error}")
+        self._drop(runner.case, error)
+
+    def _let_start(self, preparing: list[Runner], later: list[Case]) -> None:
+        """Let those start whose references are there and whose memory is free."""
+        starting = [runner for runner in preparing if runner.state == "starting"]
+        for runner in preparing:
+            if runner.state != "built":
+                continue
+            path = self._reference(runner.case)
+            if path in self._refused:
+                self.end(runner)
+                self._failed(runner, BenchError(self._refused[path]))
+                preparing.remove(runner)
+                return self._let_start(preparing, later)
+            if not path.exists() or not self._fits_device(runner, starting):
+                continue
+            runner.state = "starting"
+            runner.worker.child.send(Request("start"))
+            starting.append(runner)
+        return None
+
+    def _fits_device(self, runner: Runner, starting: list[Runner]) -> bool:
+        """Whether a runner can start beside those that start now, by the memory of the GPU; always on a CPU."""
+        if runner.case.device == "cpu" or not starting:
+            return True
+        if runner.alone or any(other.alone for other in starting):
+            return False
+        needed = sum(device_memory(one.case, self._peak_like(one.case)) for one in [*starting, runner])
+        return needed + sum(one.held for one in self.runners) <= self.capacity
+
+    def _peak_like(self, case: Case) -> int | None:
+        """The largest peak of the GPU's memory among ready cases that compute the same, if there is any."""
+        same = case.network, case.mode, case.batch, case.precision
+        peaks = [
+            runner.peak
+            for runner in self.runners
+            if (runner.case.network, runner.case.mode, runner.case.batch, runner.case.precision) == same
+        ]
+        return max(peaks, default=0) or None
+
+    # Reference outputs
+
+    def _reference(self, case: Case) -> Path:
+        """The file of the case's reference outputs."""
+        return self.folder / f"{abs(hash(case.network)):x}-{reference_name(case)}.npy"
+
+    def _start_referees(self, cases: Sequence[Case]) -> None:
+        """Start one process for each network whose reference outputs are missing; it computes all of them.
+
+        It has one case for each backend, and tries those of the second one where the first one fails.
+        """
+        missing: dict[Any, dict[tuple[Path, str], Case]] = {}
+        for case in cases:
+            path = self._reference(case)
+            if not path.exists() and path not in self._refused:
+                missing.setdefault(case.network, {}).setdefault((path, case.backend), case)
+        for tasks in missing.values():
+            worker = start_referee(self.supervisor, [(path, case) for (path, _), case in tasks.items()], self.folder)
+            self._referees[worker] = [path for path, _ in tasks]
+
+    def _receive_references(self, referee: Worker, message: Any) -> None:
+        """Note which reference outputs cannot be computed, and why."""
+        paths = self._referees.pop(referee)
+        if isinstance(message, ReferencesWritten):
+            self._refused |= {Path(path): reason for path, reason in message.refused.items()}
+        else:
+            reason = f"its reference outputs: {referee.died()}"
+            self._refused |= {path: reason for path in paths if not path.exists()}
+        referee.end()
+
+
+def fits_another(runners: Sequence[Runner], case: Case) -> bool:
+    """Whether one more process, of this case, probably fits into the free memory of the host, if that is known."""
+    available = memory()
+    if available is None:
+        return True
+    starting = sum(host_memory(runner.case) for runner in runners if runner.ready is None)
+    largest = max((runner.ready.peak.host for runner in runners if runner.ready), default=host_memory(case))
+    return available.free - starting > HEADROOM * largest

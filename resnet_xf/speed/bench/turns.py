@@ -1,0 +1,134 @@
+"""The timing of processes that are ready: they warm up, and then run in turns while nobody else works."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from random import Random
+
+from resnet_xf.speed.bench.case import Case
+from resnet_xf.speed.bench.crew import LONGEST, Crew
+from resnet_xf.speed.bench.engine import Round
+from resnet_xf.speed.bench.report import Row
+from resnet_xf.speed.bench.runner import Runner
+from resnet_xf.speed.bench.statistics import format_rate
+from resnet_xf.speed.bench.worker import Ceiling, PeakMemory, Released, Warm
+from resnet_xf.support.processes import ProcessDied
+
+WARMING, TURNING = 0.25, 0.8
+"""Under a budget, the shares of a case's time in which it may warm up, and then run in turns."""
+
+Ceilings = dict[tuple[str, str, str], float]
+"""Operations per second of a large matrix product, by device, precision and backend; 0 if there is none."""
+
+
+def take_turns(
+    crew: Crew, runners: Sequence[Runner], turns: range, seconds: float, launch: int, share: float, kept: Runner | None
+) -> None:
+    """Warm runners up, then time them in turns; each keeps its rounds.
+
+    Args:
+        crew: the crew of the runners.
+        runners: those of one group.
+        turns: the numbers of the turns.
+        seconds: how long each runs in all, unless the budget leaves less.
+        launch: the number of the launch.
+        share: of the time that is left, how much is for these runners.
+        kept: the runner that took part in earlier turns; it is warm, and was counted.
+
+    Raises:
+        Ended: if a signal stops the bench, or its time is up.
+    """
+    until = time.monotonic() + (crew.ends - time.monotonic()) * share
+
+    def left(part: float) -> float:
+        """The seconds for each runner, of a part of the time that is left."""
+        return part * max(0.0, until - time.monotonic()) / len(runners)
+
+    longest = min(LONGEST, left(WARMING))
+    for runner in runners:
+        _make_room(crew, runner)
+        with suppress(ProcessDied):
+            if runner is not kept:
+                runner.warm_up = crew.ask(runner, "warm up", Warm, longest).seconds
+                runner.held = runner.peak
+    if (possible := left(TURNING) * len(turns) / (len(turns) + 1)) < seconds:
+        crew.log(f"the budget leaves {possible:.1f} s for each case in place of {seconds:g}")
+        seconds = possible
+    for runner in runners:  # each has waited while the others warmed up, and is not warm any more
+        _run(crew, runner, seconds / len(turns))
+    for turn in turns:
+        # The order changes, because what ran before leaves its caches and clock rates to the next.
+        for runner in Random(f"{launch} {turn}").sample(runners, len(runners)):
+            if done := _run(crew, runner, seconds / len(turns)):
+                runner.rounds[turn] = done
+            if runner is not kept:
+                crew.progress(1, f"{runner.case}: {format_rate(runner.rate)} images/s")
+    for runner in runners:
+        if runner is not kept:
+            what = str(runner.failure) if runner.failure else f"measured, {format_rate(runner.rate)} images/s"
+            crew.log(f"{runner.case.group_title}: {runner.case}: {what}")
+
+
+def _run(crew: Crew, runner: Runner, seconds: float) -> Round | None:
+    """Run for about so many seconds, and return what was measured; None if the process dies."""
+    with suppress(ProcessDied):
+        _make_room(crew, runner)
+        done = crew.ask(runner, "run", Round, seconds)
+        runner.held = runner.peak
+        return done
+    return None
+
+
+def _make_room(crew: Crew, runner: Runner) -> None:
+    """Let others give their cached memory of a GPU back, the largest first, until this one fits."""
+    others = sorted((one for one in crew.runners if one is not runner), key=lambda one: one.held - one.kept)
+    while others and runner.peak + sum(one.held for one in crew.runners if one is not runner) > crew.capacity:
+        other = others.pop()
+        if other.held > other.kept:
+            with suppress(ProcessDied):
+                other.held = crew.ask(other, "release", Released).held
+
+
+def too_many(crew: Crew, runners: Sequence[Runner]) -> list[Case]:
+    """End those of some runners that keep too much of a GPU's memory for all to run; return their cases.
+
+    The first one stays, and so does a case that has been ended for this reason before.
+    """
+    ended = []
+    for runner in sorted(runners[1:], key=lambda one: one.held, reverse=True):
+        kept = sum(one.held for one in crew.runners)
+        if kept + max(one.peak - one.held for one in runners) <= crew.capacity or runner.case in crew.waited:
+            continue
+        crew.waited.add(runner.case)
+        crew.end(runner)
+        crew.progress(-1, f"{runner.case}: waits, as the memory is full")
+        ended.append(runner.case)
+    return ended
+
+
+def finish(crew: Crew, runner: Runner, ceilings: Ceilings) -> Row:
+    """End the process, and return its result, or a row without one if it died.
+
+    The ceiling is measured and added unless a case of the same device, precision and backend has done so.
+    """
+    peak = None
+    try:
+        peak = crew.ask(runner, "memory", PeakMemory)
+        key = runner.case.device, runner.case.precision, runner.case.backend
+        if key not in ceilings:
+            ceilings[key] = crew.ask(runner, "ceiling", Ceiling).flops or 0.0
+    except ProcessDied as died:
+        if peak is None:
+            runner.failure = died
+        else:  # only the ceiling is missing
+            runner.failure = None
+    row = runner.row(peak)
+    crew.end(runner)
+    return row
+
+
+def unfinished(crew: Crew) -> list[Row]:
+    """The rows of the runners that were stopped in the middle of their turns, or whose process died."""
+    return [runner.row() for runner in crew.runners if runner.rounds or runner.failure]

@@ -1,0 +1,209 @@
+"""A bench that ends before all is measured: by its budget, by a signal, or because a GPU's memory is full."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from helpers.bench import QUICK, SECONDS, case, patched
+from helpers.runs import TINY
+from resnet_xf.cli import bench as bench_command
+from resnet_xf.errors import BenchError
+from resnet_xf.speed.bench import crew as crew_module
+from resnet_xf.speed.bench import worker as worker_module
+from resnet_xf.speed.bench.case import Case
+from resnet_xf.speed.bench.charts import plot
+from resnet_xf.speed.bench.harness import bench
+from resnet_xf.speed.bench.memory import device_memory
+from resnet_xf.speed.bench.report import NO_VERDICT, BenchReport, compare
+from resnet_xf.speed.bench.worker import COMMAND
+
+PATIENCE = 120.0
+
+
+@pytest.fixture(autouse=True)
+def quick_processes(monkeypatch) -> None:
+    monkeypatch.setattr(worker_module, "COMMAND", (*COMMAND[:2], QUICK + COMMAND[2]))
+
+
+@pytest.fixture(scope="module")
+def partial() -> BenchReport:
+    """Of two cases, one is measured; the other does not get ready before its budget ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_module, "COMMAND", (*COMMAND[:2], QUICK + COMMAND[2]))
+        patched(patch, tuned="import time\ntime.sleep(600)")
+        lines: list[str] = []
+
+        def log(line: str) -> None:
+            lines.append(line)
+            if line.endswith(" s") and "eager" in line:  # it is ready, and so the time of the other one is over
+                patch.setattr(crew_module, "PREPARING", 0.0)
+                patch.setattr(crew_module, "LEAST", 600.0)
+
+        reports: list[tuple[BenchReport, int]] = []
+        keep = lambda report, complete: reports.append((report, complete))  # noqa: E731
+        report = bench([case(preset="tuned"), case()], seconds=SECONDS, budget=600, log=log, keep=keep)
+    what = [line.partition("batch 4: ")[2].split()[0] for line in lines if "batch 4: " in line]
+    assert what == ["started", "started", "ready", "not", "measured,"]
+    assert "eager" in lines[0], "under a budget, what needs no compiler comes first"
+    assert [complete for _, complete in reports] == [0, 1, 1]
+    first = reports[0][0]
+    assert {row.reason for row in first.rows} == {"not measured yet"}
+    assert (first.partial, first.ended) == (True, "not finished")
+    return report
+
+
+def test_a_budget_ends_what_does_not_get_ready(partial: BenchReport) -> None:
+    late, measured = partial.rows
+    assert measured.result is not None
+    assert (late.result, late.reason, late.failed) == (None, "not measured: budget", False)
+    assert (partial.partial, partial.ended) == (True, "the budget of 600 s is spent")
+    assert not partial.failed
+
+
+def test_a_partial_report_is_read_shown_drawn_and_compared(partial: BenchReport, command, tmp_path, capsys) -> None:
+    path = tmp_path / "partial.json"
+    path.write_text(partial.to_complete_json())
+    assert BenchReport.read(path) == partial
+    assert "not measured: budget" in partial.to_csv()
+    plot(partial, tmp_path / "partial.svg")
+    assert "partial: the budget of 600 s is spent" in (tmp_path / "partial.svg").read_text()
+    output = bench_command._Output(None, None, "", bench_command.ProgressBar())
+    output.keep(partial, 1)
+    output.finish()
+    printed = capsys.readouterr().out
+    assert printed.startswith("tiny, infer, 12×12, cpu, 1 thread (partial)\n")
+    assert "torch tuned float32, batch 4: not measured: budget\n" in printed
+    assert "PARTIAL: the budget of 600 s is spent; 1 of 2 cases were not measured\n" in printed
+    assert printed.count("1 thread (partial)") == 1
+    comparison = compare(partial, partial)
+    assert comparison.partial == dict.fromkeys(("before", "after"), partial.ended)
+    assert [change.verdict for change in comparison.changes] == [NO_VERDICT] == ["one launch: no verdict"]
+    code, printed, _ = command("bench", "--compare", path, path)
+    assert code == 0
+    assert "the report before is partial: the budget of 600 s is spent" in printed
+
+
+def test_reports_of_several_launches_have_a_verdict(partial: BenchReport) -> None:
+    row = partial.rows[1]
+    assert row.result is not None
+    launches = row.result.rates * 3
+    slow, fast = (
+        replace(partial, rows=(replace(row, result=replace(row.result, rates=rates)),))
+        for rates in (launches, tuple({turn: 9 * rate for turn, rate in launch.items()} for launch in launches))
+    )
+    assert compare(slow, fast).changes[0].verdict == "faster"
+    assert compare(slow, replace(fast, rows=partial.rows)).changes[0].verdict == NO_VERDICT
+
+
+def test_a_budget_too_small_for_anything(command, tmp_path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY.to_toml())
+    out = tmp_path / "report.json"
+    code, printed, _ = command(
+        "bench", tmp_path / "tiny.toml", "--backend", "torch", "--batch", 4, "--budget", 0.1, "--out", out
+    )
+    assert code == 1
+    assert "torch best float32, batch 4: not measured: budget\n" in printed
+    assert BenchReport.read(out).partial
+    code, _, complaint = command("bench", tmp_path / "tiny.toml", "--budget", 0)
+    assert (code, complaint) == (2, "resnet-xf: budget: expected more than 0 seconds, got 0.0\n")
+
+
+ENDLESS = (
+    *("bench", "tiny.toml", "--backend", "torch", "--preset", "eager", "--batch", "2", "--threads", "1"),
+    *("--mode", "infer,train", "--time", "0.05", "--launches", "500", "--out", "report.json", "--plot", "speed.svg"),
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_bench_that_is_stopped_leaves_its_report_and_nothing_else(number, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tiny.toml").write_text(TINY.to_toml())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "resnet_xf", *ENDLESS],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp"), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "measured" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    report = BenchReport.read(tmp_path / "report.json")
+    assert report.partial
+    assert len(report.rows) == 2
+    if number == signal.SIGKILL:
+        assert report.ended == "not finished"
+    else:
+        assert report.ended == f"stopped by {number.name}"
+        assert report.rows[0].result is not None
+        assert f"PARTIAL: stopped by {number.name}; " in printed
+        assert "partial: stopped" in (tmp_path / "speed.svg").read_text()
+    until = time.monotonic() + PATIENCE
+    while list((tmp_path / "tmp").iterdir()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert {path.name for path in tmp_path.iterdir()} <= {"tiny.toml", "tmp", "report.json", "speed.svg"}
+
+
+GPU = """import msgspec, resnet_xf.speed.bench.worker as worker
+from resnet_xf.speed.bench.worker import PeakMemory, Released
+refusal, start = worker._refusal, worker.Engine.start
+def started(engine, reference):
+    if not hasattr(engine, "tried"):
+        engine.tried = True
+        raise MemoryError("out of memory")
+    return start(engine, reference)
+worker.Engine.start = started
+worker._refusal = lambda error, case: msgspec.structs.replace(refusal(error, case), full=True)
+worker._release = lambda engine: Released(10, 60)
+worker._peak = lambda engine: PeakMemory(2**28, 60)
+"""
+"""Makes a process of the CPU tell of a GPU: it is full at the first start; each case keeps 10 bytes and needs 60."""
+
+
+def test_cases_share_the_memory_of_a_gpu(monkeypatch) -> None:
+    """Each starts again alone, since the memory was full; in its turn, others give their memory back."""
+    patched(monkeypatch, torch=GPU)
+    asked = []
+    ask = crew_module.Crew.ask
+
+    def spy(crew, runner, do, *given):
+        asked.append((do, runner.case.preset))
+        return ask(crew, runner, do, *given)
+
+    monkeypatch.setattr(crew_module.Crew, "ask", spy)
+    report = bench([case(), case(preset="tuned")], seconds=SECONDS)
+    assert not report.partial
+    for row in report.rows:
+        assert row.result is not None, row.reason
+        assert row.result.device_memory == 60
+        assert row.result.speed.rounds == 10
+    assert ("release", "eager") in asked
+    assert ("release", "tuned") in asked
+
+
+def test_memory_of_a_gpu_is_estimated() -> None:
+    """As it was measured for ResNet-50 of 256 images in bfloat16: about 25 GB in training."""
+    from resnet_xf import plan
+
+    fields = {"image_size": (224, 224), "device": "cuda", "batch": 256, "precision": "bfloat16", "preset": "eager"}
+    train = Case(spec=plan("resnet50").spec, backend="torch", threads=1, mode="train", **fields)
+    assert 20e9 < device_memory(train, None) < 30e9
+    assert device_memory(train, 5) == 5
+    assert device_memory(replace(train, precision="float32"), None) > 1.5 * device_memory(train, None)
+    assert device_memory(replace(train, mode="infer"), None) < 8e9
+
+
+def test_a_budget_is_a_number_of_seconds() -> None:
+    with pytest.raises(BenchError, match="budget: expected more than 0 seconds, got -1"):
+        bench([case()], budget=-1)
