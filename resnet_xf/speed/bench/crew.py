@@ -6,6 +6,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -56,6 +57,7 @@ class Crew:
     """The processes that live, and what waits for their messages.
 
     Attributes:
+        cases: all cases of the bench; those of a network have their reference outputs computed together.
         supervisor: starts and ends the processes.
         folder: for temporary files and reference outputs.
         progress: called with the parts that are done, and what was done in words.
@@ -68,6 +70,7 @@ class Crew:
         capacity: bytes of a GPU's memory that all runners can hold together.
     """
 
+    cases: Sequence[Case]
     supervisor: Supervisor
     folder: Path
     progress: Callable[[int, str], object]
@@ -159,7 +162,9 @@ class Crew:
                     break
                 if runner := self._start(waiting.popleft()):
                     preparing.append(runner)
-            if not preparing:
+            if not self.runners:
+                self._end_referees()
+            if not preparing and not self._referees:
                 return later + list(waiting)
             self._let_start(preparing, later)
             ready = len(self.runners) - len(preparing)
@@ -169,6 +174,7 @@ class Crew:
                 self._receive(*event, later)
                 continue
             preparing = [runner for runner in self.runners if runner.state != "ready"]
+            self._end_referees()
             for runner in preparing:
                 self._give_up(runner, in_time=time.monotonic() < until)
             if time.monotonic() >= until:
@@ -288,14 +294,24 @@ class Crew:
 
         It has one case for each backend, and tries those of the second one where the first one fails.
         """
+        networks = {case.network for case in cases}
+        begun = {path for paths in self._referees.values() for path in paths}
         missing: dict[Any, dict[tuple[Path, str], Case]] = {}
-        for case in cases:
+        for case in self.cases:
             path = self._reference(case)
-            if not path.exists() and path not in self._refused:
-                missing.setdefault(case.network, {}).setdefault((path, case.backend), case)
+            if case.network in networks and not path.exists() and path not in self._refused and path not in begun:
+                with suppress(BenchError):
+                    check_memory(case)
+                    missing.setdefault(case.network, {}).setdefault((path, case.backend), case)
         for tasks in missing.values():
             worker = start_referee(self.supervisor, [(path, case) for (path, _), case in tasks.items()], self.folder)
             self._referees[worker] = [path for path, _ in tasks]
+
+    def _end_referees(self) -> None:
+        """End the processes that compute reference outputs; what they have not written is missing."""
+        for referee in self._referees:
+            referee.end()
+        self._referees.clear()
 
     def _receive_references(self, referee: Worker, message: Any) -> None:
         """Note which reference outputs cannot be computed, and why."""

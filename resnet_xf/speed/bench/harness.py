@@ -103,7 +103,7 @@ def bench(
     progress = _Progress(launches * len(results.rows) * parts, callback)
     keep(results.report(), 0)
     number = 0
-    with _crew(progress, log, results.add, parts, _deadline(start, budget)) as crew:
+    with _crew(cases, progress, log, results.add, parts, _deadline(start, budget)) as crew:
         try:
             for span in _spans(list(results.rows)):
                 for launch in range(launches):
@@ -132,11 +132,16 @@ def _deadline(start: float, budget: float | None) -> float:
 
 @contextmanager
 def _crew(
-    progress: Callable[[int, str], object], log: Log, refuse_: Callable[[Row], object], parts: int, ends: float
+    cases: Sequence[Case],
+    progress: Callable[[int, str], object],
+    log: Log,
+    refuse_: Callable[[Row], object],
+    parts: int,
+    ends: float,
 ) -> Iterator[Crew]:
     """A crew without processes; those that it starts end with the block, and its folder is removed."""
     with temporary_folder() as folder, supervise(STOPPING) as supervisor:
-        yield Crew(supervisor, folder, progress, log, refuse_, parts, ends)
+        yield Crew(cases, supervisor, folder, progress, log, refuse_, parts, ends)
 
 
 def _spans(cases: Sequence[Case]) -> Iterator[list[list[Case]]]:
@@ -186,7 +191,7 @@ def _measure(
                 runners.insert(0, baseline)
             waiting += too_many(crew, runners)
             runners = [runner for runner in runners if runner in crew.runners]
-            if runners != [baseline]:
+            if any(runner is not baseline for runner in runners):
                 begin = first_turn[number]
                 first_turn[number] += turns
                 ready = sum(runner not in kept.values() for runner in crew.runners)
@@ -219,8 +224,9 @@ def best_batch(case: Case, callback: Callback | None = None, *, budget: float | 
     ends = _deadline(time.monotonic(), budget)
     while without_gain < 2:
         trial = replace(case, batch=batch)
+        progress(0, f"{trial}: getting ready")
         try:
-            with _crew(progress, lambda line: None, lambda row: None, turns + 1, ends) as crew:
+            with _crew([trial], lambda parts, text: None, lambda line: None, lambda row: None, turns + 1, ends) as crew:
                 crew.prepare([trial])
                 runners = list(crew.runners)
                 if runners:
