@@ -9,7 +9,7 @@ import onnxruntime
 
 from resnet_xf.architecture import nodes
 from resnet_xf.architecture.weights import Array, Weights, plain
-from resnet_xf.backend.arrays import ArrayBackend, ArrayNetwork
+from resnet_xf.backend.arrays import ArrayBackend, Network
 from resnet_xf.backend.contract import Backend, Look
 from resnet_xf_onnx.bench import OnnxBench, open_session
 from resnet_xf_onnx.export import export, run_export
@@ -18,7 +18,7 @@ from resnet_xf_onnx.graph import Graph, inside
 __all__ = ["BACKEND"]
 
 
-class Network(ArrayNetwork):
+class OnnxNetwork(Network):
     """A network with its graph and its last session. ``computed`` has the layer and the tensors of that session."""
 
     def __init__(self, node: nodes.Node, weights: Weights, dtype: str) -> None:
@@ -38,10 +38,10 @@ class Network(ArrayNetwork):
 
 
 class OnnxBackend(ArrayBackend):
-    """Networks are :class:`Network`; see :class:`resnet_xf.backend.contract.Backend`."""
+    """Networks are :class:`OnnxNetwork`; see :class:`resnet_xf.backend.contract.Backend`."""
 
     name = "onnx"
-    network_class = Network
+    network_class = OnnxNetwork
     bench = OnnxBench()
     export = staticmethod(export)
     run_export = staticmethod(run_export)
@@ -49,19 +49,19 @@ class OnnxBackend(ArrayBackend):
     def version(self) -> str:
         return str(onnxruntime.__version__)
 
-    def forward(self, network: Network, images: Array) -> Any:
+    def forward(self, network: OnnxNetwork, images: Array) -> Any:
         tensors = network.run(network.graph.outputs, {"images": images})
         maps = [tensors[name] for name in network.graph.outputs]
         return maps if isinstance(network.node, nodes.Taps) else maps[0]
 
-    def watch(self, network: Network, images: Array, look: Look, names: Collection[str] | None = None) -> None:
+    def watch(self, network: OnnxNetwork, images: Array, look: Look, names: Collection[str] | None = None) -> None:
         layers = {name: ends for name, ends in network.graph.layers.items() if names is None or name in names}
         shown = (tensor for inputs, output in layers.values() for tensor in (*inputs, output))
         tensors = network.run(shown, {"images": images})
         for name, (inputs, output) in layers.items():
             look(name, tuple(tensors[tensor] for tensor in inputs), tensors[output])
 
-    def apply(self, network: Network, name: str, inputs: Sequence[Array]) -> Any:
+    def apply(self, network: OnnxNetwork, name: str, inputs: Sequence[Array]) -> Any:
         names, output = network.graph.layers[name]
         return network.run([output], dict(zip(names, inputs, strict=True)), name)[output]
 

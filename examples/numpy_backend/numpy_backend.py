@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from resnet_xf.architecture import nodes
 from resnet_xf.architecture.weights import Array, Weights, plain
-from resnet_xf.backend.arrays import ArrayBackend, ArrayNetwork
+from resnet_xf.backend.arrays import ArrayBackend, Network
 from resnet_xf.backend.contract import Backend, Look
 from resnet_xf.errors import BackendError
 
@@ -20,10 +20,10 @@ class NumpyBackend(ArrayBackend):
     def version(self) -> str:
         return np.__version__
 
-    def forward(self, network: ArrayNetwork, images: Array) -> Any:
+    def forward(self, network: Network, images: Array) -> Any:
         return run(network, images, lambda name, inputs, output: None)
 
-    def watch(self, network: ArrayNetwork, images: Array, look: Look, names: Collection[str] | None = None) -> None:
+    def watch(self, network: Network, images: Array, look: Look, names: Collection[str] | None = None) -> None:
         def chosen(name: str, inputs: tuple[Array, ...], output: Array) -> None:
             if names is None or name in names:
                 look(name, inputs, output)  # no layer works in place, so no input needs a copy
@@ -31,7 +31,7 @@ class NumpyBackend(ArrayBackend):
         run(network, images, chosen)
 
 
-def run(network: ArrayNetwork, images: Array, look: Look) -> Any:
+def run(network: Network, images: Array, look: Look) -> Any:
     return nodes.interpret(network.node, partial(compute, network.weights), look, plain(images, network.dtype))
 
 

@@ -14,7 +14,7 @@ from resnet_xf.backend.learner import device_number
 
 
 @dataclass
-class ArrayNetwork:
+class Network:
     """A node of the plan, its weights by name, and their dtype."""
 
     node: nodes.Node
@@ -26,11 +26,11 @@ class ArrayBackend:
     """The members of :class:`resnet_xf.backend.contract.Backend` that are the same for all such frameworks on the CPU.
 
     A subclass adds ``name``, ``version``, ``forward`` and ``watch``. ``network_class`` may be a subclass of
-    :class:`ArrayNetwork`.
+    :class:`Network`.
     """
 
     name: str
-    network_class: type[Any] = ArrayNetwork
+    network_class: type[Any] = Network
 
     def devices(self) -> list[str]:
         return ["cpu"]
