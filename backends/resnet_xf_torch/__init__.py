@@ -24,7 +24,7 @@ from resnet_xf_torch import builder
 from resnet_xf_torch.arrays import numpy_copies, to_numpy, weights_of
 from resnet_xf_torch.bench import TorchBench
 from resnet_xf_torch.export import export, run_export
-from resnet_xf_torch.learner import TorchLearner, find_device, products_in_tf32, roles
+from resnet_xf_torch.learner import TorchLearner, find_device, roles, settings_of_convolutions
 from resnet_xf_torch.reference import peer
 from resnet_xf_torch.source import DIALECT
 from resnet_xf_torch.state_dict import read_file, write_file
@@ -133,7 +133,7 @@ class TorchBackend:
         module = network.get_submodule(name).train()
         tensors = [_tensor(network, x).requires_grad_() for x in inputs]
         leaves = {f"input{n}": x for n, x in enumerate(tensors)} | dict(module.named_parameters())
-        with products_in_tf32(False):
+        with settings_of_convolutions():
             output = module(*(x.clone() for x in tensors))  # a clone, because the module may work in place
             cotangents = _tensor(network, cotangent)
             gradients = torch.autograd.grad(output, list(leaves.values()), cotangents, materialize_grads=True)
@@ -165,7 +165,7 @@ def _inference(network: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        with torch.inference_mode(), products_in_tf32(False):
+        with torch.inference_mode(), settings_of_convolutions():
             yield
     finally:
         for module, mode in modes.items():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from resnet_xf_torch.fast import LOW, TorchFast
-from resnet_xf_torch.learner import find_device, products_in_tf32
+from resnet_xf_torch.learner import find_device, settings_of_convolutions
 
 
 class TorchBench:
@@ -35,7 +35,7 @@ class TorchBench:
         """Return a function that runs ``work`` and waits until the device has finished it."""
 
         def run() -> None:
-            with torch.inference_mode(), products_in_tf32(in_tf32):
+            with torch.inference_mode(), settings_of_convolutions(in_tf32):
                 work()
             self.wait(device)
 

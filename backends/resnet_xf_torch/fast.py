@@ -16,7 +16,7 @@ from resnet_xf.backend.fast import COMPILED, FastTask, no_gradients
 from resnet_xf.errors import BackendError, one_line
 from resnet_xf.support.optional import optional
 from resnet_xf_torch.fused import with_fused_convolutions, with_wide_stem
-from resnet_xf_torch.learner import find_device, products_in_tf32
+from resnet_xf_torch.learner import find_device, settings_of_convolutions
 
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("cpu", "best"): {"freezing": True},
@@ -85,7 +85,7 @@ class TorchFast:
         if native and torch.is_grad_enabled() and images.requires_grad:
             no_gradients()
         x = images if native else torch.from_numpy(plain(images))
-        with torch.no_grad(), products_in_tf32(self._tf32):
+        with torch.no_grad(), settings_of_convolutions(self._tf32):
             outputs = [self._run_batch(batch) for batch in x.split(self._batch)]
             output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return output if native else output.cpu().numpy()

@@ -24,10 +24,12 @@ from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_l
 from resnet_xf.training.recipe import rounded
 from resnet_xf_torch import builder
 from resnet_xf_torch.arrays import numpy_copies, weights_of
+from resnet_xf_torch.cudagraph import Recorded
+from resnet_xf_torch.fused import with_wide_stem
 from resnet_xf_torch.pixels import DevicePixels
 
-MODES = {"best": "default", "max": "max-autotune"}
-"""Modes of ``torch.compile`` for training, by preset."""
+OPTIONS: dict[str, dict[str, Any]] = {"best": {}, "max": {"max_autotune": True, "coordinate_descent_tuning": True}}
+"""Options of ``torch.compile`` for training, by preset."""
 
 
 class SGD(torch.optim.SGD):
@@ -53,8 +55,13 @@ class TorchLearner:
         self.device = str(place)
         self._place = place
         self._dtype = torch.float64 if task.precision == "float64" else torch.float32
-        network = task.network if isinstance(task.network, nn.Module) else builder.build(task.network)
-        self._layout = torch.contiguous_format if task.preset == "eager" else torch.channels_last
+        on_gpu, compiles = place.type == "cuda", task.preset in COMPILED
+        given = isinstance(task.network, nn.Module)
+        network = task.network if given else builder.build(task.network)
+        wide = not given and on_gpu and compiles and mixed and with_wide_stem(network)
+        # Measured: a GPU's exact float32 convolutions are slower in channels_last, all others are faster.
+        in_order = task.preset == "eager" or (on_gpu and task.precision == "float32")
+        self._layout = torch.contiguous_format if in_order else torch.channels_last
         self._network = network.to(place, self._dtype).to(memory_format=self._layout)
         self._norms = [m for m in self._network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         for norm in self._norms:  # MXNet stores 1 − momentum as float32
@@ -64,34 +71,44 @@ class TorchLearner:
         decaying = [param for name, param in self._params.items() if name in task.decaying]
         others = [param for name, param in self._params.items() if name not in task.decaying]
         groups = (decaying, task.weight_decay), (others, 0.0)
+        records = on_gpu and task.preset != "eager" and self.workers == 1 and task.precision != "float16"
+        fuses = compiles or records
         self._optimizer = SGD(
             [{"params": params, "weight_decay": decay} for params, decay in groups if params],
             momentum=task.momentum,
             nesterov=task.nesterov,
-            fused=True if task.preset in COMPILED else None,
+            fused=True if fuses else None,
         )
-        if task.preset in COMPILED and task.momentum:
+        if fuses and task.momentum:
             # If float16's loss scale skips the first step, fused SGD would leave these buffers uninitialized.
             for param in self._params.values():
                 self._optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param, requires_grad=False)
         low = getattr(torch, task.precision) if mixed else None
         self._autocast = torch.autocast(place.type, low, enabled=mixed)
-        self._tf32 = task.precision == "tf32"
+        self._settings = {"tf32": task.precision == "tf32", "tries": on_gpu and compiles}
         self._copies: Any = torch.cuda.Stream(place) if place.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._pixels = DevicePixels(self._send, place) if place.type == "cuda" else None
         self._scaler = torch.amp.GradScaler(place.type, enabled=task.precision == "float16")
         self._distributed = self._join(task.timeout) if self.workers > 1 else None
         self._run: Any = self._distributed or self._network
         steps = {
-            "channels_last": task.preset != "eager",
+            "channels_last": self._layout is torch.channels_last,
             task.precision: task.precision != "float32",
-            "fused SGD": task.preset in COMPILED,
+            "stem on 2×2 pixels": wide,
+            "fused SGD": fuses,
             # Measured: on a CPU, compiled training is no faster.
-            "compiled": task.preset in COMPILED and place.type == "cuda",
+            "compiled": on_gpu and compiles,
+            "convolutions chosen by trying": on_gpu and compiles,
+            "steps as one CUDA graph": records,
         }
         self.steps = tuple(name for name, done in steps.items() if done)
+        self._compiled: Any = None
+        self._shape: torch.Size | None = None
         if steps["compiled"]:
-            self._run = torch.compile(self._run, dynamic=False, mode=MODES[task.preset])
+            layout = {"layout_optimization": self._layout is torch.channels_last}  # else the compiler chooses it
+            self._compiled = torch.compile(self._run, dynamic=False, options=OPTIONS[task.preset] | layout)
+        self._rate = torch.zeros((), device=place) if records else None
+        self._take_step: Callable[..., tuple[torch.Tensor, ...]] = Recorded(self._step) if records else self._step
 
     def _join(self, timeout: float) -> DistributedDataParallel:
         """Join the process group that ``torchrun``'s variables describe."""
@@ -107,9 +124,9 @@ class TorchLearner:
 
     @contextmanager
     def _errors_in_one_line(self) -> Iterator[None]:
-        """Turn PyTorch's errors into MemoryError or TrainingError. Use TF32 only if it is the task's precision."""
+        """Turn PyTorch's errors into MemoryError or TrainingError, and set how convolutions compute."""
         try:
-            with products_in_tf32(self._tf32):
+            with settings_of_convolutions(**self._settings):
                 yield
         except (RuntimeError, ValueError) as error:  # ValueError: a batch norm got one value per channel
             text = one_line(error)
@@ -145,19 +162,29 @@ class TorchLearner:
             for norm in self._norms:
                 norm.eval()
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate if self._rate is None else self._rate
         with self._errors_in_one_line():
-            labels = self._send(targets).to(self._dtype)
-            self._optimizer.zero_grad()
-            with self._autocast:
-                outputs = self._run(self.put(images))
-            loss = -(nn.functional.log_softmax(outputs.to(self._dtype), dim=1) * labels).sum()
-            total = loss * self.workers  # DistributedDataParallel averages the gradients of the workers
-            self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
-            fetched = self._fetch(loss.detach(), outputs.detach())
+            if self._rate is not None:
+                self._rate.fill_(rate)
+            fetched = self._fetch(*self._take_step(self.put(images), self._send(targets).to(self._dtype)))
         return lambda: self._outcome(*fetched())
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Take a step, and return the loss and the outputs before it. Nothing here may wait for a GPU."""
+        self._optimizer.zero_grad()
+        with self._autocast:
+            outputs = self._network_for(images.shape)(images)
+        loss = -(nn.functional.log_softmax(outputs.to(self._dtype), dim=1) * labels).sum()
+        total = loss * self.workers  # DistributedDataParallel averages the gradients of the workers
+        self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return loss.detach(), outputs.detach()
+
+    def _network_for(self, shape: torch.Size) -> Any:
+        """Return the network to train: compiled, but for a batch of another size, as the last one of an epoch."""
+        self._shape = self._shape or shape
+        return self._run if self._compiled is None or shape != self._shape else self._compiled
 
     def _fetch(self, *tensors: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
         """Return a function that returns the tensors; from a GPU, it waits for their copies to the host."""
@@ -198,8 +225,10 @@ class TorchLearner:
         for name, array in weights.items():
             own[name].copy_(torch.tensor(plain(array)))
         for name, array in velocity.items():
-            buffer = torch.empty_like(self._params[name], requires_grad=False)
-            self._optimizer.state[self._params[name]]["momentum_buffer"] = buffer.copy_(torch.tensor(plain(array)))
+            state = self._optimizer.state[self._params[name]]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.empty_like(self._params[name], requires_grad=False)
+            state["momentum_buffer"].copy_(torch.tensor(plain(array)))
 
     def loss_scaling(self) -> dict[str, int | float]:
         return dict(self._scaler.state_dict())
@@ -224,17 +253,20 @@ class TorchLearner:
 
 
 @contextmanager
-def products_in_tf32(allowed: bool) -> Iterator[None]:
-    """Allow or forbid a GPU to round the factors of float32 convolutions and products to TF32 (11 bits)."""
-    settings: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [setting.allow_tf32 for setting in settings]
-    for setting in settings:
-        setting.allow_tf32 = allowed
+def settings_of_convolutions(tf32: bool = False, tries: bool = False) -> Iterator[None]:
+    """Set how a GPU computes convolutions and products.
+
+    Args:
+        tf32: whether factors in float32 may be rounded to TF32 (11 bits).
+        tries: whether cuDNN tries its kernels for a new shape and takes the fastest.
+    """
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = tf32, tf32, tries
     try:
         yield
     finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.allow_tf32 = value
+        cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = before
 
 
 def roles(workers: int) -> list[Role]:
