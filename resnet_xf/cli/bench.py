@@ -37,6 +37,9 @@ RATIO_SIGNS = {"faster": "", "slower": "", "no difference shown": "≈ "}
 IDLE = 0.7
 """A measurement is reported as doubtful if fewer than this share of its processors were busy; sound ones have 0.85."""
 
+PREPARING = 4
+"""On a GPU, how many processors there are for each CPU thread of a case: many cases get ready at the same time."""
+
 SEARCHING = 0.5
 """The share of a budget in which the fastest batches are searched for."""
 
@@ -63,7 +66,9 @@ def bench(
     ] = "16",
     image_size: ImageSize = None,
     device: Device = "auto",
-    threads: Annotated[int | None, option("CPU threads.", default="one for each processor", min=1)] = None,
+    threads: Annotated[
+        int | None, option("CPU threads.", default="one for each processor; on a GPU a quarter", min=1)
+    ] = None,
     peers: Annotated[str, option("By comma: torchvision, timm, gluon: measure these libraries' networks too.")] = "",
     time: Annotated[float, option("Seconds of measurement for each process, after the warm-up.")] = 5.0,
     launches: Annotated[
@@ -106,14 +111,15 @@ def bench(
     if backend is None:
         get_backend()  # raises if none is installed
     images = _batch(batch)
+    place = device if device != "auto" else "cuda" if gpus() else "cpu"
     settings: dict[str, Any] = {
         "backends": _names("--backend", backend or ",".join(filter(is_installed, list_backends())), list_backends()),
         "modes": _names("--mode", mode, MODES),
         "precisions": _names("--precision", precision, PRECISIONS),
         "presets": tuple(name for name in PRESETS if name in _names("--preset", preset, PRESETS)),
         "peers": _names("--peers", peers, PEERS) if peers else (),
-        "device": device if device != "auto" else "cuda" if gpus() else "cpu",
-        "threads": threads or processors(),
+        "device": place,
+        "threads": threads or (processors() if place == "cpu" else max(1, processors() // PREPARING)),
         "image_size": image_size,
         "batch": images or 1,
     }

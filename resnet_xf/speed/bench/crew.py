@@ -225,7 +225,9 @@ class Crew:
             self.capacity = max(self.capacity, message.memory.free)
         elif isinstance(message, Ready):
             runner.state, runner.ready, runner.held = "ready", message, message.memory.held
-            self.capacity = message.memory.free + sum(one.held for one in self.runners)
+            capacity = message.memory.free + sum(one.held for one in self.runners)
+            busy = any(one.state == "starting" for one in self.runners)  # these have memory that is not in the sum
+            self.capacity = max(capacity, self.capacity) if busy else capacity
             self.progress(1, f"{runner.case}: ready")
             took = time.monotonic() - runner.began
             self.log(f"{runner.case.group_title}: {runner.case}: ready after {took:.0f} s")

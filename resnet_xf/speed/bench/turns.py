@@ -19,6 +19,9 @@ from resnet_xf.support.processes import ProcessDied
 WARMING, TURNING = 0.25, 0.8
 """Under a budget, the shares of a case's time in which it may warm up, and then run in turns."""
 
+FILL = 0.95
+"""The largest share of a GPU's memory that is used; some cases grow a little in their turns."""
+
 Ceilings = dict[tuple[str, str, str], float]
 """Operations per second of a large matrix product, by device, precision and backend; 0 if there is none."""
 
@@ -84,7 +87,7 @@ def _run(crew: Crew, runner: Runner, seconds: float) -> Round | None:
 def _make_room(crew: Crew, runner: Runner) -> None:
     """Let others give their cached memory of a GPU back, the largest first, until this one fits."""
     others = sorted((one for one in crew.runners if one is not runner), key=lambda one: one.held - one.kept)
-    while others and runner.peak + sum(one.held for one in crew.runners if one is not runner) > crew.capacity:
+    while others and runner.peak + sum(one.held for one in crew.runners if one is not runner) > FILL * crew.capacity:
         other = others.pop()
         if other.held > other.kept:
             with suppress(ProcessDied):
@@ -99,7 +102,7 @@ def too_many(crew: Crew, runners: Sequence[Runner]) -> list[Case]:
     ended = []
     for runner in sorted(runners[1:], key=lambda one: one.held, reverse=True):
         kept = sum(one.held for one in crew.runners)
-        if kept + max(one.peak - one.held for one in runners) <= crew.capacity or runner.case in crew.waited:
+        if kept + max(one.peak - one.held for one in runners) <= FILL * crew.capacity or runner.case in crew.waited:
             continue
         crew.waited.add(runner.case)
         crew.end(runner)

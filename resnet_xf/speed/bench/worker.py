@@ -217,6 +217,8 @@ def _refusal(error: Exception, case: Case) -> Refused:
     reason, memory = one_line(error), isinstance(error, MemoryError)
     if memory:
         reason = f"not enough memory: {reason}"
+    elif case.device != "cpu" and "out of memory" in reason:  # as in the middle of a compilation
+        memory = True
     elif not isinstance(error, ResNetXFError):
         memory = isinstance(error, RuntimeError) and "memory" in reason  # a framework's own error
         if not memory:
