@@ -135,9 +135,10 @@ def draw(report: BenchReport, path: Path) -> None:
 def table(report: BenchReport) -> str:
     """Markdown: a line on the machine, then a table for each group of cases."""
     rounds = sorted({(len(row.result.rates), row.result.speed.rounds) for row in report.rows if row.result})
-    (launches, fewest), (_, most) = rounds[0], rounds[-1]
+    (launches, fewest), (_, most) = rounds[0], rounds[-1]  # a bench without any result has exit code 1
     many = f"Launches: {launches}, turns in all: {fewest}" + (f" to {most}" if most > fewest else "")
-    parts = [f"{machine(report)}. Ceiling: {report.ceilings_in_words()}. {many}: `{report.command}`\n"]
+    partial = f"Partial: {report.ended}. " if report.partial else ""
+    parts = [f"{partial}{machine(report)}. Ceiling: {report.ceilings_in_words()}. {many}: `{report.command}`\n"]
     for rows in report.groups():
         parts.append(f"{rows[0].case.group_title}, batch {rows[0].case.batch}:\n")
         parts.append(
