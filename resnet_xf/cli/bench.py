@@ -225,8 +225,7 @@ def _batch(text: str) -> int | None:
 
 def _print_group(rows: Sequence[Row]) -> None:
     """Print the table of a group."""
-    partial = any(row.reason.startswith("not measured") for row in rows)
-    echo(rows[0].case.group_title + (" (partial)" if partial else ""))
+    echo(rows[0].case.group_title + (" (partial)" if any(row.missing for row in rows) else ""))
     first = baseline(rows)
     speeds = "images/s>", "quartiles>", "× first>", "interval>"
     headings = "", "batch>", *speeds, "error>", "top-1>", "ceiling>", "memory>", "start>"
@@ -240,7 +239,7 @@ def _print_group(rows: Sequence[Row]) -> None:
 def _print_notes(report: BenchReport) -> None:
     """Print what the tables do not say, and conclusions."""
     if report.partial:
-        missing = sum(row.reason.startswith("not measured") for row in report.rows)
+        missing = sum(row.missing for row in report.rows)
         echo(f"PARTIAL: {report.ended}; {missing} of {len(report.rows)} cases were not measured")
     if any(row.ratio and RATIO_SIGNS[row.ratio.verdict] for row in report.rows):
         echo("≈ no difference shown: the interval holds 1")

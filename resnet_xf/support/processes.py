@@ -64,6 +64,7 @@ class Child:
         self.name = name
         self.exit_code: int | None = None
         self.failure: str | None = None
+        self._is_ended = False
         self._decoder = msgspec.json.Decoder(messages | Failure)
         removed = {} if folder is None else {FOLDER: str(folder)}
         self._pipe, other_end = Pipe()
@@ -127,7 +128,10 @@ class Child:
         self._process.terminate()
 
     def end(self) -> None:
-        """Kill the process and those that it has started, and wait until it has ended."""
+        """Kill the process and those that it has started, and wait until it has ended. A second call does nothing."""
+        if self._is_ended:  # its number may be another process's by now
+            return
+        self._is_ended = True
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self.exit_code = self._process.wait()

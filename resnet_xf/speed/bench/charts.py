@@ -10,7 +10,7 @@ from typing import Any
 from resnet_xf.backend.fast import COMPILED
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import OURS, Case
-from resnet_xf.speed.bench.report import BenchReport, Result, measured
+from resnet_xf.speed.bench.report import BenchReport, Result, Row, measured
 from resnet_xf.speed.bench.statistics import format_rate
 from resnet_xf.support.files import atomic
 from resnet_xf.support.optional import optional
@@ -53,18 +53,20 @@ def plot(report: BenchReport, path: str | Path) -> None:
     """
     path = Path(path)
     check_format(path)
-    groups = [results for results in map(measured, report.groups()) if results]
+    groups = [rows for rows in report.groups() if measured(rows)]
     if not groups:
         raise BenchError("nothing was measured that could be drawn")
     with figure() as new:
-        heights = [max(2.6, 0.9 + 0.3 * len(results)) for results in groups]
+        heights = [max(2.6, 0.9 + 0.3 * sum(bool(row.result or row.missing) for row in rows)) for rows in groups]
         picture = new(figsize=(11, sum(heights)), layout="constrained")
         if report.partial:
-            picture.suptitle(f"partial: {report.ended}")
+            absent = [rows[0].case.group_title for rows in report.groups() if rows not in groups]
+            lines = [f"partial: {report.ended}", *(f"not measured: {title}" for title in absent)]
+            picture.suptitle("\n".join(lines))
         axes = picture.subplots(len(groups), 2, squeeze=False, height_ratios=heights)
-        for (left, right), results in zip(axes, groups, strict=True):
-            _bars(left, results)
-            _errors(right, results)
+        for (left, right), rows in zip(axes, groups, strict=True):
+            _bars(left, [row for row in rows if row.result or row.missing])
+            _errors(right, measured(rows))
         with atomic(path) as temporary:
             metadata = {"Date": None} if path.suffix == ".svg" else None
             picture.savefig(temporary, format=path.suffix[1:], metadata=metadata)
@@ -91,19 +93,27 @@ def _colour(case: Case) -> str:
     return COLOURS.get(case.backend if case.library == OURS else case.library, "#777777")
 
 
-def _bars(axes: Any, results: Results) -> None:
-    """Draw a bar for each case: its median of images per second, with a line from quartile to quartile."""
-    for place, (case, result) in enumerate(results):
-        speed = result.speed
-        axes.barh(place, speed.median, color=_colour(case), height=0.7)
+def _bars(axes: Any, rows: Sequence[Row]) -> None:
+    """Draw a bar for each case: its median of images per second, with a line from quartile to quartile.
+
+    In place of a bar, a case that is missing has the reason.
+    """
+    beside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+    for place, row in enumerate(rows):
+        if row.result is None:
+            axes.annotate(row.reason, (0, place), **beside)
+            continue
+        speed = row.result.speed
+        axes.barh(place, speed.median, color=_colour(row.case), height=0.7)
         axes.plot([speed.low, speed.high], [place, place], color="#222222", linewidth=1.4)
-        beside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(format_rate(speed.median), (speed.high, place), **beside)
-    axes.set_yticks(range(len(results)), [str(case) for case, _ in results])
+    axes.set_yticks(range(len(rows)), [str(row.case) for row in rows])
+    if any(row.missing for row in rows):  # texts alone do not widen the axis
+        axes.set_ylim(-0.5, len(rows) - 0.5)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.14)
-    axes.set(title=results[0][0].group_title, xlabel="images a second: median and quartiles")
+    axes.set(title=rows[0].case.group_title, xlabel="images a second: median and quartiles")
 
 
 def _errors(axes: Any, results: Results) -> None:

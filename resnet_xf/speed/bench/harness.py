@@ -19,7 +19,7 @@ from resnet_xf.backend.fast import PRESETS
 from resnet_xf.errors import BenchError, refuse
 from resnet_xf.speed.bench.case import Case
 from resnet_xf.speed.bench.crew import Crew, Ended, Log
-from resnet_xf.speed.bench.report import BenchReport, Row, merged, with_ratios
+from resnet_xf.speed.bench.report import NOT_MEASURED, BenchReport, Row, merged, with_ratios
 from resnet_xf.speed.bench.runner import Runner
 from resnet_xf.speed.bench.statistics import format_rate, widening
 from resnet_xf.speed.bench.turns import Ceilings, finish, take_turns, too_many, unfinished
@@ -286,7 +286,7 @@ class _Results:
     def report(self, *, final: bool = False) -> BenchReport:
         """The report; ``final`` says that no more will be measured."""
         why = self.stopped or "budget"
-        reason = f"not measured: {why}" if final else "not measured yet"
+        reason = f"{NOT_MEASURED}: {why}" if final else f"{NOT_MEASURED} yet"
         whole = all(len(rows) == self.launches or not self.is_sound(case) for case, rows in self.rows.items())
         rows = [merged(launched) if launched else Row(case=case, reason=reason) for case, launched in self.rows.items()]
         compared = [row for _, group in groupby(rows, key=lambda row: row.case.group) for row in with_ratios([*group])]

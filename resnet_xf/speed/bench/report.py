@@ -73,13 +73,17 @@ class Result(Prepared, frozen=True, kw_only=True):
         return [list(launch.values()) for launch in self.rates]
 
 
+NOT_MEASURED = "not measured"
+"""The first words of the reason of a row, if the bench ended before."""
+
+
 class Row(Struct, frozen=True, kw_only=True):
     """A case with its result.
 
     Attributes:
         case: what was measured.
         result: None if there is none.
-        reason: why there is no result; it begins with ``not measured`` if the bench ended before.
+        reason: why there is no result.
         failed: whether the case crashed or computed wrong results, rather than lacked something.
         ratio: to the group's :func:`baseline`; None for the baseline itself.
     """
@@ -89,6 +93,11 @@ class Row(Struct, frozen=True, kw_only=True):
     reason: str = ""
     failed: bool = False
     ratio: Ratio | None = None
+
+    @property
+    def missing(self) -> bool:
+        """Whether the bench ended before the case was measured."""
+        return self.reason.startswith(NOT_MEASURED)
 
 
 class BenchReport(Document, frozen=True, kw_only=True):
