@@ -7,6 +7,7 @@ from PIL import Image
 from resnet_xf.data import Batches, FileSplit, Kept, Transform, draws, keep, kept_memory
 from resnet_xf.data.images import all_resized, resized
 from resnet_xf.data.splits import ArraySplit
+from resnet_xf.data.transform import RandomCrop, random_box
 from resnet_xf.support.environment import processors
 
 CROPS = ["resize", "centre", "padded", "random_resized"]
@@ -118,9 +119,9 @@ def test_images_are_read_once_if_they_are_kept(file_split: FileSplit) -> None:
     read = []
 
     class Counting(FileSplit):
-        def image(self, index, channels):
+        def image(self, index, channels, draft=None):
             read.append(int(index))
-            return super().image(index, channels)
+            return super().image(index, channels, draft)
 
     split = Counting(file_split.paths, file_split.labels)
     transform = Transform((12, 15), 3, "centre")
@@ -147,6 +148,35 @@ def test_what_does_not_fit_or_is_never_the_same_is_not_kept(file_split: FileSpli
     assert kept.store is split.images
     assert kept_memory(7) == 7
     assert kept_memory(None) > 2**20
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    """A picture without noise, which JPEG keeps."""
+    down, across = np.mgrid[:height, :width]
+    waves = [np.sin(down / (20 + 5 * k)) + np.cos(across / (30 + 5 * k)) for k in range(3)]
+    return Image.fromarray((np.stack(waves, -1) * 60 + 127).astype(np.uint8))
+
+
+@pytest.mark.parametrize("name, mode", [("a.jpg", "RGB"), ("a.jpg", "L"), ("a.jpg", "CMYK"), ("a.png", "RGB")])
+def test_jpegs_are_decoded_smaller_where_the_box_stays_larger(name: str, mode: str, tmp_path) -> None:
+    path, factors = tmp_path / name, set()
+    smooth(641, 483).convert(mode).save(path)
+    split, whole = FileSplit((str(path),), np.zeros(1, np.int64)), Image.open(path).convert("RGB")
+    transform = Transform((30, 40), 3, "random_resized")
+    for drawn in draws(0, 0, 0, 40):
+        box = random_box(whole.size, drawn)
+        least = min((box[2] - box[0]) / 40, (box[3] - box[1]) / 30)
+        exact = np.asarray(resized(whole.crop(box), (30, 40)), np.float32)
+        ours = transform.bytes(split, np.zeros(1, np.int64), drawn[None])[0].astype(np.float32)
+        decoded = split.image(0, 3, RandomCrop((30, 40), drawn).draft)
+        factor = round(whole.width / decoded.width)
+        factors.add(factor)
+        assert (decoded.width, decoded.height) == (-(-641 // factor), -(-483 // factor))
+        assert factor == 1 or factor <= least
+        assert np.abs(ours - exact).mean() < 4
+        if factor == 1:
+            assert np.array_equal(ours, exact)
+    assert factors == ({1} if name == "a.png" else {2, 4, 8})
 
 
 def test_all_processors_prepare_batches() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +34,9 @@ MODES = {1: "L", 3: "RGB"}
 Size = tuple[int, int]
 """Height and width in pixels, in this order."""
 
+Draft = Callable[[Image.Image], object]
+"""Called with an image before it is decoded, which may then ask for a smaller one by Pillow's ``Image.draft``."""
+
 Images = NDArray[np.float32]
 """``(N, C, H, W)``."""
 
@@ -43,14 +46,14 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
+def read_image(path: str | Path, mode: str = "RGB", draft: Draft | None = None) -> Image.Image:
     """Return the image in a file, in one of Pillow's modes. Raises DataError if the file is no image, or damaged."""
     hint = "; replace it, or remove it before a run begins"
     with reading(path, DataError, "an image", hint), open_regular(path) as file:
-        return decode_image(file, path, mode, hint)
+        return decode_image(file, path, mode, hint, draft)
 
 
-def decode_image(file: BinaryIO, where: str | Path, mode: str, hint: str) -> Image.Image:
+def decode_image(file: BinaryIO, where: str | Path, mode: str, hint: str, draft: Draft | None = None) -> Image.Image:
     """Return the image in the bytes of an open file; ``where`` and ``hint`` are for the message, as in ``reading``."""
     with reading(where, DataError, "an image", hint), _opened(file) as image:
         shorter, longer = sorted(image.size)
@@ -59,6 +62,11 @@ def decode_image(file: BinaryIO, where: str | Path, mode: str, hint: str) -> Ima
             raise DataError(f"{sides}; at most {MOST_PIXELS:,} are read")
         if longer > MOST_OBLONG * shorter:
             raise DataError(f"{sides}; at most {MOST_OBLONG} times as many along one side are read")
+        if draft is not None:
+            draft(image)
+        if image.mode == mode:
+            image.load()
+            return image
         if image.mode.startswith("I;16"):  # Pillow would turn all but the darkest grey into white
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
         return image.convert(mode)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_xf.data.images import MODES, decode_image
+from resnet_xf.data.images import MODES, Draft, decode_image
 from resnet_xf.data.lists import class_list, read_lines
 from resnet_xf.data.splits import Dataset, Split, hold_out
 from resnet_xf.errors import DataError
@@ -63,29 +63,32 @@ class RecordSplit(Split):
     Attributes:
         path: the file.
         offsets: where each image's record begins, ``(N,)`` int64.
+        lengths: bytes of each image's record, ``(N,)`` int64; a record is read in one piece.
     """
 
     path: str
     offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
     labels: NDArray[np.int64]
 
     def digest(self) -> str:
         """Return a digest of the labels in order and of where the records are."""
         return hashlib.blake2b(self.labels.tobytes() + self.offsets.tobytes(), digest_size=16).hexdigest()
 
-    def image(self, index: int, channels: int) -> Image.Image:
+    def image(self, index: int, channels: int, draft: Draft | None = None) -> Image.Image:
         """Read one image: grey for one channel, red, green and blue for three."""
-        offset = int(self.offsets[index])
-        with reading(self.path, DataError, "a RecordIO file", HINT), open_regular(self.path) as file:
+        offset, length = int(self.offsets[index]), int(self.lengths[index])
+        with reading(self.path, DataError, "a RecordIO file", HINT), open_regular(self.path, length) as file:
             parts, _ = _parts(file, offset)
             header = _header(file, parts, offset)
             record = _joined(file, parts, MOST_BYTES)
         where = f"{self.path}: the record at byte {offset}"
-        return decode_image(io.BytesIO(record[header.size :]), where, MODES[channels], "; write the file without it")
+        image = io.BytesIO(memoryview(record)[header.size :])
+        return decode_image(image, where, MODES[channels], "; write the file without it", draft)
 
     def take(self, indices: NDArray[np.int64]) -> RecordSplit:
         """Return a split of these images, in this order."""
-        return RecordSplit(self.path, self.offsets[indices], self.labels[indices])
+        return RecordSplit(self.path, self.offsets[indices], self.lengths[indices], self.labels[indices])
 
 
 def load_records(path: str | Path) -> Dataset:
@@ -128,7 +131,7 @@ def load_records(path: str | Path) -> Dataset:
 
 def _read(path: Path) -> tuple[RecordSplit, dict[int, str]]:
     """Return a file's images in the order of its index, and the names of classes by label, if its list has them."""
-    offsets, labels, identities = array("q"), array("q"), array("Q")
+    offsets, lengths, labels, identities = array("q"), array("q"), array("q"), array("Q")
     width = 0
     with reading(path, DataError, "a RecordIO file", HINT), open_regular(path, BLOCK) as file:
         for offset, parts in _records(file):
@@ -143,11 +146,12 @@ def _read(path: Path) -> tuple[RecordSplit, dict[int, str]]:
                     f"the record at byte {offset} has the label {header.label:g}; expected a class, as a whole number"
                 )
             offsets.append(offset)
+            lengths.append(sum(parts[-1]) - offset)
             labels.append(int(header.label))
             identities.append(header.identity)
         if not offsets:
             raise DataError("it holds no record")
-    split = RecordSplit(str(path), np.array(offsets, np.int64), np.array(labels, np.int64))
+    split = RecordSplit(str(path), *(np.array(numbers, np.int64) for numbers in (offsets, lengths, labels)))
     names = _listed_names(path.with_suffix(".lst"), split, identities)
     return split.take(_indexed_order(path.with_suffix(".idx"), split.offsets)), names
 

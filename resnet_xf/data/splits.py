@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_xf.data.images import MODES, read_image
+from resnet_xf.data.images import MODES, Draft, read_image
 from resnet_xf.data.randomness import permutation
 from resnet_xf.errors import DataError
 
@@ -32,8 +32,10 @@ class Split(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def image(self, index: int, channels: int) -> Image.Image:
+    def image(self, index: int, channels: int, draft: Draft | None = None) -> Image.Image:
         """Return one image: grey for one channel, red, green and blue for three.
+
+        If it is decoded from a file, ``draft`` may ask for a smaller one; it is called in any case.
 
         Raises:
             DataError: if its file cannot be read, is no image, or is damaged.
@@ -59,10 +61,13 @@ class ArraySplit(Split):
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
-    def image(self, index: int, channels: int) -> Image.Image:
+    def image(self, index: int, channels: int, draft: Draft | None = None) -> Image.Image:
         """Return one image: grey for one channel, red, green and blue for three."""
         pixels = self.images[index]
-        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert(MODES[channels])
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert(MODES[channels])
+        if draft is not None:
+            draft(image)
+        return image
 
     def take(self, indices: NDArray[np.int64]) -> ArraySplit:
         """Return a split of copies of these images, in this order."""
@@ -85,9 +90,9 @@ class FileSplit(Split):
         names = "/".join(Path(path).name for path in self.paths)
         return hashlib.blake2b(self.labels.tobytes() + names.encode(), digest_size=16).hexdigest()
 
-    def image(self, index: int, channels: int) -> Image.Image:
+    def image(self, index: int, channels: int, draft: Draft | None = None) -> Image.Image:
         """Read one image: grey for one channel, red, green and blue for three."""
-        return read_image(self.paths[index], MODES[channels])
+        return read_image(self.paths[index], MODES[channels], draft)
 
     def take(self, indices: NDArray[np.int64]) -> FileSplit:
         """Return a split of these images, in this order."""

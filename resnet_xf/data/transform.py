@@ -31,6 +31,9 @@ FRAMES: dict[Crop, Callable[[Image.Image, Size], Image.Image]] = {
 AREA, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 """Range of a random box's area and aspect ratio, and how often one is drawn; from torchvision."""
 
+SCALES = (8, 4, 2)
+"""By how much the sides of a JPEG can be divided while it is decoded."""
+
 PLACE, FLIP = slice(2 * TRIES, 2 * TRIES + 2), 2 * TRIES + 2
 """Which of an image's random numbers set the place of its crop and its mirroring; the first ones set boxes."""
 assert DRAWS > FLIP
@@ -101,13 +104,15 @@ class Transform:
         result is new memory. Raises DataError if an image's file cannot be read.
         """
         frame = FRAMES[self.crop]
-        images = (split.image(index, self.channels) for index in indices)
         if self.crop == "random_resized" and draws is not None:
-            boxes = (image.crop(random_box(image.size, drawn)) for image, drawn in zip(images, draws, strict=True))
-            return self._stacked((resized(box, self.size) for box in boxes), len(indices))
+            crops = [RandomCrop(self.size, drawn) for drawn in draws]
+            pairs = zip(crops, indices, strict=True)
+            boxes = (crop.cut(split.image(index, self.channels, crop.draft)) for crop, index in pairs)
+            return self._stacked(boxes, len(indices))
         if frame is resized and (stacked := split.stack(indices, self.channels)) is not None:
             return self._ordered(all_resized(stacked, self.size))
-        return self._stacked((frame(image, self.size) for image in images), len(indices))
+        images = (frame(split.image(index, self.channels), self.size) for index in indices)
+        return self._stacked(images, len(indices))
 
     def pixels(
         self,
@@ -153,6 +158,32 @@ def shifted(pixels: Bytes, padding: int, places: NDArray[np.float64]) -> Bytes:
 def corners_of(padding: int, places: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return top and left of each crop in an image with ``padding``, ``(B, 2)``, for places in [0, 1)."""
     return (places * (2 * padding + 1)).astype(np.int64)
+
+
+class RandomCrop:
+    """A random box of one image, resized to a height and width.
+
+    A JPEG is decoded at a half, a quarter or an eighth of its size, if the box is then still as large as the result.
+    """
+
+    def __init__(self, size: Size, drawn: NDArray[np.float64]) -> None:
+        self.size, self._drawn = size, drawn
+
+    def draft(self, image: Image.Image) -> None:
+        """Choose the box in an image that is not decoded yet, and the scale at which it is decoded."""
+        self._full, self._box = image.size, random_box(image.size, self._drawn)
+        left, top, right, bottom = self._box
+        most = min((bottom - top) // self.size[0], (right - left) // self.size[1])
+        self._factor = next((factor for factor in SCALES if factor <= most), 1)
+        if self._factor > 1:
+            image.draft(None, (image.width // self._factor, image.height // self._factor))
+
+    def cut(self, image: Image.Image) -> Image.Image:
+        """Return the box of the decoded image at the size of the result."""
+        if image.size == self._full:
+            return resized(image.crop(self._box), self.size)
+        left, top, right, bottom = (side / self._factor for side in self._box)
+        return image.resize(self.size[::-1], Image.Resampling.BILINEAR, (left, top, right, bottom))
 
 
 def random_box(size: tuple[int, int], drawn: NDArray[np.float64]) -> tuple[int, int, int, int]:
