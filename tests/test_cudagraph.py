@@ -11,7 +11,7 @@ from resnet_xf.architecture.weights import draw_weights
 from resnet_xf.backend.learner import Learner
 from resnet_xf.speed.optimize import optimize
 from resnet_xf.training.evaluation import task_of
-from resnet_xf.training.recipe import Optimizer, Recipe, targets
+from resnet_xf.training.recipe import Optimizer, Recipe, rounded, targets
 from resnet_xf_torch.cudagraph import WARM_UP, Recorded
 from resnet_xf_torch.fused import conv_relu
 from resnet_xf_torch.learner import TorchLearner
@@ -39,7 +39,7 @@ def train(network: Learner) -> tuple[list[float], dict[str, np.ndarray]]:
         count = BATCH // 2 if step % 3 == 2 else BATCH
         images = rng.random((count, 1, 32, 32), dtype=np.float32)
         goal = targets(rng.integers(0, 10, count), 10, 0.0, count)
-        losses.append(network.step(images, goal, 0.01 / (1 + step))()[0])
+        losses.append(network.step(images, goal, rounded(0.001 / (1 + step)))()[0])
         if step == STEPS // 2:
             network.load(*network.dump())
     return losses, dict(network.dump()[0])
@@ -92,5 +92,5 @@ def test_the_fused_kernel_computes_what_the_cpu_computes() -> None:
 
 def test_the_best_inference_fuses_and_is_right() -> None:
     network = optimize("resnet18", "torch", precision="bfloat16", batch=4, device="cuda")
-    assert {"stem on 2×2 pixels", "convolutions fused with sums and ReLUs"} <= set(network.steps)
+    assert {"stem on 4×4 pixels", "convolutions fused with sums and ReLUs"} <= set(network.steps)
     assert network.error < 0.02

@@ -6,17 +6,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from helpers.narrow import shortened
 from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.weights import draw_weights
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.speed.optimize import native_of
-from resnet_xf_torch.fused import ConvReLU, SpaceToDepthConv2d, conv_relu, with_fused_convolutions, with_wide_stem
+from resnet_xf_torch.fused import (
+    ConvReLU,
+    SpaceToDepthConv2d,
+    conv_relu,
+    with_fused_convolutions,
+    with_pooled_stem,
+    with_wide_stem,
+)
 from resnet_xf_torch.reference import peer
 
 
 def network(name: str) -> nn.Module:
-    """A network with folded norms and float64 weights, for inference."""
-    planned = plan(name)
+    """A network of one block a stage, with folded norms and float64 weights, for inference."""
+    planned = plan(shortened(name))
     native, _ = native_of(get_backend("torch"), planned, draw_weights(planned, 0, "probe"), "best")
     return native.double().eval().requires_grad_(False)
 
@@ -27,27 +35,34 @@ def off(outputs: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "channels", "joined", "stem"),
+    ("name", "channels", "joined", "pooled", "wide"),
     [
-        ("resnet18", 3, 16, True),  # two for each of eight blocks
-        ("resnet50", 3, 48, True),
-        ("resnet50d", 3, 49, True),  # and the deep stem's second convolution
-        ("resnet50_v2", 3, 32, True),  # a sum is followed by a norm
-        ("seresnet50", 3, 32, True),  # a gate stands before the sum
-        ("resnext50_32x4d", 3, 32, True),  # grouped convolutions stay
-        ("d2l_resnet18", 1, 16, True),
-        ("cifar_resnet20", 3, 18, False),
+        ("resnet18", 3, 12, True, False),  # two for each of six blocks
+        ("resnet50", 3, 18, True, False),
+        ("resnet50d", 3, 19, False, True),  # and the deep stem's second convolution
+        ("resnet50_v2", 3, 12, True, False),  # a sum is followed by a norm
+        ("seresnet50", 3, 12, True, False),  # a gate stands before the sum
+        ("resnext50_32x4d", 3, 12, True, False),  # grouped convolutions stay
+        ("d2l_resnet18", 1, 12, True, False),
+        ("cifar_resnet20", 3, 8, False, False),
     ],
 )
-def test_a_network_stays_the_same(name: str, channels: int, joined: int, stem: bool) -> None:
-    x = torch.rand(1, channels, 33, 32, dtype=torch.float64)
+def test_a_network_stays_the_same(name: str, channels: int, joined: int, pooled: bool, wide: bool) -> None:
+    x = torch.rand(2, channels, 64, 32, dtype=torch.float64)
+    odd = torch.rand(1, channels, 33, 30, dtype=torch.float64)
     changed = network(name)
-    before = changed(x)
-    assert with_wide_stem(changed) is stem
+    before, before_odd = changed(x), changed(odd)
+    stem = network(name)
+    assert with_wide_stem(stem) is (pooled or wide)
+    assert off(stem(x), before) < 1e-13
+    assert off(stem(odd), before_odd) < 1e-13
+    assert with_pooled_stem(changed) is pooled
+    assert with_wide_stem(changed) is wide
     assert off(changed(x), before) < 1e-13
     assert with_fused_convolutions(changed)
     assert sum(isinstance(module, ConvReLU) for module in changed.modules()) == joined
     assert off(changed(x), before) < 1e-13
+    assert off(changed(odd), before_odd) < 1e-13
 
 
 def test_the_bias_of_a_shortcut_is_added_once() -> None:
@@ -61,6 +76,7 @@ def test_networks_of_other_libraries_stay_as_they_are() -> None:
     for library, name in (("torchvision", "resnet18"), ("timm", "resnet50d")):
         other = peer(library, name, 10, 3)
         text = repr(other)
+        assert not with_pooled_stem(other)
         assert not with_wide_stem(other)
         assert not with_fused_convolutions(other)
         assert repr(other) == text

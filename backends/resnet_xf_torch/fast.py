@@ -15,7 +15,7 @@ from resnet_xf.architecture.weights import Array, plain
 from resnet_xf.backend.fast import COMPILED, FastTask, no_gradients
 from resnet_xf.errors import BackendError, one_line
 from resnet_xf.support.optional import optional
-from resnet_xf_torch.fused import with_fused_convolutions, with_wide_stem
+from resnet_xf_torch.fused import with_fused_convolutions, with_pooled_stem, with_wide_stem
 from resnet_xf_torch.learner import find_device, settings_of_convolutions
 
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
@@ -114,6 +114,7 @@ def _compiling() -> Iterator[None]:
 def _for_tensor_cores(network: nn.Module) -> list[str]:
     """Change the network for a GPU's low precision; return what was done."""
     done = {
+        "stem on 4×4 pixels": with_pooled_stem(network),
         "stem on 2×2 pixels": with_wide_stem(network),
         "convolutions fused with sums and ReLUs": with_fused_convolutions(network),
     }

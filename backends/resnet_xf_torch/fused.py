@@ -60,6 +60,34 @@ class SpaceToDepthConv2d(nn.Conv2d):
         )
 
 
+class PooledStem(nn.Module):
+    """ImageNet's stem for inference, ``maxpool(relu(conv(x)))``, on 4×4 blocks of pixels.
+
+    A block has four outputs of the 7×7 convolution with stride 2, which become channels of a 3×3 convolution of blocks.
+    The 3×3 pool with stride 2 takes the maximum of a block's four, and of five next to it.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        starts = (1, 3)  # where the kernels of a block's two rows, or columns, begin in 3 × 4 pixels
+        kernels = [functional.pad(conv.weight, (left, 5 - left, top, 5 - top)) for top in starts for left in starts]
+        self.kernels = nn.Parameter(functional.pixel_unshuffle(torch.cat(kernels), 4), requires_grad=False)
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.repeat(4), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[2] % 4 or x.shape[3] % 4:
+            return functional.max_pool2d(functional.relu(self.conv(x)), 3, 2, 1)
+        blocks = functional.pixel_unshuffle(x, 4).contiguous(memory_format=torch.channels_last)
+        outputs = functional.relu(functional.conv2d(blocks, self.kernels, self.bias, padding=1))
+        above_left, above_right, below_left, below_right = outputs.chunk(4, 1)
+        left, right = (
+            torch.maximum(torch.maximum(above, below), functional.pad(below, (0, 0, 1, -1)))  # zeros: all are positive
+            for above, below in ((above_left, below_left), (above_right, below_right))
+        )
+        return torch.maximum(torch.maximum(left, right), functional.pad(right, (1, -1)))
+
+
 class ConvReLU(nn.Module):
     """``relu(conv(x))``, or ``relu(conv(x) + shortcut)``, in one pass of cuDNN; for inference only."""
 
@@ -112,6 +140,24 @@ def with_wide_stem(network: nn.Module) -> bool:
                 setattr(parent, name, SpaceToDepthConv2d(conv))
                 wide = True
     return wide
+
+
+def with_pooled_stem(network: nn.Module) -> bool:
+    """Join the convolution, ReLU and pool of ImageNet's stem, for inference; return whether the network has them."""
+    if type(network) is not nn.Sequential:
+        return False
+    for names in zip(*(list(network._modules)[start:] for start in range(3)), strict=False):
+        conv, relu, pool = (getattr(network, name) for name in names)
+        if (
+            _is_plain(conv)
+            and (conv.in_channels <= FEW_CHANNELS and conv.kernel_size == (7, 7) and conv.padding == (3, 3))
+            and (conv.stride == (2, 2) and type(relu) is nn.ReLU and type(pool) is nn.MaxPool2d)
+            and (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode) == (3, 2, 1, False)
+        ):
+            for name, module in zip(names, (nn.Identity(), nn.Identity(), PooledStem(conv)), strict=True):
+                setattr(network, name, module)
+            return True
+    return False
 
 
 def with_fused_convolutions(network: nn.Module) -> bool:

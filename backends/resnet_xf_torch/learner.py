@@ -59,8 +59,9 @@ class TorchLearner:
         given = isinstance(task.network, nn.Module)
         network = task.network if given else builder.build(task.network)
         wide = not given and on_gpu and compiles and mixed and with_wide_stem(network)
-        # Measured: a GPU's exact float32 convolutions are slower in channels_last, all others are faster.
-        in_order = task.preset == "eager" or (on_gpu and task.precision == "float32")
+        # Measured: a GPU's exact float32 convolutions are slower in channels_last, which the compiler chooses too.
+        exact = on_gpu and task.precision == "float32"
+        in_order = task.preset == "eager" or exact
         self._layout = torch.contiguous_format if in_order else torch.channels_last
         self._network = network.to(place, self._dtype).to(memory_format=self._layout)
         self._norms = [m for m in self._network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -97,7 +98,7 @@ class TorchLearner:
             "stem on 2×2 pixels": wide,
             "fused SGD": fuses,
             # Measured: on a CPU, compiled training is no faster.
-            "compiled": on_gpu and compiles,
+            "compiled": on_gpu and compiles and not exact,
             "convolutions chosen by trying": on_gpu and compiles,
             "steps as one CUDA graph": records,
         }
@@ -105,8 +106,7 @@ class TorchLearner:
         self._compiled: Any = None
         self._shape: torch.Size | None = None
         if steps["compiled"]:
-            layout = {"layout_optimization": self._layout is torch.channels_last}  # else the compiler chooses it
-            self._compiled = torch.compile(self._run, dynamic=False, options=OPTIONS[task.preset] | layout)
+            self._compiled = torch.compile(self._run, dynamic=False, options=OPTIONS[task.preset])
         self._rate = torch.zeros((), device=place) if records else None
         self._take_step: Callable[..., tuple[torch.Tensor, ...]] = Recorded(self._step) if records else self._step
 
