@@ -24,7 +24,7 @@ from common import BENCHMARKS, RESULTS, picture, read_results, write_results
 from resnet_xf import get_backend, plan
 from resnet_xf.cli.options import read_size
 from resnet_xf.cli.printing import print_table
-from resnet_xf.support.environment import environment, processors
+from resnet_xf.support.environment import environment, hardware, processors
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import Checkpoint, EpochRecord, load_checkpoint
 from resnet_xf.training.recipe import get_recipe
@@ -198,6 +198,7 @@ def main() -> None:
         result = {
             "command": command(),
             "environment": environment()
+            | hardware()
             | {name: get_backend(name).version() for name in runs}
             | {"cores": processors(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
             "spec": first.spec.name,

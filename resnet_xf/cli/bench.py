@@ -53,7 +53,9 @@ def bench(
         list[str] | None,
         typer.Argument(metavar="[SPEC]...", help="Networks, as `show` takes them.", show_default=DEFAULT_NETWORK),
     ] = None,
-    backend: Annotated[str | None, option("By comma: torch, mxnet.", default="all installed ones")] = None,
+    backend: Annotated[
+        str | None, option("By comma: torch, mxnet.", default="all that are installed and have the device")
+    ] = None,
     mode: Annotated[str, option("By comma: infer, train.")] = "infer",
     precision: Annotated[
         str, option(f"By comma: {', '.join(PRECISIONS)}; beside float32, low ones only in the last preset.")
@@ -113,7 +115,7 @@ def bench(
     images = _batch(batch)
     place = device if device != "auto" else "cuda" if gpus() else "cpu"
     settings: dict[str, Any] = {
-        "backends": _names("--backend", backend or ",".join(filter(is_installed, list_backends())), list_backends()),
+        "backends": _names("--backend", backend or ",".join(_backends_on(place)), list_backends()),
         "modes": _names("--mode", mode, MODES),
         "precisions": _names("--precision", precision, PRECISIONS),
         "presets": tuple(name for name in PRESETS if name in _names("--preset", preset, PRESETS)),
@@ -141,6 +143,15 @@ def bench(
         raise BenchError("; ".join(sorted({row.reason for row in report.rows})))
     if report.failed or not measured:
         raise typer.Exit(1)
+
+
+def _backends_on(device: str) -> list[str]:
+    """Return the installed backends that have a kind of device; all of them if none has it, for its reasons."""
+    installed = [name for name in list_backends() if is_installed(name)]
+    kind = device.partition(":")[0]
+    return [
+        name for name in installed if kind == "cpu" or any(one.startswith(kind) for one in get_backend(name).devices())
+    ] or installed
 
 
 class _Output:
