@@ -2,7 +2,8 @@
 
 All read the same JPEGs of 500×375 pixels, in a folder or in a ``.rec`` file, and give batches of random boxes, resized
 to 224×224 and mirrored at random. They take turns, with one and with two threads or worker processes.
-``python benchmarks/data.py`` writes ``results/data.json`` and prints a table; ``--smoke`` tries it and keeps nothing.
+``python benchmarks/data.py`` writes ``results/data.json`` and a table in ``docs/training.md``. ``--smoke`` tries it
+and keeps nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from common import RESULTS, write_results
+from common import DOCS, RESULTS, write_between, write_results
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -42,14 +44,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=384, help="number of JPEGs")
     parser.add_argument("--rounds", type=int, default=8, help="passes of each reader")
     parser.add_argument("--out", type=Path, default=RESULTS / "data.json", help="the file of the results")
-    parser.add_argument("--smoke", action="store_true", help="few images, two rounds, and keep nothing")
+    parser.add_argument("--readers", default="", help="only readers with this in their names, as '.rec'")
+    parser.add_argument("--smoke", action="store_true", help="few images, one round, and keep nothing")
     options = parser.parse_args()
-    images, rounds = (64, 2) if options.smoke else (options.images, options.rounds)
+    images, rounds = (32, 1) if options.smoke else (options.images, options.rounds)
     with TemporaryDirectory() as folder:
         write_images(Path(folder), images)
-        results = measure(Path(folder), rounds)
+        results = measure(Path(folder), options.readers, rounds)
     print(table(results))
     if not options.smoke:
+        write_between(DOCS / "training.md", "data", f"\n{table(results)}\n\n")
         command = f"python benchmarks/data.py --images {images} --rounds {rounds}"
         machine = {"machine": hardware(), "environment": environment()}
         write_results(options.out, {"command": command, "images": images, "readers": results, **machine})
@@ -114,31 +118,19 @@ def read_tensor(path: str) -> Any:
 
 def torchvisions(folder: Path, *, tensors: bool, floats: bool) -> Callable[[int], Pass]:
     """Torchvision's ImageFolder and PyTorch's DataLoader, with Pillow's images or with tensors from the beginning."""
-    import torch
-    from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
-    from torchvision.transforms import v2  # type: ignore[import-untyped]
-
-    normalise = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)] if floats else []
-    look = v2.Compose(
-        [
-            v2.RandomResizedCrop(SIZE, antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.ToImage(),
-            *normalise,
-        ]
-    )
-    reader = {"loader": read_tensor} if tensors else {}
 
     def start(threads: int) -> Pass:
-        images = ImageFolder(str(folder / "images" / "train"), look, **reader)
-        loader = torch.utils.data.DataLoader(
-            images,
-            BATCH,
-            shuffle=True,
-            num_workers=threads,
-            persistent_workers=True,
-            multiprocessing_context="forkserver",
-        )
+        import torch
+        from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
+        from torchvision.transforms import v2  # type: ignore[import-untyped]
+
+        steps = [v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip(), v2.ToImage()]
+        if floats:
+            steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+        reader = {"loader": read_tensor} if tensors else {}
+        images = ImageFolder(str(folder / "images" / "train"), v2.Compose(steps), **reader)
+        settings = {"num_workers": threads, "persistent_workers": True, "multiprocessing_context": "forkserver"}
+        loader = torch.utils.data.DataLoader(images, BATCH, shuffle=True, **settings)  # type: ignore[arg-type]
         return lambda: sum(len(batch) for batch, _ in loader)
 
     return start
@@ -184,21 +176,22 @@ def readers(folder: Path) -> Iterator[tuple[str, Callable[[int], Pass]]]:
     """All readers by name, of those libraries that are installed."""
     for floats, kind in ((False, "bytes"), (True, "float32")):
         yield f"ours, folder, {kind}", ours(f"folder:{folder / 'images'}", floats=floats)
-        with suppress(ImportError):
+        if find_spec("torchvision"):
             yield f"torchvision, tensors, {kind}", torchvisions(folder, tensors=True, floats=floats)
             if floats:
                 yield "torchvision, Pillow, float32", torchvisions(folder, tensors=False, floats=True)
         if (folder / "train.rec").exists():
             yield f"ours, .rec, {kind}", ours(f"recordio:{folder / 'train.rec'}", floats=floats)
-            yield f"MXNet's ImageRecordIter, {kind}", mxnets(folder / "train.rec", floats=floats)
+            yield f"MXNet's ImageRecordIter, .rec, {kind}", mxnets(folder / "train.rec", floats=floats)
 
 
-def measure(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Let all readers take turns; the first round is not counted.
+def measure(folder: Path, word: str, rounds: int) -> list[dict[str, Any]]:
+    """Let the readers whose names have a word take turns; the first round is not counted.
 
     Processor seconds count this process and its worker processes: they change less on a busy machine.
     """
-    passes = {(name, threads): start(threads) for name, start in readers(folder) for threads in THREADS}
+    chosen = [(name, start) for name, start in readers(folder) if word in name]
+    passes = {(name, threads): start(threads) for name, start in chosen for threads in THREADS}
     rates: dict[tuple[str, int], list[float]] = {key: [] for key in passes}
     costs: dict[tuple[str, int], list[float]] = {key: [] for key in passes}
     for _ in range(rounds + 1):

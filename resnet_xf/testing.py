@@ -24,6 +24,7 @@ from resnet_xf.backend.fast import FastTask
 from resnet_xf.backend.learner import TIMEOUT, Learner, Task
 from resnet_xf.backend.observe import capture_layers, running_order, trace_network
 from resnet_xf.backend.registry import features
+from resnet_xf.data.pixels import Normalisation, Pixels
 from resnet_xf.errors import BackendError, WeightsError
 
 STAGES = (Stage(depth=1, channels=13), Stage(depth=3, channels=21, stride=2), Stage(depth=2, channels=33, stride=2))
@@ -296,6 +297,16 @@ class TrainsContract(_Contract):
         _, twice = learner.dump()
         np.testing.assert_allclose(twice["fc.weight"], 1.5 * velocity["fc.weight"], rtol=1e-9, atol=1e-12)
         learner.close()
+
+    def test_bytes_are_taken_as_their_tensor_is(self) -> None:
+        """A batch is bytes that a look-up makes into an input tensor, on the device or by ``np.asarray``."""
+        images = np.random.default_rng(0).integers(0, 256, (2, 67, 61, 3), np.uint8)
+        normalisation = Normalisation(np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
+        pixels = Pixels(images, normalisation, mirrored=np.array([True, False]))
+        first, second = self.learner(), self.learner()
+        steps = [first.step(pixels, self.targets, 0.125)(), second.step(np.asarray(pixels), self.targets, 0.125)()]
+        assert steps[0][0] == steps[1][0]
+        assert np.array_equal(first.outputs(pixels), second.outputs(np.asarray(pixels)))
 
     def test_norms_keep_the_variance_that_the_backend_says(self) -> None:
         network = self.probe("float64")

@@ -55,6 +55,17 @@ def test_fashion_mnist_trains_once_and_draws_the_same_again(tmp_path) -> None:
     assert drawing.read_bytes() == first
 
 
+def test_input_pipelines_are_compared() -> None:
+    command = [sys.executable, BENCHMARKS / "data.py", "--smoke", "--readers=.rec, bytes"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split(" | ") for line in done.stdout.splitlines()]
+    assert lines[0][1:] == ["1 thread, images/s", "2 threads", "processor ms per image |"]
+    readers = {line[0].removeprefix("| "): [float(cell.removesuffix(" |")) for cell in line[1:]] for line in lines[2:]}
+    assert set(readers) == {"ours, .rec, bytes", "MXNet's ImageRecordIter, .rec, bytes"}
+    assert all(min(cells) > 0 for cells in readers.values())
+
+
 def test_a_killed_run_is_resumed_to_the_bit(tmp_path) -> None:
     assert "nothing is lost by 1 kills" in bench("kill_and_resume.py", "--kills=1", "--epochs=4", f"--out={tmp_path}")
     result = json.loads((tmp_path / "kill_and_resume.json").read_text())

@@ -54,7 +54,8 @@ class DevicePixels:
         """Return a copy of an array on the device, the same one each time; None if it is too large."""
         if id(array) not in self._copies:
             free = torch.cuda.mem_get_info(self._device)[0] // SHARE if self._device.type == "cuda" else array.nbytes
-            copy = torch.tensor(array, device=self._device) if array.nbytes <= free else None
+            source = array if array.flags.writeable else array.copy()  # PyTorch warns of read-only arrays
+            copy = torch.from_numpy(source).to(self._device) if array.nbytes <= free else None
             self._copies[id(array)] = array, copy
         return self._copies[id(array)][1]
 
