@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from resnet_xf.architecture.measures import layer_of
-from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.observe import Passed
 from resnet_xf.support.seeding import seed_of
 
@@ -26,13 +26,32 @@ def noise(key: str, shape: tuple[int, ...]) -> Array:
 
 def perturb(array: Array, size: float, key: str) -> Array:
     """Return an array in float64, each value changed at random by about ``size`` of itself."""
-    perturbed: Array = array.astype(np.float64) * (1 + size * noise(key, array.shape))
+    normal = np.random.default_rng(seed_of(key, 8)).standard_normal(array.shape, np.float32)
+    perturbed: Array = np.multiply(normal, size, dtype=np.float64)
+    perturbed += 1
+    perturbed *= array
     return perturbed
 
 
-def perturb_all(arrays: Mapping[str, Array], size: float) -> Weights:
+class Computed(Mapping[str, Array]):
+    """Arrays by name that are computed each time they are read, so that they are never in memory together."""
+
+    def __init__(self, names: Iterable[str], compute: Callable[[str], Array]) -> None:
+        self._names, self._compute = tuple(names), compute
+
+    def __getitem__(self, name: str) -> Array:
+        return self._compute(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def perturb_all(arrays: Mapping[str, Array], size: float) -> Computed:
     """Perturb every array, with its name as the key."""
-    return {name: perturb(array, size, name) for name, array in arrays.items()}
+    return Computed(arrays, lambda name: perturb(arrays[name], size, name))
 
 
 def perturb_pixels(images: Array) -> Array:
@@ -47,13 +66,16 @@ def tile(batch: Array, times: int, key: str) -> Array:
     return np.concatenate([batch, *(perturb(batch, 0.5, f"{key}/{time}") for time in range(1, times))])
 
 
-def next_values(arrays: Mapping[str, Array], key: object) -> Weights:
+def next_values(arrays: Mapping[str, Array], key: object) -> Computed:
     """Change every value to the next larger or next smaller one of its dtype, at random."""
 
-    def step(array: Array, key: str) -> Array:
-        return np.nextafter(array, np.where(noise(key, array.shape) < 0, -np.inf, np.inf).astype(array.dtype))
+    def change(name: str) -> Array:
+        array = arrays[name]
+        up = np.random.default_rng(seed_of(f"{key}/{name}", 8)).random(array.shape, np.float32) < 0.5
+        changed: Array = np.nextafter(array, np.where(up, array.dtype.type(np.inf), array.dtype.type(-np.inf)))
+        return changed
 
-    return {name: step(array, f"{key}/{name}") for name, array in arrays.items()}
+    return Computed(arrays, change)
 
 
 def largest_mean(images: Array, eps: float) -> float:

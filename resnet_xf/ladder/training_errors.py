@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import sqrt
 
 import numpy as np
 
-from resnet_xf.architecture.measures import layer_errors, relative_error
+from resnet_xf.architecture.measures import largest, layer_errors, relative_error
 from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.ladder.perturb import PERTURBATION
@@ -41,10 +42,10 @@ def statistic_errors(statistics: Mapping[str, Array], expected: Mapping[str, Arr
     """Relative error. Means are scaled by max(|mean|, std), because a mean may be 0."""
     errors = {}
     for name, array in expected.items():
-        scale = float(np.abs(array).max(initial=0.0))
+        scale = largest(array)
         if name.endswith("running_mean"):
             variances = expected[name.removesuffix("mean") + "var"]
-            scale = max(scale, float(np.sqrt(np.abs(variances).max(initial=0.0))))
+            scale = max(scale, sqrt(largest(variances)))
         errors[name] = relative_error(statistics[name], array, scale)
     return errors
 

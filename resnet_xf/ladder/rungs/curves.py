@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import sqrt
@@ -10,7 +10,7 @@ from math import sqrt
 import numpy as np
 
 from resnet_xf.architecture.measures import EPSILON
-from resnet_xf.architecture.weights import Weights
+from resnet_xf.architecture.weights import Array
 from resnet_xf.ladder.perturb import next_values
 from resnet_xf.ladder.report.report import Curves
 from resnet_xf.ladder.rungs.rung import Finding, Rung
@@ -52,7 +52,7 @@ def curve(live: Live) -> Curve:
     return Curve(losses, tuple(perturbed))
 
 
-def _train(live: Live, steps: Sequence[TrainingStep], weights: Weights, run: int) -> tuple[float, ...]:
+def _train(live: Live, steps: Sequence[TrainingStep], weights: Mapping[str, Array], run: int) -> tuple[float, ...]:
     """Return the losses of one run. ``run`` is its number, for the progress."""
     losses = []
     with live.learner(live.subject.curve_run.task("float32", live.device), weights) as learner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import sqrt
@@ -64,19 +64,15 @@ def sensitivity(live: Live) -> dict[str, float]:
     return found
 
 
-def _take_step(live: Live, dtype: str, weights: Weights, perturbation: float = 0.0) -> Step:
+def _take_step(live: Live, dtype: str, weights: Mapping[str, Array], perturbation: float = 0.0) -> Step:
     """Take one step without momentum and decay: the optimiser's buffer then is the gradient. Perturb the images."""
     step = next(iter(live.subject.lockstep_run))
     images = perturb(step.images, perturbation, "lesson") if perturbation else step.images
     task = live.subject.lockstep_run.task(dtype, live.device, weight_decay=0.0, nesterov=False)
-    with live.learner(task, _cast(weights, dtype)) as learner:
+    with live.learner(task, weights) as learner:
         loss, outputs = learner.step(images, step.targets, 0.0)()
-        weights, velocity = learner.dump()
-    return Step(outputs, loss, velocity, statistics_of(weights))
-
-
-def _cast(weights: Weights, dtype: str) -> Weights:
-    return {name: array.astype(dtype) for name, array in weights.items()}
+        after, velocity = learner.dump()
+    return Step(outputs, loss, velocity, statistics_of(after))
 
 
 def measure(subject: Subject, side: Side) -> None:
@@ -96,7 +92,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     frameworks. So in float32 each layer is run alone in both dtypes on the same inputs, where no ReLU can change.
     """
     first, *others = sides
-    start = _cast(subject.weights, "float64")
+    start = {name: array.astype(np.float64) for name, array in statistics_of(subject.weights).items()}
     steps = subject.lockstep_run.roundings
     worst = Worst()
     for side, dtype in product(sides, ("float64", "float32")):

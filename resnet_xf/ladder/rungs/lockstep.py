@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod, sqrt
@@ -13,6 +12,7 @@ import numpy as np
 
 from resnet_xf.architecture.measures import (
     EPSILON,
+    largest,
     largest_rounding,
     layer_of,
     layer_sizes,
@@ -22,10 +22,10 @@ from resnet_xf.architecture.measures import (
 from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.weights import VELOCITY, Array, Weights
 from resnet_xf.backend.learner import Learner
-from resnet_xf.ladder.perturb import PERTURBATION, perturb_all
+from resnet_xf.ladder.perturb import PERTURBATION, Computed, perturb_all
 from resnet_xf.ladder.rungs.gradients import sensitivities
 from resnet_xf.ladder.rungs.rung import Finding, Rung, Worst
-from resnet_xf.ladder.short_run import ShortRun
+from resnet_xf.ladder.short_run import ShortRun, TrainingStep
 from resnet_xf.ladder.sides.live import Live
 from resnet_xf.ladder.sides.side import Side, measured
 from resnet_xf.ladder.sketch import sketch
@@ -73,49 +73,78 @@ def states(live: Live, steps: Sequence[int], *, growing: bool, sketching: bool =
     """Yield the state after each of several pairs of float64 training steps.
 
     The first pair begins without momentum. Before each other pair, the network gets the given weights again, and drawn
-    momentum.
+    momentum. Each pair has a learner of its own, which takes three times the memory of the weights and is closed
+    before that of another side is built.
 
     Args:
         live: the side. A capture yields what it saved, whatever the flags say.
         steps: the numbers of the steps, those of ``ShortRun.pairs``. They name the states and do not choose among them.
-        growing: train a second network from perturbed weights beside it, to measure the growth.
+        growing: train from perturbed weights too, to measure the growth.
         sketching: put sketches in place of the large arrays, in every state but the last.
     """
-    run = live.subject.lockstep_run
-    task, weights = run.task("float64", live.device), live.subject.weights
-    start = {name: array.astype(np.float64) for name, array in weights.items()}
-    batches, arrays = list(run), start
-    beside = live.learner(task, perturb_all(start, PERTURBATION)) if growing else nullcontext()
-    with live.learner(task, start) as learner, beside as shadow:
-        for place, number in enumerate(steps):
-            if place and place % 2 == 0:
-                restart = start | drawn_momentum(start, arrays)
-                _load(learner, restart)
-                if shadow is not None:
-                    _load(shadow, perturb_all(restart, PERTURBATION))
-            step = batches[number - 1]
-            loss, outputs = learner.step(step.images, step.targets, step.learning_rate)()
-            arrays = _arrays_of(learner)
-            grown = {}
-            if shadow is not None:
-                _, perturbed = shadow.step(step.images, step.targets, step.learning_rate)()
-                grown = growth((perturbed, _arrays_of(shadow)), (outputs, arrays))
+    batches = list(live.subject.lockstep_run)
+    momentum: Mapping[str, Array] = {}
+    for place in range(0, len(steps), 2):
+        pair = steps[place : place + 2]
+        reached = _train_pair(live, [batches[number - 1] for number in pair], momentum, growing)
+        for number in pair:
+            state = next(reached)
+            momentum = momentum or drawn_momentum(live.subject.weights, state.arrays)
             live.tell(number / len(batches))
-            state = State(loss, arrays, grown)
-            yield sketched(state) if sketching and number < steps[-1] else state
+            passed = [sketched(state) if sketching and number < steps[-1] else state]
+            del state
+            yield passed.pop()  # and hold no reference, so that it can be freed
+
+
+def _train_pair(
+    live: Live, batches: Sequence[TrainingStep], momentum: Mapping[str, Array], growing: bool
+) -> Iterator[State]:
+    """Yield the states after some steps from the given weights. Without ``momentum``, also measure the free run.
+
+    The growth is measured by the same learner, after all steps.
+    """
+    weights, run = live.subject.weights, live.subject.lockstep_run
+    reached, outputs, losses = list[State](), list[Array](), list[float]()
+    with live.learner(run.task("float64", live.device), weights) as learner:
+        learner.load({}, _momentum_of(momentum))
+        for batch in batches:
+            if reached and not growing:
+                yield reached.pop()
+            loss, output = learner.step(batch.images, batch.targets, batch.learning_rate)()
+            reached.append(State(loss, _arrays_of(learner), {}))
+            outputs.append(output)
+            losses.append(loss)
+        if not momentum:
+            free_run(live, (learner, losses))
+        if growing:
+            zeros = Computed(reached[0].arrays, lambda name: np.zeros(weights[name.removeprefix(VELOCITY)].shape))
+            start = perturb_all(momentum or zeros, PERTURBATION)
+            learner.load(perturb_all(weights, PERTURBATION), _momentum_of(start))
+            for place, batch in enumerate(batches):
+                _, output = learner.step(batch.images, batch.targets, batch.learning_rate)()
+                grown = growth((output, _arrays_of(learner)), (outputs[place], reached[place].arrays))
+                reached[place] = replace(reached[place], growth=grown)
+        del learner
+    while reached:
+        yield reached.pop(0)
 
 
 @measured("free run")
-def free_run(live: Live) -> tuple[float, ...]:
-    """The losses of the first epoch in float64, without restarts."""
+def free_run(live: Live, begun: tuple[Learner, Sequence[float]] | None = None) -> tuple[float, ...]:
+    """The losses of the first epoch in float64, without restarts; ``begun``: a learner, and its losses so far."""
     run = live.subject.lockstep_run
-    start = {name: array.astype(np.float64) for name, array in live.subject.weights.items()}
-    with live.learner(run.task("float64", live.device), start) as learner:
-        epoch = islice(run, run.steps // 2)
-        return tuple(learner.step(step.images, step.targets, step.learning_rate)()[0] for step in epoch)
+    if begun is None:
+        with live.learner(run.task("float64", live.device), live.subject.weights) as learner:
+            return _continue(run, learner, ())
+    return _continue(run, *begun)
 
 
-def drawn_momentum(weights: Weights, arrays: Iterable[str]) -> Weights:
+def _continue(run: ShortRun, learner: Learner, losses: Sequence[float]) -> tuple[float, ...]:
+    epoch = islice(run, len(losses), run.steps // 2)
+    return *losses, *(learner.step(step.images, step.targets, step.learning_rate)()[0] for step in epoch)
+
+
+def drawn_momentum(weights: Weights, arrays: Iterable[str]) -> Computed:
     """Draw a momentum for each that is named among ``arrays``: uniform, up to the largest weight of the layer.
 
     The same weights give the same values with every version of NumPy, so captures can be compared.
@@ -123,17 +152,19 @@ def drawn_momentum(weights: Weights, arrays: Iterable[str]) -> Weights:
     sizes = layer_sizes(weights)
 
     def draw(name: str) -> Array:
-        shape = weights[name].shape
-        words = philox(f"momentum of {name}").random_raw(prod(shape)).reshape(shape)
-        drawn: Array = ((words >> 11) * 2.0**-52 - 1) * sizes[layer_of(name)]
+        weight = name.removeprefix(VELOCITY)
+        shape = weights[weight].shape
+        words = philox(f"momentum of {weight}").random_raw(prod(shape)).reshape(shape)
+        drawn: Array = ((words >> 11) * 2.0**-52 - 1) * sizes[layer_of(weight)]
         return drawn
 
-    return {name: draw(name.removeprefix(VELOCITY)) for name in arrays if name.startswith(VELOCITY)}
+    return Computed((name for name in arrays if name.startswith(VELOCITY)), draw)
 
 
-def _load(learner: Learner, arrays: Weights) -> None:
-    momentum = {name.removeprefix(VELOCITY): array for name, array in arrays.items() if name.startswith(VELOCITY)}
-    learner.load({name: array for name, array in arrays.items() if not name.startswith(VELOCITY)}, momentum)
+def _momentum_of(arrays: Mapping[str, Array]) -> Computed:
+    """Return the momentum among some arrays, by the weights' names."""
+    names = [name.removeprefix(VELOCITY) for name in arrays if name.startswith(VELOCITY)]
+    return Computed(names, lambda name: arrays[VELOCITY + name])
 
 
 def _arrays_of(learner: Learner) -> Weights:
@@ -178,19 +209,20 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     """
     first, *others = sides
     run = subject.lockstep_run
-    start = {name: array.astype(np.float64) for name, array in subject.weights.items()}
+    start = {name: array.astype(np.float64) for name, array in statistics_of(subject.weights).items()}
     noise = {VELOCITY + layer: gain for layer, gain in sensitivities(sides).items()}
     momentum, rates = run.recipe.optimizer.momentum, run.rates
     judged, power = _Judged(), dict.fromkeys(SMALLEST, 0.0)
     numbers = _numbers(run)
     runs = [states(side, numbers, growing=side is first) for side in sides]
-    for place, (number, reached) in enumerate(zip(numbers, zip(*runs, strict=True), strict=True)):
+    for place, number in enumerate(numbers):
+        reached = tuple(next(run) for run in runs)
         if any(state.sketched for state in reached):
             reached = tuple(map(sketched, reached))
         if place % 2 == 0:
             before: list[Weights] = [start for _ in sides]
-            momenta = drawn_momentum(start, reached[0].arrays) if place else {}
-            largest, peaks = _sizes(start | momenta), dict[str, float]()
+            momenta = drawn_momentum(subject.weights, reached[0].arrays) if place else {}
+            sizes_before, peaks = _sizes(subject.weights) | _sizes(momenta), dict[str, float]()
         sizes = layer_sizes(reached[0].arrays)
         peaks = {layer: max(size, momentum * peaks.get(layer, 0.0)) for layer, size in sizes.items()}
         gain = dict(reached[0].growth)
@@ -201,11 +233,13 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
             if finding := _compare(subject, (first, other), (reached[0], state), (before[0], old), gain, judged):
                 return replace(finding, where=f"{finding.where}, step {number}")
         before = [statistics_of(state.arrays) for state in reached]
-        earlier, largest = largest, _sizes(reached[0].arrays)
-        for law, tensor, effect in _effects(run, rates[number - 1], earlier, largest):
+        sizes_after = _sizes(reached[0].arrays)
+        for law, tensor, effect in _effects(run, rates[number - 1], sizes_before, sizes_after):
             scale, bound = sizes[layer_of(tensor)], judged.bound(gain.get(layer_of(tensor), 0.0))
             if scale and bound < MOST:
                 power[law] = max(power[law], SMALLEST[law] * effect / scale / bound)
+        sizes_before = sizes_after
+        del reached, state  # before the next ones are computed: at most one step's arrays of each side are held
     free = [free_run(side) for side in sides]
     parting = max(loss_error(losses[-1], free[0][-1]) for losses in free[1:])
     detail = (
@@ -244,9 +278,9 @@ class _Judged:
         return self.worst.see(error, self.bound(gain), where)
 
 
-def _sizes(arrays: Weights) -> dict[str, float]:
+def _sizes(arrays: Mapping[str, Array]) -> dict[str, float]:
     """The largest absolute value of each array."""
-    return {name: float(np.abs(array).max(initial=0.0)) for name, array in arrays.items()}
+    return {name: largest(array) for name, array in arrays.items()}
 
 
 def _effects(

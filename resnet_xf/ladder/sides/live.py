@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
-from resnet_xf.architecture.weights import Weights
+from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.contract import Backend, Trains, cannot, require
 from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.errors import BackendError
@@ -54,9 +54,13 @@ class Live:
 
     def take_each(self, keys: Sequence[str], kind: Any, measure: Callable[[Any], Iterable[T]]) -> Iterator[T]:
         """Measure one after the other. See :meth:`Side.take_each`."""
-        for key, value in zip(keys, measure(self), strict=True):
-            self.save(key, value)
-            yield value
+        values = iter(measure(self))
+        for key in keys:
+            yield self._saved(key, next(values))  # and hold no reference, so that it can be freed
+
+    def _saved(self, key: str, value: T) -> T:
+        self.save(key, value)
+        return value
 
     def release(self) -> None:
         """Forget the network and the large measurements."""
@@ -99,14 +103,14 @@ class Live:
     @contextmanager
     def perturbed_weights(self, network: Any) -> Iterator[None]:
         """Perturb all weights of a network within the block, which perturbs the output of every layer."""
-        self.backend.load(network, perturb_all(self.subject.weights, PIXEL_PERTURBATION))
+        self.backend.load(network, dict(perturb_all(self.subject.weights, PIXEL_PERTURBATION)))
         try:
             yield
         finally:
             self.load(network)
 
     @contextmanager
-    def learner(self, task: Task, weights: Weights) -> Iterator[Learner]:
+    def learner(self, task: Task, weights: Mapping[str, Array]) -> Iterator[Learner]:
         """Train within the block, beginning with these weights."""
         self._collect()
         learner = require(self.backend, Trains).learner(task)
