@@ -156,23 +156,28 @@ class MxnetBackend:
 
     @_in_its_kind
     def apply(self, network: Any, name: str, inputs: Sequence[Array]) -> Array:
-        block = dict(named_blocks(network))[name]
-        with mx.autograd.pause(train_mode=False), _imperative(network), _without_activation(block):
+        block = _inner(network, name)
+        with mx.autograd.pause(train_mode=False), _imperative(block), _without_activation(block):
             output: Array = block(*(_array(network, x) for x in inputs)).asnumpy()
         return output
 
     @_in_its_kind
     def differentiate(self, network: Any, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
-        block = dict(named_blocks(network))[name]
+        block = _inner(network, name)
         arrays = [_array(network, x) for x in inputs]
         for x in arrays:
             x.attach_grad()
-        with mx.autograd.record(), _imperative(network), _without_activation(block):
+        with mx.autograd.record(), _imperative(block), _without_activation(block):
             output = block(*arrays)
         output.backward(_array(network, cotangent))
         params = {key: param for key, param in weights_of(block).items() if param.grad_req != "null"}
         gradients = {f"input{n}": x.grad.asnumpy() for n, x in enumerate(arrays)}
         return gradients | {key: param.grad().asnumpy() for key, param in params.items()}
+
+
+def _inner(network: Any, name: str) -> Any:
+    """Return the block of a dotted name."""
+    return next(block for own, block in named_blocks(network) if own == name)
 
 
 def _activation(block: Any) -> Any:

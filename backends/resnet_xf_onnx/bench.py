@@ -64,5 +64,6 @@ def open_session(model: ModelProto, *, optimized: bool = False) -> InferenceSess
     options.use_deterministic_compute = True
     options.intra_op_num_threads = OnnxBench().threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(optimized)))  # PyTorch needs the cores
+    options.enable_cpu_mem_arena = optimized  # the arena of a session that runs once is never freed
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     return InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

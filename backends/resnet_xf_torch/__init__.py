@@ -126,8 +126,9 @@ class TorchBackend:
         return settings
 
     def apply(self, network: nn.Module, name: str, inputs: Sequence[Array]) -> Array:
-        with _inference(network):
-            return to_numpy(network.get_submodule(name)(*(_tensor(network, x) for x in inputs)))
+        module = network.get_submodule(name)
+        with _inference(module):
+            return to_numpy(module(*(_tensor(network, x) for x in inputs)))
 
     def differentiate(self, network: nn.Module, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
         module = network.get_submodule(name).train()

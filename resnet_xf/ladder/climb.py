@@ -37,7 +37,7 @@ from resnet_xf.ladder.rungs.rung import Finding, Rung
 from resnet_xf.ladder.sides.live import Live
 from resnet_xf.ladder.sides.side import Side
 from resnet_xf.ladder.subject import Subject
-from resnet_xf.support.environment import environment
+from resnet_xf.support.environment import environment, free_memory
 
 Tell = Callable[[int, str, float], object]
 
@@ -208,6 +208,7 @@ def climb(
             if rung.level != "quick":
                 for side in sides:
                     side.release()
+                free_memory()
         results.append(result)
     return Report(
         network=subject.outline.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
@@ -13,6 +12,7 @@ from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.errors import BackendError
 from resnet_xf.ladder.perturb import PIXEL_PERTURBATION, perturb_all
 from resnet_xf.ladder.subject import Subject
+from resnet_xf.support.environment import free_memory
 
 T = TypeVar("T")
 WeightSet = Literal["given", "probe"]
@@ -144,4 +144,4 @@ class Live:
     def _collect(self) -> None:
         """Free large networks that nothing uses. Gluon's blocks refer to themselves, so Python frees them late."""
         if self._is_large:
-            gc.collect()
+            free_memory()
