@@ -73,7 +73,7 @@ def subject_of(
         images=pixels,
         probe=None if weights is None else draw_weights(planned, seed, "probe"),
         lockstep_run=lockstep_run(planned, seed),
-        curve_start=draw_weights(planned, seed) if weights is None else arrays,
+        curve_start=lambda: draw_weights(planned, seed) if weights is None else arrays,
         curve_run=curve_run(planned, seed),
         max_memory=memory_limit(max_memory),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -94,7 +94,7 @@ class Subject:
         probe: weights in which no value is without effect, float32. None if ``weights`` are such themselves. A user's
             weights may hide a part of the network behind zeros.
         lockstep_run: the steps of rungs 7 and 8.
-        curve_start: the weights from which ``curve_run`` begins, float32.
+        curve_start: returns the weights from which ``curve_run`` begins, float32.
         curve_run: the steps of rung 9.
         max_memory: bytes that tensors captured inside the networks may take at a time.
         brought: for a user's own networks the weights that each held, by side.
@@ -107,7 +107,7 @@ class Subject:
     images: Array
     probe: Weights | None
     lockstep_run: ShortRun
-    curve_start: Weights
+    curve_start: Callable[[], Weights]
     curve_run: ShortRun
     max_memory: int
     brought: Mapping[str, Weights] = field(default_factory=dict)

@@ -92,7 +92,7 @@ def _inputs_of(subject: Subject, level: Level) -> Inputs:
     if level != "quick":
         inputs = replace(inputs, lockstep_run=tuple(subject.lockstep_run))
     if level == "full":
-        inputs = replace(inputs, curve_start=subject.curve_start, curve_run=tuple(subject.curve_run))
+        inputs = replace(inputs, curve_start=subject.curve_start(), curve_run=tuple(subject.curve_run))
     return inputs
 
 
@@ -162,7 +162,7 @@ class Captured:
             images=inputs.images,
             probe=inputs.probe,
             lockstep_run=replace(lockstep_run(planned, seed), saved=inputs.lockstep_run),
-            curve_start=inputs.curve_start or inputs.weights,
+            curve_start=lambda: inputs.curve_start or inputs.weights,
             curve_run=replace(curve_run(planned, seed), saved=inputs.curve_run),
             max_memory=max_memory,
         )

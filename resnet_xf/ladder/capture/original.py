@@ -204,7 +204,7 @@ class Original:
             images=images,
             probe=None,
             lockstep_run=run,
-            curve_start=self.weights,
+            curve_start=lambda: self.weights,
             curve_run=curve_run(planned, 0),
             max_memory=max_memory,
             differing=self.differing(),

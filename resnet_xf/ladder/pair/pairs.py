@@ -117,7 +117,7 @@ def pair_of(
         images=pixels,
         probe=probe_weights(arrays, seed),
         lockstep_run=lockstep_run,
-        curve_start=arrays,
+        curve_start=lambda: arrays,
         curve_run=curve_run,
         max_memory=memory_limit(max_memory),
         brought=brought,

@@ -46,7 +46,7 @@ class Curve:
 @measured("curve")
 def curve(live: Live) -> Curve:
     """The losses from the given weights, and from weights each changed to a neighbouring float32 value."""
-    steps, start = list(live.subject.curve_run), live.subject.curve_start
+    steps, start = list(live.subject.curve_run), live.subject.curve_start()
     starts = [start, *(next_values(start, run) for run in range(1, 1 + PERTURBED_RUNS))]
     losses, *perturbed = (_train(live, steps, weights, run) for run, weights in enumerate(starts))
     return Curve(losses, tuple(perturbed))
