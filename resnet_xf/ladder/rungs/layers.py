@@ -84,6 +84,8 @@ def rounding(live: Live) -> dict[str, LayerRounding]:
             found[name] = _rounding_of(live, name, passed.pop(name), single, double)
         live.load(single)  # training mode has updated the running statistics
         live.load(double)
+    del single, double
+    live.make_room()
     return found
 
 

@@ -81,7 +81,7 @@ class Live:
     def built(self, dtype: str) -> Any:
         """Return a network as the framework initialises it. :meth:`network` will load the weights into the same one."""
         if (dtype, None) not in self._networks:
-            self._make_room()
+            self.make_room()
             self._networks[dtype, None] = self.build(dtype)
         return self._networks[dtype, None]
 
@@ -96,7 +96,7 @@ class Live:
         """Return a network with weights of the subject, and hold it for the next call."""
         if (dtype, weights) not in self._networks:
             built = self._networks.pop((dtype, None), None)
-            self._make_room()
+            self.make_room()
             self._networks[dtype, weights] = self.fresh(dtype, weights, built)
         return self._networks[dtype, weights]
 
@@ -135,8 +135,8 @@ class Live:
     def _is_large(self) -> bool:
         return sum(array.nbytes for array in self.subject.weights.values()) > LARGE
 
-    def _make_room(self) -> None:
-        """Forget large networks before another one is built."""
+    def make_room(self) -> None:
+        """Forget large networks, before another one is built, or the other sides' are."""
         if self._is_large:
             self.release()
             self._collect()
