@@ -58,6 +58,9 @@ LADDER = (
 PRECISIONS = ("bfloat16", "float16", "tf32")
 """In which the output may be compared, besides float32 and float64."""
 
+FREED = 2**25
+"""Of networks of more bytes, the memory is freed after each rung. For smaller ones that is not worth its time."""
+
 ACCURACY = 10
 """The number of the rung that trains in processes. Its errors say nothing about the networks."""
 
@@ -208,7 +211,8 @@ def climb(
             if rung.level != "quick":
                 for side in sides:
                     side.release()
-                free_memory()
+                if sum(array.nbytes for array in subject.weights.values()) > FREED:
+                    free_memory()
         results.append(result)
     return Report(
         network=subject.outline.name,
