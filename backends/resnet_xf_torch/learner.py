@@ -59,8 +59,8 @@ class TorchLearner:
         given = isinstance(task.network, nn.Module)
         network = task.network if given else builder.build(task.network)
         wide = not given and on_gpu and compiles and mixed and with_wide_stem(network)
-        # Measured: a GPU's exact float32 convolutions are slower in channels_last, which the compiler chooses too; so are a
-        # CPU's float64 ones.
+        # Measured: a GPU's exact float32 convolutions are slower in channels_last, which the compiler chooses too.
+        # So are a CPU's float64 ones.
         exact = on_gpu and task.precision == "float32"
         in_order = task.preset == "eager" or exact or (task.precision == "float64" and not on_gpu)
         self._layout = torch.contiguous_format if in_order else torch.channels_last
