@@ -166,7 +166,8 @@ class Crew:
                 self._end_referees()
             if not preparing and not self._referees:
                 return later + list(waiting)
-            self._let_start(preparing, later)
+            if not self._let_start(preparing):
+                continue
             ready = len(self.runners) - len(preparing)
             until = self.ends - min(LEAST * (ready + 1), (1 - PREPARING) * (self.ends - begin))
             event = self._next(min(until, time.monotonic() + LONGEST))
@@ -247,32 +248,41 @@ class Crew:
         self.log(f"{runner.case.group_title}: {runner.case}: {error}")
         self._drop(runner.case, error)
 
-    def _let_start(self, preparing: list[Runner], later: list[Case]) -> None:
-        """Let those start whose references are there and whose memory is free."""
+    def _let_start(self, preparing: Sequence[Runner]) -> bool:
+        """Let those start whose references are there and whose memory is free; return False if one cannot be measured.
+
+        On a GPU those that compile wait for those that do not, which need their memory at once and not for long.
+        """
         starting = [runner for runner in preparing if runner.state == "starting"]
+        full = False
         for runner in preparing:
-            if runner.state != "built":
+            compiles, path = runner.case.preset in COMPILED, self._reference(runner.case)
+            if runner.state == "building":
+                full |= runner.case.device != "cpu" and not compiles
+            if runner.state != "built" or (full and compiles):
                 continue
-            path = self._reference(runner.case)
             if path in self._refused:
                 self.end(runner)
                 self._failed(runner, BenchError(self._refused[path]))
-                preparing.remove(runner)
-                return self._let_start(preparing, later)
-            if not path.exists() or not self._fits_device(runner, starting):
+                return False
+            if not path.exists():
+                continue
+            if not self._fits_device(runner, starting):
+                full = True
                 continue
             runner.state = "starting"
             runner.worker.child.send(Request("start"))
             starting.append(runner)
-        return None
+        return True
 
     def _fits_device(self, runner: Runner, starting: list[Runner]) -> bool:
         """Whether a runner can start beside those that start now, by the memory of the GPU; always on a CPU."""
         if runner.case.device == "cpu" or not starting:
             return True
-        if runner.alone or any(other.alone for other in starting):
+        if any(other.alone for other in starting):
             return False
-        needed = sum(device_memory(one.case, self._peak_like(one.case)) for one in [*starting, runner])
+        together = [*starting, runner]
+        needed = sum(device_memory(one.case, self._peak_like(one.case), at_once=runner.alone) for one in together)
         return needed + sum(one.held for one in self.runners) <= self.capacity
 
     def _peak_like(self, case: Case) -> int | None:

@@ -176,7 +176,7 @@ def _measure(
         Ended: if a signal stops the bench, or its time is up.
     """
     waiting = [case for group in groups for case in group]
-    if ordered:
+    if ordered or (waiting[:1] and waiting[0].device != "cpu"):
         waiting.sort(key=lambda case: list(PRESETS).index(case.preset))
     kept: dict[int, Runner] = {}
     first_turn, ceilings = Counter[int](), defaultdict[int, Ceilings](dict)

@@ -53,14 +53,15 @@ def host_memory(case: Case) -> int:
     return PROCESS + (activations(case) if case.device == "cpu" else 0)
 
 
-def device_memory(case: Case, peak: int | None) -> int:
+def device_memory(case: Case, peak: int | None, *, at_once: bool = False) -> int:
     """Bytes of a GPU's memory that a case needs to start, about.
 
     Args:
         case: the case.
         peak: of a case of the same network, mode and batch, if that is known.
+        at_once: whether all of it counts. Else a case that compiles counts half: it takes its time before its first
+            batch runs, and few cases run that at the same moment.
     """
     low = case.precision in ("bfloat16", "float16")
-    needed = peak or DEVICE + activations(case) * (1 if low else 2)
-    # Compilers take their time before the first batch runs; then few cases run it at the same moment.
-    return needed // 2 if case.preset in COMPILED else needed
+    needed = peak or DEVICE + activations(case) * (1 if low else 2) * 9 // 8
+    return needed // 2 if case.preset in COMPILED and not at_once else needed

@@ -25,7 +25,7 @@ class Runner:
         worker: its process.
         began: when the process was started.
         state: ``building``; ``built``, and it waits; ``starting``: it compiles; ``ready``.
-        alone: whether it must start while no other process starts, because the GPU's memory was full.
+        alone: whether it starts again after the GPU's memory was full: no other process may begin to start beside it.
         ready: the message with which the process said that it is ready.
         warm_up: seconds of the warm-up.
         failure: what ended the process, if anything did.
