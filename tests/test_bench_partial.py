@@ -18,10 +18,14 @@ from resnet_xf.speed.bench import crew as crew_module
 from resnet_xf.speed.bench import worker as worker_module
 from resnet_xf.speed.bench.case import Case
 from resnet_xf.speed.bench.charts import plot
+from resnet_xf.speed.bench.crew import Crew
 from resnet_xf.speed.bench.harness import bench
 from resnet_xf.speed.bench.memory import device_memory
-from resnet_xf.speed.bench.report import NO_VERDICT, BenchReport, compare
-from resnet_xf.speed.bench.worker import COMMAND
+from resnet_xf.speed.bench.report import NO_VERDICT, BenchReport, Prepared, compare
+from resnet_xf.speed.bench.runner import Runner
+from resnet_xf.speed.bench.turns import too_many
+from resnet_xf.speed.bench.worker import COMMAND, PeakMemory, Ready, Released
+from resnet_xf.support.environment import Memory
 
 PATIENCE = 120.0
 
@@ -192,6 +196,41 @@ def test_cases_share_the_memory_of_a_gpu(monkeypatch) -> None:
         assert row.result.speed.rounds == 10
     assert ("release", "eager") in asked
     assert ("release", "tuned") in asked
+
+
+class Idle:
+    """A worker whose process has nothing to do."""
+
+    def end(self) -> None:
+        """There is no process."""
+
+
+def waiting_crew(partial: BenchReport, tmp_path: Path, *cases: Case) -> Crew:
+    """A crew whose cases are ready: each keeps 50 bytes of a GPU with 100, and needs 60 in its turn."""
+    prepared = Prepared(**{name: getattr(partial.rows[1].result, name) for name in Prepared.__struct_fields__})
+    ready = Ready(prepared, PeakMemory(2**30, 60), Released(50, 0))
+    crew = Crew(cases, None, tmp_path, lambda parts, text: None, print, lambda row: None, 11)  # type: ignore[arg-type]
+    crew.runners = [Runner(one, Idle(), 0.0, "ready", ready=ready, held=50) for one in cases]  # type: ignore[arg-type]
+    crew.capacity = 100
+    return crew
+
+
+def test_cases_that_keep_too_much_memory_of_a_gpu_wait(partial: BenchReport, tmp_path: Path) -> None:
+    crew = waiting_crew(partial, tmp_path, case(), case(preset="best"))
+    assert too_many(crew, list(crew.runners)) == [case(preset="best")]
+    assert [runner.case for runner in crew.runners] == [case()]
+    again = waiting_crew(partial, tmp_path, case(), case(preset="best"))
+    again.waited = crew.waited
+    assert too_many(again, list(again.runners)) == [], "it would wait for ever"
+
+
+def test_another_process_needs_free_memory(partial: BenchReport, tmp_path: Path, monkeypatch) -> None:
+    crew = waiting_crew(partial, tmp_path, case())
+    for free, fits in ((2**30, False), (2**31, True)):
+        monkeypatch.setattr(crew_module, "memory", lambda free=free: Memory(2**40, free))
+        assert crew_module.fits_another(crew.runners, case(preset="best")) is fits
+        starting = Runner(case(preset="tuned"), Idle(), 0.0)  # type: ignore[arg-type]
+        assert not crew_module.fits_another([*crew.runners, starting], case(preset="best"))
 
 
 def test_memory_of_a_gpu_is_estimated() -> None:
