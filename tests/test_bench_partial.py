@@ -79,7 +79,7 @@ def test_a_partial_report_is_read_shown_drawn_and_compared(partial: BenchReport,
     drawn = (tmp_path / "partial.svg").read_text()
     assert "partial: the budget of 600 s is spent" in drawn
     assert "not measured: budget" in drawn
-    output = bench_command._Output(None, None, "", bench_command.ProgressBar())
+    output = bench_command._Output(None, None, "", bench_command.ProgressBar(), 0.0)
     output.keep(partial, 1)
     output.finish()
     printed = capsys.readouterr().out

@@ -25,7 +25,7 @@ from resnet_xf.speed.bench.harness import bench as measure
 from resnet_xf.speed.bench.harness import best_batch
 from resnet_xf.speed.bench.report import BenchReport, Comparison, Row, baseline, compare
 from resnet_xf.speed.bench.statistics import format_rate
-from resnet_xf.support.environment import gpus, processors
+from resnet_xf.support.environment import gpus, process_age, processors
 from resnet_xf.support.files import atomic
 from resnet_xf.support.optional import optional
 
@@ -39,6 +39,9 @@ IDLE = 0.7
 
 PREPARING = 4
 """On a GPU, how many processors there are for each CPU thread of a case: many cases get ready at the same time."""
+
+STARTING = 30.0
+"""Seconds within which a process comes to the command; one that is older was not started for it."""
 
 SEARCHING = 0.5
 """The share of a budget in which the fastest batches are searched for."""
@@ -96,7 +99,8 @@ def bench(
     written after each group, and when Ctrl-C, SIGTERM or the budget ends the bench; then they are marked as partial.
     Exit code 1 if a measurement crashes or gives false outputs, or if the budget is too small for any.
     """
-    start = clock.monotonic()
+    age = process_age()
+    start = clock.monotonic() - (age if age < STARTING else 0.0)
     if as_csv and as_json:
         raise BenchError("--csv and --json: choose one of the two")
     if against is not None:
@@ -129,7 +133,7 @@ def bench(
     # The files' paths mean nothing on another machine.
     command = shlex.join(["resnet-xf", *arguments_without("--out", "--plot")])
     with ProgressBar() as bar:
-        output = _Output(out, plot_, "json" if as_json else "csv" if as_csv else "", bar)
+        output = _Output(out, plot_, "json" if as_json else "csv" if as_csv else "", bar, start)
         if images is None:
             each = None if budget is None else SEARCHING * budget / len(chosen)
             chosen = [best_batch(case, bar.update, budget=each) for case in chosen]
@@ -161,11 +165,12 @@ class _Output:
         out, plot: files for the report and for the plot.
         kind: what is printed at the end: ``json`` or ``csv``; if empty, tables are printed as groups are complete.
         bar: the progress bar, which is removed while something is printed.
+        start: when the command began, of :func:`time.monotonic`.
     """
 
-    def __init__(self, out: Path | None, plot: Path | None, kind: str, bar: ProgressBar) -> None:
-        self._out, self._plot, self._kind, self._bar = out, plot, kind, bar
-        self._start, self._printed = clock.monotonic(), 0
+    def __init__(self, out: Path | None, plot: Path | None, kind: str, bar: ProgressBar, start: float) -> None:
+        self._out, self._plot, self._kind, self._bar, self._start = out, plot, kind, bar, start
+        self._printed = 0
         self._report: BenchReport | None = None
 
     def log(self, line: str) -> None:

@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -59,6 +60,14 @@ def free_memory() -> None:
     gc.collect()
     with suppress(OSError, AttributeError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def process_age() -> float:
+    """Return for how many seconds this process has lived; 0 where the system does not tell."""
+    with suppress(OSError, AttributeError, ValueError, IndexError):
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def processors() -> int:

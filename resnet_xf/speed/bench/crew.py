@@ -327,6 +327,8 @@ class Crew:
 
     def _receive_references(self, referee: Worker, message: Any) -> None:
         """Note which reference outputs cannot be computed, and why."""
+        if isinstance(message, ReferencesWritten) and not message.last:
+            return  # those who wait for it can start
         paths = self._referees.pop(referee)
         if isinstance(message, ReferencesWritten):
             self._refused |= {Path(path): reason for path, reason in message.refused.items()}

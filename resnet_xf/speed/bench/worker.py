@@ -104,8 +104,12 @@ class Ceiling(msgspec.Struct, frozen=True, tag=True):
 
 
 class ReferencesWritten(msgspec.Struct, frozen=True, tag=True):
-    """A message: the reference outputs are in their files, and the process ends; or the reasons, by path."""
+    """A message: another file of reference outputs is there, or (``last``) all are, and the process ends.
 
+    ``refused`` has the reasons for those that are missing in the end, by path.
+    """
+
+    last: bool
     refused: dict[str, str]
 
 
@@ -252,4 +256,5 @@ def referee() -> None:
         refused.pop(path, None)
         with atomic(path) as temporary, open(temporary, "wb") as file:
             np.save(file, outputs, allow_pickle=False)
-    parent.send(ReferencesWritten(refused))
+        parent.send(ReferencesWritten(False, {}))
+    parent.send(ReferencesWritten(True, refused))
