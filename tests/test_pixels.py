@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from resnet_xf.data import Batches, FileSplit, Kept, Transform, draws, keep, kept_memory
@@ -214,3 +215,21 @@ def test_learners_take_bytes_as_they_take_arrays(backend: str) -> None:
         put, _ = learner.step(learner.put(of(batches[1])), goal, 0.125)()
         results.append((loss, put, outputs.tolist(), learner.outputs(of(batches[1])).tolist()))
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("backend", ["torch", "mxnet"])
+def test_training_is_the_same_whether_images_are_kept_or_not(backend: str, file_split: FileSplit) -> None:
+    pytest.importorskip(f"resnet_xf_{backend}")
+    from resnet_xf import ResNetSpec, Stage, Stem, train
+    from resnet_xf.data import Dataset
+    from resnet_xf.training.recipe import Augmentation, get_recipe
+
+    stem, stages = Stem(kind="conv3", width=4), (Stage(depth=1, channels=4),)
+    tiny = ResNetSpec(name="tiny", stem=stem, stages=stages, num_classes=3, image_size=(12, 12))
+    data = Dataset("some", 3, ("a", "b", "c"), file_split, file_split.take(np.arange(6)))
+    look = Augmentation(crop="padded", flip=True)
+    recipe = replace(get_recipe("digits"), epochs=2, batch_size=8, augmentation=look)
+    runs = [train(tiny, data, recipe, backend=backend, device="cpu", max_memory=memory) for memory in (1, None)]
+    assert [record.test_loss for record in runs[0].history] == [record.test_loss for record in runs[1].history]
+    for name, array in runs[0].weights.items():
+        assert np.array_equal(array, runs[1].weights[name])
