@@ -1,15 +1,17 @@
 """Errors between results, and the bounds on them."""
 
-from math import inf, nan, sqrt
+from math import inf, isnan, nan, sqrt
 
 import numpy as np
 import pytest
 
 from resnet_xf import ResNetSpec, Stage, Stem
 from resnet_xf.architecture.measures import (
+    BLOCK,
     EPSILON,
     HEADROOM,
     array_digest,
+    largest,
     largest_rounding,
     layer_errors,
     layer_of,
@@ -51,6 +53,24 @@ def test_an_error_is_relative_to_the_largest_expected_value() -> None:
 def test_what_is_not_finite_agrees_with_nothing(value: float) -> None:
     odd, sound = np.array([1.0, value]), np.array([1.0, 2.0])
     assert relative_error(odd, sound) == relative_error(sound, odd) == relative_error(odd, odd) == inf
+
+
+def test_large_arrays_are_compared_block_by_block_in_any_order() -> None:
+    expected = np.ones((2, BLOCK // 2 + 3, 2), np.float32)
+    got = np.asfortranarray(expected)
+    assert relative_error(got, expected) == 0
+    for place in (0, BLOCK - 1, BLOCK, expected.size - 1):
+        got = expected.copy()
+        got.reshape(-1)[place] = -3
+        assert relative_error(np.asfortranarray(got), expected) == 4
+        got.reshape(-1)[place] = nan
+        assert relative_error(got, expected) == relative_error(expected, got) == inf
+
+
+def test_the_largest_is_that_of_absolute_values() -> None:
+    assert largest(np.array([1.0, -2.0])) == 2
+    assert largest(np.array([])) == 0
+    assert isnan(largest(np.array([1.0, nan])))
 
 
 def test_other_shapes_do_not_agree() -> None:
