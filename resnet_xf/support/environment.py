@@ -22,6 +22,9 @@ PACKAGES = ("numpy", "torch", "torchvision", "torchao", "timm", "onnx", "onnxrun
 CPU_FLAGS = re.compile(r"avx|amx|vnni|bf16|f16c|fma|asimd|sve|neon")
 """The CPU features on which a network's speed depends."""
 
+M_MMAP_THRESHOLD = -3
+"""The number of glibc's setting: larger blocks of memory are mapped, one by one."""
+
 GPU_FIELDS = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
 
 
@@ -68,6 +71,12 @@ def process_age() -> float:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return 0.0
+
+
+def free_at_once() -> None:
+    """Make the C library give every large array back to the system when it is freed: it takes time and saves memory."""
+    with suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**22)
 
 
 def processors() -> int:

@@ -53,15 +53,18 @@ def sensitivity(live: Live) -> dict[str, float]:
     may be made term by term.
     """
     weights, exact = live.subject.weights, first_step(live, "float64")
-    perturbed = _take_step(live, "float64", perturb_all(weights, PERTURBATION), PERTURBATION)
-    found = growth(*((step.outputs, step.gradients | step.statistics) for step in (perturbed, exact)))
+    found = _growth(_take_step(live, "float64", perturb_all(weights, PERTURBATION), PERTURBATION), exact)
     typical = EPSILON["float32"] * sqrt(live.subject.lockstep_run.path)
-    singles = [first_step(live, "float32")]
-    singles += [_take_step(live, "float32", next_values(weights, draw)) for draw in range(1, DRAWS)]
-    for single in singles:
+    for draw in range(DRAWS):
+        single = _take_step(live, "float32", next_values(weights, draw)) if draw else first_step(live, "float32")
         for layer, error in layer_errors(single.gradients, exact.gradients).items():
             found[layer] = max(found[layer], error / typical)
+        del single
     return found
+
+
+def _growth(perturbed: Step, exact: Step) -> dict[str, float]:
+    return growth(*((step.outputs, step.gradients | step.statistics) for step in (perturbed, exact)))
 
 
 def _take_step(live: Live, dtype: str, weights: Mapping[str, Array], perturbation: float = 0.0) -> Step:
@@ -72,7 +75,9 @@ def _take_step(live: Live, dtype: str, weights: Mapping[str, Array], perturbatio
     with live.learner(task, weights) as learner:
         loss, outputs = learner.step(images, step.targets, 0.0)()
         after, velocity = learner.dump()
-    return Step(outputs, loss, velocity, statistics_of(after))
+        after = statistics_of(after)
+        del learner
+    return Step(outputs, loss, velocity, after)
 
 
 def measure(subject: Subject, side: Side) -> None:

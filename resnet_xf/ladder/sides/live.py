@@ -12,7 +12,7 @@ from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.errors import BackendError
 from resnet_xf.ladder.perturb import PIXEL_PERTURBATION, perturb_all
 from resnet_xf.ladder.subject import Subject
-from resnet_xf.support.environment import free_memory
+from resnet_xf.support.environment import free_at_once, free_memory
 
 T = TypeVar("T")
 WeightSet = Literal["given", "probe"]
@@ -38,6 +38,8 @@ class Live:
         self._networks: dict[tuple[str, WeightSet | None], Any] = {}
         self._memory: dict[str, Any] = {}
         self._large: set[str] = set()
+        if self._is_large:
+            free_at_once()
 
     def cannot(self, capability: str) -> str | None:
         """Return why the backend lacks a capability, or None if it has it."""
@@ -111,14 +113,15 @@ class Live:
 
     @contextmanager
     def learner(self, task: Task, weights: Mapping[str, Array]) -> Iterator[Learner]:
-        """Train within the block, beginning with these weights."""
-        self._collect()
+        """Train within the block, beginning with these weights. Delete the learner in it, then its memory is freed."""
         learner = require(self.backend, Trains).learner(task)
         try:
             learner.load(weights, {})
             yield learner
         finally:
             learner.close()
+            del learner
+            self._collect()
 
     def lacks(self, precision: str) -> str | None:
         """Return why the backend has no such precision on this device, or None if it has it."""
