@@ -153,7 +153,7 @@ class ShortRun:
         return dataclasses.replace(task, **changes)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[TrainingStep]:
-        """Yield every step, in order."""
+        """Yield the inputs of every step, in order; the same ones in each iteration. Nothing is trained."""
         if self.saved:
             yield from self.saved
             return

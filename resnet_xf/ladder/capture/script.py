@@ -376,7 +376,7 @@ def run(options: Any) -> None:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the command; return its exit code."""
+    """Record a network as the command line says. Return 0; or print in one line what went wrong, and return 2."""
     parser = argparse.ArgumentParser(prog="capture.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("graph", nargs="?", help="net-symbol.json")
     parser.add_argument("params", nargs="?", help="net-0000.params")

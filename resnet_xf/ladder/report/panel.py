@@ -50,7 +50,10 @@ class Axis:
     logarithmic: bool = False
 
     def share(self, value: float) -> float:
-        """Return the place of a value, from 0 at the low end to 1 at the high end. NaN counts as infinite."""
+        """Return where a value lies on the axis: 0 is the low end, 1 the high end. Values beyond an end lie at it.
+
+        On a logarithmic axis, infinity and NaN lie ``MARGIN`` inside the high end, 0 and negative values inside the low end.
+        """
         value = math.inf if math.isnan(value) else value
         if self.logarithmic:
             if 0 < value < math.inf:

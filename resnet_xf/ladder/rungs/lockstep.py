@@ -131,7 +131,10 @@ def _train_pair(
 
 @measured("free run")
 def free_run(live: Live, begun: tuple[Learner, Sequence[float]] | None = None) -> tuple[float, ...]:
-    """The losses of the first epoch in float64, without restarts; ``begun``: a learner, and its losses so far."""
+    """Return the loss of each step of the first epoch in float64: one training, not restarted from a common state.
+
+    ``begun`` is a learner that took the first steps, and their losses; it trains on. A remembered result ignores it.
+    """
     run = live.subject.lockstep_run
     if begun is None:
         with live.learner(run.task("float64", live.device), live.subject.weights) as learner:
@@ -270,7 +273,15 @@ class _Judged:
         return rounding_bound("float64", self.roundings, gain)
 
     def see(self, error: float, gain: float, where: str) -> bool:
-        """Add an error. Return whether rounding explains it."""
+        """Count an error, and return whether rounding explains it.
+
+        Args:
+            error: a relative error after a step.
+            gain: how much a small perturbation of the weights has grown there.
+            where: the array's name, for the report.
+
+        An error above ``MOST`` that rounding explains counts as chaotic: it proves nothing, and is not the worst one.
+        """
         self.count += 1
         if MOST < error <= largest_rounding("float64", self.roundings, gain):
             self.chaotic += 1

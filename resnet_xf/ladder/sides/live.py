@@ -42,7 +42,7 @@ class Live:
             free_at_once()
 
     def cannot(self, capability: str) -> str | None:
-        """Return why the backend lacks a capability, or None if it has it."""
+        """Return why the backend lacks a capability (``numpy cannot train``), or None if it has it."""
         return cannot(self.backend, capability)
 
     def take(self, key: str, kind: Any, measure: Callable[[Any], T], *, large: bool) -> T:

@@ -49,7 +49,7 @@ def check_memory(case: Case) -> None:
 
 
 def host_memory(case: Case) -> int:
-    """Bytes of the host's memory that the process of a case needs, about."""
+    """Return about how many bytes of the host's memory a case's process needs; on the CPU, its activations count too."""
     return PROCESS + (activations(case) if case.device == "cpu" else 0)
 
 

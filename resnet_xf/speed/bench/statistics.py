@@ -58,7 +58,7 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the interval lies above 1, below 1, or contains 1."""
+        """``faster`` if the whole interval lies above 1, ``slower`` if below 1, else ``no difference shown``."""
         low, high = self.interval
         return "faster" if low > 1 else "slower" if high < 1 else "no difference shown"
 
