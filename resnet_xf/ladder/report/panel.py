@@ -52,7 +52,8 @@ class Axis:
     def share(self, value: float) -> float:
         """Return where a value lies on the axis: 0 is the low end, 1 the high end. Values beyond an end lie at it.
 
-        On a logarithmic axis, infinity and NaN lie ``MARGIN`` inside the high end, 0 and negative values inside the low end.
+        On a logarithmic axis, infinity and NaN lie ``MARGIN`` inside the high end, and 0 and negative values inside
+        the low end.
         """
         value = math.inf if math.isnan(value) else value
         if self.logarithmic:

@@ -138,8 +138,8 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
 def gradient_errors(step: Step, truth: Step) -> dict[str, float]:
     """Return each layer's largest relative error of its gradients.
 
-    If ``step`` holds sketches (short summaries of arrays), sketches of ``truth`` are compared with them. Then gradients that
-    ``step`` lacks are left out. Without sketches, a missing gradient has an infinite error.
+    If ``step`` holds sketches (short summaries of arrays), sketches of ``truth`` are compared with them, and gradients
+    that ``step`` lacks are left out. Without sketches, a missing gradient has an infinite error.
     """
     expected = truth.gradients
     if step.sketched:

@@ -49,7 +49,7 @@ def check_memory(case: Case) -> None:
 
 
 def host_memory(case: Case) -> int:
-    """Return about how many bytes of the host's memory a case's process needs; on the CPU, its activations count too."""
+    """Return about how many bytes of memory a case's process needs on the host; on the CPU, with activations."""
     return PROCESS + (activations(case) if case.device == "cpu" else 0)
 
 
