@@ -15,10 +15,11 @@ from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.architecture.zoo import with_output_stride
 from resnet_xf.errors import WeightsError
+from resnet_xf.formats.assume import assumption
 from resnet_xf.formats.families import GLUON, LAYOUTS
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import check_unambiguous, identify
-from resnet_xf.formats.layouts import places
+from resnet_xf.formats.layouts import comparable, places
 
 EXPORTED = next(layout for layout in LAYOUTS if layout.title == "GluonCV's v1b to v1s, exported")
 
@@ -125,3 +126,18 @@ def test_the_trunk_of_a_region_detector_lies_in_two_lists(tmp_path) -> None:
     check_unambiguous(file, identity)
     assert identity.plan.root == headless("resnet50_v1b").root
     assert all(np.array_equal(identity.weights[name], weights[name]) for name in all_weight_shapes(identity.plan))
+
+
+def test_what_is_assumed_is_said_in_words() -> None:
+    assert assumption(get_spec("resnet18")) == "resnet18, eps 1e-05, no dilation, inputs normalised outside"
+    said = "resnet50_v1_os8, eps 1e-05, stride on the 1×1, dilation, inputs normalised outside"
+    assert assumption(dilated("resnet50_v1")) == said
+
+
+def test_names_that_a_family_cannot_tell_apart_stay_as_they_are() -> None:
+    assert comparable(["features.0.weight", "fc.bias"], GLUON) == {
+        "conv1.weight": "features.0.weight",
+        "fc.bias": "fc.bias",
+    }
+    twice = ["features.0.weight", "conv1.weight"]
+    assert comparable(twice, GLUON) == {name: name for name in twice}

@@ -246,7 +246,7 @@ def test_random_boxes_are_torchvisions_for_the_same_draws(monkeypatch) -> None:
 
     fallbacks = 0
     for number, drawn in enumerate(draws(0, 0, 0, 300)):
-        width, height = [(90, 40), (40, 90), (64, 64), (400, 9), (9, 400), (3, 3)][number % 6]
+        width, height = [(90, 40), (40, 90), (64, 64), (400, 9), (9, 400), (3, 3), (401, 9)][number % 7]
         uniform, places = iter(drawn.tolist()), iter(drawn[PLACE].tolist())
 
         def next_uniform(tensor, low, high, uniform=uniform):

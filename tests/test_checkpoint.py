@@ -419,3 +419,11 @@ def test_a_damaged_checkpoint_s_message_names_the_one_before(tmp_path) -> None:
         hint = f"; delete it to resume from {older[0]}" if older else ""
         assert str(refused.value).endswith(hint)
         assert ("delete it" in str(refused.value)) == bool(older)
+
+
+def test_a_position_is_bounded_and_a_record_of_an_epoch_does_not_change() -> None:
+    assert msgspec.json.decode(b'{"epoch": 1099511627776}', type=Position).epoch == 2**40
+    with pytest.raises(msgspec.ValidationError, match="<= 1099511627776"):
+        msgspec.json.decode(b'{"epoch": 1099511627777}', type=Position)
+    with pytest.raises(AttributeError, match="immutable"):
+        RECORD.epoch = 2

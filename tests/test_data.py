@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_xf.data import ArraySplit, digits, photographs, sample_images
-from resnet_xf.data.splits import pixel_statistics
+from resnet_xf.data import ArraySplit, Dataset, FileSplit, digits, photographs, sample_images
+from resnet_xf.data.images import read_image
+from resnet_xf.data.splits import limited, pixel_statistics
 from resnet_xf.errors import DataError
 
 
@@ -91,3 +92,19 @@ def test_the_deviation_of_equal_pixels_is_a_step_of_their_bytes() -> None:
         (0.0,),
         (1 / 255,),
     )
+
+
+def test_a_limit_may_be_one_image_and_statistics_cover_every_file_of_few(tmp_path) -> None:
+    images = [Image.new("L", (2, 2), value) for value in (0, 255)]
+    for number, image in enumerate(images):
+        image.save(tmp_path / f"{number}.png")
+    split = FileSplit(tuple(str(tmp_path / f"{number}.png") for number in range(2)), np.zeros(2, np.int64))
+    assert pixel_statistics(split, 1) == ((0.5,), (0.5,))
+    assert len(limited(Dataset("two", 1, ("a",), split, split), 1, seed=0).train) == 1
+
+
+@pytest.mark.parametrize("size", [(1010, 10), (10, 1010)])
+def test_an_image_that_is_too_oblong_is_refused(tmp_path, size: tuple[int, int]) -> None:
+    Image.new("L", size).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=f"has {size[0]}×{size[1]} pixels; at most 100 times as many along one side"):
+        read_image(tmp_path / "a.png")

@@ -211,6 +211,7 @@ def test_damaged_gz_files_are_named(tmp_path, damage) -> None:
         ("test.bin", b"", "test.bin: has 0 bytes; expected a multiple of 3074"),
         ("test.bin", records(COLOURS[:2], [0, 0], [7, 100]), "test.bin: label 100 of image 1 is not one of 0…99"),
         ("fine_label_names.txt", b"apple\n", "fine_label_names.txt: names 1 classes; expected 100"),
+        ("fine_label_names.txt", b"\xff\n", "fine_label_names.txt: names 1 classes; expected 100"),
     ],
 )
 @pytest.mark.parametrize("in_archive", [True, False])
@@ -498,6 +499,7 @@ IMAGE_LISTS = {
 def test_a_flat_folder_with_a_list_of_its_images(tmp_path, name: str, listed: bool) -> None:
     """As ImageNet's and Tiny ImageNet's val: alone it is for a test; beside train it is the test half."""
     flat(tmp_path / "val")
+    pictures(tmp_path / "val" / ".thumbnails", 1)  # a hidden folder
     (tmp_path / name).write_text(IMAGE_LISTS[name])
     names = SYNSETS
     if listed:
@@ -507,14 +509,14 @@ def test_a_flat_folder_with_a_list_of_its_images(tmp_path, name: str, listed: bo
     labels = [label if by_number else (label + listed) % 3 for label in FLAT.values()]
     dataset = load_dataset(f"folder:{tmp_path / 'val'}")
     assert dataset.classes == (names if listed or not by_number else ("0", "1", "2"))
-    assert len(dataset.train) == 0
+    assert (dataset.channels, len(dataset.train)) == (3, 0)
     assert dataset.test.labels.tolist() == labels
     assert [Path(path).name for path in dataset.test.paths] == [*FLAT]
     for synset in SYNSETS:
         pictures(tmp_path / "train" / synset / "images", 2)
     (tmp_path / "test" / "images").mkdir(parents=True)  # Tiny ImageNet's, of no known classes
     dataset = load_dataset(f"folder:{tmp_path}")
-    assert dataset.classes == names
+    assert (dataset.channels, dataset.classes) == (3, names)
     assert dataset.train.labels.tolist() == ([1, 1, 2, 2, 0, 0] if listed else [0, 0, 1, 1, 2, 2])
     assert dataset.test.labels.tolist() == labels
 
@@ -533,6 +535,7 @@ def test_a_flat_folder_with_a_list_of_its_images(tmp_path, name: str, listed: bo
             IMAGE_LISTS["val_map.txt"].replace(f"\t{SYNSETS[2]}", ",,"),
             r"names the class '', which is none of the 3 \(n01440764",
         ),
+        (f"{SYNSETS[0]}\n" * 7, r"val_map\.txt: line 7: n01440764 names no image of"),
         ("0\n" * 6, r"val_map\.txt: has numbers alone, whose order is not known; expected an image and its class"),
     ],
 )

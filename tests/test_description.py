@@ -101,6 +101,7 @@ def test_the_note_says_what_nobody_knows(tmp_path, weights) -> None:
 def test_a_description_of_other_weights_is_refused(tmp_path, weights) -> None:
     write_checkpoint(tmp_path / "a.params", weights, TINY, KNOWN)
     description = path_beside(tmp_path / "a.params").read_bytes()
+    assert description.startswith(b'{\n  "')
     write_checkpoint(tmp_path / "a.params", draw_weights(TINY, 4), TINY)
     path_beside(tmp_path / "a.params").write_bytes(description)
     with pytest.raises(WeightsError, match=r"a\.params\.json: describes other contents of a\.params"):

@@ -116,6 +116,8 @@ def test_a_folder_for_timm(tmp_path) -> None:
     (check,) = export(spec, weights_of(spec), tmp_path / "out", description=description)
     assert check.error < 1e-5
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    text = (tmp_path / "out" / "config.json").read_text()
+    assert text == json.dumps(json.loads(text), indent=2) + "\n"  # as timm's own are written
     network = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     settings = timm.data.resolve_model_data_config(network)
     assert list(settings["input_size"]) == [3, 32, 40]
@@ -189,5 +191,8 @@ def test_a_checkpoint_in_float16_tells_its_error(tmp_path) -> None:
     assert 1e-5 < check.error < 1e-2
     again = convert(tmp_path / "half.safetensors", tmp_path / "again.pth")
     assert "dtype float16, as in the source" in again.notes
+    unseen = convert(tmp_path / "in.safetensors", tmp_path / "c.safetensors", precision="float16", verify=False)
+    assert unseen.checks == ()
+    assert export(SMALL, weights_of(SMALL), tmp_path / "net.pt2", verify=False) == ()
     with pytest.raises(BackendError, match="a checkpoint is written in float32 or float16, not in bfloat16"):
         convert(tmp_path / "in.safetensors", tmp_path / "b.pth", precision="bfloat16")

@@ -57,6 +57,9 @@ def change(key: str, value: object, number: int = 2) -> Any:
         (lambda symbol: symbol.update(nodes={}), "not readable as a symbol of MXNet"),
         (change("inputs", [[2, 0, 0]]), r"'conv' is connected to \[2, 0, 0\]"),  # to itself
         (change("inputs", [[0, 7, 0]]), r"'conv' is connected to \[0, 7, 0\]"),
+        (change("inputs", [[-1, 0, 0]]), r"'conv' is connected to \[-1, 0, 0\]"),
+        (change("inputs", [[0, -1, 0]]), r"'conv' is connected to \[0, -1, 0\]"),
+        (change("inputs", [[0, 0, -1]]), r"'conv' is connected to \[0, 0, -1\]"),
         (change("op", "_cvimread"), r"'conv' \(_cvimread\): no plan"),
         (change("op", "Concat"), r"'conv' \(Concat\): no plan"),
         (change("num_group", "0"), "num_group is '0'"),
@@ -89,9 +92,16 @@ def test_only_what_was_checked_reaches_mxnet(tmp_path) -> None:
     symbol["nodes"][0]["subgraphs"] = [{}]
     kept = json.loads(read_symbol(write(tmp_path / "x-symbol.json", symbol)).for_mxnet(9))
     assert kept["arg_nodes"] == [0, 1, 3, 4, 5, 6, 8]
+    assert kept["nodes"][2]["inputs"] == [[0, 0, 0], [1, 0, 0]]
     assert set(kept) == {"nodes", "arg_nodes", "heads"}
     assert {key for one in kept["nodes"] for key in one} == {"op", "name", "inputs", "attrs"}
     assert "__shape__" not in json.dumps(kept)
+
+
+def test_mxnet_is_told_the_version_that_wrote_the_graph(tmp_path) -> None:
+    for attrs, kept in (({"mxnet_version": ["int", 10901]}, {"mxnet_version": ["int", 10901]}), ({}, None)):
+        path = write(tmp_path / "x-symbol.json", graph() | {"attrs": attrs})
+        assert json.loads(read_symbol(path).for_mxnet(9)).get("attrs") == kept
 
 
 def run(path: Path, symbol: bytes) -> np.ndarray:

@@ -15,9 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import graphs
-from helpers.graphs import GRAPHS, SHAPE, bn, conv, head, mean, mx, relu, split_attention, stem, sym, tensors_of, write
+from helpers.graphs import (
+    GRAPHS,
+    SHAPE,
+    bn,
+    conv,
+    head,
+    mean,
+    mx,
+    relu,
+    split_attention,
+    stem,
+    sym,
+    tensors_of,
+    v1_block,
+    write,
+)
 from resnet_xf import build, get_backend, load, load_weights, optimize
-from resnet_xf.architecture.nodes import walk
+from resnet_xf.architecture.nodes import Norm, walk
 from resnet_xf.architecture.spec import read_spec
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.files import read_checkpoint
@@ -45,6 +60,13 @@ def test_a_graph_computes_what_mxnet_computes(tmp_path, name: str) -> None:
 
 
 NAMES = {
+    "small operators": "normalize conv1 act1 pad layer1.0.conv1 layer1.0.bn1 layer1.0.act1 layer1.0.conv2 layer1.0.bn2 "
+    "layer1.0.add layer1.0.act2 global_pool flatten fc",
+    "a gate through a reshape": "conv1 bn1 act1 layer1.0.conv1 layer1.0.bn1 layer1.0.act1 layer1.0.conv2 layer1.0.bn2 "
+    "layer1.0.se.pool layer1.0.se.fc1 layer1.0.se.act layer1.0.se.fc2 layer1.0.se.act_2 layer1.0.add layer1.0.act2 "
+    "global_pool flatten fc",
+    "a block on the images": "layer1.0.conv1 layer1.0.bn1 layer1.0.act1 layer1.0.conv2 layer1.0.bn2 layer1.0.add "
+    "layer1.0.act2 global_pool flatten fc",
     "preactivation": "input_norm conv1 layer1.0.bn1 layer1.0.act1 layer1.0.conv1 layer1.0.bn2 layer1.0.act2 "
     "layer1.0.conv2 layer1.0.downsample.0 layer1.0.add layer1.1.bn1 layer1.1.act1 layer1.1.conv1 layer1.1.bn2 "
     "layer1.1.act2 layer1.1.conv2 layer1.1.add layer2.0.bn1 layer2.0.act1 layer2.0.conv1 layer2.0.bn2 layer2.0.act2 "
@@ -181,6 +203,22 @@ REFUSALS = {
         lambda: head(sym.pad(stem(), mode="edge", pad_width=(0, 0, 0, 0, 0, 1, 0, 1), name="edge")),
         r"node 'edge' \([Pp]ad\): mode is 'edge', expected 'constant'",
     ),
+    "a mean over the height alone": (
+        lambda: head(sym.mean(stem(), axis=(2,), keepdims=True, name="rows")),
+        r"node 'rows' \(mean\): axis is \(2,\) and keepdims True; expected \(2, 3\) and True",
+    ),
+    "an axis before all": (
+        lambda: sym.FullyConnected(sym.expand_dims(sym.Flatten(mean(stem())), axis=0, name="first"), num_hidden=3),
+        r"node 'first' \(expand_dims\): axis is 0, which no gate or split attention needs",
+    ),
+    "a softmax over a map": (
+        lambda: head(sym.SoftmaxActivation(stem(), mode="channel", name="inner")),
+        r"node 'inner' \(SoftmaxActivation\): a softmax over a map of pixels; expected one over classes",
+    ),
+    "a constant before the tensor": (
+        lambda: head(sym.broadcast_mul(sym.var("one_scale", shape=(1, 4, 1, 1)), stem(), name="swapped")),
+        r"node 'swapped' \(broadcast_mul\): no part of a plan computes this",
+    ),
     "a product with 0": (lambda: head(stem() * 0), r"node '_mulscalar\d+' \(_mul_scalar\): its scalar is 0"),
 }  # fmt: skip
 
@@ -214,6 +252,33 @@ def test_an_attribute_that_no_plan_has_is_refused(tmp_path, number: str, key: st
     next(one for one in graph["nodes"] if one["name"] == number)["attrs"][key] = text
     with pytest.raises(WeightsError, match=rf"net-symbol\.json: {says}"):
         identify(read_checkpoint(write(tmp_path, symbol, tensors_of(symbol), json.dumps(graph))))
+
+
+def test_a_batch_norm_without_attributes_has_mxnets_defaults(tmp_path) -> None:
+    symbol = head(sym.BatchNorm(conv(sym.var("data"), "conv0", 4), name="bn0"))
+    nodes = [node for _, node in walk(identified(tmp_path, symbol).plan.root)]
+    assert Norm(4, 1e-3, 0.1, scale=False) in nodes
+
+
+def test_an_operator_without_its_weight_is_refused(tmp_path) -> None:
+    symbol = head(stem())
+    graph = json.loads(symbol.tojson())
+    next(one for one in graph["nodes"] if one["name"] == "conv0")["inputs"] = [[0, 0, 0]]
+    path = write(tmp_path, symbol, tensors_of(symbol), json.dumps(graph))
+    with pytest.raises(WeightsError, match=r"node 'conv0' \(Convolution\): input 1 is no array in the file"):
+        identify(read_checkpoint(path))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "side", "size"),
+    [
+        (GRAPHS["arcface"], 112, 112),  # which takes images of one size alone
+        (GRAPHS["a head of two layers"], 16, 32),
+        (lambda: head(v1_block(conv(sym.var("data"), "conv0", 4, stride=16), "a", 4)), 64, 224),
+    ],
+)
+def test_the_size_of_images_is_found(tmp_path, drawn: Any, side: int, size: int) -> None:
+    assert identified(tmp_path, drawn(), (2, 3, side, side)).plan.spec.image_size == (size, size)
 
 
 NUMBERS = count()

@@ -19,6 +19,7 @@ from resnet_xf.data import load_dataset
 from resnet_xf.data.images import read_image
 from resnet_xf.errors import DataError, WeightsError
 from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.gluon_params import read_params
 from resnet_xf.formats.inspect import inspect
 
 SPEC = 'name = "x"\nstages = [{ depth = 1, channels = 4 }]\n'
@@ -124,6 +125,14 @@ def lie(**changes: object) -> Write:
     return write
 
 
+def partly_compressed(path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02}q\x00.")
+        archive.writestr("x/version", b"3\n", zipfile.ZIP_DEFLATED)
+
+
 def zipped(compress: int, damage: tuple[bytes, bytes]) -> Write:
     def write(path: Path) -> None:
         import zipfile
@@ -150,6 +159,7 @@ CHECKPOINTS: dict[str, tuple[str, Write, str]] = {
     "no central directory": ("pth", zipped(0, (b"PK\x01\x02", b"PK\x01\x03")), "not readable as PyTorch state_dict"),
     "a name that is not UTF-8": ("pth", zipped(0, (b"x/version", b"\xff/version")), "not "),
     "several disks": ("pth", zipped(0, (b"PK\x05\x06\0\0", b"PK\x05\x06\1\0")), "not readable"),
+    "partly compressed": ("pth", partly_compressed, "is compressed"),
     "compressed": ("pth", zipped(8, (b"", b"")), "is compressed"),
     "a web page": ("params", text("<html><body>404</body></html>"), "it is a web page"),
     "a pointer": ("pth", text("version https://git-lfs.github.com/spec/v1\noid sha256:0"), "it is a Git LFS pointer"),
@@ -277,3 +287,32 @@ def test_a_file_that_may_not_be_read_is_named(command, tmp_path, monkeypatch) ->
     code, out, err = command("show", path)
     assert (code, out) == (2, "")
     assert_one_line(err, r"a\.toml: Permission denied")
+
+
+def params(count: int, begin: bytes, device: int, values: bytes = b"") -> bytes:
+    """A ``.params`` file that claims to hold ``count`` arrays, and holds one called ``w``."""
+    record = begin + struct.pack("<iii", device, 0, 0) + values
+    return struct.pack("<QQQ", 0x112, 0, count) + record + struct.pack("<QQ", 1, 1) + b"w"
+
+
+def test_arrays_of_every_kind_of_memory_and_without_axes_are_read(tmp_path) -> None:
+    path, vector, value = tmp_path / "a.params", struct.pack("<I2I", 2, 1, 1), np.float32(3).tobytes()
+    for device in (1, 2, 3, 5):
+        path.write_bytes(params(1, vector, device, value))
+        assert read_params(path)["w"].tolist() == [[3.0]]
+    path.write_bytes(params(1, vector, 4, value))
+    with pytest.raises(WeightsError, match="on a device of unknown kind 4"):
+        read_params(path)
+    path.write_bytes(params(1, struct.pack("<Iii", 0xF993FACA, 0, 0), 1, value))  # NumPy's, without axes
+    assert read_params(path)["w"].shape == ()
+
+
+def test_as_many_arrays_as_are_allowed_are_looked_for(tmp_path) -> None:
+    path = tmp_path / "a.params"
+    for count, says in (
+        (60_000, r"array 2 of 60,000 claims"),
+        (60_001, "claims to hold 60,001 arrays; at most 60,000"),
+    ):
+        path.write_bytes(params(count, struct.pack("<I2I", 2, 1, 1), 1, bytes(4))[:-17])
+        with pytest.raises(WeightsError, match=says):
+            read_params(path)

@@ -367,6 +367,7 @@ def test_one_of_two_networks_is_chosen_by_its_prefix(tmp_path: Path) -> None:
         (TRUNK, r"but not its head: missing fc\.weight, fc\.bias\. `convert --backbone`.*`train --new-head`"),
         (under("backbone.", TRUNK) | {"neck.conv.weight": torch.zeros(4, 4, 1, 1)}, r"--prefix backbone\. --backbone$"),
         ({"w": torch.zeros(3)}, r"follow no known layout.*--spec"),
+        ({name: torch.zeros(3) for name in "abcde"}, r"the names \(a, b, c, …\) follow no known layout"),
         ({**STATE, "extra.weight": torch.zeros(3)}, r"name yours with --spec, .*left over extra\.weight$"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from math import inf, isnan, nan, sqrt
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -133,6 +134,8 @@ def test_roundings_are_the_layers_with_weights_and_a_twelfth_of_the_last_map() -
     convolutions, norms, linear = 3, 3, 1
     assert roundings(rows) == convolutions + norms + linear + 48 / 12
     assert roundings([]) == 1
+    larger = trace(plan(msgspec.structs.replace(spec, stages=(Stage(depth=1, channels=4, stride=2),))), (1, 1, 6, 8))
+    assert roundings(larger) == convolutions + norms + linear + 2 + 12 / 12  # and a shortcut's convolution and norm
 
 
 def test_rounding_grows_with_the_square_root_of_the_steps_and_with_the_gain() -> None:

@@ -1,9 +1,10 @@
+import msgspec
 import pytest
 from hypothesis import given
 
 from helpers.strategies import specs
 from resnet_xf import ResNetSpec, Stage, get_spec, plan
-from resnet_xf.architecture.nodes import Conv, Norm, Residual, walk
+from resnet_xf.architecture.nodes import Activation, Conv, Linear, Norm, Residual, Sequential, walk
 from resnet_xf.architecture.plan import explicit_spec, plan_block, plan_features, resized
 from resnet_xf.architecture.spec import SqueezeExcitation
 from resnet_xf.errors import SpecError
@@ -137,3 +138,18 @@ def test_the_hidden_width_of_a_gate_is_rounded_to_the_nearest_multiple_of_its_di
         width,
         channels,
     ]
+
+
+def test_only_a_softmax_at_the_end_makes_outputs_probabilities() -> None:
+    layers = plan("resnet18").root.children
+    ended = explicit_spec("ended", Sequential((*layers, ("softmax", Activation("softmax")))), (64, 64))
+    inside = explicit_spec("inside", Sequential((layers[0], ("softmax", Activation("softmax")), *layers[1:])), (64, 64))
+    assert [plan(spec).ends_in_softmax for spec in ("resnet18", ended, inside)] == [False, True, False]
+
+
+def test_a_network_of_no_classes_has_no_head_and_one_class_is_a_head() -> None:
+    one, none = (msgspec.structs.replace(get_spec("resnet18"), num_classes=number) for number in (1, 0))
+    assert plan(one).root.children[-1] == ("fc", Linear(512, 1))
+    assert [name for name, _ in plan(none).root.children][-2:] == ["global_pool", "flatten"]
+    features = explicit_spec("features", plan(none).root, (64, 64))
+    assert (features.num_classes, plan(features).outputs) == (0, 512)

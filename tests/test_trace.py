@@ -3,7 +3,7 @@ import pytest
 from resnet_xf import get_spec, plan, trace
 from resnet_xf.architecture.nodes import Conv, Flatten, Linear, Pool, Sequential
 from resnet_xf.architecture.plan import plan_block
-from resnet_xf.architecture.trace import totals
+from resnet_xf.architecture.trace import Observed, ObservedTrace, observed_rows, totals
 from resnet_xf.errors import ShapeError
 
 # Published counts, ImageNet: parameters and GMACs at 224×224; the book's with its own parameters.
@@ -173,3 +173,12 @@ def test_totals_are_the_first_row_of_the_trace(name: str) -> None:
     shape = (1, spec.in_channels, *spec.image_size)
     whole = trace(spec, shape)[0]
     assert totals(plan(spec).root, shape) == (whole.parameters, whole.macs)
+
+
+def test_rows_of_a_native_network_have_the_depths_of_the_plan() -> None:
+    planned = plan("resnet18")
+    rows = trace(planned, (1, 3, 32, 32))
+    seen = ObservedTrace({row.name: Observed(row.output_shape, {}) for row in rows})
+    observed = observed_rows(seen, {row.name: row.kind for row in rows})
+    assert [(row.name, row.depth) for row in observed] == [(row.name, row.depth) for row in rows]
+    assert {row.name: row.depth for row in rows}["layer1.0.conv1"] == 3

@@ -8,7 +8,7 @@ from resnet_xf.architecture.measures import same_bits
 from resnet_xf.architecture.plan import plan_block
 from resnet_xf.architecture.spec import SPEC_KEY
 from resnet_xf.architecture.trace import count_parameters, trace
-from resnet_xf.architecture.weights import all_weight_shapes, without_counters, write_arrays
+from resnet_xf.architecture.weights import all_weight_shapes, digest, without_counters, write_arrays
 from resnet_xf.backend.observe import capture_layers
 from resnet_xf.errors import WeightsError
 
@@ -205,3 +205,8 @@ def test_weights_are_saved_in_their_own_dtype(tmp_path) -> None:
     save_weights(tmp_path / "w.safetensors", weights, spec)
     _, loaded = load_weights(tmp_path / "w.safetensors")
     assert all(same_bits(loaded[name], array) for name, array in weights.items())
+
+
+def test_a_digest_does_not_depend_on_the_order_of_texts() -> None:
+    texts = {"a": "1", "b": "2"}
+    assert digest({}, texts) == digest({}, dict(reversed(texts.items()))) != digest({}, {"a": "2", "b": "1"})

@@ -131,7 +131,60 @@ def odd() -> Any:
     return sym.FullyConnected(hidden, num_hidden=10, name="fc1")
 
 
+def defaults() -> Any:
+    """Operators without the attributes that may be left out."""
+    x = sym.Convolution(sym.var("data"), num_filter=4, kernel=(3, 3), name="conv0")
+    x = v1_block(relu(sym.BatchNorm(x, eps=2e-5, name="bn0"), "relu0"), "a", 4)
+    pooled = sym.Pooling(x, global_pool=True, pool_type="avg", name="pool1")
+    return sym.FullyConnected(pooled, num_hidden=5, name="fc1")
+
+
+def small_operators() -> Any:
+    """Division by a constant, a pool of 1×1, padding below and to the right, and means by other operators."""
+    x = conv(sym.var("data") / 2.0, "conv0", 4, stride=2)
+    x = sym.Pooling(relu(x, "relu0"), kernel=(1, 1), pool_type="max", name="same")
+    x = sym.pad(x, mode="constant", pad_width=(0, 0, 0, 0, 0, 1, 0, 1), constant_value=0, name="pad0")
+    x = sym.mean(v1_block(x, "a", 4), axis=(2, 3), keepdims=True, name="pool1")
+    x = sym.reshape(x, shape=(0, -1), keep_highest=False, name="flat1")
+    segments = sym.reshape(x, shape=(-1, 1, 4), name="segments")
+    return sym.FullyConnected(sym.mean(segments, axis=1, name="consensus"), num_hidden=5, name="fc1")
+
+
+def reshaped_gate(x: Any, name: str, filters: int) -> Any:
+    """A gate that a reshape makes a map again, with two activations inside; it ends in another than a sigmoid."""
+    gate = conv(mean(x, f"{name}_se_pool"), f"{name}_se_fc1", 2, 1)
+    gate = sym.Flatten(sym.Activation(gate, act_type="sigmoid", name=f"{name}_se_sigmoid"))
+    gate = sym.FullyConnected(gate, num_hidden=filters, name=f"{name}_se_fc2")
+    gate = sym.reshape(gate, shape=(0, filters, 1, 1), name=f"{name}_se_reshape")
+    return sym.broadcast_mul(x, sym.Activation(gate, act_type="tanh", name=f"{name}_se_tanh"), name=f"{name}_se")
+
+
+def scales_around_a_convolution() -> Any:
+    x = conv((sym.var("data") - 0.5) * 3.0, "conv0", 4)
+    return head(v1_block(relu(x * 0.25, "relu0"), "a", 4))
+
+
+def projection_after_one_layer() -> Any:
+    """A block that projects right after a single convolution, and one whose body begins with a norm."""
+    x = conv(sym.var("data"), "conv0", 4)
+    x = conv(x, "a_conv", 6) + conv(x, "a_sc", 6, 1)
+    return head(x + conv(relu(bn(x, "b_bn"), "b_relu"), "b_conv", 6))
+
+
+def dotted() -> Any:
+    """All names begin with ``net.``."""
+    with mx.name.Prefix("net."):
+        return head(v1_block(stem(), "a", 4))
+
+
 GRAPHS = {
+    "attributes at their defaults": defaults,
+    "small operators": small_operators,
+    "a gate through a reshape": lambda: head(v1_block(stem(), "a", 4, gate=reshaped_gate)),
+    "scales around a convolution": scales_around_a_convolution,
+    "a projection after one layer": projection_after_one_layer,
+    "a block on the images": lambda: head(v1_block(sym.var("data"), "a", 3)),
+    "names with a dot": dotted,
     "preactivation": preactivation,
     "arcface": arcface,
     "squeeze-excitation by dense layers": lambda: head(v1_block(stem(), "a", 6, projects=True, gate=dense_gate)),
