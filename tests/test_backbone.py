@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,13 @@ def test_a_zoo_s_features_that_were_saved_alone_are_a_trunk(tmp_path, command, n
     expected = part(ndarray(images, "float64", mx.cpu())).asnumpy().reshape(2, 512)
     ours = get_backend("torch").forward(load(out, "torch", dtype="float64"), images)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+def test_a_graph_is_named_where_mxnet_cannot_run_it(tmp_path, monkeypatch) -> None:
+    symbol = head(v1_block(stem(), "a", 4))
+    path = write(tmp_path, symbol, tensors_of(symbol))
+    module = import_module("resnet_xf.formats.convert")
+    monkeypatch.setattr(module, "is_installed", lambda name: name != "mxnet")
+    identity, says = module.identify_verified(path)
+    assert says == f", the network of the graph {tmp_path / 'net-symbol.json'}"
+    assert identity.plan.outputs == 5

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_xf import draw_weights, get_spec, load, plan
+from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_spec, load, plan
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.architecture.zoo import ZOO, relatives
 from resnet_xf.errors import WeightsError
@@ -367,6 +367,11 @@ def test_one_of_two_networks_is_chosen_by_its_prefix(tmp_path: Path) -> None:
         (TRUNK, r"but not its head: missing fc\.weight, fc\.bias\. `convert --backbone`.*`train --new-head`"),
         (under("backbone.", TRUNK) | {"neck.conv.weight": torch.zeros(4, 4, 1, 1)}, r"--prefix backbone\. --backbone$"),
         ({"w": torch.zeros(3)}, r"follow no known layout.*--spec"),
+        (
+            under("a.b.c.d.e.f.g.", TRUNK) | {"neck.weight": torch.zeros(4)},
+            r"--prefix a\.b\.c\.d\.e\.f\.g\. --backbone$",
+        ),
+        (under("a.b.c.d.e.f.g.h.", TRUNK) | {"neck.weight": torch.zeros(4)}, r"follow no known layout"),
         ({name: torch.zeros(3) for name in "abcde"}, r"the names \(a, b, c, …\) follow no known layout"),
         ({**STATE, "extra.weight": torch.zeros(3)}, r"name yours with --spec, .*left over extra\.weight$"),
     ],
@@ -475,3 +480,10 @@ def test_commands_take_a_prefix(tmp_path: Path, command: Any) -> None:
         "parity", "cifar_resnet20_v1", "--weights", path, "--prefix", "q", "--level", "quick", "--image-size", 16
     )
     assert code == 0, out
+
+
+def test_a_head_may_have_a_million_classes() -> None:
+    spec = ResNetSpec(name="narrow", stages=(Stage(depth=1, channels=1),), stem=Stem(kind="conv3", width=1))
+    weights = draw_weights(msgspec.structs.replace(spec, num_classes=10**6))
+    identity = identify(CheckpointFile(Path("net.safetensors"), "safetensors", weights), spec)
+    assert identity.plan.spec.num_classes == 10**6
