@@ -1,7 +1,8 @@
 """How many images a second reach a network's input: ours, torchvision's DataLoader and MXNet's ImageRecordIter.
 
 All read the same JPEGs of 500×375 pixels, in a folder or in a ``.rec`` file, and give batches of random boxes, resized
-to 224×224 and mirrored at random. They take turns, with one and with two threads or worker processes.
+to 224×224 and mirrored at random. They take turns, with one and with two threads or worker processes. Torchvision
+antialiases, as ours does unless the row says "bilinear"; MXNet's resizing is bilinear.
 ``python benchmarks/data.py`` writes ``results/data.json`` and a table in ``docs/training.md``. ``--smoke`` tries it
 and keeps nothing.
 """
@@ -26,7 +27,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from resnet_xf import get_backend, load_dataset
-from resnet_xf.data import IMAGENET_MEAN, IMAGENET_STD, Batches, Transform
+from resnet_xf.data import IMAGENET_MEAN, IMAGENET_STD, Batches, Interpolation, Transform
 from resnet_xf.errors import ResNetXFError
 from resnet_xf.support.environment import environment, hardware
 
@@ -92,12 +93,13 @@ def write_records(path: Path, images: Sequence[Path]) -> None:
     record.close()
 
 
-def ours(name: str, *, floats: bool) -> Callable[[int], Pass]:
+def ours(name: str, interpolation: Interpolation, *, floats: bool) -> Callable[[int], Pass]:
     """Our batches: bytes for a GPU, or float32 tensors as on a CPU."""
 
     def start(threads: int) -> Pass:
         data = load_dataset(name)
-        transform = Transform((SIZE, SIZE), 3, "random_resized", True, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        normal = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "interpolation": interpolation}
+        transform = Transform((SIZE, SIZE), 3, "random_resized", True, **normal)
         epochs = iter(range(10**6))
 
         def read() -> int:
@@ -175,13 +177,18 @@ def mxnets(path: Path, *, floats: bool) -> Callable[[int], Pass]:
 def readers(folder: Path) -> Iterator[tuple[str, Callable[[int], Pass]]]:
     """All readers by name, of those libraries that are installed."""
     for floats, kind in ((False, "bytes"), (True, "float32")):
-        yield f"ours, folder, {kind}", ours(f"folder:{folder / 'images'}", floats=floats)
+        images, records = f"folder:{folder / 'images'}", f"recordio:{folder / 'train.rec'}"
+        yield f"ours, folder, {kind}", ours(images, "antialias", floats=floats)
+        if find_spec("cv2"):
+            yield f"ours, bilinear, folder, {kind}", ours(images, "bilinear", floats=floats)
         if find_spec("torchvision"):
             yield f"torchvision, tensors, {kind}", torchvisions(folder, tensors=True, floats=floats)
             if floats:
                 yield "torchvision, Pillow, float32", torchvisions(folder, tensors=False, floats=True)
         if (folder / "train.rec").exists():
-            yield f"ours, .rec, {kind}", ours(f"recordio:{folder / 'train.rec'}", floats=floats)
+            yield f"ours, .rec, {kind}", ours(records, "antialias", floats=floats)
+            if find_spec("cv2"):
+                yield f"ours, bilinear, .rec, {kind}", ours(records, "bilinear", floats=floats)
             yield f"MXNet's ImageRecordIter, .rec, {kind}", mxnets(folder / "train.rec", floats=floats)
 
 

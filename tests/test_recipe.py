@@ -169,6 +169,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
             flip=draw(st.booleans()),
             mean=channels and tuple(draw(numbers(-9, 9)) for _ in range(channels)),
             std=channels and tuple(draw(numbers(0, 9, exclude_min=True)) for _ in range(channels)),
+            interpolation=draw(st.sampled_from(["antialias", "bilinear"])),
         ),
         label_smoothing=draw(numbers(0, 1, exclude_max=True)),
         image_size=draw(st.none() | st.tuples(st.integers(1, 8192), st.integers(1, 8192))),

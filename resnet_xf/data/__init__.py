@@ -16,7 +16,7 @@ from resnet_xf.data.kept import Kept, keep, kept_memory
 from resnet_xf.data.pixels import Normalisation, Pixels
 from resnet_xf.data.randomness import DRAWS, draws, order, share
 from resnet_xf.data.splits import ArraySplit, Dataset, FileSplit, Split
-from resnet_xf.data.transform import Crop, Transform
+from resnet_xf.data.transform import TEST_CROPS, Crop, Interpolation, Transform
 
 __all__ = [
     "DATASETS",
@@ -24,6 +24,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "SUFFIXES",
+    "TEST_CROPS",
     "ArraySplit",
     "Batch",
     "Batches",
@@ -31,6 +32,7 @@ __all__ = [
     "Dataset",
     "FileSplit",
     "Images",
+    "Interpolation",
     "Kept",
     "Normalisation",
     "Pixels",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,10 @@ MODES = {1: "L", 3: "RGB"}
 Size = tuple[int, int]
 """Height and width in pixels, in this order."""
 
-Draft = Callable[[Image.Image], object]
-"""Called with an image before it is decoded, which may then ask for a smaller one by Pillow's ``Image.draft``."""
+Box = tuple[int, int, int, int]
+"""A part of an image: left, top, right, bottom, as Pillow takes it."""
+
+T = TypeVar("T")
 
 Images = NDArray[np.float32]
 """``(N, C, H, W)``."""
@@ -46,15 +48,23 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def read_image(path: str | Path, mode: str = "RGB", draft: Draft | None = None) -> Image.Image:
+def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
     """Return the image in a file, in one of Pillow's modes. Raises DataError if the file is no image, or damaged."""
+    return read_file(path, lambda image: decoded(image, mode))
+
+
+def read_file(path: str | Path, use: Callable[[Image.Image], T]) -> T:
+    """Return what ``use`` makes of the image in a file; it gets the image before it is decoded.
+
+    Raises DataError if the file is no image, or damaged.
+    """
     hint = "; replace it, or remove it before a run begins"
     with reading(path, DataError, "an image", hint), open_regular(path) as file:
-        return decode_image(file, path, mode, hint, draft)
+        return open_image(file, path, hint, use)
 
 
-def decode_image(file: BinaryIO, where: str | Path, mode: str, hint: str, draft: Draft | None = None) -> Image.Image:
-    """Return the image in the bytes of an open file; ``where`` and ``hint`` are for the message, as in ``reading``."""
+def open_image(file: BinaryIO, where: str | Path, hint: str, use: Callable[[Image.Image], T]) -> T:
+    """Do as :func:`read_file` with an open file; ``where`` and ``hint`` are for the message, as in ``reading``."""
     with reading(where, DataError, "an image", hint), _opened(file) as image:
         shorter, longer = sorted(image.size)
         sides = f"has {image.width}×{image.height} pixels"
@@ -62,14 +72,17 @@ def decode_image(file: BinaryIO, where: str | Path, mode: str, hint: str, draft:
             raise DataError(f"{sides}; at most {MOST_PIXELS:,} are read")
         if longer > MOST_OBLONG * shorter:
             raise DataError(f"{sides}; at most {MOST_OBLONG} times as many along one side are read")
-        if draft is not None:
-            draft(image)
-        if image.mode == mode:
-            image.load()
-            return image
-        if image.mode.startswith("I;16"):  # Pillow would turn all but the darkest grey into white
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
-        return image.convert(mode)
+        return use(image)
+
+
+def decoded(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in one of Pillow's modes, decoded by Pillow if it is not decoded yet."""
+    if image.mode == mode:
+        image.load()
+        return image
+    if image.mode.startswith("I;16"):  # Pillow would turn all but the darkest grey into white
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
+    return image.convert(mode)
 
 
 def _opened(file: BinaryIO) -> Image.Image:
@@ -82,6 +95,30 @@ def _opened(file: BinaryIO) -> Image.Image:
 def resized(image: Image.Image, size: Size) -> Image.Image:
     """Return the whole image at a height and width, by bilinear interpolation as in torchvision's ``Resize``."""
     return image.resize(size[::-1], Image.Resampling.BILINEAR)
+
+
+def antialiased(
+    image: Image.Image, mode: str, size: Size, box: Box | None = None, factor: int = 1
+) -> NDArray[np.uint8]:
+    """Return an image, or a box of it, at a height and width as :func:`resized` does: ``(H, W)`` or ``(H, W, 3)``.
+
+    Args:
+        image: it may be not decoded yet.
+        mode: Pillow's mode of the result.
+        size: height and width of the result.
+        box: in pixels of the full image; None for all of it.
+        factor: by how much the sides of a JPEG that is not decoded yet are divided while it is decoded.
+    """
+    full = image.size
+    if factor > 1:
+        image.draft(None, (image.width // factor, image.height // factor))
+    image = decoded(image, mode)
+    if box is None:
+        return np.asarray(resized(image, size))
+    if image.size == full:
+        return np.asarray(resized(image.crop(box), size))
+    left, top, right, bottom = (side / factor for side in box)
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR, (left, top, right, bottom)))
 
 
 def all_resized(images: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
@@ -115,7 +152,13 @@ def _image(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def centre(image: Image.Image, size: Size) -> Image.Image:
-    """Return the centre of an image at a height and width, after a resize to 8/7 of the size (256 for 224).
+    """Return the centre of an image at a height and width, after a resize to 8/7 of the size (256 for 224)."""
+    whole, box = centre_of(image, size)
+    return resized(image, whole).crop(box)
+
+
+def centre_of(image: Image.Image, size: Size) -> tuple[Size, Box]:
+    """Return the size to which an image is resized for its centre, and the box of the centre in the resized image.
 
     Sides and corners are rounded as in torchvision's ``Resize`` and ``CenterCrop``.
     """
@@ -127,7 +170,7 @@ def centre(image: Image.Image, size: Size) -> Image.Image:
         across = round(width * 8 / 7)
         down = max(height, int(across * image.height / image.width))
     left, top = round((across - width) / 2), round((down - height) / 2)
-    return resized(image, (down, across)).crop((left, top, left + width, top + height))
+    return (down, across), (left, top, left + width, top + height)
 
 
 def sample_images(channels: int, size: Size, folder: str | Path | None = None, count: int = 8) -> Images:

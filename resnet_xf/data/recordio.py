@@ -16,7 +16,7 @@ import os
 import re
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_xf.data.images import MODES, Draft, decode_image
+from resnet_xf.data.images import T, open_image
 from resnet_xf.data.lists import class_list, read_lines
 from resnet_xf.data.splits import Dataset, Split, hold_out
 from resnet_xf.errors import DataError
@@ -75,8 +75,8 @@ class RecordSplit(Split):
         """Return a digest of the labels in order and of where the records are."""
         return hashlib.blake2b(self.labels.tobytes() + self.offsets.tobytes(), digest_size=16).hexdigest()
 
-    def image(self, index: int, channels: int, draft: Draft | None = None) -> Image.Image:
-        """Read one image: grey for one channel, red, green and blue for three."""
+    def read(self, index: int, use: Callable[[Image.Image], T]) -> T:
+        """Read one image's record and return what ``use`` makes of the image."""
         offset, length = int(self.offsets[index]), int(self.lengths[index])
         with reading(self.path, DataError, "a RecordIO file", HINT), open_regular(self.path, length) as file:
             parts, _ = _parts(file, offset)
@@ -84,7 +84,7 @@ class RecordSplit(Split):
             record = _joined(file, parts, MOST_BYTES)
         where = f"{self.path}: the record at byte {offset}"
         image = io.BytesIO(memoryview(record)[header.size :])
-        return decode_image(image, where, MODES[channels], "; write the file without it", draft)
+        return open_image(image, where, "; write the file without it", use)
 
     def take(self, indices: NDArray[np.int64]) -> RecordSplit:
         """Return a split of these images, in this order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_xf.data.images import MODES, Draft, read_image
+from resnet_xf.data.images import MODES, T, decoded, read_file
 from resnet_xf.data.randomness import permutation
 from resnet_xf.errors import DataError
 
@@ -32,14 +33,16 @@ class Split(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def image(self, index: int, channels: int, draft: Draft | None = None) -> Image.Image:
-        """Return one image: grey for one channel, red, green and blue for three.
-
-        If it is decoded from a file, ``draft`` may ask for a smaller one; it is called in any case.
+    def read(self, index: int, use: Callable[[Image.Image], T]) -> T:
+        """Return what ``use`` makes of one image; it gets the image before it is decoded, if it is in a file.
 
         Raises:
-            DataError: if its file cannot be read, is no image, or is damaged.
+            DataError: if the file cannot be read, is no image, or is damaged.
         """
+
+    def image(self, index: int, channels: int) -> Image.Image:
+        """Return one image: grey for one channel, red, green and blue for three. Errors are those of :meth:`read`."""
+        return self.read(index, lambda image: decoded(image, MODES[channels]))
 
     def digest(self) -> str:
         """Return a digest of the labels in order, and of the names of their files, if any; pixels are not read."""
@@ -61,13 +64,10 @@ class ArraySplit(Split):
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
-    def image(self, index: int, channels: int, draft: Draft | None = None) -> Image.Image:
-        """Return one image: grey for one channel, red, green and blue for three."""
+    def read(self, index: int, use: Callable[[Image.Image], T]) -> T:
+        """Return what ``use`` makes of one image."""
         pixels = self.images[index]
-        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert(MODES[channels])
-        if draft is not None:
-            draft(image)
-        return image
+        return use(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 
     def take(self, indices: NDArray[np.int64]) -> ArraySplit:
         """Return a split of copies of these images, in this order."""
@@ -90,9 +90,9 @@ class FileSplit(Split):
         names = "/".join(Path(path).name for path in self.paths)
         return hashlib.blake2b(self.labels.tobytes() + names.encode(), digest_size=16).hexdigest()
 
-    def image(self, index: int, channels: int, draft: Draft | None = None) -> Image.Image:
-        """Read one image: grey for one channel, red, green and blue for three."""
-        return read_image(self.paths[index], MODES[channels], draft)
+    def read(self, index: int, use: Callable[[Image.Image], T]) -> T:
+        """Open one image's file and return what ``use`` makes of it."""
+        return read_file(self.paths[index], use)
 
     def take(self, indices: NDArray[np.int64]) -> FileSplit:
         """Return a split of these images, in this order."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import exp, log, sqrt
 from typing import Literal, TypeAlias, get_args
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_xf.data.images import MODES, Size, all_resized, centre, resized
+from resnet_xf.data.images import MODES, Box, Size, all_resized, antialiased, centre_of
+from resnet_xf.data.opencv import bilinear
 from resnet_xf.data.pixels import Bytes, Normalisation, Pixels, cropped
 from resnet_xf.data.randomness import DRAWS
 from resnet_xf.data.splits import Split
@@ -20,13 +21,18 @@ from resnet_xf.errors import DataError, refuse
 
 Crop: TypeAlias = Literal["resize", "centre", "padded", "random_resized"]
 
-FRAMES: dict[Crop, Callable[[Image.Image, Size], Image.Image]] = {
-    "resize": resized,
-    "centre": centre,
-    "padded": resized,
-    "random_resized": centre,
+Interpolation: TypeAlias = Literal["antialias", "bilinear"]
+
+TEST_CROPS: dict[Crop, Literal["resize", "centre"]] = {
+    "resize": "resize",
+    "centre": "centre",
+    "padded": "resize",
+    "random_resized": "centre",
 }
-"""How each kind of crop shows a test image."""
+"""How test images are cropped, by the crop of training."""
+
+RESIZES: dict[Interpolation, Callable[..., Bytes]] = {"antialias": antialiased, "bilinear": bilinear}
+"""What decodes and resizes an image, by the interpolation."""
 
 AREA, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 """Range of a random box's area and aspect ratio, and how often one is drawn; from torchvision."""
@@ -46,7 +52,7 @@ class Transform:
     Attributes:
         size: height and width of the tensors.
         channels: 1 (grey) or 3 (red, green, blue); images with other channels are converted.
-        crop, flip, padding, mean, std: as in :class:`resnet_xf.training.recipe.Augmentation`.
+        crop, flip, padding, mean, std, interpolation: as in :class:`resnet_xf.training.recipe.Augmentation`.
         order: ``RGB`` or ``BGR``, the order of three channels; mean and std are in this order too.
 
     Raises:
@@ -61,13 +67,16 @@ class Transform:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     order: Literal["RGB", "BGR"] = "RGB"
+    interpolation: Interpolation = "antialias"
 
     def __post_init__(self) -> None:
         numbers = f"one number or {self.channels}"
         complaints = {
             f"size: expected a height and a width of at least 1, got {self.size}": min(self.size) < 1,
             f"channels: expected 1 (grey) or 3 (red, green, blue), got {self.channels}": self.channels not in MODES,
-            f"crop: expected one of {', '.join(get_args(Crop))}, got {self.crop!r}": self.crop not in FRAMES,
+            f"crop: expected one of {', '.join(get_args(Crop))}, got {self.crop!r}": self.crop not in TEST_CROPS,
+            f"interpolation: expected one of {', '.join(RESIZES)}, got {self.interpolation!r}": self.interpolation
+            not in RESIZES,
             f"padding: expected 0 or more, got {self.padding}": self.padding < 0,
             f"mean: expected {numbers}, got {self.mean}": len(self.mean) not in (1, self.channels),
             f"std: expected {numbers}, above 0, got {self.std}": len(self.std) not in (1, self.channels)
@@ -85,6 +94,7 @@ class Transform:
 
         Raises:
             DataError: if an image's file cannot be read.
+            MissingExtraError: if the interpolation is bilinear and OpenCV is not installed.
         """
         return np.asarray(self.pixels(self.bytes(split, indices, draws), draws))
 
@@ -93,9 +103,8 @@ class Transform:
         return np.asarray(self.pixels(self.bytes(split, indices)))
 
     def one(self, image: Image.Image) -> NDArray[np.float32]:
-        """Return one image for a test: ``(1, C, H, W)``."""
-        framed = FRAMES[self.crop](image.convert(MODES[self.channels]), self.size)
-        return np.asarray(self.pixels(self._stacked([framed], 1)))
+        """Return one image for a test: ``(1, C, H, W)``. It may be not decoded yet."""
+        return np.asarray(self.pixels(self._stacked([self._shown(image)], 1)))
 
     def bytes(self, split: Split, indices: NDArray[np.int64], draws: NDArray[np.float64] | None = None) -> Bytes:
         """Return images at the transform's size, ``(B, H, W, C)``; random boxes of them if that is the crop.
@@ -103,15 +112,13 @@ class Transform:
         Shifts and mirroring are not done yet, see :meth:`pixels`. Without ``draws``, images are as for a test. The
         result is new memory. Raises DataError if an image's file cannot be read.
         """
-        frame = FRAMES[self.crop]
+        uses: list[Callable[[Image.Image], Bytes]] = [self._shown] * len(indices)
+        alike = self.interpolation == "antialias" and TEST_CROPS[self.crop] == "resize"
         if self.crop == "random_resized" and draws is not None:
-            crops = [RandomCrop(self.size, drawn) for drawn in draws]
-            pairs = zip(crops, indices, strict=True)
-            boxes = (crop.cut(split.image(index, self.channels, crop.draft)) for crop, index in pairs)
-            return self._stacked(boxes, len(indices))
-        if frame is resized and (stacked := split.stack(indices, self.channels)) is not None:
+            uses = [partial(self._random_box, drawn=drawn) for drawn in draws]
+        elif alike and (stacked := split.stack(indices, self.channels)) is not None:
             return self._ordered(all_resized(stacked, self.size))
-        images = (frame(split.image(index, self.channels), self.size) for index in indices)
+        images = (split.read(index, use) for index, use in zip(indices, uses, strict=True))
         return self._stacked(images, len(indices))
 
     def pixels(
@@ -136,10 +143,28 @@ class Transform:
         mean, std = (np.broadcast_to(np.array(row, np.float32), self.channels) for row in (self.mean, self.std))
         return Normalisation(mean, std)
 
-    def _stacked(self, images: Iterable[Image.Image], count: int) -> Bytes:
+    def _shown(self, image: Image.Image) -> Bytes:
+        """Return the pixels of an image for a test, at the transform's size."""
+        resize, mode = RESIZES[self.interpolation], MODES[self.channels]
+        if TEST_CROPS[self.crop] == "resize":
+            return resize(image, mode, self.size)
+        whole, (left, top, right, bottom) = centre_of(image, self.size)
+        return resize(image, mode, whole)[top:bottom, left:right]
+
+    def _random_box(self, image: Image.Image, drawn: NDArray[np.float64]) -> Bytes:
+        """Return the pixels of a random box of an image, at the transform's size.
+
+        A JPEG is decoded at a half, a quarter or an eighth of its size if the box is then still as large as the result.
+        """
+        box = left, top, right, bottom = random_box(image.size, drawn)
+        most = min((bottom - top) // self.size[0], (right - left) // self.size[1])
+        factor = next((factor for factor in SCALES if factor <= most), 1)
+        return RESIZES[self.interpolation](image, MODES[self.channels], self.size, box, factor)
+
+    def _stacked(self, images: Iterable[Bytes], count: int) -> Bytes:
         pixels = np.empty((count, *self.size, self.channels), np.uint8)
         for place, image in zip(pixels, images, strict=True):
-            place[:] = np.asarray(image).reshape(place.shape)
+            place[:] = image.reshape(place.shape)
         return self._ordered(pixels)
 
     def _ordered(self, images: Bytes) -> Bytes:
@@ -160,34 +185,8 @@ def corners_of(padding: int, places: NDArray[np.float64]) -> NDArray[np.int64]:
     return (places * (2 * padding + 1)).astype(np.int64)
 
 
-class RandomCrop:
-    """A random box of one image, resized to a height and width.
-
-    A JPEG is decoded at a half, a quarter or an eighth of its size, if the box is then still as large as the result.
-    """
-
-    def __init__(self, size: Size, drawn: NDArray[np.float64]) -> None:
-        self.size, self._drawn = size, drawn
-
-    def draft(self, image: Image.Image) -> None:
-        """Choose the box in an image that is not decoded yet, and the scale at which it is decoded."""
-        self._full, self._box = image.size, random_box(image.size, self._drawn)
-        left, top, right, bottom = self._box
-        most = min((bottom - top) // self.size[0], (right - left) // self.size[1])
-        self._factor = next((factor for factor in SCALES if factor <= most), 1)
-        if self._factor > 1:
-            image.draft(None, (image.width // self._factor, image.height // self._factor))
-
-    def cut(self, image: Image.Image) -> Image.Image:
-        """Return the box of the decoded image at the size of the result."""
-        if image.size == self._full:
-            return resized(image.crop(self._box), self.size)
-        left, top, right, bottom = (side / self._factor for side in self._box)
-        return image.resize(self.size[::-1], Image.Resampling.BILINEAR, (left, top, right, bottom))
-
-
-def random_box(size: tuple[int, int], drawn: NDArray[np.float64]) -> tuple[int, int, int, int]:
-    """Return a random box in an image of a width and height, as Pillow takes it: left, top, right, bottom.
+def random_box(size: tuple[int, int], drawn: NDArray[np.float64]) -> Box:
+    """Return a random box in an image of a width and height.
 
     Area and aspect ratio are drawn as in torchvision's ``RandomResizedCrop``: up to ten times, until the box fits. If
     none fits, the box is the largest central one with an allowed ratio.

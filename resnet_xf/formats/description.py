@@ -14,20 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from resnet_xf.architecture.spec import Side, Spec
-from resnet_xf.data import Crop, Transform
+from resnet_xf.data import TEST_CROPS, Crop, Interpolation, Transform
 from resnet_xf.errors import DataError, WeightsError
 from resnet_xf.support.documents import MOST_BYTES, Document, Struct
 from resnet_xf.support.files import atomic, open_regular, read_bytes, reading
 
 Channel = Annotated[tuple[Annotated[float, Meta(ge=-1e30, le=1e30)], ...], Meta(min_length=1)]
-
-TEST_CROPS: dict[Crop, Literal["resize", "centre"]] = {
-    "resize": "resize",
-    "centre": "centre",
-    "padded": "resize",
-    "random_resized": "centre",
-}
-"""How test images are cropped, by the crop of training."""
 
 MARK = b'"resnet_xf"'
 """Stands in every description; a JSON file without it is another program's."""
@@ -46,6 +38,7 @@ class Preprocessing(Struct, frozen=True, kw_only=True, omit_defaults=False):
         std: divides the pixels after that.
         channel_order: of images in colour.
         scale: the pixels are 0…1 or 0…255 before the mean is subtracted.
+        interpolation: ``antialias`` or ``bilinear``, as in :class:`resnet_xf.training.recipe.Augmentation`.
     """
 
     image_size: tuple[Side, Side]
@@ -54,18 +47,28 @@ class Preprocessing(Struct, frozen=True, kw_only=True, omit_defaults=False):
     std: Channel = (1.0,)
     channel_order: Literal["RGB", "BGR"] = "RGB"
     scale: Literal[1, 255] = 1
+    interpolation: Interpolation = "antialias"
 
     def transform(self, channels: int) -> Transform:
         """Return the transform to tensors with so many channels. Raises DataError if mean or std do not fit."""
         mean, std = (tuple(value / self.scale for value in values) for values in (self.mean, self.std))
-        return Transform(self.image_size, channels, self.crop, mean=mean, std=std, order=self.channel_order)
+        return Transform(
+            self.image_size,
+            channels,
+            self.crop,
+            mean=mean,
+            std=std,
+            order=self.channel_order,
+            interpolation=self.interpolation,
+        )
 
     def text(self, channels: int | None = None) -> str:
         """Return the preprocessing in words, for a network of so many channels; None if that is not known."""
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         height, width = self.image_size
         order = "grey" if channels == 1 else self.channel_order
-        return f"{height}×{width} pixels, crop {self.crop}, {order}, values 0…{self.scale}, mean {mean}, std {std}"
+        crop = self.crop if self.interpolation == "antialias" else f"{self.crop}, interpolation {self.interpolation}"
+        return f"{height}×{width} pixels, crop {crop}, {order}, values 0…{self.scale}, mean {mean}, std {std}"
 
 
 class Description(Document, frozen=True, kw_only=True, omit_defaults=False):
@@ -103,6 +106,7 @@ class Description(Document, frozen=True, kw_only=True, omit_defaults=False):
 
 class _Augmentation(msgspec.Struct):
     crop: Crop = "resize"
+    interpolation: Interpolation = "antialias"
 
 
 class _Recipe(msgspec.Struct):
@@ -140,6 +144,7 @@ def describe_run(header: str, spec: Spec) -> Description:
         crop=TEST_CROPS[run.recipe.augmentation.crop],
         mean=run.mean,
         std=run.std,
+        interpolation=run.recipe.augmentation.interpolation,
     )
     trained = bool(run.position.epoch or run.position.batch)
     return Description(preprocessing=preprocessing, classes=run.classes, trained=trained)

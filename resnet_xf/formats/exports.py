@@ -242,6 +242,8 @@ def timm_config(planned: Plan, description: Description) -> dict[str, Any]:
     if preprocessing is not None:
         if preprocessing.channel_order != "RGB" and spec.in_channels == 3:
             raise SpecError(f"{spec.name}: takes images in BGR, and timm's are RGB; write another format")
+        if preprocessing.interpolation != "antialias":
+            raise SpecError(f"{spec.name}: takes images without antialiasing, and timm's have it; write another format")
         transform = preprocessing.transform(spec.in_channels)
         settings |= {
             "input_size": [spec.in_channels, *preprocessing.image_size],

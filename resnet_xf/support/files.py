@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from resnet_xf.errors import CheckpointError, ResNetXFError, one_line, printable
+from resnet_xf.errors import CheckpointError, MissingExtraError, ResNetXFError, one_line, printable
 
 try:
     import fcntl
@@ -71,7 +71,7 @@ def read_bytes(path: str | Path, most: int) -> bytes:
 
 
 class reading(AbstractContextManager[None]):  # noqa: N801 - used as a function; a class tells mypy that it returns
-    """Within the block, turn every exception into ``error``, with a message that begins with the path.
+    """Within the block, turn every exception but MissingExtraError into ``error``; its message begins with the path.
 
     ``with reading(path, WeightsError, "a state_dict"): …`` raises ``net.pth: not readable as a state_dict: …``.
 
@@ -86,7 +86,7 @@ class reading(AbstractContextManager[None]):  # noqa: N801 - used as a function;
         self.path, self.error, self.what, self.hint = path, error, what, hint
 
     def __exit__(self, kind: object, problem: BaseException | None, traceback: object) -> None:
-        if not isinstance(problem, Exception):
+        if not isinstance(problem, Exception) or isinstance(problem, MissingExtraError):
             return
         # Parsers raise exceptions of every kind for damaged files.
         if isinstance(problem, OSError) and problem.strerror:

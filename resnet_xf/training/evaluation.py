@@ -34,7 +34,7 @@ def transform_of(planned: Plan, recipe: Recipe, mean: tuple[float, ...], std: tu
     size, channels, look = recipe.image_size or planned.spec.image_size, planned.spec.in_channels, recipe.augmentation
     if len(mean) not in (1, channels) or len(std) != len(mean):
         raise RecipeError(f"$.augmentation.mean: has {len(mean)} numbers and std {len(std)}, for {channels} channels")
-    return Transform(size, channels, look.crop, look.flip, look.padding, mean, std)
+    return Transform(size, channels, look.crop, look.flip, look.padding, mean, std, interpolation=look.interpolation)
 
 
 def task_of(planned: Plan, recipe: Recipe, device: str, **settings: Any) -> Task:

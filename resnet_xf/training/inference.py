@@ -19,11 +19,11 @@ from resnet_xf.architecture.weights import RUN_KEY, Array, Weights, read_arrays
 from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.learner import Learner
 from resnet_xf.backend.registry import get_backend
-from resnet_xf.data import Dataset, load_dataset
-from resnet_xf.data.images import read_image
+from resnet_xf.data import TEST_CROPS, Dataset, load_dataset
+from resnet_xf.data.images import read_file
 from resnet_xf.data.lists import synset
 from resnet_xf.errors import DataError, WeightsError, refuse
-from resnet_xf.formats.description import TEST_CROPS, UNTRAINED, Description, Preprocessing, describe_run
+from resnet_xf.formats.description import UNTRAINED, Description, Preprocessing, describe_run
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf.training.checkpoint import Header, load_checkpoint
@@ -226,7 +226,7 @@ def prepare(
     recipe, view, view_from = _view(known, None, recipe, image_size, mean, std)
     transform = view.transform(known.planned.spec.in_channels)
     usage = _usage(known, view, view_from, *_names(known, classes))
-    return Prepared([transform.one(read_image(path)) for path in images], usage, known, recipe)
+    return Prepared([read_file(path, transform.one) for path in images], usage, known, recipe)
 
 
 def most_likely(outputs: Array, classes: Sequence[str], top: int = 5, *, softmax: bool = True) -> list[Guess]:
@@ -348,8 +348,13 @@ def _view(
     else:
         where = normalisation(chosen, data) if mean is None or std is None else (mean, std)
         shown = transform_of(planned, chosen, *where)
-        crop = TEST_CROPS[chosen.augmentation.crop]
-        view = Preprocessing(image_size=shown.size, crop=crop, mean=shown.mean, std=shown.std)
+        view = Preprocessing(
+            image_size=shown.size,
+            crop=TEST_CROPS[shown.crop],
+            mean=shown.mean,
+            std=shown.std,
+            interpolation=shown.interpolation,
+        )
         origin = f"recipe {chosen.name}" if recipe else f"assumed: recipe {chosen.name}; the checkpoint does not tell"
     given: dict[str, Any] = {} if image_size is None else {"image_size": tuple(image_size)}
     if mean is not None and std is not None:

@@ -14,7 +14,7 @@ from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import Name, Side, Spec
 from resnet_xf.architecture.weights import all_weight_shapes
-from resnet_xf.data import IMAGENET_MEAN, IMAGENET_STD, Crop
+from resnet_xf.data import IMAGENET_MEAN, IMAGENET_STD, Crop, Interpolation
 from resnet_xf.errors import RecipeError, refuse
 from resnet_xf.formats.description import Channel
 from resnet_xf.support.documents import Document, Struct
@@ -83,6 +83,8 @@ class Augmentation(Struct, frozen=True, kw_only=True):
         mean: subtracted from the pixels, which are 0…1; one value for each channel or one for all. If None, the mean of
             the training images.
         std: divides the pixels after that; if None, the standard deviation of the training images.
+        interpolation: how images are resized, in training and in a test. ``antialias``: by Pillow, from all pixels, as
+            torchvision does. ``bilinear``: by OpenCV, from the four nearest pixels, as MXNet and GluonCV do.
     """
 
     crop: Crop = "resize"
@@ -90,6 +92,7 @@ class Augmentation(Struct, frozen=True, kw_only=True):
     flip: bool = False
     mean: Channel | None = None
     std: Channel | None = None
+    interpolation: Interpolation = "antialias"
 
 
 class Recipe(Document, frozen=True, kw_only=True):
