@@ -39,7 +39,7 @@ PAGE, RESULTS = ROOT / "docs" / "mutation.md", ROOT / "benchmarks" / "results" /
 EXPLAINED = ROOT / "benchmarks" / "mutation_survivors.json"
 
 OWN = {
-    "architecture/plan": "plan nodes trace weights spec families",
+    "architecture/plan": "plan nodes trace weights spec explicit families",
     "architecture/trace": "trace plan weights",
     "architecture/weights": "weights checkpoint",
     "architecture/measures": "measures rewrite",

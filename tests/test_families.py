@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -170,6 +171,13 @@ def test_a_spec_says_what_a_drawn_graph_is(tmp_path, name: str) -> None:
     assert difference(steps_of(plan(spec).root.children), steps_of(read.root.children)) is None
     own = identify(read_checkpoint(tmp_path / "net-0000.params")).plan  # without the spec: a plan of its own
     assert difference(steps_of(own.root.children), steps_of(read.root.children)) is None
+
+
+def test_a_network_has_the_eps_of_its_graph(tmp_path) -> None:
+    draw, spec = SMALL["pruned"]
+    symbol = draw()
+    file = read_checkpoint(write(tmp_path, symbol, tensors_of(symbol)))
+    assert identify(file, msgspec.structs.replace(spec, norm_eps=1e-3)).plan.spec == spec
 
 
 @pytest.mark.parametrize("depth", [14, 26, 50])
