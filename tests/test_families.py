@@ -18,7 +18,7 @@ from helpers.graphs import arcface, bn, conv, head, mx, relu, tensors_of, write
 from resnet_xf import ResNetSpec, SqueezeExcitation, Stage, Stem, get_backend, get_spec, plan, trace
 from resnet_xf.architecture.zoo import REFERENCE
 from resnet_xf.data import photographs
-from resnet_xf.errors import SpecError
+from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf.formats.steps import Step, difference, steps_of
@@ -173,11 +173,14 @@ def test_a_spec_says_what_a_drawn_graph_is(tmp_path, name: str) -> None:
     assert difference(steps_of(own.root.children), steps_of(read.root.children)) is None
 
 
-def test_a_network_has_the_eps_of_its_graph(tmp_path) -> None:
+def test_a_network_has_the_eps_of_its_graph_and_its_first_other_layer_is_named(tmp_path) -> None:
     draw, spec = SMALL["pruned"]
     symbol = draw()
     file = read_checkpoint(write(tmp_path, symbol, tensors_of(symbol)))
     assert identify(file, msgspec.structs.replace(spec, norm_eps=1e-3)).plan.spec == spec
+    says = r"is not small: its layer1.0.conv1, Conv\(.* stands where the graph has node layers1_0_conv1, Conv\("
+    with pytest.raises(WeightsError, match=says):
+        identify(file, SMALL["projection in the first block"][1])
 
 
 @pytest.mark.parametrize("depth", [14, 26, 50])

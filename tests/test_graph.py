@@ -257,7 +257,7 @@ def test_an_attribute_that_no_plan_has_is_refused(tmp_path, number: str, key: st
 def test_a_batch_norm_without_attributes_has_mxnets_defaults(tmp_path) -> None:
     symbol = head(sym.BatchNorm(conv(sym.var("data"), "conv0", 4), name="bn0"))
     nodes = [node for _, node in walk(identified(tmp_path, symbol).plan.root)]
-    assert Norm(4, 1e-3, 0.1, scale=False) in nodes
+    assert Norm(4, float(np.float32(1e-3)), 0.1, scale=False) in nodes
 
 
 def test_an_operator_without_its_weight_is_refused(tmp_path) -> None:

@@ -64,7 +64,8 @@ def _norm(op: Operator) -> Layer:
         f"{op.name}_moving_{word}" for word in ("mean", "var")
     ]  # old files do not list them
     variables = dict(zip(("weight", "bias", *STATISTICS), (*op.inputs[1:3], *statistics), strict=False))
-    node = nodes.Norm(channels, op.number("eps", 1e-3), momentum, scale=scale, axes=axes)
+    eps = op.number("eps", float(np.float32(1e-3)))  # MXNet's default is a float32, unlike an eps that is given
+    node = nodes.Norm(channels, eps, momentum, scale=scale, axes=axes)
     return node, variables if scale else {word: name for word, name in variables.items() if word != "weight"}
 
 

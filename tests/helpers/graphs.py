@@ -134,7 +134,7 @@ def odd() -> Any:
 def defaults() -> Any:
     """Operators without the attributes that may be left out."""
     x = sym.Convolution(sym.var("data"), num_filter=4, kernel=(3, 3), name="conv0")
-    x = v1_block(relu(sym.BatchNorm(x, eps=2e-5, name="bn0"), "relu0"), "a", 4)
+    x = v1_block(relu(sym.BatchNorm(x, name="bn0"), "relu0"), "a", 4)
     pooled = sym.Pooling(x, global_pool=True, pool_type="avg", name="pool1")
     return sym.FullyConnected(pooled, num_hidden=5, name="fc1")
 
