@@ -203,3 +203,27 @@ def test_who_compiles_nothing_does_not_wait_for_the_compiler() -> None:
     told = "import sys, resnet_xf_torch; print('torch' in sys.modules, 'torch._inductor' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["True", "False"]
+
+
+def test_narrow_shortcuts_train_in_channels_last_on_two_threads() -> None:
+    """oneDNN's own kernel for them writes beyond its memory, which ends the process or spoils it."""
+    code = """
+import numpy as np, torch
+from resnet_xf_torch.builder import without_onednn_s_overrun
+torch.set_num_threads(2)
+conv = torch.nn.Conv2d(8, 16, 1, 2)
+network = torch.nn.Sequential(conv).to(memory_format=torch.channels_last)
+names = list(network.state_dict())
+without_onednn_s_overrun(network)
+assert list(network.state_dict()) == names
+x = torch.rand(3, 8, 13, 12).to(memory_format=torch.channels_last)
+for _ in range(50):
+    network(x).sum().backward()
+    gradient, conv.weight.grad = conv.weight.grad, None
+with torch.backends.mkldnn.flags(enabled=False):
+    torch.testing.assert_close(network(x), conv(x))
+    conv(x).sum().backward()
+torch.testing.assert_close(gradient, conv.weight.grad)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -93,6 +93,31 @@ def _norm(node: nodes.Norm) -> nn.Module:
     return norm
 
 
+class SubsampledConv2d(nn.Conv2d):
+    """A 1×1 convolution with a stride, as one of every second pixel. It shares the weights of the original.
+
+    oneDNN's gradient of a few channels' weights, in channels_last and on several threads, writes beyond its memory:
+    PyTorch 2.14 on a processor with AVX-512, with less than 16 input channels and a batch that threads do not share evenly.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(conv.in_channels, conv.out_channels, 1, device="meta")
+        self.steps, self.weight, self.bias = conv.stride, conv.weight, conv.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x[:, :, :: self.steps[0], :: self.steps[1]])
+
+
+def without_onednn_s_overrun(network: nn.Module) -> None:
+    """Replace the convolutions whose training in channels_last on a CPU may end the process."""
+    for parent in list(network.modules()):
+        for name, conv in list(parent.named_children()):
+            if (type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.stride != (1, 1)) and (
+                conv.groups == 1 and conv.padding == (0, 0) and conv.in_channels < 16
+            ):
+                setattr(parent, name, SubsampledConv2d(conv))
+
+
 class Float32PReLU(nn.PReLU):
     """A PReLU whose products are rounded to float32, as MXNet's operator does in float64 networks."""
 

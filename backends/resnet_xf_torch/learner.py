@@ -64,6 +64,8 @@ class TorchLearner:
         exact = on_gpu and task.precision == "float32"
         in_order = task.preset == "eager" or exact or (task.precision == "float64" and not on_gpu)
         self._layout = torch.contiguous_format if in_order else torch.channels_last
+        if not (on_gpu or in_order):
+            builder.without_onednn_s_overrun(network)
         self._network = network.to(place, self._dtype).to(memory_format=self._layout)
         self._norms = [m for m in self._network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         for norm in self._norms:  # MXNet stores 1 − momentum as float32
