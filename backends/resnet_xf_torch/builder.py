@@ -97,7 +97,7 @@ class SubsampledConv2d(nn.Conv2d):
     """A 1×1 convolution with a stride, as one of every second pixel. It shares the weights of the original.
 
     oneDNN's gradient of a few channels' weights, in channels_last and on several threads, writes beyond its memory:
-    PyTorch 2.14 on a processor with AVX-512, with less than 16 input channels and a batch that threads do not share evenly.
+    PyTorch 2.14 on a processor with AVX-512, for less than 16 input channels, if the threads' shares of a batch differ.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
