@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from helpers.graphs import save
-from resnet_xf import convert, draw_weights, get_spec, plan
+from resnet_xf import Stage, Stem, build, convert, draw_weights, get_backend, get_spec, plan
 from resnet_xf.architecture.plan import headless
 from resnet_xf.architecture.spec import ResNetSpec
-from resnet_xf.architecture.weights import all_weight_shapes
+from resnet_xf.architecture.weights import Weights, all_weight_shapes
 from resnet_xf.architecture.zoo import with_output_stride
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.assume import assumption
 from resnet_xf.formats.families import GLUON, LAYOUTS
-from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.files import CheckpointFile, read_checkpoint
 from resnet_xf.formats.identify import check_unambiguous, identify
 from resnet_xf.formats.layouts import comparable, places
+from resnet_xf.formats.settle import settled
 
 EXPORTED = next(layout for layout in LAYOUTS if layout.title == "GluonCV's v1b to v1s, exported")
 
@@ -141,3 +142,33 @@ def test_names_that_a_family_cannot_tell_apart_stay_as_they_are() -> None:
     }
     twice = ["features.0.weight", "conv1.weight"]
     assert comparable(twice, GLUON) == {name: name for name in twice}
+
+
+NARROW = ResNetSpec(
+    name="narrow", stages=(Stage(depth=1, channels=2),), stem=Stem(kind="conv3", width=2), num_classes=3
+)
+
+
+def settled_by(weights: Weights, eps: float) -> ResNetSpec:
+    """What is found by the outputs of a network with some eps."""
+    backend, images = get_backend("torch"), np.random.default_rng(0).standard_normal((2, 3, 16, 16))
+    network = build(msgspec.structs.replace(NARROW, norm_eps=eps), "torch", weights=weights, dtype="float64")
+    file = CheckpointFile(Path("net.safetensors"), "safetensors", weights)
+    return settled(identify(file, NARROW), images, backend.forward(network, images)).plan.spec
+
+
+def test_outputs_settle_the_eps_or_are_refused_if_two_fit() -> None:
+    weights = draw_weights(NARROW, scheme="probe")
+    for eps in (1e-5, 2e-5, 1e-3):
+        assert settled_by(weights, eps) == msgspec.structs.replace(NARROW, norm_eps=eps)
+    with pytest.raises(WeightsError, match="do not tell narrow, eps .* from narrow, eps .*; give more or other images"):
+        settled_by(weights, 1.5e-5)
+
+
+def test_outputs_that_every_candidate_gives_settle_nothing() -> None:
+    weights = draw_weights(NARROW, scheme="probe")
+    weights["fc.weight"] = np.zeros_like(weights["fc.weight"])
+    with pytest.raises(
+        WeightsError, match=r"do not tell narrow, eps 1e-05, .* \(off by 0\.0e\+00\) from narrow, eps 2e-05"
+    ):
+        settled_by(weights, 1e-5)

@@ -77,7 +77,7 @@ def settled(identity: Identity, images: Array, expected: Array) -> Identity:
             f"is off by {least:.1e} of the largest; give images as the network took them and outputs before any "
             "softmax, or name the network with --spec"
         )
-    if others and others[0][0] < CLEARLY * least:
+    if others and others[0][0] <= CLEARLY * least:
         raise WeightsError(
             f"the expected outputs do not tell {assumption(best.spec)} (off by {least:.1e}) from "
             f"{assumption(others[0][1].spec)} ({others[0][0]:.1e}); give more or other images"
