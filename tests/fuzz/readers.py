@@ -36,7 +36,8 @@ from resnet_xf.architecture.weights import (
     write_arrays,
 )
 from resnet_xf.data import Dataset, load_dataset
-from resnet_xf.data.images import centre, read_image
+from resnet_xf.data.images import read_file
+from resnet_xf.data.transform import Transform
 from resnet_xf.formats.convert import write_checkpoint
 from resnet_xf.formats.description import Description, Preprocessing, path_beside, read_beside
 from resnet_xf.formats.files import read_checkpoint
@@ -496,8 +497,9 @@ def _images() -> Prepared:
             samples.append(buffer.getvalue())
 
     def read(folder: Path) -> None:
-        for mode in ("L", "RGB"):
-            centre(read_image(folder / "x.png", mode), (16, 12))
+        for channels in (1, 3):
+            for interpolation in ("bilinear", "antialias"):
+                read_file(folder / "x.png", Transform((16, 12), channels, "centre", interpolation=interpolation).one)
 
     return partial(_one_file, "x.png", samples), read
 
