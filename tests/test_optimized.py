@@ -146,6 +146,8 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
             fast(images)
     with pytest.raises(ShapeError, match="calibration: expected images"):
         optimize(TINY, calibration=IMAGES[:0])
+    with pytest.raises(ShapeError, match="calibration: expected images of 16×16 pixels, got"):
+        optimize(TINY, calibration=IMAGES, image_size=(16, 16))
 
 
 @pytest.mark.parametrize("backend", ["torch", "mxnet"])

@@ -50,7 +50,7 @@ class Computed(Mapping[str, Array]):
 
 
 def perturb_all(arrays: Mapping[str, Array], size: float) -> Computed:
-    """Perturb every array, with its name as the key."""
+    """Perturb every array at random, by a relative ``size``, seeded by its name; each is computed when it is read."""
     return Computed(arrays, lambda name: perturb(arrays[name], size, name))
 
 

@@ -89,9 +89,9 @@ def optimize(
 ) -> Optimized:
     """Make a network as fast in inference as its backend can, and check its outputs against float64.
 
-    Batch norms are folded into their convolutions in the plan (:func:`fold_norms`). The rest depends on the backend:
-    for PyTorch ``channels_last``, ``torch.compile`` with frozen weights and low precision; for Gluon static
-    ``hybridize``, oneDNN's fused subgraphs and quantisation.
+    ``best`` and ``max`` first fold batch norms into their convolutions in the plan (:func:`fold_norms`). The rest
+    depends on preset and backend: for PyTorch ``channels_last``, ``torch.compile`` with frozen weights, low precision
+    and a GPU's fused kernels; for Gluon static ``hybridize``, oneDNN's fused subgraphs and quantisation.
 
     Args:
         network: a plan, a spec, or the name of one.
@@ -101,7 +101,7 @@ def optimize(
         seed: the seed of drawn weights.
         precision: ``float32``, ``bfloat16`` or ``int8``; on a GPU also ``float16`` and ``tf32``.
         batch: the batch size it is tuned for; more images are computed in several batches, the last one filled up.
-        image_size: height and width; if None, those of ``calibration``, else of the spec.
+        image_size: height and width; if None, those of ``calibration``, else of the spec. Must be equal to the former.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         preset: ``best``, whose compilers take seconds to a minute; ``max``, which tries many kernels on a GPU and
             takes minutes; ``tuned`` or ``eager``, which compile nothing
@@ -131,6 +131,8 @@ def optimize(
     )
     if images.ndim != 4 or not len(images):
         raise ShapeError(f"calibration: expected images (N, C, H, W), N at least 1; got {images.shape}")
+    if image_size is not None and images.shape[2:] != tuple(image_size):
+        raise ShapeError(f"calibration: expected images of {size[0]}×{size[1]} pixels, got {images.shape}")
     trace(planned, (batch, *images.shape[1:]))  # raises ShapeError, with the layer's name, if the images do not fit
     arrays = draw_weights(planned, seed) if weights is None else without_counters(weights)
     whole_batches = images[np.arange(ceil(len(images) / batch) * batch) % len(images)]

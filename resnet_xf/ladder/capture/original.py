@@ -125,7 +125,10 @@ class Original:
         return self._measurements[key]()
 
     def take_each(self, keys: Sequence[str], kind: Any, measure: object) -> Iterator[Any]:
-        """Return the sketches of layers' float64 outputs, with no inputs; None for a layer that has none."""
+        """Yield a :class:`Passed` for each key ``inside/float64/given/LAYER``: no inputs, and a sketch of the output.
+
+        It is None for a layer that was not recorded. Only the keys decide. Raises EvidenceError at any other key.
+        """
         for key in keys:
             what, _, name = key.rpartition("/")
             if what != "inside/float64/given":
@@ -134,7 +137,10 @@ class Original:
             yield None if theirs is None else Passed((), self.evidence.parts["layers"][theirs])
 
     def _trace(self) -> ObservedTrace:
-        """The layers of the graph, with the output shapes that were recorded."""
+        """Return the graph's layers for one image, by our names.
+
+        Output shapes are those recorded, or the plan's for a layer without a record. All else comes from the plan.
+        """
         planned, facts = self.translation.plan, self.evidence.facts
         nodes = dict(walk(planned.root))
         layers = {}

@@ -32,10 +32,11 @@ def output(live: Live, precision: str, weights: WeightSet = "given") -> Array:
 
 @measured("gain")
 def gain(live: Live) -> float:
-    """How much larger a small relative perturbation becomes in the float64 output.
+    """Return how much larger a small relative error becomes in the float64 output.
 
-    Perturbed are once the images, and once all weights together. The latter is one perturbation for each rounding, and
-    counts as such.
+    It is measured twice, and the larger value is returned: with the images perturbed, and with all weights perturbed at
+    random. Perturbed weights act as one independent error for each rounding, so their effect is divided by the square
+    root of the number of roundings.
     """
     exact, network = output(live, "float64"), live.network("float64")
     by_images = relative_error(live.backend.forward(network, perturb_pixels(live.subject.images)), exact)

@@ -50,7 +50,7 @@ def measured(
     """Decorate a function that measures a live side, so that it can be asked of any side.
 
     A live side calls the function and remembers the result. A capture returns what it saved under ``key``, in which
-    ``{dtype}`` stands for the argument ``dtype``. Both return the type that the function declares:
+    ``{precision}`` stands for the argument ``precision``. Both return the type that the function declares:
     ``@measured("output/{precision}")`` on ``def output(live: Live, precision: str) -> Array`` lets a rung call
     ``output(side, "float64")``.
 
