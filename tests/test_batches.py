@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnet_xf.data import DRAWS, ArraySplit, Batches, FileSplit, Transform, draws, order, share
-from resnet_xf.data.transform import FLIP, PLACE, random_box, shifted
+from resnet_xf.data.pixels import cropped
+from resnet_xf.data.transform import FLIP, PLACE, corners_of, random_box
 from resnet_xf.errors import DataError
 
 small = st.integers(0, 40)
@@ -233,7 +234,7 @@ def test_padded_crops_are_torchvisions_at_the_same_place(padding: int, start: in
 def test_padded_crops_reach_every_place() -> None:
     pixels = np.zeros((2000, 5, 5, 1), np.uint8)
     pixels[:, 2, 2] = 1
-    moved = shifted(pixels, 2, draws(0, 0, 0, 2000)[:, PLACE])
+    moved = cropped(pixels, 2, corners_of(2, draws(0, 0, 0, 2000)[:, PLACE]))
     counts = moved.sum(0)[..., 0].astype(int)
     assert counts.sum() == 2000
     assert counts.min() > 40

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
+
+from resnet_xf.errors import one_line
 
 WARM_UP = 3
 """Calls with inputs of some shapes before one is recorded: in these, kernels are compiled and chosen."""
@@ -20,7 +23,7 @@ class Recorded:
     The function may read and write other tensors too, as the weights, if these stay where they are. Each replay writes
     into the same outputs: read them, in the same stream, before the next call.
 
-    If PyTorch cannot record the function, because it waits for the GPU, say, it is called each time as it is.
+    If PyTorch cannot record the function, as one that waits for the GPU, there is a warning, and it is called as it is.
     """
 
     def __init__(self, function: Callable[..., Tensors]) -> None:
@@ -36,8 +39,10 @@ class Recorded:
         if self._works and shapes not in self._graphs and self._calls[shapes] > WARM_UP:
             try:
                 self._graphs[shapes] = self._record(inputs)
-            except RuntimeError:
+            except RuntimeError as error:
                 self._works = False
+                text = f"steps are no CUDA graph, which is slower: PyTorch cannot record one: {one_line(error)}"
+                warnings.warn(text, stacklevel=2)
         if shapes not in self._graphs:
             return self._in_stream(inputs)
         graph, places, outputs = self._graphs[shapes]

@@ -107,7 +107,7 @@ class TorchLearner:
         }
         self.steps = tuple(name for name, done in steps.items() if done)
         self._compiled: Any = None
-        self._shape: torch.Size | None = None
+        self._largest = 0
         if steps["compiled"]:
             self._compiled = torch.compile(self._run, dynamic=False, options=OPTIONS[task.preset])
         self._rate = torch.zeros((), device=place) if records else None
@@ -185,9 +185,9 @@ class TorchLearner:
         return loss.detach(), outputs.detach()
 
     def _network_for(self, shape: torch.Size) -> Any:
-        """Return the network to train: compiled, but for a batch of another size, as the last one of an epoch."""
-        self._shape = self._shape or shape
-        return self._run if self._compiled is None or shape != self._shape else self._compiled
+        """Return the network to train: compiled, but for a smaller batch than the largest, as an epoch's last one."""
+        self._largest = max(self._largest, shape[0])
+        return self._run if self._compiled is None or shape[0] < self._largest else self._compiled
 
     def _fetch(self, *tensors: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
         """Return a function that returns the tensors; from a GPU, it waits for their copies to the host."""

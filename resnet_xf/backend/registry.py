@@ -30,14 +30,16 @@ ALIASES = {"pytorch": "torch", "gluon": "mxnet"}
 class _BuiltIn:
     """A backend of this project: its entry point, the module of its framework, and the framework's title.
 
-    ``variables`` are environment variables for speed, which the framework reads during its import. ``besides`` names
-    further modules that it needs. A backend that does not train is the default only if it is the only one.
+    ``variables`` are environment variables for speed, which the framework reads during its import. ``compilers`` is the
+    name of another one: with the number of processes that its compiler uses. ``besides`` names further modules that it
+    needs. A backend that does not train is the default only if it is the only one.
     """
 
     target: str
     framework: str
     title: str
     variables: Mapping[str, str] = field(default_factory=dict)
+    compilers: str = ""
     besides: tuple[str, ...] = ()
     trains: bool = True
 
@@ -49,6 +51,7 @@ BUILT_IN = {
         "PyTorch",
         # Keep freed memory in the process: otherwise every step requests the same pages from the system again.
         dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"), str(2**30)),
+        compilers="TORCHINDUCTOR_COMPILE_THREADS",
     ),
     "mxnet": _BuiltIn(
         "resnet_xf_mxnet:BACKEND",

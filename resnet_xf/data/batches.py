@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -70,7 +70,7 @@ class Batches:
         rank: number of this worker, from 0.
         workers: number of workers; each gets every ``workers``-th image of every batch.
         drop_last: whether to leave out a last batch that is smaller than the others.
-        threads: number of threads; by default one per processor.
+        threads: number of threads; 0 for this worker's share of the processors.
         kept: images of the split that are kept from epoch to epoch; None if there are none.
         total: number of batches in the epoch.
 
@@ -88,7 +88,7 @@ class Batches:
     rank: int = 0
     workers: int = 1
     drop_last: bool = False
-    threads: int = field(default_factory=processors)
+    threads: int = 0
     kept: Kept | None = None
 
     def __post_init__(self) -> None:
@@ -98,6 +98,7 @@ class Batches:
             raise DataError(
                 f"rank: expected 0…{self.workers - 1}, being one of {self.workers} workers, got {self.rank}"
             )
+        self.threads = self.threads or max(1, processors() // self.workers)
         count, size = len(self.split), self.batch_size
         self.total = count // size if self.drop_last else -(-count // size)
         if self.total == 0:

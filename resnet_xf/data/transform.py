@@ -14,7 +14,7 @@ from PIL import Image
 
 from resnet_xf.data.images import MODES, Box, Size, all_resized, antialiased, centre_of
 from resnet_xf.data.opencv import bilinear
-from resnet_xf.data.pixels import Bytes, Normalisation, Pixels, cropped
+from resnet_xf.data.pixels import Bytes, Normalisation, Pixels
 from resnet_xf.data.randomness import DRAWS
 from resnet_xf.data.splits import Split
 from resnet_xf.errors import DataError, refuse
@@ -170,14 +170,6 @@ class Transform:
     def _ordered(self, images: Bytes) -> Bytes:
         """Return images whose channels are red, green and blue in the transform's order."""
         return np.ascontiguousarray(images[..., ::-1]) if self.order == "BGR" else images
-
-
-def shifted(pixels: Bytes, padding: int, places: NDArray[np.float64]) -> Bytes:
-    """Return images, ``(B, H, W, C)``, each shifted by up to ``padding`` pixels each way and filled with black.
-
-    ``places``, ``(B, 2)`` in [0, 1), set how far down and across the crop lies in the padded image.
-    """
-    return cropped(pixels, padding, corners_of(padding, places))
 
 
 def corners_of(padding: int, places: NDArray[np.float64]) -> NDArray[np.int64]:

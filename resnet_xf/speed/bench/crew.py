@@ -266,6 +266,12 @@ class Crew:
                 self._failed(runner, BenchError(self._refused[path]))
                 return False
             if not path.exists():
+                if not self._is_computed(path):
+                    self._start_referees([runner.case])
+                if not self._is_computed(path):
+                    self.end(runner)
+                    self._failed(runner, BenchError("its reference outputs do not fit into the memory"))
+                    return False
                 continue
             if not self._fits_device(runner, starting):
                 full = True
@@ -318,6 +324,10 @@ class Crew:
         for tasks in missing.values():
             worker = start_referee(self.supervisor, [(path, case) for (path, _), case in tasks.items()], self.folder)
             self._referees[worker] = [path for path, _ in tasks]
+
+    def _is_computed(self, path: Path) -> bool:
+        """Whether a process computes these reference outputs."""
+        return any(path in paths for paths in self._referees.values())
 
     def _end_referees(self) -> None:
         """End the processes that compute reference outputs; what they have not written is missing."""

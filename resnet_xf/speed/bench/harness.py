@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import count, groupby
 from math import inf
 
 from msgspec.structs import replace
@@ -105,14 +105,17 @@ def bench(
     number = 0
     with _crew(cases, progress, log, results.add, parts, _deadline(start, budget)) as crew:
         try:
+            number_of_first = 0
             for span in _spans(list(results.rows)):
                 for launch in range(launches):
                     # A case that was refused in an earlier launch is not started again.
                     again = [[case for case in group if results.is_sound(case)] for group in span]
                     progress.total -= (sum(map(len, span)) - sum(map(len, again))) * parts
-                    for _ in _measure(crew, again, launch, turns, seconds, results, ordered=budget is not None):
-                        results.complete += launch == launches - 1
+                    for group in _measure(crew, again, launch, turns, seconds, results, ordered=budget is not None):
+                        if launch == launches - 1:
+                            results.finished.add(number_of_first + group)
                         keep(results.report(), results.complete)
+                number_of_first += len(span)
         except Ended as end:
             number, results.stopped = end.number, end.why
             for row in unfinished(crew):
@@ -166,11 +169,11 @@ def _measure(
     results: _Results,
     *,
     ordered: bool,
-) -> Iterator[None]:
+) -> Iterator[int]:
     """Measure the cases of some groups, as many at the same time as the memory holds, each beside its group's first.
 
     Yields:
-        None whenever a group is complete.
+        The number of each group when it is complete; a later group may be so before an earlier one.
 
     Raises:
         Ended: if a signal stops the bench, or its time is up.
@@ -209,7 +212,7 @@ def _measure(
                 kept.pop(number, None)
             if not rest:
                 del open_groups[number]
-                yield
+                yield number
 
 
 def best_batch(case: Case, callback: Callback | None = None, *, budget: float | None = None) -> Case:
@@ -217,16 +220,21 @@ def best_batch(case: Case, callback: Callback | None = None, *, budget: float | 
 
     The search ends when two batch sizes in a row are not faster by ``GAIN``, one does not fit into the memory, or so
     many seconds (``budget``) are over.
+
+    Raises:
+        BenchError: if that is too early for the first batch.
     """
     progress = _Progress(0, callback)
     best, best_rate, without_gain = replace(case, batch=1), 0.0, 0
     batch, turns = 1, 3
+    refused: list[Row] = []
+    failed = False
     ends = _deadline(time.monotonic(), budget)
     while without_gain < 2:
         trial = replace(case, batch=batch)
         progress(0, f"{trial}: getting ready")
         try:
-            with _crew([trial], lambda parts, text: None, lambda line: None, lambda row: None, turns + 1, ends) as crew:
+            with _crew([trial], lambda parts, text: None, lambda line: None, refused.append, turns + 1, ends) as crew:
                 crew.prepare([trial])
                 runners = list(crew.runners)
                 if runners:
@@ -235,7 +243,8 @@ def best_batch(case: Case, callback: Callback | None = None, *, budget: float | 
             if end.number:
                 raise SystemExit(128 + end.number) from None
             break
-        if not runners or runners[0].failure:  # refused, or too large
+        if not runners or runners[0].failure:  # refused, or too large, or not ready in time
+            failed = bool(refused or runners)
             break
         rate = runners[0].rate
         progress(0, f"{trial}: {format_rate(rate)} images/s")
@@ -243,6 +252,8 @@ def best_batch(case: Case, callback: Callback | None = None, *, budget: float | 
         if rate > best_rate:
             best, best_rate = trial, rate
         batch *= 2
+    if not (best_rate or failed):
+        raise BenchError(f"{case.way}: no batch was tried in {budget:.0f} s, its share of --budget; name a --batch")
     return best
 
 
@@ -256,7 +267,7 @@ class _Results:
         budget: as of :func:`bench`.
         command: the command line.
         ceilings: by precision, the largest that were measured.
-        complete: how many of the first groups are complete.
+        finished: the numbers of the groups that are complete.
         stopped: what ended the bench before its time.
     """
 
@@ -265,9 +276,14 @@ class _Results:
     budget: float | None
     command: str
     ceilings: dict[str, float] = field(default_factory=dict)
-    complete: int = 0
+    finished: set[int] = field(default_factory=set)
     stopped: str = ""
     machine: dict[str, str] = field(default_factory=lambda: environment() | hardware())
+
+    @property
+    def complete(self) -> int:
+        """How many of the first groups are complete."""
+        return next(number for number in count() if number not in self.finished)
 
     def add(self, row: Row) -> None:
         """Add the row of one launch."""

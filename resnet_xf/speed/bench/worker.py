@@ -34,9 +34,6 @@ COMMAND = (sys.executable, "-c", "from resnet_xf.speed.bench.worker import main;
 REFEREE = (sys.executable, "-c", "from resnet_xf.speed.bench.worker import referee; referee()")
 """Starts a process that computes reference outputs. For each the path of its file follows, and a case as JSON."""
 
-COMPILER_THREADS = "TORCHINDUCTOR_COMPILE_THREADS"
-"""The environment variable with the number of processes that one ``torch.compile`` uses."""
-
 Do: TypeAlias = Literal["start", "warm up", "run", "release", "memory", "ceiling"]
 """What a process is asked: ``start`` gives :class:`Ready`, ``warm up`` :class:`Warm`, ``run`` a :class:`Round`,
 ``release`` :class:`Released`, ``memory`` :class:`PeakMemory`, ``ceiling`` :class:`Ceiling`."""
@@ -154,8 +151,9 @@ def case_worker(supervisor: Supervisor, case: Case, reference: Path, folder: Pat
     """Start the process of a case. ``compilers``: how many processes its compiler may use, or 0 for its own choice."""
     threads = str(case.threads)
     variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **backend_variables(case.backend, case.preset)}
-    if compilers and COMPILER_THREADS not in os.environ:
-        variables[COMPILER_THREADS] = str(compilers)
+    name = BUILT_IN[case.backend].compilers if case.backend in BUILT_IN else ""
+    if compilers and name and name not in os.environ:
+        variables[name] = str(compilers)
     command = [*COMMAND, case.to_complete_json(), str(reference)]
     return Worker(supervisor, str(case), command, variables, folder)
 
@@ -174,7 +172,7 @@ def main() -> None:
         engine = Engine(case)
         parent.send(Built(_release(engine)))
     except Exception as error:
-        parent.send(_refusal(error, case))
+        parent.send(msgspec.structs.replace(_refusal(error, case), full=False))  # it cannot be asked again
         return
     for request in parent.messages(Request):
         try:
