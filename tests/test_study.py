@@ -222,7 +222,7 @@ def test_grey_images_have_three_equal_channels_for_a_network_of_three() -> None:
     assert pixel_statistics(shown.train, 3) == tuple(3 * numbers for numbers in pixel_statistics(digits.train, 1))
     for split, wanted in ((shown.train, digits.train), (shown.test, digits.test)):
         assert split.digest() == wanted.digest()
-        assert split.stack(np.arange(2), (8, 8, 3)).shape == (2, 8, 8, 3)
+        assert split.stack(np.arange(2), 3).shape == (2, 8, 8, 3)
         np.testing.assert_array_equal(np.asarray(split.image(1, 3)), np.asarray(wanted.image(1, 3)))
     colour = dataclasses.replace(shown, channels=3)
     assert images_for(TINY, colour) is colour  # and check_fit refuses it
