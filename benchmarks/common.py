@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,19 @@ DOCS = BENCHMARKS.parent / "docs"
 
 COLOURS = 64
 """Colours of a picture: enough for charts and smooth text, and a quarter of the bytes."""
+
+
+def resnet_xf(*words: str, codes: Collection[int] = (0,)) -> str:
+    """Run a command of resnet_xf and return what it prints; end the program if its exit code is none of ``codes``."""
+    done = subprocess.run([sys.executable, "-m", "resnet_xf", *words], capture_output=True, text=True, check=False)
+    if done.returncode not in codes:
+        sys.exit(f"{' '.join(words[:2])}: {done.stderr}")
+    return done.stdout
+
+
+def rungs_held(report: Mapping[str, Any]) -> str:
+    """How many rungs of a report of ``parity --json`` hold: ``8 of 8 rungs``."""
+    return f"{sum(rung['status'] == 'pass' for rung in report['rungs'])} of {len(report['rungs'])} rungs"
 
 
 def write_results(path: Path, results: object) -> None:

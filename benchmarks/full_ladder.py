@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common import DOCS, RESULTS, read_results, write_between, write_results
+from common import DOCS, RESULTS, read_results, resnet_xf, rungs_held, write_between, write_results
 from rich.progress import track
 
 SIZES = {
@@ -37,15 +36,8 @@ def run(name: str, size: int, runs: Path | None) -> dict[str, object]:
     """Run one network; its report without the long parts. ``runs`` is the folder that keeps its training runs."""
     command = ["parity", name, "--level", "full", "--image-size", str(size), *OPTIONS.get(name, []), "--json"]
     with TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", "resnet_xf", *command, "--runs", str(runs / name if runs else folder)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode not in (0, 1):
-        sys.exit(f"{name}: {done.stderr}")
-    report = json.loads(done.stdout)
+        printed = resnet_xf(*command, "--runs", str(runs / name if runs else folder), codes=(0, 1))
+    report = json.loads(printed)
     keep = ("network", "holds", "verdict", "backends", "environment", "input_shape", "rungs", "accuracy")
     threads = {"cpus": os.cpu_count(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
     return {"command": "resnet-xf " + " ".join(command)} | {key: report[key] for key in keep} | {"threads": threads}
@@ -65,8 +57,7 @@ def table(results: dict[str, dict]) -> str:
             low, high = accuracy["interval"]
             points = f"{accuracy['mean_difference']:+.2f}, {low:+.2f} to {high:+.2f}"
         size = report["input_shape"][-1]
-        held = sum(rung["status"] == "pass" for rung in report["rungs"])
-        lines.append(f"| `{name}` | {size}×{size} | {' | '.join(upto)} | {held} of {len(seconds)} rungs | {points} |")
+        lines.append(f"| `{name}` | {size}×{size} | {' | '.join(upto)} | {rungs_held(report)} | {points} |")
     return "\n".join(lines) + "\n"
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common import DOCS, RESULTS, read_results, write_between, write_results
+from common import DOCS, RESULTS, read_results, resnet_xf, rungs_held, write_between, write_results
 from full_ladder import SIZES
 from rich.progress import track
 
@@ -33,11 +32,6 @@ TRAINED = {
 """How two networks are trained."""
 
 
-def resnet_xf(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of resnet_xf."""
-    return subprocess.run([sys.executable, "-m", "resnet_xf", *words], capture_output=True, text=True, check=False)
-
-
 def run(name: str, kind: str, folder: Path) -> dict[str, Any]:
     """The report of one network with one kind of weights, without the long parts."""
     subject = name
@@ -46,13 +40,9 @@ def run(name: str, kind: str, folder: Path) -> dict[str, Any]:
         save_weights(subject, draw_weights(name, SEED, kind), plan(name).spec)  # type: ignore[arg-type]
     elif kind == "trained":
         subject = str(folder / name)
-        done = resnet_xf("train", name, *TRAINED[name], "--seed", str(SEED), "--backend", "torch", "--out", subject)
-        if done.returncode:
-            sys.exit(f"train {name}: {done.stderr}")
-    done = resnet_xf("parity", subject, "--level", "standard", "--image-size", str(SIZES[name]), "--json")
-    if done.returncode not in (0, 1, 3):
-        sys.exit(f"{name}, {kind}: {done.stderr}")
-    report = json.loads(done.stdout)
+        resnet_xf("train", name, *TRAINED[name], "--seed", str(SEED), "--backend", "torch", "--out", subject)
+    words = "parity", subject, "--level", "standard", "--image-size", str(SIZES[name]), "--json"
+    report = json.loads(resnet_xf(*words, codes=(0, 1, 3)))
     return {key: report[key] for key in ("network", "holds", "verdict", "input_shape", "rungs")}
 
 
@@ -67,8 +57,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             if report is None:
                 cells.append("")
                 continue
-            held = sum(rung["status"] == "pass" for rung in report["rungs"])
-            cells.append(f"{'holds' if report['holds'] else report['verdict']}, {held} of {len(report['rungs'])} rungs")
+            cells.append(f"{'holds' if report['holds'] else report['verdict']}, {rungs_held(report)}")
         lines.append(f"| `{name}` | {size}×{size} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

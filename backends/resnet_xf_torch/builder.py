@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -110,12 +111,27 @@ class SubsampledConv2d(nn.Conv2d):
 
 def without_onednn_s_overrun(network: nn.Module) -> None:
     """Replace the convolutions whose training in channels_last on a CPU may end the process."""
-    for parent in list(network.modules()):
-        for name, conv in list(parent.named_children()):
-            if (type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.stride != (1, 1)) and (
-                conv.groups == 1 and conv.padding == (0, 0) and conv.in_channels < 16
-            ):
-                setattr(parent, name, SubsampledConv2d(conv))
+
+    def overruns(conv: nn.Conv2d) -> bool:
+        narrow = conv.groups == 1 and conv.in_channels < 16
+        return narrow and conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.padding == (0, 0)
+
+    replace_convolutions(network.modules(), overruns, SubsampledConv2d)
+
+
+def replace_convolutions(
+    parents: Iterable[nn.Module], chosen: Callable[[nn.Conv2d], bool], new: Callable[[nn.Conv2d], nn.Module]
+) -> bool:
+    """Replace the convolutions that are chosen among the parents' children; return whether there were any."""
+    found = [
+        (parent, name, child)
+        for parent in parents
+        for name, child in parent.named_children()
+        if type(child) is nn.Conv2d and chosen(child)
+    ]
+    for parent, name, conv in found:
+        setattr(parent, name, new(conv))
+    return bool(found)
 
 
 class Float32PReLU(nn.PReLU):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from resnet_xf_torch.builder import ResidualBlock
+from resnet_xf_torch.builder import ResidualBlock, replace_convolutions
 
 FEW_CHANNELS = 4
 """The most input channels of a convolution for which 2×2 pixels side by side are faster."""
@@ -133,13 +133,11 @@ def _(x: Any, shortcut: Any, weight: Any, bias: Any, stride: Any, padding: Any) 
 
 def with_wide_stem(network: nn.Module) -> bool:
     """Replace a stem's convolution of stride 2 and few channels; return whether there was one."""
-    wide = False
-    for parent in _containers(network):
-        for name, conv in list(parent.named_children()):
-            if _is_plain(conv) and conv.in_channels <= FEW_CHANNELS and conv.stride == (2, 2):
-                setattr(parent, name, SpaceToDepthConv2d(conv))
-                wide = True
-    return wide
+
+    def is_stem(conv: nn.Conv2d) -> bool:
+        return _is_plain(conv) and conv.in_channels <= FEW_CHANNELS and conv.stride == (2, 2)
+
+    return replace_convolutions(_containers(network), is_stem, SpaceToDepthConv2d)
 
 
 def with_pooled_stem(network: nn.Module) -> bool:

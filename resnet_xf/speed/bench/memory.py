@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 
 from resnet_xf.architecture.plan import plan
@@ -21,6 +22,7 @@ DEVICE = 2**31
 """Bytes of a GPU's memory that a case takes besides its activations, about: kernels, workspaces, weights."""
 
 
+@cache
 def activations(case: Case) -> int:
     """Bytes that the activations of a batch take in float32, at least."""
     rows = trace(plan(case.spec), (1, case.spec.in_channels, *case.image_size))
