@@ -140,7 +140,7 @@ def test_without_a_graph_nothing_is_proven(exported: Path, tmp_path: Path, comma
     resnet_xf.save_weights(tmp_path / "w.safetensors", draw_weights(SPEC, 5), SPEC)
     code, out, _ = command("migrate", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "out"))
     assert code == 3
-    assert out.startswith("not proven: the file has no graph")
+    assert out.startswith("not proven: the file has no graph, so the original was not run; ")
 
 
 def test_without_mxnet_the_graph_is_read_and_nothing_is_proven(

@@ -224,10 +224,11 @@ def _proof(conversion: Conversion, against: str | Path | None, report: Report) -
     if against is not None and report.holds:
         return f"the original recorded in {against}", ""
     if conversion.graph is None:
+        consequence = f"it is assumed to be {conversion.assumed}" if conversion.assumed else "the original was not run"
         return None, (
-            f"the file has no graph, so it is assumed to be {conversion.assumed or conversion.spec.name}; "
-            f"export it (network.export), so that {symbol_path(conversion.source).name} lies beside the file, or give "
-            "what `resnet-xf capture-script` recorded of the original (--against)"
+            f"the file has no graph, so {consequence}; export it (network.export), so that "
+            f"{symbol_path(conversion.source).name} lies beside the file, or give what "
+            "`resnet-xf capture-script` recorded of the original (--against)"
         )
     for check in conversion.checks:
         if conversion.graph in check.theirs:
