@@ -37,7 +37,7 @@ COMMANDS = {
     "convert": ("convert", "w.safetensors", "out.pth"),
     "train": ("train", "spec.toml", "--epochs", "20", "--device", "cpu", "--out", "run"),
     "bench": (
-        *("bench", "spec.toml", "--backend", "torch", "--mode", "infer,train", "--preset", "best", "--time", "1"),
+        *("bench", "spec.toml", "--backend", "torch", "--mode", "infer,train", "--preset", "eager,tuned", "--time", "1"),
         *("--batch", "2", "--out", "report.json"),
     ),
 }
