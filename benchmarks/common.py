@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -30,6 +31,11 @@ def resnet_xf(*words: str, codes: Collection[int] = (0,)) -> str:
     if done.returncode not in codes:
         sys.exit(f"{' '.join(words[:2])}: {done.stderr}")
     return done.stdout
+
+
+def in_checkout(folder: Path) -> dict[str, str]:
+    """The environment of a process that imports the packages of the checkout in ``folder``."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (folder, folder / "backends")))}
 
 
 def rungs_held(report: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from common import BENCHMARKS, DOCS, RESULTS, read_results, write_between, write_results
+from common import BENCHMARKS, DOCS, RESULTS, in_checkout, read_results, write_between, write_results
 
 from resnet_xf.support.environment import environment, hardware
 
@@ -25,10 +25,9 @@ NETWORKS = ("resnet18", "resnet50", "resnet152")
 
 def run(checkout: Path, network: str) -> dict[str, object]:
     """Prove one network with a checkout; its seconds by the wall clock and on the processor, and its peak in bytes."""
-    paths = os.pathsep.join(map(str, (checkout, checkout / "backends")))
     command = [sys.executable, "-m", "resnet_xf", "parity", network, "--level", "standard"]
     load, start = os.getloadavg()[0], time.perf_counter()
-    process = subprocess.Popen(command, cwd=checkout, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=checkout, env=in_checkout(checkout), stdout=subprocess.PIPE)
     assert process.stdout is not None
     verdict = process.stdout.read().decode().strip().rpartition("\n")[2]
     _, status, usage = os.wait4(process.pid, 0)

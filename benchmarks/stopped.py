@@ -37,8 +37,8 @@ COMMANDS = {
     "convert": ("convert", "w.safetensors", "out.pth"),
     "train": ("train", "spec.toml", "--epochs", "20", "--device", "cpu", "--out", "run"),
     "bench": (
-        *("bench", "spec.toml", "--backend", "torch", "--mode", "infer,train", "--preset", "eager,tuned", "--time", "1"),
-        *("--batch", "2", "--out", "report.json"),
+        *("bench", "spec.toml", "--backend", "torch", "--mode", "infer,train", "--preset", "eager,tuned"),
+        *("--time", "1", "--batch", "2", "--out", "report.json"),
     ),
 }
 OUTPUTS = {

@@ -72,3 +72,13 @@ def test_a_killed_run_is_resumed_to_the_bit(tmp_path) -> None:
     result = json.loads((tmp_path / "kill_and_resume.json").read_text())
     assert result["backends"]["mxnet"]["holds"]
     assert len(result["backends"]["mxnet"]["kills"]) == 1
+
+
+def test_a_row_is_slower_if_no_run_of_it_is_as_fast_and_by_more_than_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from regression import slower
+
+    assert slower({"before": [10, 12], "after": [9, 8]})
+    assert not slower({"before": [10, 12], "after": [9, 10]})
+    assert not slower({"before": [100, 101], "after": [99, 97]})
+    assert not slower({"before": [10, 12], "after": [12, 14]})

@@ -129,7 +129,8 @@ def graph_elsewhere(params: str | Path) -> str:
     """A remark on graphs that lie beside a file under other names; empty if there are none."""
     wanted = symbol_path(params)
     others = sorted(path.name for path in wanted.parent.glob("*-symbol.json")) if not wanted.is_file() else []
-    return f"{', '.join(others[:3])} lies beside the file; its graph is looked for as {wanted.name}" if others else ""
+    verb = "lies" if len(others) == 1 else "lie"
+    return f"{', '.join(others[:3])} {verb} beside the file; its graph is looked for as {wanted.name}" if others else ""
 
 
 def read_symbol(path: str | Path, *, part: bool = False) -> Symbol:

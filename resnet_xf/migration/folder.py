@@ -24,7 +24,6 @@ from resnet_xf.formats.description import Description, path_beside
 from resnet_xf.formats.exported import running_exported
 from resnet_xf.formats.exports import Check, compared, export
 from resnet_xf.formats.files import read_checkpoint
-from resnet_xf.formats.gluon_symbol import symbol_path
 from resnet_xf.formats.identify import Identity, identify
 from resnet_xf.ladder.capture.against import parity_against
 from resnet_xf.ladder.climb import parity
@@ -226,9 +225,9 @@ def _proof(conversion: Conversion, against: str | Path | None, report: Report) -
     if conversion.graph is None:
         consequence = f"it is assumed to be {conversion.assumed}" if conversion.assumed else "the original was not run"
         return None, (
-            f"the file has no graph, so {consequence}; export it (network.export), so that "
-            f"{symbol_path(conversion.source).name} lies beside the file, or give what "
-            "`resnet-xf capture-script` recorded of the original (--against)"
+            f"the file has no graph, so {consequence}; migrate the original as MXNet's `network.export` writes it, a "
+            ".params with its -symbol.json beside it, or give what `resnet-xf capture-script` recorded of the original "
+            "(--against)"
         )
     for check in conversion.checks:
         if conversion.graph in check.theirs:
