@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_xf import ResNetSpec, Stage, convert, draw_weights, plan, save_weights, write_checkpoint
+from resnet_xf import ResNetSpec, Stage, convert, draw_weights, get_spec, plan, save_weights, write_checkpoint
 from resnet_xf.architecture.measures import relative_error
 from resnet_xf.architecture.spec import Stem
 from resnet_xf.backend.registry import get_backend
@@ -196,3 +196,18 @@ def test_a_checkpoint_in_float16_tells_its_error(tmp_path) -> None:
     assert export(SMALL, weights_of(SMALL), tmp_path / "net.pt2", verify=False) == ()
     with pytest.raises(BackendError, match="a checkpoint is written in float32 or float16, not in bfloat16"):
         convert(tmp_path / "in.safetensors", tmp_path / "b.pth", precision="bfloat16")
+    assert not [note for note in done.notes if "as in the source" in note]
+
+
+@pytest.mark.parametrize("target", ["net.safetensors", "net.pth", "net.params", "net.onnx", "net.pt2", "net/"])
+@pytest.mark.parametrize(
+    "value, dtype, says", [(1e6, "float16", "1e.06, and float16 ends at 6.55e.04"), (1e300, "float32", "1e.300")]
+)
+def test_a_value_beyond_the_precision_is_refused(tmp_path, target: str, value: float, dtype: str, says: str) -> None:
+    spec = msgspec.structs.replace(get_spec("resnet18"), name="large", num_classes=3) if target == "net/" else SMALL
+    weights = draw_weights(spec, dtype="float64")
+    weights["bn1.running_var"][0] = value
+    write_checkpoint(tmp_path / "in.safetensors", weights, spec)
+    with pytest.raises(WeightsError, match=rf"bn1.running_var has the value {says}.*choose a wider precision"):
+        convert(tmp_path / "in.safetensors", f"{tmp_path}/{target}", precision=dtype, verify=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]

@@ -149,6 +149,23 @@ def plain(array: Array, dtype: DTypeLike = None) -> Array:
     return np.ascontiguousarray(array, np.dtype(dtype or array.dtype).newbyteorder("="))
 
 
+def rounded(weights: Mapping[str, Array], dtype: DTypeLike) -> Weights:
+    """Return weights in another dtype.
+
+    Raises:
+        WeightsError: if a value is too large for it.
+    """
+    with np.errstate(over="ignore"):
+        cast = {name: array.astype(dtype) for name, array in weights.items()}
+    for name, array in cast.items():
+        if (overflowed := np.isinf(array) & np.isfinite(weights[name])).any():
+            largest, end = np.abs(weights[name][overflowed]).max(), np.finfo(array.dtype).max
+            raise WeightsError(
+                f"{name} has the value {largest:.4g}, and {array.dtype} ends at {end:.4g}; choose a wider precision"
+            )
+    return cast
+
+
 def without_counters(weights: Mapping[str, Array]) -> Weights:
     """Weights without the step counters of PyTorch's batch norms; no forward pass reads them.
 

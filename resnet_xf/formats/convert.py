@@ -15,7 +15,7 @@ from resnet_xf.architecture.nodes import Norm, Sequential, output_shapes, walk
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.rewrite import float64_bound
 from resnet_xf.architecture.spec import Spec
-from resnet_xf.architecture.weights import DESCRIPTION_KEY, Array, Weights, all_weight_shapes, save_weights
+from resnet_xf.architecture.weights import DESCRIPTION_KEY, Array, Weights, all_weight_shapes, rounded, save_weights
 from resnet_xf.architecture.zoo import REFERENCE
 from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, require
 from resnet_xf.backend.registry import get_backend, is_installed
@@ -158,7 +158,7 @@ def convert(
         prefix=file.prefix + identity.prefix,
         tensors=len(identity.weights),
         checks=checks,
-        notes=(*_notes(file, identity, verified=bool(checks)), *not_run),
+        notes=(*_notes(file, identity, verified=bool(checks), kept=not exported and precision is None), *not_run),
         description=description,
     )
 
@@ -192,15 +192,14 @@ def _rounded(identity: Identity, precision: str | None, *, verify: bool) -> tupl
         return identity, ()
     if precision not in ("float32", "float16"):
         raise BackendError(f"a checkpoint is written in float32 or float16, not in {precision}; a .pt2 can be bfloat16")
-    weights = {name: array.astype(precision) for name, array in identity.weights.items()}
-    rounded = replace(identity, weights=weights)
+    narrow = replace(identity, weights=rounded(identity.weights, precision))
     backend = next((name for name in ("torch", "onnx", "mxnet") if is_installed(name)), None)
     if backend is None or not verify:
-        return rounded, ()
+        return narrow, ()
     images = sample_images(identity.plan.spec.in_channels, _smaller(identity.plan))
-    output, expected = (_output(backend, one, images) for one in (rounded, identity))
+    output, expected = (_output(backend, one, images) for one in (narrow, identity))
     names = f"ours on {backend} with weights in {precision}", f"ours on {backend}"
-    return rounded, (Check(*names, relative_error(output, expected)),)
+    return narrow, (Check(*names, relative_error(output, expected)),)
 
 
 def _array_of(source: Array | str | Path, axes: int) -> Array:
@@ -360,8 +359,8 @@ def _reference(file: CheckpointFile, identity: Identity, images: Array) -> tuple
     return f"{REFERENCE[model]}'s own {model}", backend.forward(network, images)
 
 
-def _notes(file: CheckpointFile, identity: Identity, *, verified: bool) -> tuple[str, ...]:
-    """The remarks of a conversion."""
+def _notes(file: CheckpointFile, identity: Identity, *, verified: bool, kept: bool) -> tuple[str, ...]:
+    """The remarks of a conversion. ``kept`` says that arrays were written in the dtypes of the source."""
     spec = identity.plan.spec
     notes = [*file.notes, *identity.notes]
     if file.spec is not None and file.spec.name != spec.name:
@@ -380,6 +379,6 @@ def _notes(file: CheckpointFile, identity: Identity, *, verified: bool) -> tuple
     if not description.trained:
         notes.append(UNTRAINED)
     dtypes = sorted({str(array.dtype) for array in identity.weights.values()})
-    if dtypes != ["float32"]:
+    if kept and dtypes != ["float32"]:
         notes.append(f"dtype {', '.join(dtypes)}, as in the source")
     return tuple(notes)
