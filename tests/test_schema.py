@@ -38,7 +38,10 @@ def test_the_committed_schema_is_the_one_that_the_types_give(tmp_path) -> None:
 def test_it_is_of_the_dialect_that_it_names_and_describes_what_it_holds() -> None:
     schema = report_schema()
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert schema["description"].startswith("A whole parity run.\n\nAttributes:\n    network: its name.")
+    assert schema["description"].startswith(
+        "The report of a parity run: what was compared, and the result of each rung.\n\n"
+        "Attributes:\n    network: the network's name."
+    )
     assert set(schema["required"]) == {"holds", "verdict", *Report.__struct_fields__}
     assert all(one["description"] and one.get("additionalProperties") is not True for one in schema["$defs"].values())
 

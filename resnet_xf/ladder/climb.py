@@ -1,4 +1,4 @@
-"""The ladder: compares sides rung by rung, the cheapest rung first."""
+"""Runs the parity ladder: compares two or more networks in checks called rungs, the cheapest first."""
 
 from __future__ import annotations
 
@@ -53,19 +53,20 @@ LADDER = (
     lockstep.RUNG,
     curves.RUNG,
 )
-"""The rungs in order, cheapest first, but for those of more precisions and of accuracies."""
+"""The rungs in order, cheapest first. :func:`rungs` adds those of further precisions, and of accuracies."""
 
 PRECISIONS = ("bfloat16", "float16", "tf32")
-"""In which the output may be compared, besides float32 and float64."""
+"""The precisions in which outputs can be compared, besides float32 and float64."""
 
 FREED = 2**25
-"""Of networks of more bytes, the memory is freed after each rung. For smaller ones that is not worth its time."""
+"""If the weights take more bytes, memory is freed after each rung. For smaller networks this is not worth the time."""
 
 ACCURACY = 10
-"""The number of the rung that trains in processes. Its errors say nothing about the networks."""
+"""The number of the rung that trains in child processes. This package's own errors there are raised: they say nothing
+about the networks."""
 
 MENDABLE = (BackendError, CheckpointError, DataError, EvidenceError, RecipeError, TrainingStopped)
-"""Errors that are not findings: a user can mend them, or has asked for them."""
+"""Errors that are raised and not reported as a difference: a user can mend the cause, or has stopped the run."""
 
 
 def parity(
@@ -85,15 +86,15 @@ def parity(
     prefix: str | None = None,
     on_rung: Tell = lambda number, name, share: None,
 ) -> Report:
-    """Compare the networks that backends build from one spec, rung by rung, up to the first that fails.
+    """Compare the networks that backends build from one spec, in checks called rungs, up to the first that fails.
 
-    Or compare two networks of your own, of whichever frameworks: ``parity((module, block), names={...},
-    images=array)``. They take ``(N, C, H, W)`` and return ``(N, classes)``. They bring their backends and their
-    weights, which must be the same. Copies are compared, in which every parameter learns; the networks themselves and
-    their hooks are not touched. The first network is the reference for the layers of the second. Training uses images
-    of the size of ``images``, which must be an array. Accuracies are not compared, so ``full`` ends at rung 9.
-    Frameworks draw random values differently, so networks with dropout can be compared at ``quick`` only. A network of
-    Gluon's ``SymbolBlock.imports`` has no layers; these are read from its graph, and named as ``convert`` names them.
+    Or compare two networks of your own, from any of the frameworks: ``parity((module, block), names={...},
+    images=array)``. They take ``(N, C, H, W)`` and return ``(N, classes)``. Their own weights are compared, and must be
+    equal. The comparison uses copies, in which every parameter is trained; it does not change your networks or their
+    hooks. The first network is the reference for the layers of the second. Training uses images of the size of
+    ``images``, which must be an array. Accuracies are not compared, so ``full`` ends at rung 9. Frameworks draw random
+    values differently, so networks with dropout can be compared at ``quick`` only. A network of Gluon's
+    ``SymbolBlock.imports`` has no layers; these are read from its graph, and named as ``convert`` names them.
 
     Args:
         spec: a plan, a spec, or the name of one. Or the path of a checkpoint, as :func:`resnet_xf.convert` reads it:
@@ -101,9 +102,9 @@ def parity(
             says which, in ``weights``. Or a pair of your own networks.
         backends: at least two, by name or as objects. A text may hold several names, with commas between them. If None,
             all of this project that are installed.
-        names: for a pair: the second network's layers by dotted name, and for each the first's. Layers of equal name
-            may be left out. Layers without weights may be left out too; these are then not compared on their own.
-            :func:`resnet_xf.suggest_names` proposes names.
+        names: for a pair: from the dotted name of each layer of the second network to its name in the first. Layers of
+            equal name may be left out. Layers without weights may be left out too; these are then not compared on their
+            own. :func:`resnet_xf.suggest_names` proposes names.
         level: ``quick``: inference (rungs 1 to 5). ``standard``: also layers, gradients and training in lock-step (to
             8). ``full``: also learning curves and accuracies (to 10).
         image_size: height and width; the spec's own if None.
@@ -112,14 +113,17 @@ def parity(
         weights: arrays by name, or a checkpoint of any format that :func:`resnet_xf.convert` reads. If None, drawn from
             ``seed`` by the scheme ``probe``: no scale is 1, no shift and no running mean is 0, so every value has an
             effect.
-        seed: of drawn weights, and of the order and augmentation of training images.
+        seed: the seed of drawn weights, and of the order and augmentation of training images.
         device: ``cpu``, ``cuda`` or ``cuda:1``, for every backend that has it; the others run on the CPU. TF32 is off.
-        precisions: in which the output is compared with float64 too: ``bfloat16``, ``float16``, ``tf32``.
-        trial: how accuracies are compared. If None, they are compared at ``full`` only, on digits.
+        precisions: further precisions whose output is compared with float64: ``bfloat16``, ``float16``, ``tf32``.
+        trial: how accuracies are compared (rung 10). If None, they are compared at ``full`` only, on digits.
         max_memory: bytes that tensors captured inside the networks may take at a time. If None, 1 GiB, or a quarter of
             a small machine's memory.
-        prefix: of the network's names in the checkpoint, if it has more than this network.
+        prefix: the prefix of the network's names in the checkpoint, if the file holds more than this network.
         on_rung: called with the number and the name of each rung, and its finished share, from 0 to 1.
+
+    Returns:
+        The report. Its ``holds`` is True if no rung failed and none was inconclusive.
 
     Raises:
         BackendError: if fewer than two backends are named, or one cannot be used.
@@ -147,10 +151,10 @@ def parity(
 
 
 def live_sides(subject: Subject, backends: Sequence[Backend], device: str) -> list[Live]:
-    """Return a side for each backend, on the device that was asked for, or on the CPU if the backend has no other.
+    """Return a live side (a network that runs here) for each backend, on ``device`` or else on its only one, the CPU.
 
     Raises:
-        BackendError: if a GPU was asked for and none of them has any.
+        BackendError: if ``device`` is a GPU and none of the backends has one.
     """
     devices = [device if len(backend.devices()) > 1 else "cpu" for backend in backends]
     if backends and device not in ("auto", "cpu") and set(devices) == {"cpu"}:
@@ -160,9 +164,9 @@ def live_sides(subject: Subject, backends: Sequence[Backend], device: str) -> li
 
 
 def backends_of(names: str | Sequence[str | Backend] | None) -> list[Backend]:
-    """Return backends in the order given, from one string with commas or a sequence of names and backends.
+    """Return backends, in order, from one string of names with commas or a sequence of names and backends.
 
-    If None, they are those of this project that are installed.
+    If ``names`` is None, return the installed backends of this project.
 
     Raises:
         BackendError: if a backend is unknown, not installed or incomplete.
@@ -182,10 +186,11 @@ def climb(
     trial: Trial | None = None,
     on_rung: Tell = lambda number, name, share: None,
 ) -> Report:
-    """Compare sides on the rungs of a level, up to the first that fails. A later one could only repeat it.
+    """Compare sides (networks under comparison) on the rungs of a level, and return the report.
 
-    A rung compares the sides that have the capabilities for it. It is skipped if there are fewer than two.
-    ``weights`` and ``images`` say where these came from.
+    A rung compares the sides that have the capabilities it needs. It is skipped if there are fewer than two. After a
+    rung that fails, the others are skipped, because they could only repeat the failure. ``weights`` and ``images`` are
+    texts that say where these came from. The other arguments are those of :func:`parity`.
     """
     created = datetime.now(UTC).replace(microsecond=0)
     results: list[RungResult] = []
@@ -239,12 +244,12 @@ def rungs(
     trial: Trial | None,
     on_rung: Tell = lambda number, name, share: None,
 ) -> list[Rung]:
-    """Return the rungs of a level, with those of more precisions and of accuracies.
+    """Return the rungs of a level, one more for each of ``precisions``, and rung 10 if accuracies are to be compared.
 
-    Refuse before the first rung what a later one would refuse.
+    Errors that a later rung would raise are raised here, before hours are spent. ``on_rung`` gets rung 10's progress.
 
     Raises:
-        BackendError: if no side has a precision.
+        BackendError: if a precision is unknown, or all sides run here and none of them has it.
         ResNetXFError: if there is no such level, or as :meth:`resnet_xf.ladder.rungs.accuracy.Trial.check`.
     """
     check_level(level)
@@ -267,7 +272,7 @@ def rungs(
 
 
 def _judge(rung: Rung, subject: Subject, sides: Sequence[Side], on_rung: Tell) -> tuple[Finding, float]:
-    """Return the finding of a rung, and the seconds that it took."""
+    """Return the finding of a rung, and the seconds that it took. A crash of a network is a finding that fails."""
     tell = partial(on_rung, rung.number, rung.name)
     tell(0.0)
     for side in sides:
@@ -289,7 +294,7 @@ def assert_parity(
     backends: str | Sequence[str | Backend] | None = None,
     **options: object,
 ) -> Report:
-    """Call :func:`parity` with the same arguments, and raise unless every rung that could be compared holds.
+    """Call :func:`parity` with the same arguments; return its report, or raise if a rung failed or is inconclusive.
 
     Raises:
         AssertionError: the message names the rung, the first layer that differs, and by how much; or what could not be

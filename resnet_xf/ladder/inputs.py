@@ -39,16 +39,16 @@ def subject_of(
     max_memory: int | None,
     prefix: str | None = None,
 ) -> tuple[Subject, str, str]:
-    """Return the subject of a parity run, and in words where its weights and its images came from.
+    """Return the subject (all inputs) of a parity run, and two texts: where its weights and its images came from.
 
     Args:
         spec: a plan, a spec, the name or the path of one, or the path of a checkpoint.
         image_size: height and width; the spec's own if None.
         images: an array ``(N, C, H, W)``, or a folder of images; photographs or digits if None.
         weights: arrays by name, or the path of a checkpoint; drawn from ``seed`` if None.
-        seed: of drawn weights, and of the training runs.
+        seed: the seed of drawn weights, and of the training runs.
         max_memory: see :func:`memory_limit`.
-        prefix: of the network's names in the checkpoint.
+        prefix: the prefix of the network's names in the checkpoint; None if the file holds only this network.
 
     Raises:
         SpecError, ShapeError, WeightsError, DataError: if these do not make a network, or do not fit it.
@@ -81,7 +81,7 @@ def subject_of(
 
 
 def memory_limit(max_memory: int | None) -> int:
-    """Return ``max_memory``, or if it is None, 1 GiB, or a quarter of the memory of a small machine."""
+    """Return ``max_memory`` (bytes), or if it is None, 1 GiB, or a quarter of the memory of a small machine."""
     if max_memory is not None:
         return max_memory
     available = environment.memory()
@@ -89,7 +89,10 @@ def memory_limit(max_memory: int | None) -> int:
 
 
 def _images(planned: Plan, images: Array | str | Path | None, size: tuple[int, int] | None) -> tuple[Array, str]:
-    """Return images as float32 ``(N, C, H, W)``, and in words where they came from."""
+    """Return images as float32 ``(N, C, H, W)``, and a text that says where they came from.
+
+    ``images``: see :func:`subject_of`. ``size``: height and width of images that are read or drawn from scikit-learn.
+    """
     channels = planned.spec.in_channels
     if images is None or isinstance(images, str | Path):
         origin = "scikit-learn's digits" if channels == 1 else "scikit-learn's photographs"
@@ -109,7 +112,14 @@ def pixels_of(images: Array) -> Array:
 def weights_of(
     planned: Plan, weights: Mapping[str, Array] | str | Path | None, seed: int, prefix: str | None = None
 ) -> tuple[Plan, Weights, str]:
-    """Return the network with what a checkpoint says of it, float32 weights, and in words where these came from."""
+    """Return a plan, its float32 weights by name, and a text that says where these came from.
+
+    ``weights``: arrays, or a checkpoint, or None to draw them from ``seed``. A checkpoint's plan replaces ``planned``,
+    because it may have another eps or number of classes. ``prefix``: see :func:`subject_of`.
+
+    Raises:
+        WeightsError: if the weights do not fit the plan or are not finite.
+    """
     if weights is None:
         return planned, draw_weights(planned, seed, "probe"), f"drawn as probe from seed {seed}"
     if isinstance(weights, str | Path):
@@ -121,19 +131,22 @@ def weights_of(
 
 
 def _read(path: str | Path, spec: Spec | None, prefix: str | None) -> tuple[Plan, Weights, str]:
-    """Return the network of a checkpoint, with its number of classes and its eps if it tells one, and its weights."""
+    """Return the plan of a checkpoint, its float32 weights, and a text that says where they came from.
+
+    ``spec``: the network that it should be; None if only the checkpoint tells. ``prefix``: see :func:`subject_of`.
+    """
     found, how = identify_verified(path, spec, prefix)
     arrays, rounded = float32_of(found.weights)
     return found.plan, arrays, f"from {path}{rounded}{how}"
 
 
 def is_checkpoint(path: str) -> bool:
-    """Return whether a path is a checkpoint's, or that of a run's folder, and not a spec's."""
+    """Return whether a path is a checkpoint, by its suffix, or the folder of a training run with checkpoints."""
     return Path(path).suffix in SUFFIXES or bool(list_checkpoints(path))
 
 
 def float32_of(weights: Mapping[str, Array]) -> tuple[Weights, str]:
-    """Return weights as float32, and a remark if this rounded them.
+    """Return weights as float32, and the text ``, rounded to float32`` if any was float64, else an empty one.
 
     Raises:
         WeightsError: if a value is not finite, or a variance is negative.

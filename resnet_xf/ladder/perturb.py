@@ -12,20 +12,20 @@ from resnet_xf.backend.observe import Passed
 from resnet_xf.support.seeding import seed_of
 
 PERTURBATION = 2.0**-42
-"""Relative size of a perturbation in training: a thousand float64 rounding errors. So the answer is not rounding error
-itself, and hardly any ReLU input changes its sign."""
+"""Relative size of a perturbation in training: a thousand float64 rounding errors. This is large enough to stand out
+from rounding errors, and so small that hardly any input of a ReLU changes its sign."""
 
 PIXEL_PERTURBATION = 1e-6
-"""Relative size of a perturbation in inference, where a ReLU makes no jump."""
+"""Relative size of a perturbation in inference. It may be larger there, because the output of a ReLU has no jump."""
 
 
 def noise(key: str, shape: tuple[int, ...]) -> Array:
-    """Return standard normal float64 values. The same key gives the same values."""
+    """Return standard normal float64 values of a shape. The same key gives the same values."""
     return np.random.default_rng(seed_of(key, 8)).standard_normal(shape)
 
 
 def perturb(array: Array, size: float, key: str) -> Array:
-    """Return an array in float64, each value changed at random by about ``size`` of itself."""
+    """Return a float64 copy, each value multiplied by 1 + ``size`` · normal noise. ``key`` is the seed of the noise."""
     normal = np.random.default_rng(seed_of(key, 8)).standard_normal(array.shape, np.float32)
     perturbed: Array = np.multiply(normal, size, dtype=np.float64)
     perturbed += 1
@@ -34,7 +34,7 @@ def perturb(array: Array, size: float, key: str) -> Array:
 
 
 class Computed(Mapping[str, Array]):
-    """Arrays by name that are computed each time they are read, so that they are never in memory together."""
+    """A mapping of arrays by name. Each array is computed whenever it is read, so they are never in memory together."""
 
     def __init__(self, names: Iterable[str], compute: Callable[[str], Array]) -> None:
         self._names, self._compute = tuple(names), compute
@@ -50,24 +50,24 @@ class Computed(Mapping[str, Array]):
 
 
 def perturb_all(arrays: Mapping[str, Array], size: float) -> Computed:
-    """Perturb every array at random, by a relative ``size``, seeded by its name; each is computed when it is read."""
+    """Return the arrays, each perturbed at random by a relative ``size`` (:func:`perturb`) with its name as the key."""
     return Computed(arrays, lambda name: perturb(arrays[name], size, name))
 
 
 def perturb_pixels(images: Array) -> Array:
-    """Return images in float64, each pixel changed by a share of the brightest one. So black pixels change too."""
+    """Return images in float64, with noise of ``PIXEL_PERTURBATION`` times the largest pixel added, also to zeros."""
     images = images.astype(np.float64)
     perturbed: Array = images + PIXEL_PERTURBATION * np.abs(images).max() * noise("images", images.shape)
     return perturbed
 
 
 def tile(batch: Array, times: int, key: str) -> Array:
-    """Tile the batch; perturb every copy but the first by about 50%."""
+    """Repeat the batch ``times`` times along its first axis. Perturb all copies but the first by 50%, seeded by key."""
     return np.concatenate([batch, *(perturb(batch, 0.5, f"{key}/{time}") for time in range(1, times))])
 
 
 def next_values(arrays: Mapping[str, Array], key: object) -> Computed:
-    """Change every value to the next larger or next smaller one of its dtype, at random."""
+    """Return the arrays, every value changed at random to the next larger or smaller of its dtype; key: the seed."""
 
     def change(name: str) -> Array:
         array = arrays[name]
@@ -79,11 +79,10 @@ def next_values(arrays: Mapping[str, Array], key: object) -> Computed:
 
 
 def largest_mean(images: Array, eps: float) -> float:
-    """Return the largest mean of a channel of ``(N, C, H, W)`` or ``(N, C)``, in standard deviations of that channel.
+    """Return the largest |mean| / √(variance + ``eps``) among the channels of ``(N, C, H, W)`` or ``(N, C)``.
 
     A batch norm magnifies a rounding error of the mean by this factor, because it changes all normalised values
-    together (Chan, Golub and LeVeque 1983). A perturbation cannot show it: it changes each value on its own, and the
-    mean far less.
+    together (Chan, Golub and LeVeque 1983). A random perturbation does not show this: it hardly changes the mean.
     """
     values = images.astype(np.float64)
     axes = (0, *range(2, values.ndim))
@@ -92,10 +91,10 @@ def largest_mean(images: Array, eps: float) -> float:
 
 
 def longest_sum(weights: Mapping[str, Array], layer: str, passed: Passed) -> float:
-    """Return the number of terms in the longest sum of a layer, forward or from its outputs back to its inputs.
+    """Return the number of terms in the longest sum that a layer computes, forward or for its input gradients.
 
-    For a global mean these are its pixels. For a convolution these are the weights of one output channel, or of one
-    input channel.
+    For a global mean these are the pixels. For a convolution these are the weights of one output channel, or of one
+    input channel. ``weights`` are the network's, ``passed`` are the layer's inputs and output.
     """
     pixels = [x.size / passed.output.size for x in passed.inputs]
     kernels = [a.size / min(a.shape[:2]) for k, a in weights.items() if layer_of(k) == layer and a.ndim > 1]
@@ -103,5 +102,5 @@ def longest_sum(weights: Mapping[str, Array], layer: str, passed: Passed) -> flo
 
 
 def roundings_of_sum(terms: float) -> float:
-    """Return how many rounding errors a sum counts as: one, and 1/12 per term, the variance of a rounding error."""
+    """Return as how many rounding errors a sum counts: 1 + terms / 12, since 1/12 is a rounding error's variance."""
     return 1 + terms / 12

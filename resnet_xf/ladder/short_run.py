@@ -1,4 +1,4 @@
-"""The short training runs of the ladder: digits in batches, the same for every side, with each learning rate."""
+"""The short training runs of rungs 7 to 9: batches of digits and learning rates, the same for every network."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from resnet_xf.ladder.perturb import noise
 from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe, Schedule, learning_rates, rounded, targets
 
 SIZES = (16, 24, 32, 48, 64, 96, 128)
-"""Height and width of the images that may be trained on, the smallest first."""
+"""The heights (= widths) of training images from which a run's size is chosen, the smallest first."""
 
 LOCKSTEP: dict[str, Any] = {"steps": 20, "batch_size": 8, "learning_rate": 3e-4}
-"""The run in lock-step, and its highest learning rate."""
+"""The run in lock-step, for rungs 7 and 8: :class:`ShortRun`'s fields of these names."""
 
 CURVE: dict[str, Any] = {"steps": 40, "batch_size": 32, "learning_rate": 1e-2}
-"""The run for learning curves, in which networks do learn."""
+"""The run for learning curves (rung 9), in which networks do learn: :class:`ShortRun`'s fields of these names."""
 
 PIXELS = 4
-"""Smallest number of pixels per channel and image that each norm sees. Statistics of fewer are mostly chance."""
+"""Fewest pixels per channel and image that each batch norm must see. Statistics of fewer are mostly chance."""
 
 MEAN, STD = 0.3, 0.37
-"""Of the digits' pixels in 0…1, rounded."""
+"""Mean and standard deviation of the digits' pixels in 0…1, rounded."""
 
 TEXTURE = 0.01
-"""Standard deviation of noise on the normalised images. Without it large parts of a map are constant. In a sum of equal
-terms all rounding errors have the same sign, and grow with their number: measured on a map of 112×112, 30 times larger.
-"""
+"""Standard deviation of the noise that is added to normalised images. Without it, large parts of a feature map are
+constant. In a sum of equal terms, all rounding errors have the same sign: on a map of 112×112, the measured error was
+30 times larger."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,23 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class ShortRun:
-    """A training run of 2 epochs of ``steps`` / 2 batches each. Iterate over it for its :class:`TrainingStep`.
+    """A training run of 2 epochs of ``steps`` / 2 batches each. Iterating over it yields a :class:`TrainingStep` each.
 
     The learning rate rises for half an epoch and drops to a tenth in the middle of the second, so that a schedule off
     by one step shows. Momentum, weight decay, label smoothing, padded crops and flips are on.
 
     Attributes:
-        network: what backends train.
-        weights: the names of its arrays.
-        channels, classes: of its input and output.
+        network: the node that backends build and train; None for a user's own networks, whose backends copy them.
+        weights: the names of the network's arrays.
+        channels, classes: the channels of its input, and the number of its outputs.
         size: height and width of the images.
         opens_with_norm: see :class:`resnet_xf.backend.learner.Task`.
-        rows: the trace for one image of that size.
-        steps: their number, a multiple of 4, at least 8.
+        rows: one row per layer, with its shapes for one image of that size.
+        steps: the number of steps, a multiple of 4, at least 8.
         batch_size: images per step.
-        learning_rate: the highest.
-        seed: of order and augmentation.
-        saved: the steps themselves, if a capture brought them.
+        learning_rate: the highest one of the run.
+        seed: the seed of the order and augmentation of images.
+        saved: the steps themselves, if they were read from a capture. Else empty, and they are computed.
         input_scale: see :attr:`resnet_xf.architecture.plan.Plan.input_scale`.
     """
 
@@ -93,18 +93,18 @@ class ShortRun:
 
     @cached_property
     def elements(self) -> dict[str, int]:
-        """How many values per channel each norm sees in a step."""
+        """For each batch norm, by name: how many values per channel it sees in a step."""
         return {row.name: self.batch_size * prod(row.output_shape[2:]) for row in self.rows if row.kind == "norm"}
 
     @property
     def roundings(self) -> float:
-        """The rounding errors of a step: those along the layers, and those of the longest sum over a batch's pixels."""
+        """How many rounding errors a step makes: along the layers, and in the longest sum over a batch's pixels."""
         positions = max(self.batch_size * prod(row.output_shape[2:]) for row in self.rows if row.name)
         return self.path + positions / 12
 
     @property
     def path(self) -> float:
-        """The rounding errors along the layers, forward and backward: all there are if long sums are made in blocks."""
+        """How many rounding errors layers make, forward and backward. Long sums that are made in blocks add no more."""
         return 2 * roundings(self.rows)
 
     @property
@@ -114,13 +114,13 @@ class ShortRun:
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
-        """Numbers of pairs of steps, from 1: the first two, two across the end of the warm-up, two across the drop."""
+        """The steps that rung 8 compares, counted from 1: the first two, two at the warm-up's end, two at the drop."""
         quarter = self.steps // 4
         return (1, 2), (quarter, quarter + 1), (3 * quarter, 3 * quarter + 1)
 
     @property
     def recipe(self) -> Recipe:
-        """The run as a recipe."""
+        """The recipe of the run: optimiser, learning rate schedule, augmentation and so on."""
         return Recipe(
             name="lockstep",
             epochs=2,
@@ -134,7 +134,7 @@ class ShortRun:
         )
 
     def task(self, precision: str, device: str, **changes: object) -> Task:
-        """Return the task of a learner. ``changes`` are other values for its fields."""
+        """Return the task from which a backend makes a learner for this run. ``changes`` replace fields of the task."""
         optimizer = self.recipe.optimizer
         task = Task(
             network=self.network,
@@ -176,10 +176,11 @@ class ShortRun:
 
 
 def in_units(images: Array, scale: Scale | None) -> Array:
-    """Return normalised images ``(N, C, H, W)`` in the units that a network takes which normalises them itself.
+    """Convert normalised images ``(N, C, H, W)`` to what a network takes that normalises its input itself.
 
-    A network that begins with ``(x - 127.5) / 128`` takes pixels from 0 to 255. Of values near 0 it would make a nearly
-    constant image, whose batch norms magnify rounding errors.
+    ``scale`` is the network's own normalisation, which is inverted here; None returns the images unchanged. A network
+    that begins with ``(x - 127.5) / 128`` takes pixels from 0 to 255. Values near 0 would become a nearly constant
+    image, and batch norms then magnify rounding errors.
     """
     if scale is None:
         return images
@@ -189,12 +190,12 @@ def in_units(images: Array, scale: Scale | None) -> Array:
 
 
 def lockstep_run(planned: Plan, seed: int) -> ShortRun:
-    """Return the run in lock-step, on the smallest images that give every norm ``PIXELS`` pixels."""
+    """Return the run of rungs 7 and 8 for a plan, on the smallest images that give every norm ``PIXELS`` pixels."""
     return _short_run(planned, seed, _smallest_size(planned, SIZES, PIXELS), LOCKSTEP)
 
 
 def curve_run(planned: Plan, seed: int) -> ShortRun:
-    """Return the run for learning curves: longer, in larger batches, at a higher learning rate."""
+    """Return the run of rung 9 (learning curves) for a plan: longer, in larger batches, at a higher learning rate."""
     size = _smallest_size(planned, [size for size in SIZES if size >= 32], 1)
     return _short_run(planned, seed, size, CURVE)
 
@@ -215,13 +216,13 @@ def _short_run(planned: Plan, seed: int, size: tuple[int, int], settings: Mappin
 
 
 def _smallest_size(planned: Plan, sizes: Sequence[int], pixels: int) -> tuple[int, int]:
-    """Return the smallest size of images that gives every norm enough pixels; the spec's own if none does.
+    """Return the smallest of ``sizes`` that gives every norm at least ``pixels`` pixels; the spec's own if none does.
 
-    Norms that see a single pixel at any size, after a global pool, do not count.
+    Norms that see a single pixel at any size, after a global pool, do not count. ``sizes`` rise.
     """
 
     def seen(size: int) -> dict[str, int]:
-        """Return the pixels that each norm sees; nothing if the network does not take such images."""
+        """Return by name how many pixels each norm sees; empty if the network does not take images of this size."""
         with suppress(ShapeError):
             rows = trace(planned, (1, planned.spec.in_channels, size, size))
             return {row.name: prod(row.output_shape[2:]) for row in rows if row.kind == "norm"} or {"": pixels}

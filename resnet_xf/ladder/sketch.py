@@ -12,10 +12,10 @@ CHUNKS = 64
 
 
 def sketch(name: str, array: Array) -> Array:
-    """Sum each of ``CHUNKS`` chunks of a large array under random factors, scaled to the size of one element.
+    """Return ``CHUNKS`` values that stand for a large array: a weighted sum of each chunk, divided by √(chunk size).
 
-    The factors are uniform in 0.5…1.5, have random signs, and follow from the name, so sketches of one name can be
-    compared. A change of any element changes the sketch by 1/√chunk of its size. So does a swap of two elements.
+    The weights are uniform in 0.5…1.5, have random signs, and depend on ``name`` alone. So sketches under the same name
+    can be compared. A change of any element, or a swap of two, changes the sketch by 1/√(chunk size) of its size.
     Arrays of up to ``CHUNKS`` values are returned as they are.
     """
     if array.size <= CHUNKS:

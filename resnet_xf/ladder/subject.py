@@ -18,16 +18,16 @@ from resnet_xf.ladder.short_run import ShortRun
 
 @dataclass(frozen=True)
 class Outline:
-    """The layers that every side must have.
+    """The layers that every network under comparison must have.
 
     Attributes:
-        name: of the network.
-        spec: of a network that this package builds; None for a user's own.
-        root: the node that a backend builds, in full precision; None for a user's own.
-        rows: the trace for one image: first the whole network, then the layers in the order in which they run.
-        settings: by layer, as :meth:`resnet_xf.backend.contract.Backend.settings` gives them. Of a user's own network
-            without norms that have no running statistics.
-        source: where the outline comes from, for messages.
+        name: the network's name.
+        spec: the spec of a network that this package builds; None for a user's own network.
+        root: the node that a backend builds, in full precision; None for a user's own network.
+        rows: one row per layer, for one image: first the whole network, then the layers in the order in which they run.
+        settings: for each layer name, its eps, stride and so on, as :meth:`resnet_xf.backend.contract.Backend.settings`
+            returns them. For a user's own network, norms without running statistics are left out.
+        source: where these layers come from, for messages: ``the plan``, or the name of the user's first network.
     """
 
     name: str
@@ -39,21 +39,21 @@ class Outline:
 
     @property
     def norms(self) -> dict[str, Mapping[str, float]]:
-        """The ``eps`` and ``momentum`` (the share of the new value) of each batch norm."""
+        """For each batch norm, by name: its settings, with ``eps`` and ``momentum`` (the share of the new value)."""
         return {name: settings for name, settings in self.settings.items() if "momentum" in settings}
 
     @property
     def dropouts(self) -> list[str]:
-        """The layers that drop out at random in training."""
+        """The names of the dropout layers whose rate is above 0."""
         return [name for name, settings in self.settings.items() if settings.get("rate")]
 
     def inner(self, name: str) -> list[str]:
-        """Return the names directly inside a container, in the order in which they run."""
+        """Return the names of layers directly in container ``name`` (``""``: the network), in running order."""
         return self._inner.get(name, [])
 
     @cached_property
     def _inner(self) -> dict[str, list[str]]:
-        """Names by container. In a user's own network, some containers have no row; their layers belong one up."""
+        """For each container: the names directly inside it. Layers of a container without a row belong one level up."""
         names = {row.name for row in self.rows} | {""}
         inner: dict[str, list[str]] = {}
         for row in self.rows:
@@ -66,18 +66,18 @@ class Outline:
 
     @property
     def layers(self) -> list[str]:
-        """The names of everything that computes: all layers without others inside, and gates, which multiply."""
+        """The names of the layers that compute: those with no layers inside, and gates, which multiply their input."""
         containers = {row.name.rpartition(".")[0] for row in self.rows if row.name}
         return [row.name for row in self.rows if row.name and (row.name not in containers or row.kind == "gate")]
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Each layer's kind, as ``conv`` or ``norm``."""
+        """For each layer name, its kind, such as ``conv`` or ``norm``."""
         return {row.name: row.kind for row in self.rows}
 
 
 def outline_of(planned: Plan, shape: tuple[int, ...]) -> Outline:
-    """Return the outline of a plan, for images of shape ``(N, C, H, W)``."""
+    """Return the outline (names, shapes and settings of the layers) of a plan, for images of shape ``(N, C, H, W)``."""
     settings = {name: settings for name, node in walk(planned.root) if (settings := node.settings())}
     rows = tuple(trace(planned, (1, *shape[1:])))
     return Outline(planned.spec.name, planned.spec, in_full_precision(planned.root), rows, settings)
@@ -85,21 +85,21 @@ def outline_of(planned: Plan, shape: tuple[int, ...]) -> Outline:
 
 @dataclass(frozen=True)
 class Subject:
-    """The inputs of a parity run, the same for every side.
+    """The inputs of a parity run. Every side (network under comparison) gets the same ones.
 
     Attributes:
         outline: the layers of the network.
-        weights: float32, by name.
+        weights: float32 arrays by name.
         images: ``(N, C, H, W)``, float32.
-        probe: weights in which no value is without effect, float32. None if ``weights`` are such themselves. A user's
-            weights may hide a part of the network behind zeros.
-        lockstep_run: the steps of rungs 7 and 8.
-        curve_start: returns the weights from which ``curve_run`` begins, float32.
-        curve_run: the steps of rung 9.
+        probe: float32 weights of which every value has an effect, to be compared too: a user's weights may hide a part
+            of the network behind zeros. None if ``weights`` are of this kind already, or cannot be replaced.
+        lockstep_run: the training steps of rungs 7 and 8.
+        curve_start: returns the float32 weights from which ``curve_run`` begins.
+        curve_run: the training steps of rung 9.
         max_memory: bytes that tensors captured inside the networks may take at a time.
-        brought: for a user's own networks the weights that each held, by side.
-        differing: the arrays that are not those of an original network, of which only digests were recorded, and by
-            about how much they differ, relative to the largest value.
+        brought: for two networks of a user's own: by network name, its own weights. Else empty.
+        differing: for an original network that was recorded elsewhere, as digests: the names of the ``weights`` that
+            differ from it, each with about how much, relative to the largest value. Else empty.
     """
 
     outline: Outline
@@ -120,10 +120,13 @@ def batches_of_layers(
     """Split layers into consecutive batches whose tensors, held ``copies`` times, fit in ``max_memory``.
 
     Args:
-        subject: has ``max_memory`` and the number of images.
-        observed: the shapes of each layer for one image.
+        subject: gives ``max_memory`` and the number of images.
+        observed: by layer name, the shapes of its inputs and output for one image.
         names: the layers, in order.
         copies: how many copies of each layer's inputs and output are held at a time, in float64.
+
+    Yields:
+        The names of each batch.
 
     Raises:
         MemoryError: if a single layer does not fit.

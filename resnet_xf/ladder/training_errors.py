@@ -16,30 +16,34 @@ from resnet_xf.ladder.subject import Subject
 from resnet_xf.training.recipe import rounded
 
 LOSS = "the loss"
-"""The loss's name among those of the layers."""
+"""The key of the loss, in mappings whose other keys are names of layers."""
 
 
 def parameters_of(arrays: Weights) -> Weights:
-    """Return what an optimiser updates: everything but the running statistics."""
+    """Return the arrays that an optimiser updates: all but the running means and variances of batch norms."""
     return {name: array for name, array in arrays.items() if not is_statistic(name)}
 
 
 def statistics_of(arrays: Weights) -> Weights:
-    """Return the running statistics."""
+    """Return the running means and variances of batch norms among some arrays."""
     return {name: array for name, array in arrays.items() if is_statistic(name)}
 
 
 def loss_error(loss: float, expected: float) -> float:
-    """Error of a loss, relative to the larger of 1 and the expected loss.
+    """Return the error of a loss, relative to the larger of 1 and |expected loss|.
 
-    A loss is the logarithm of a probability, so its absolute error is the relative one of the probability. A network of
-    one class always has loss 0.
+    A loss is the logarithm of a probability, so its absolute error is the relative error of the probability. A network
+    of one class always has loss 0.
     """
     return relative_error(np.array(loss), np.array(expected), max(1.0, abs(expected)))
 
 
 def statistic_errors(statistics: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:
-    """Relative error. Means are scaled by max(|mean|, std), because a mean may be 0."""
+    """Return the relative error of each running statistic, by name; ``expected`` has the same names.
+
+    The scale is the largest absolute value of the array. For a mean it is at least the standard deviation, because a
+    mean may be 0.
+    """
     errors = {}
     for name, array in expected.items():
         scale = largest(array)
@@ -51,10 +55,11 @@ def statistic_errors(statistics: Mapping[str, Array], expected: Mapping[str, Arr
 
 
 def growth(perturbed: tuple[Array, Weights], exact: tuple[Array, Weights]) -> dict[str, float]:
-    """How much larger a perturbation has become, from the outputs and the arrays of a run with it and of one without.
+    """Return how many times larger a perturbation of ``PERTURBATION`` has become after some training.
 
-    By layer for parameters, by array for running statistics, and by ``LOSS``. A loss is a single value, in which a
-    perturbation may cancel by chance. It changes by at most twice the largest change of an output, which does not.
+    ``perturbed`` and ``exact`` are the outputs and the arrays after a run with the perturbation and one without. The
+    keys are layers for parameters, arrays for running statistics, and ``LOSS``. In the loss itself a perturbation may
+    cancel by chance, so twice the largest change of an output is taken, which the loss cannot exceed.
     """
     errors = layer_errors(parameters_of(perturbed[1]), parameters_of(exact[1]))
     errors |= statistic_errors(statistics_of(perturbed[1]), statistics_of(exact[1]))
@@ -69,11 +74,14 @@ def compare_statistics(
     after: tuple[Weights, Weights],
     gain: Mapping[str, float],
 ) -> Iterator[tuple[str, float, float]]:
-    """Compare the running statistics of two sides after a step. Yield each norm, its error and the gain, in order.
+    """Compare the running statistics of two sides (networks) before and after a training step.
+
+    Yield for each running mean and variance: its batch norm, the relative error, and its gain. ``gain``: by array name,
+    how much a perturbation of the weights has grown there.
 
     Let r be the running value, b the batch's, and k the share of r that is kept: r ← k · r + (1 − k) · b. For a
-    variance, b is Σ (x − x̄)² / m on one framework and / (m − 1) on the other. So one side adds to k · r what the other
-    adds, times the ratio of the two.
+    variance, b is Σ (x − x̄)² / m on one framework and / (m − 1) on the other. So what one side adds to k · r is what
+    the other adds, times the ratio of the two.
     """
     first, other = sides
     for norm, settings in subject.outline.norms.items():
@@ -88,5 +96,5 @@ def compare_statistics(
 
 
 def _correction(side: Side, elements: int) -> float:
-    """Return a side's variance as a multiple of the biased one."""
+    """Return the factor from the biased variance of n ``elements`` to the one that a side uses: 1, or n / (n − 1)."""
     return elements / (elements - 1) if side.unbiased_variance else 1.0

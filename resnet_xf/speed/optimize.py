@@ -22,7 +22,7 @@ from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, ShapeError
 
 CHECKED = 2
-"""How many images the outputs of a fast network are compared with float64 on."""
+"""For how many images the outputs of a fast network are compared with float64."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,11 +34,11 @@ class Optimized:
 
     Attributes:
         backend: the backend's name.
-        precision: as ``float32``.
-        device: as ``cpu`` or ``cuda:0``.
+        precision: the precision in which it computes, such as ``float32``.
+        device: the device on which it runs, such as ``cpu`` or ``cuda:0``.
         image_shape: channels, height and width of the images that it takes.
-        steps: what was done to it, in order, as ``folded norms``.
-        error: of its outputs for up to two real images, against float64 and relative to the largest output.
+        steps: what was done to make it fast, in order, such as ``folded norms``.
+        error: the error of its outputs for up to two real images, against float64 and relative to the largest output.
     """
 
     _fast: Fast
@@ -50,7 +50,7 @@ class Optimized:
     error: float
 
     def __call__(self, images: Any) -> Any:
-        """Compute the outputs.
+        """Compute the outputs ``(N, classes)`` for images ``(N, C, H, W)``, in float32.
 
         Raises:
             ShapeError: if the images have another shape than ``image_shape``.
@@ -101,7 +101,7 @@ def optimize(
         seed: the seed of drawn weights.
         precision: ``float32``, ``bfloat16`` or ``int8``; on a GPU also ``float16`` and ``tf32``.
         batch: the batch size it is tuned for; more images are computed in several batches, the last one filled up.
-        image_size: height and width; if None, those of ``calibration``, else of the spec. Must be equal to the former.
+        image_size: height and width, equal to those of ``calibration``; if None, these, or without them the spec's.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         preset: ``best``, whose compilers take seconds to a minute; ``max``, which tries many kernels on a GPU and
             takes minutes; ``tuned`` or ``eager``, which compile nothing
@@ -145,7 +145,11 @@ def optimize(
 def native_of(
     backend: Backend, planned: Plan, weights: Mapping[str, Array], preset: str
 ) -> tuple[Any, tuple[str, ...]]:
-    """Build the native float32 network for a preset; return it, and what was done to the plan before: folded norms."""
+    """Build the backend's float32 network with these weights, on the CPU.
+
+    For presets that compile, batch norms are folded into convolutions before. Return the network, and the names of the
+    steps taken before: ``folded norms``, or none.
+    """
     folds = preset in COMPILED
     node, arrays = fold_norms(planned.root, weights) if folds else (planned.root, weights)
     native = backend.build(node)
@@ -154,7 +158,7 @@ def native_of(
 
 
 def tolerance(precision: str) -> float:
-    """The largest error of correct outputs against float64, relative to the largest output.
+    """Return the largest error of correct outputs against float64, relative to the largest output.
 
     It is the square root of the precision's epsilon, so half of the digits are right. int8 has no epsilon; its limit of
     0.5 only excludes outputs without meaning, such as zeros, whose error is 1.
@@ -165,7 +169,11 @@ def tolerance(precision: str) -> float:
 def _error(
     backend: Backend, planned: Plan, weights: Mapping[str, Array], fast: Fast, images: Array, precision: str
 ) -> float:
-    """The relative error against the same network in float64; raises BackendError if it is above the tolerance."""
+    """Return the relative error of ``fast`` against the same network in float64.
+
+    Raises:
+        BackendError: if it is above the tolerance of the precision.
+    """
     reference = backend.build(planned.root, "float64")
     backend.load(reference, {name: array.astype(np.float64) for name, array in weights.items()})
     error = relative_error(fast(images)[:CHECKED], backend.forward(reference, images[:CHECKED]))

@@ -28,7 +28,7 @@ POSITIONS: dict[Verdict, str] = {
     "not enough seeds": "not within",
     "nothing learnt": "within",
 }
-"""Where the interval lies in relation to ±margin, by verdict."""
+"""For each verdict, the word that says where the interval lies in relation to ±margin."""
 
 NODES, TAIL = 200, 1e-12
 """The nodes of the Gauss-Legendre integral of the power; and the probability that is left out at each end of it."""
@@ -81,7 +81,7 @@ class Equivalence(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
 
     def sentence(self) -> str:
-        """The verdict with the numbers that it follows from, in one line."""
+        """Return the verdict with the numbers that it follows from, in one line."""
         places = max(2, 1 - floor(log10(self.margin)))  # show two digits of the margin, and at least hundredths
         mean, low, high = (f"{n:+z.{places}f}".replace("-", "−") for n in (self.mean_difference, *self.interval))
         p_value = f"p {self.p_value:.3f}" if self.p_value >= 0.0005 else "p < 0.001"
@@ -92,7 +92,7 @@ class Equivalence(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def _seeds_hint(self) -> str:
-        """How many seeds would be enough, in words; empty unless the verdict is ``not enough seeds``."""
+        """Return in words how many seeds would be enough; empty unless the verdict is ``not enough seeds``."""
         if self.verdict != "not enough seeds":
             return ""
         if self.needed is None:
@@ -170,14 +170,14 @@ def compare(
 
 
 def _verdict(low: float, high: float, margin: float, *, learnt: bool) -> Verdict:
-    """The verdict that follows from an interval and the margin; ``learnt``: whether every run has learnt something."""
+    """Return the verdict for the interval ``low`` to ``high``. ``learnt``: whether every run was better than chance."""
     if -margin < low and high < margin:
         return "equivalent" if learnt else "nothing learnt"
     return "different" if low > margin or high < -margin else "not enough seeds"
 
 
 def tost_power(difference: float, error: float, freedom: int, margin: float, alpha: float) -> float:
-    """The probability that both one-sided t-tests reject, which makes the verdict ``equivalent``.
+    """Return the probability that both one-sided t-tests reject, which makes the verdict ``equivalent``.
 
     The result is exact: given the standard deviation, the probability is that of a normal interval. It is integrated
     over the deviation's chi distribution, as far as both tests can reject (Phillips 1990; equal to a difference of two
@@ -209,7 +209,7 @@ def tost_power(difference: float, error: float, freedom: int, margin: float, alp
 
 
 def seeds_needed(deviation: float, margin: float, alpha: float) -> int | None:
-    """The smallest number of seeds that gives ``GOOD_POWER`` if there is no difference; None above ``MOST_SEEDS``.
+    """Return the smallest number of seeds that gives ``GOOD_POWER`` without a difference; None above ``MOST_SEEDS``.
 
     ``deviation`` is the true standard deviation of the paired differences, in the unit of ``margin``.
     """
@@ -222,5 +222,5 @@ def seeds_needed(deviation: float, margin: float, alpha: float) -> int | None:
 
 
 def _scipy(module: str) -> Any:
-    """A module of SciPy, imported when it is needed; raises MissingExtraError if SciPy is not installed."""
+    """Import and return a module of SciPy; raise MissingExtraError if SciPy is not installed."""
     return optional(f"scipy.{module}", "accuracies are compared by SciPy")

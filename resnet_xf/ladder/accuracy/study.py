@@ -36,21 +36,22 @@ Callback = Callable[[int, int, str], object]
 """Takes the number of steps done, the number of all steps, and what was done in words."""
 
 COMMAND = (sys.executable, "-c", "from resnet_xf.ladder.accuracy.study import main; main()")
-"""Starts the process of a run; its :class:`Job` follows as JSON. Not ``-m``: a package may import this module first."""
+"""Command that starts the process of a run; its :class:`Job` follows as JSON. Not ``-m``: a package may have imported
+this module before."""
 
 SAME_FIELDS = ("dataset", "recipe", "train_images", "train_digest", "classes", "mean", "std", "backend")
-"""Fields of a checkpoint's header that must be equal, or the run in the folder is not the requested one."""
+"""Fields of a checkpoint's header that must equal those of the requested run, or the folder holds another run."""
 
 PAUSE = 0.25
 """Seconds between two messages in which a run says how many steps it has done."""
 
 
 class Job(Document, frozen=True, kw_only=True):
-    """What one process trains.
+    """A training run that one child process does: a network, a backend, a recipe and its seed.
 
     Attributes:
         spec: the network.
-        header: the header of the run's first checkpoint, before any step.
+        header: the run's checkpoint header before any step: backend, recipe, data set and so on.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         folder: the run's folder.
     """
@@ -68,14 +69,14 @@ class Job(Document, frozen=True, kw_only=True):
 
 
 class StepDone(msgspec.Struct, frozen=True, tag=True):
-    """A message from a run's process: the number of its last step, and the epoch and loss in words."""
+    """A message from a run's process: the number of its last step, and a text with the epoch and the loss."""
 
     step: int
     text: str
 
 
 class Study(msgspec.Struct, frozen=True, kw_only=True):
-    """The results of all runs.
+    """The results of training runs from several seeds on several backends.
 
     Attributes:
         seeds: the runs' seeds, in order.
@@ -128,7 +129,7 @@ def train_seeds(
         callback: called with the steps done and the steps in all, both over all runs, and a text.
 
     Returns:
-        Every epoch's record of every run.
+        The records of all epochs of all runs.
 
     Raises:
         ResNetXFError: if an argument is wrong; before anything is trained.
@@ -165,7 +166,10 @@ def _prepare(
     data_dir: str | Path | None,
     device: str,
 ) -> dict[tuple[str, int], _Run]:
-    """Check all that can be checked before training; return the runs by backend and seed."""
+    """Check all that can be checked before training; return the runs by backend and seed, with what is trained already.
+
+    The arguments are those of :func:`train_seeds`, with one recipe for each seed.
+    """
     data = images_for(planned.spec, load_dataset(dataset, data_dir))
     settings: dict[str, Any] = {"device": device, "preset": "tuned", "keep": 1, "timeout": TIMEOUT, "callback": None}
     begun = prepare(
@@ -195,7 +199,7 @@ def images_for(spec: Spec, data: Dataset) -> Dataset:
 
 
 def _in_three_channels(split: Split) -> Split:
-    """Repeat the arrays of grey images; images in files are converted when they are read."""
+    """Return a split with grey images in three equal channels; images in files are converted when they are read."""
     if isinstance(split, ArraySplit):
         return replace(split, images=np.broadcast_to(split.images, (*split.images.shape[:3], 3)))
     return split
@@ -203,10 +207,10 @@ def _in_three_channels(split: Split) -> Split:
 
 @dataclass(eq=False)
 class _Run:
-    """One run, as the parent sees it.
+    """One training run, as the parent of its process sees it.
 
     Attributes:
-        job: what is trained.
+        job: the run's settings, which its process gets.
         done: how many steps are done.
         history: the records of the finished epochs.
     """
@@ -226,7 +230,7 @@ class _Run:
         return len(self.history) >= self.job.header.recipe.epochs
 
     def read_progress(self) -> None:
-        """Read from the last checkpoint in the folder, if there is one, how far the run is.
+        """Set ``done`` and ``history`` from the last checkpoint in the run's folder, if there is one.
 
         Raises:
             CheckpointError: if the checkpoint is of a different run; names the folder and the first field that differs.
@@ -250,7 +254,10 @@ class _Run:
 
 
 def _difference(name: str, actual: Any, requested: Any) -> str | None:
-    """Compare two values, structs field by field; return the first difference, with the path of its field."""
+    """Return a text on the first difference of two values, with the path of its field; None if they are equal.
+
+    Structs are compared field by field. ``name``: the path so far.
+    """
     if isinstance(actual, msgspec.Struct) and isinstance(requested, msgspec.Struct):
         fields = requested.__struct_fields__
         pairs = ((f"{name}.{field}", getattr(actual, field), getattr(requested, field)) for field in fields)
@@ -259,7 +266,12 @@ def _difference(name: str, actual: Any, requested: Any) -> str | None:
 
 
 def _train_all(runs: Sequence[_Run], jobs: int, callback: Callback) -> None:
-    """Train the runs that are not finished, in order, ``jobs`` at a time. If one fails, the others save and stop."""
+    """Train the runs that are not finished, in order, ``jobs`` at a time. If one fails, the others save and stop.
+
+    Raises:
+        TrainingError: if a run failed; the message names it.
+        TrainingStopped: after Ctrl-C or SIGTERM.
+    """
 
     def report(run: _Run, text: str) -> None:
         callback(sum(run.done for run in runs), sum(run.steps for run in runs), f"{run.job}: {text}")
@@ -306,7 +318,7 @@ def _train_all(runs: Sequence[_Run], jobs: int, callback: Callback) -> None:
 
 
 def main() -> None:
-    """Train the run whose job the command line holds as JSON: what the process of a run does."""
+    """Entry point of a run's process: train the :class:`Job` that the command line holds as JSON."""
     parent = connect()
     assert parent is not None
     try:
@@ -321,7 +333,7 @@ def main() -> None:
 
 
 def work(job: Job, parent: Parent) -> None:
-    """Train a run to its end, from its last checkpoint if there is one, and send the parent how far it is."""
+    """Train a run to its end, from its last checkpoint if there is one, and report its progress to the parent."""
     last = -inf
 
     def report(at: Progress) -> None:

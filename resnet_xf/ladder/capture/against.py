@@ -59,6 +59,9 @@ def capture(
         max_memory: as in :func:`resnet_xf.parity`.
         tell: called with the name of a rung and its finished share, from 0 to 1.
 
+    Returns:
+        The manifest of the capture: everything in it but the arrays.
+
     Raises:
         EvidenceError: if the folder cannot be written.
         ResNetXFError: as in :func:`resnet_xf.parity`.
@@ -82,22 +85,23 @@ def parity_against(
     max_memory: int | None = None,
     on_rung: Tell = lambda number, name, share: None,
 ) -> Report:
-    """Compare captures with backends that run here, or with each other.
+    """Compare captures (saved measurements of networks) with backends that run here, or with each other.
 
     Weights, images and training steps are those of the first capture.
 
     A capture may also be ``evidence.npz`` of an original MXNet network, as the file of ``resnet-xf capture-script``
-    writes it. It holds digests of weights alone, so ``weights`` must be given, and are compared with it up to rung 7.
+    writes it. It holds only digests of the weights, so ``weights`` must be given. The comparison ends at rung 7.
 
     Args:
         captures: folders that :func:`capture` wrote, or one evidence file.
-        backends: those to run. If None and there is a single capture, the first other one that is installed.
-        spec: the network of which the captures must be, if given.
-        weights: the weights of which they must be, if given.
-        prefix: of the network's names in the file of weights, as in :func:`resnet_xf.parity`.
-        level: the highest that all captures allow if None.
+        backends: the backends to run here. If None: for a single capture, the first other one that is installed; for
+            several captures, none.
+        spec: the network that was captured; refused if the captures are of another. If None, this is not checked.
+        weights: the weights that were captured; refused if the captures are of others. If None, this is not checked.
+        prefix: the prefix of the network's names in the file of weights, as in :func:`resnet_xf.parity`.
+        level: how many rungs are compared; if None, the highest level that all captures allow.
         device: as in :func:`resnet_xf.parity`.
-        trial: the accuracies' margin and the folder of runs. Data set, recipe and seeds are the captures'.
+        trial: its margin, folders and number of jobs are used. Data set, recipe and seeds are those of the captures.
         max_memory: as in :func:`resnet_xf.parity`.
         on_rung: as in :func:`resnet_xf.parity`.
 
@@ -152,9 +156,10 @@ def _against_evidence(
     max_memory: int | None,
     on_rung: Tell,
 ) -> Report:
-    """Compare weights, in the network that their file or ``spec`` says, with what was recorded of an original network.
+    """Compare ``weights`` with an evidence file: what was recorded of an original MXNet network.
 
-    If neither says which network it is, it is the one of the evidence's graph.
+    The network is that of the file of weights, or else ``spec``, or else that of the evidence's graph. The arguments
+    are those of :func:`parity_against`; ``captures`` is the evidence file alone.
     """
     path = captures[0]
     if len(captures) > 1:
@@ -185,7 +190,13 @@ def _against_evidence(
 
 
 def _trial(first: Captured, asked: Trial | None, level: Level) -> Trial | None:
-    """Return the trial of a capture, with the margin and the folders that were asked for; None if none is compared."""
+    """Return the trial that rung 10 compares: the capture's own, with margin, folders and jobs of ``asked``.
+
+    Return None if accuracies are not compared: ``asked`` is None, and the level is not full or none were captured.
+
+    Raises:
+        EvidenceError: if ``asked`` is a trial that the capture does not have.
+    """
     record = first.manifest.trial
     if record is None:
         if asked is not None:
@@ -207,9 +218,10 @@ def _check_subject(
     weights: Mapping[str, Array] | str | Path | None,
     prefix: str | None,
 ) -> None:
-    """Raise EvidenceError unless a capture is of the network and the weights asked for.
+    """Raise EvidenceError unless a capture was made of the network ``spec`` with these weights.
 
-    What is None is not asked for. A checkpoint's own network is compared too. Names of networks may differ.
+    What is None is not checked. If ``weights`` is a checkpoint, its own network is checked. Only the networks' names
+    may differ.
     """
     captured = first.manifest.spec
     planned = plan(captured if spec is None else spec)
@@ -232,7 +244,11 @@ def _check_subject(
 
 
 def _level(captured: Sequence[Captured], asked: Level | None) -> Level:
-    """Return the level that was asked for, or the highest that all captures allow."""
+    """Return the level ``asked``, or if it is None the highest that all captures allow.
+
+    Raises:
+        EvidenceError: if a capture has a lower level than ``asked``.
+    """
     if asked is None:
         return min((one.manifest.level for one in captured), key=LEVELS.index)
     for one in captured:
@@ -244,7 +260,7 @@ def _level(captured: Sequence[Captured], asked: Level | None) -> Level:
 
 
 def _backends(captured: Sequence[Captured], asked: str | Sequence[str | Backend] | None) -> list[Backend]:
-    """Return the backends that were asked for; if none, one to compare a single capture with."""
+    """Return the backends to run: those ``asked`` for; if None, another one for a single capture, none for several."""
     if asked is not None:
         return backends_of(asked)
     if len(captured) > 1:
@@ -253,6 +269,6 @@ def _backends(captured: Sequence[Captured], asked: str | Sequence[str | Backend]
 
 
 def _other_than(backend: str) -> Backend:
-    """Return the first other backend that is installed; if there is none, that one."""
+    """Return the first installed backend of another name than ``backend``; if there is none, the default backend."""
     others = [name for name in list_backends() if name != backend and is_installed(name)]
     return get_backend(others[0] if others else None)

@@ -1,4 +1,4 @@
-"""Captures: all that the rungs of a level measure of a live side, saved, and the side that returns it later."""
+"""Writes a capture: a folder with all that the rungs of a level measure of one network. Reads it as a side later."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from resnet_xf.support.environment import environment
 from resnet_xf.support.files import new_folder
 
 INPUTS = "inputs"
-"""The key of :class:`Inputs`."""
+"""The key under which a capture saves its :class:`Inputs`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a subject gives to every side. Without the training steps and weights that the level of a capture needs not.
+    """The inputs of a parity run as a capture saves them: fields of :class:`Subject`, training runs as single steps.
 
-    Training steps are saved because another version of Pillow may resize images otherwise.
+    Training steps and start weights that the capture's level does not use are left out. Steps are saved because another
+    version of Pillow may resize images differently.
     """
 
     weights: Weights
@@ -40,7 +41,7 @@ class Inputs:
 
 
 CAPTURED_NEEDS = ("run layers alone", "differentiate layers alone", "train")
-"""The capabilities of which a capture says why its backend lacks them."""
+"""The capabilities of a backend that later comparisons ask for. A capture saves why its backend lacks one of them."""
 
 
 def record(
@@ -52,15 +53,17 @@ def record(
     precisions: Sequence[str],
     tell: Callable[[str, float], object],
 ) -> Manifest:
-    """Measure a side for every rung that it can climb, and write a capture, whole or not at all.
+    """Measure a side on every rung that its backend supports, and write a capture. Return the capture's manifest.
+
+    After an error, no part of the capture is left.
 
     Args:
-        folder: must be empty or missing.
-        live: the side.
-        rungs: those of the level, in order.
+        folder: where to write it; must be empty or missing.
+        live: the side: a network that runs here.
+        rungs: the rungs of the level, in order.
         level: see :class:`Manifest`.
         origins: where the weights and the images came from, in words.
-        precisions: those among the rungs.
+        precisions: the further precisions in which ``rungs`` compare outputs, to be noted in the manifest.
         tell: called with the name of a rung and its finished share, from 0 to 1.
 
     Raises:
@@ -120,7 +123,9 @@ def _manifest_of(
 
 
 class Captured:
-    """A side that returns what a capture holds. See :class:`resnet_xf.ladder.sides.side.Side`.
+    """A side (network under comparison) whose measurements are read from a capture: a folder that was written earlier.
+
+    See :class:`resnet_xf.ladder.sides.side.Side`.
 
     Raises:
         EvidenceError: if the folder holds no capture that can be read.
@@ -141,11 +146,15 @@ class Captured:
         """Do nothing, since nothing is held."""
 
     def take(self, key: str, kind: Any, measure: object, *, large: bool) -> Any:
-        """Return the saved measurement; raise EvidenceError if it was not captured, or is damaged."""
+        """Return what was saved under ``key``, as type ``kind``; the other arguments are not used.
+
+        Raises:
+            EvidenceError: if it was not captured, or is damaged.
+        """
         return self._reader.load(key, kind)
 
     def take_each(self, keys: Sequence[str], kind: Any, measure: object) -> Iterator[Any]:
-        """Return the saved measurements, each read when it is asked for; ``measure`` is not used.
+        """Yield what was saved under each key, as type ``kind``, read one at a time; ``measure`` is not used.
 
         Raises:
             EvidenceError: on reaching one that was not captured, or is damaged.
@@ -153,7 +162,7 @@ class Captured:
         return (self._reader.load(key, kind) for key in keys)
 
     def subject(self, max_memory: int) -> Subject:
-        """Return what was captured, to run another side on it."""
+        """Return the captured inputs, on which another network can be run. ``max_memory``: see :class:`Subject`."""
         planned, seed = plan(self.manifest.spec), self.manifest.seed
         inputs: Inputs = self._reader.load(INPUTS, Inputs)
         return Subject(
@@ -168,12 +177,12 @@ class Captured:
         )
 
     def digests(self) -> dict[str, str]:
-        """Return the digests of the weights, by name."""
+        """Return the digest of each of the captured weights, by name."""
         digests: dict[str, str] = self._inputs().get("weights", {})
         return digests
 
     def _inputs(self) -> dict[str, Any]:
-        """Return the inputs with digests in place of arrays."""
+        """Return the captured :class:`Inputs` as a dict, with digests in place of arrays."""
         inputs: dict[str, Any] = self._reader.load(INPUTS, dict[str, Any])
         return inputs
 

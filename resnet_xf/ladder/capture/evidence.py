@@ -1,7 +1,7 @@
-"""The files of a capture.
+"""Writes and reads the files of a capture: one network's measurements, saved in a folder.
 
-A folder with ``manifest.json``, which holds all but arrays, and ``arrays-000.safetensors``, and so on. Each array is in
-these once, under its digest, and the manifest has a digest of itself. So damage is noticed when a capture is read.
+``manifest.json`` holds everything but arrays. ``arrays-000.safetensors`` and so on hold each array once, under its
+digest. The manifest contains a digest of itself. So damage is noticed when a capture is read.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from resnet_xf.support.files import atomic, open_regular, read_bytes, reading
 MANIFEST, VERSION = "manifest.json", 3
 
 MOST_BYTES = 2**26
-"""The largest manifest that is read."""
+"""The largest manifest that is read, in bytes."""
 
 ACCURACY = "accuracy"
-"""The key of a :class:`TrialRecord`."""
+"""The key under which a capture saves its :class:`TrialRecord`."""
 
 
 class TrialRecord(Struct, frozen=True, kw_only=True):
-    """Accuracies of rung 10.
+    """The test accuracies that one backend's training runs of rung 10 reached.
 
     Attributes:
-        dataset, recipe: what was trained, and how, as complete JSON.
-        accuracies: in percent, of each seed.
-        commonest: the share of the test images' most common class, in percent.
+        dataset, recipe: the data set's name, and the training recipe as complete JSON.
+        accuracies: the accuracy of each seed's run, in percent.
+        commonest: the share of the most common class among the test images, in percent.
     """
 
     dataset: str
@@ -51,22 +51,22 @@ class TrialRecord(Struct, frozen=True, kw_only=True):
 
 
 class Manifest(Document, frozen=True, kw_only=True):
-    """A capture without its arrays.
+    """Everything in a capture but the arrays.
 
     Attributes:
-        version: of the format.
+        version: the version of the format.
         digest: BLAKE2b (16 bytes, in hex) of all other fields, as :func:`manifest_digest` computes it.
         spec: the network.
         level: the highest level at which the capture can be compared.
-        seed: of drawn weights, and of the training runs.
-        backend, backend_version, device: what was measured.
+        seed: the seed of drawn weights, and of the training runs.
+        backend, backend_version, device: which backend was measured, and where it ran.
         unbiased_variance: see :class:`resnet_xf.backend.contract.Backend`.
         environment: the software of the machine.
-        recipe: of the run in lock-step, as complete JSON.
-        precisions: in which the output was measured, besides float32 and float64.
+        recipe: the recipe of the training run of rungs 7 and 8, as complete JSON.
+        precisions: the precisions in which the output was measured, besides float32 and float64.
         weights, images: where they came from, in words.
-        cannot: why the backend lacks a capability, by capability.
-        evidence: what was given and measured, by key, as plain data in which digests stand for arrays.
+        cannot: for each capability that the backend lacks, why.
+        evidence: the inputs and the measurements, by key, as plain data in which digests stand for arrays.
     """
 
     title = "a capture"
@@ -91,12 +91,12 @@ class Manifest(Document, frozen=True, kw_only=True):
 
     @property
     def trial(self) -> TrialRecord | None:
-        """The accuracies, if they were captured."""
+        """The accuracies of rung 10; None if they were not captured."""
         return msgspec.convert(self.evidence[ACCURACY], TrialRecord) if ACCURACY in self.evidence else None
 
 
 class Writer:
-    """Writes arrays into a capture's folder, each once, and collects ``evidence`` for the manifest."""
+    """Writes arrays into a capture's folder, each once, and collects all else in ``evidence``, for the manifest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -105,7 +105,9 @@ class Writer:
         self._files = 0
 
     def save(self, key: str, value: object) -> None:
-        """Save a value of arrays, plain data and dataclasses.
+        """Save a value under a key: its arrays in a file, the rest in ``evidence``.
+
+        The value consists of arrays, plain data and dataclasses.
 
         Raises:
             EvidenceError: if a number in it is not finite, or a file cannot be written.
@@ -137,7 +139,7 @@ class Writer:
 
 
 def _is_finite(data: Any) -> bool:
-    """Return whether all numbers in plain data are finite."""
+    """Return whether all numbers in nested dicts, lists and tuples are finite."""
     if isinstance(data, dict):
         return all(map(_is_finite, data.values()))
     if isinstance(data, list | tuple):
@@ -160,7 +162,7 @@ class Reader:
                 self._files |= dict.fromkeys(file.keys(), path)
 
     def load(self, key: str, kind: Any) -> Any:
-        """Return a value of type ``kind``.
+        """Return the value that was saved under ``key``, converted to type ``kind``.
 
         Raises:
             EvidenceError: if it was not captured, or is damaged.
@@ -175,7 +177,7 @@ class Reader:
             raise EvidenceError(f"{self.folder / MANIFEST}: evidence: {key}: {error}; capture again") from None
 
     def _get(self, mark: str, key: str) -> Array:
-        """Return the array of a digest, which belongs to a key."""
+        """Return the array whose digest is ``mark``; raise EvidenceError, with ``key``, if it is missing or damaged."""
         path = self._files.get(mark)
         if path is None:
             raise EvidenceError(f"{self.folder}: lacks the file that holds {key}; copy the whole folder")
@@ -188,7 +190,7 @@ class Reader:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a file of arrays."""
+    """Yield an open safetensors file; raise EvidenceError if it cannot be read."""
     with (
         reading(path, EvidenceError, "safetensors", "; capture again"),
         open_regular(path),
@@ -198,13 +200,13 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def manifest_digest(data: Mapping[str, Any]) -> str:
-    """Return the digest of a manifest's fields, given as plain data."""
+    """Return the digest of a manifest's fields, without ``digest`` itself. ``data`` has the fields as plain data."""
     rest = {field: value for field, value in data.items() if field != "digest"}
     return blake2b(msgspec.json.encode(rest, order="deterministic"), digest_size=16).hexdigest()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, the last file of a capture. Raises EvidenceError if it cannot be written."""
+    """Write ``manifest.json``, with its digest, into a capture's folder; raise EvidenceError if that fails."""
     path = folder / MANIFEST
     data = msgspec.json.decode(manifest.to_complete_json())
     data["digest"] = manifest_digest(data)

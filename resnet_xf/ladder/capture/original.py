@@ -1,4 +1,4 @@
-"""The side of a network that runs elsewhere, under MXNet alone: what ``capture-script``'s file recorded of it."""
+"""A side for an original network that ran elsewhere, under MXNet: read from what ``capture-script`` recorded."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from resnet_xf.ladder.short_run import TrainingStep, curve_run, lockstep_run
 from resnet_xf.ladder.subject import Subject, outline_of
 
 MOVED = (Scale, RadixSoftmax)
-"""Layers that one operator of the graph alone does not compute: several are joined, or their output is reshaped."""
+"""Our layers whose output is not that of one operator of the graph: it takes several, or the output is reshaped."""
 
 
 @dataclass(frozen=True)
 class Translation:
-    """The graph of the evidence as a plan.
+    """The MXNet graph of an evidence file, translated to a plan.
 
     Attributes:
         plan: the network.
-        arrays: by our names of arrays, the graph's.
-        layers: by our names of layers and of containers, the operator whose output is theirs.
-        channels_last: whether it takes images ``(N, H, W, C)``.
+        arrays: from our name of each array to its name in the graph.
+        layers: from our name of each layer or container to the operator of the graph that computes its output.
+        channels_last: whether the original takes images ``(N, H, W, C)``.
     """
 
     plan: Plan
@@ -47,10 +47,10 @@ class Translation:
 
 
 def translate(evidence: Evidence, like: Plan | None = None) -> Translation:
-    """Return the plan of the evidence's graph; with the names of another plan if that has the same layers.
+    """Translate the graph of an evidence file to a plan. If plan ``like`` has the same layers, use its names.
 
     Raises:
-        EvidenceError: if no plan has a part of the graph; the message names the node.
+        EvidenceError: if a part of the graph cannot be translated; the message names the node.
     """
     tensors, symbol = evidence.stand_ins(), evidence.symbol
     zeros = {name for name, one in evidence.facts.arrays.items() if one.zero and len(one.shape) == 1}
@@ -84,12 +84,14 @@ def _named(graph: Graph, title: str, zeros: set[str], like: Plan | None) -> tupl
 
 
 class Original:
-    """See :class:`resnet_xf.ladder.sides.side.Side`. It has what one forward pass and one training step computed.
+    """A :class:`resnet_xf.ladder.sides.side.Side` with what an original network computed, read from an evidence file.
+
+    This is one forward pass and one training step.
 
     Args:
         evidence: the file's contents.
         translation: its graph as a plan.
-        weights: the arrays that it is compared with, by our names.
+        weights: the converted weights that are compared with the original, by our names.
     """
 
     def __init__(self, evidence: Evidence, translation: Translation, weights: Weights) -> None:
@@ -112,22 +114,23 @@ class Original:
             }
 
     def cannot(self, capability: str) -> str | None:
-        """Return why a capability is lacking: the evidence has one training step, and no more."""
+        """Return why a capability is lacking, or None. Only ``train step by step`` is: one step was recorded."""
         return f"{self.evidence.path.name} holds one training step" if capability == "train step by step" else None
 
     def release(self) -> None:
         """Do nothing, since nothing large is held."""
 
     def take(self, key: str, kind: Any, measure: object, *, large: bool) -> Any:
-        """Return a recorded measurement; raise EvidenceError if there is none."""
+        """Return what was recorded for ``key``, or raise EvidenceError. The other arguments are not used."""
         if key not in self._measurements:
             raise EvidenceError(f"{self.evidence.path}: holds no {key}")
         return self._measurements[key]()
 
     def take_each(self, keys: Sequence[str], kind: Any, measure: object) -> Iterator[Any]:
-        """Yield a :class:`Passed` for each key ``inside/float64/given/LAYER``: no inputs, and a sketch of the output.
+        """Yield for each key ``inside/float64/given/LAYER`` a sketch of the layer's output, in a :class:`Passed`.
 
-        It is None for a layer that was not recorded. Only the keys decide. Raises EvidenceError at any other key.
+        Its inputs are empty. Yield None for a layer that was not recorded. ``kind`` and ``measure`` are not used.
+        Raises EvidenceError at any other key.
         """
         for key in keys:
             what, _, name = key.rpartition("/")
@@ -137,9 +140,9 @@ class Original:
             yield None if theirs is None else Passed((), self.evidence.parts["layers"][theirs])
 
     def _trace(self) -> ObservedTrace:
-        """Return the graph's layers for one image, by our names.
+        """Return shapes and settings of the original's layers for one image, by our names.
 
-        Output shapes are those recorded, or the plan's for a layer without a record. All else comes from the plan.
+        Output shapes are the recorded ones, if the layer was recorded. All else comes from the plan of its graph.
         """
         planned, facts = self.translation.plan, self.evidence.facts
         nodes = dict(walk(planned.root))
@@ -155,12 +158,12 @@ class Original:
 
     @property
     def images(self) -> Array:
-        """The images as our networks take them, ``(N, C, H, W)``."""
+        """The recorded images as our networks take them, ``(N, C, H, W)``."""
         images = self.evidence.arrays["images"]
         return images.transpose(0, 3, 1, 2) if self.translation.channels_last else images
 
     def _digests(self, dtype: str) -> dict[str, str]:
-        """The digests of the compared weights, which rung 2 has found to be those that were recorded."""
+        """Return the digests of our weights in a dtype. Rung 2 has shown before that the original has the same ones."""
         return {name: array_digest(array.astype(dtype)) for name, array in self.weights.items()}
 
     def _step(self, dtype: str) -> Step:
@@ -177,7 +180,7 @@ class Original:
         )
 
     def differing(self) -> dict[str, float]:
-        """Return the arrays whose bits are not those that were recorded, and by about how much they differ."""
+        """Return the names of our weights that differ from the recorded ones, each with an estimated relative error."""
         apart = {}
         for name, array in self.weights.items():
             if (theirs := self.translation.arrays.get(name)) is None:
@@ -190,7 +193,7 @@ class Original:
         return apart
 
     def subject(self, planned: Plan, max_memory: int) -> Subject:
-        """Return what is compared: a plan with the weights, on the images and the training step of the evidence.
+        """Return the inputs of the comparison: a plan, our weights, and the recorded images and training step.
 
         Raises:
             ShapeError: if the images do not fit the plan.
@@ -218,5 +221,5 @@ class Original:
 
 
 def _same_axes(recorded: Shape, ours: Shape) -> Shape:
-    """Return our shape if the recorded one has as many values in another number of axes, as (1, 8) and (1, 8, 1, 1)."""
+    """Return the recorded shape; but ours if they differ in number of axes alone, as (1, 8) and (1, 8, 1, 1)."""
     return ours if len(recorded) != len(ours) and prod(recorded) == prod(ours) else recorded

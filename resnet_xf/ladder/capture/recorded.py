@@ -1,4 +1,4 @@
-"""Reading ``evidence.npz``, as the file of ``resnet-xf capture-script`` writes it where MXNet runs."""
+"""Reads ``evidence.npz``: what the file of ``resnet-xf capture-script`` recorded of a network where MXNet runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEMBERS = {
     **dict.fromkeys(("output_float64", "targets", "step_float64", "layers", "weights"), "<f8"),
     **{f"{what}_{dtype}": "<f8" for what in ("gradients", "statistics") for dtype in ("float32", "float64")},
 }
-"""The arrays of the file, and their dtypes."""
+"""The arrays of the file by name, and their dtypes."""
 
 MOST_BYTES = 2**28
 """The most bytes of all arrays together. The sums for ResNet-152 are 4 MB, and four images of 512×512 are 13 MB."""
@@ -36,11 +36,11 @@ MOST_VALUES = 2**32
 
 
 class RecordedArray(msgspec.Struct, frozen=True):
-    """One array of the network.
+    """What the file says of one weight or running statistic of the network; its values are not in the file.
 
     Attributes:
-        shape: of the array.
-        sha256: of its values in float32.
+        shape: the array's shape.
+        sha256: the digest of its values in float32.
         zero: whether all its values are 0.
         learns: whether it has a gradient; running statistics have none.
     """
@@ -52,17 +52,17 @@ class RecordedArray(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What the file says beside its arrays.
+    """What the file says besides its arrays. Names of nodes and arrays are those of MXNet's graph.
 
     Attributes:
         format: the version of the format.
-        mxnet, python, numpy: with which it was recorded.
+        mxnet, python, numpy: the versions with which it was recorded.
         head: the node whose output is the network's.
-        softmax: the softmax after it that was left out; else empty.
-        layers: by operator, the shape of its output.
-        losses: by dtype, the loss of the training step.
-        arrays: the network's, by name in the graph.
-        sha256: the digest of each array of the file.
+        softmax: the softmax node after ``head``, which was left out; empty if there was none.
+        layers: for each operator node, the shape of its output.
+        losses: for each dtype, the loss of the training step.
+        arrays: the network's weights and running statistics, by name.
+        sha256: the digest of each array of the file, by the names in :data:`MEMBERS`.
     """
 
     format: int
@@ -79,15 +79,15 @@ class Facts(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an original network computes.
+    """The contents of an evidence file: what an original MXNet network computed.
 
     Attributes:
         path: the file.
         facts: see :class:`Facts`.
         symbol: the graph.
-        arrays: those of :data:`MEMBERS`.
-        parts: of those that are joined from many, by name in the graph: sketches of ``layers``, ``weights`` and
-            ``gradients_*``, and the values of ``statistics_*``.
+        arrays: the file's arrays, by the names in :data:`MEMBERS`.
+        parts: those arrays of the file that were joined from many, split again: by name in :data:`MEMBERS`, then by
+            name in the graph. Sketches of ``layers``, ``weights`` and ``gradients_*``; the values of ``statistics_*``.
     """
 
     path: Path
@@ -97,7 +97,11 @@ class Evidence:
     parts: dict[str, Weights]
 
     def stand_ins(self) -> Weights:
-        """Return arrays of the network's shapes: with the values of small ones, and else with zeros or ones."""
+        """Return an array of the right shape for each weight and running statistic, by name in the graph.
+
+        Small ones have their values. Of large ones only a sketch was recorded: these are zeros if the original's were
+        all 0, else ones.
+        """
         arrays = {}
         for name, one in self.facts.arrays.items():
             values = self.parts["weights"][name]
@@ -111,7 +115,7 @@ class Evidence:
 
 
 def read_evidence(path: str | Path) -> Evidence:
-    """Read ``evidence.npz``. Nothing is unpickled.
+    """Read and check an evidence file, which ``capture-script``'s file wrote. Nothing is unpickled.
 
     Raises:
         EvidenceError: if it cannot be read, is damaged, or is of another version.
@@ -144,7 +148,11 @@ def _read_arrays(path: Path) -> Weights:
 
 
 def _read_array(name: str, data: bytes) -> Array:
-    """Return the array of a ``.npy`` file whose header says as many bytes as there are."""
+    """Return the array in the bytes of a ``.npy`` file; ``name`` is one of :data:`MEMBERS`.
+
+    Raises:
+        EvidenceError: if the header does not fit the bytes or the expected dtype, or a value is not finite.
+    """
     stream = io.BytesIO(data)
     header: Any = np.lib.format  # its functions have no types
     header.read_magic(stream)
@@ -158,7 +166,7 @@ def _read_array(name: str, data: bytes) -> Array:
 
 
 def _check(facts: Facts, arrays: Weights) -> None:
-    """Raise EvidenceError for arrays that are not what was recorded, and for shapes that no network has."""
+    """Raise EvidenceError if an array does not match its digest, or a shape or count is not possible."""
     for name, array in arrays.items():
         if name != "facts" and facts.sha256.get(name) != digest(array):
             raise EvidenceError(f"{name} is not what was recorded; the file is damaged or was changed; capture again")
@@ -177,7 +185,10 @@ def _check(facts: Facts, arrays: Weights) -> None:
 
 
 def _split(key: str, arrays: Weights, shapes: Mapping[str, Shape], longest: int = CHUNKS) -> Weights:
-    """Return the parts of a joined array, by name: as many values as a shape has, but at most ``longest``."""
+    """Split the flat array ``arrays[key]`` and return its parts by name, in the order of ``shapes``.
+
+    A part has as many values as its shape, but at most ``longest``. Raises EvidenceError if the sizes do not add up.
+    """
     joined, at, parts = arrays[key], 0, {}
     for name, shape in shapes.items():
         size = min(prod(shape), longest)

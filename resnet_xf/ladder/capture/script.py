@@ -40,11 +40,11 @@ SIDES = (64, 112, 32, 28, 224, 96, 128, 299, 320, 448, 512)
 """Heights and widths that are tried, in order, if no ``--shape`` is given."""
 
 MOST_VALUES = 2**26
-"""How many values of layers' outputs are held at a time."""
+"""About how many values of layers' outputs are held in memory at a time."""
 
 
 class CaptureError(Exception):
-    """What the user can mend, in one line."""
+    """An error that the user can mend; its message is one line."""
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def factors(width: int) -> Any:
 def sketch(array: Any) -> Any:
     """Return an array's values, if there are at most ``CHUNKS``; else ``CHUNKS`` sums that stand for them.
 
-    Each is of one chunk under :func:`factors`. Any change, and any swap, changes it by 1 / sqrt(chunk) of its size.
+    Each sums a chunk times :func:`factors`, over sqrt(chunk). A change or swap changes it by 1 / sqrt(chunk) of itself.
     """
     flat = np.asarray(array, dtype=np.float64).ravel()
     if flat.size <= CHUNKS:
@@ -89,12 +89,12 @@ def digest(array: Any) -> str:
 
 
 def say(text: str) -> None:
-    """Print progress."""
+    """Print a line of progress to standard error."""
     print(f"capture: {text}", file=sys.stderr)
 
 
 def exact(graph: Dict[str, Any]) -> Dict[str, Any]:
-    """Return a graph for float64, with PReLUs in simple operators. MXNet's own operator multiplies in float32."""
+    """Return a graph (decoded JSON) in which simple operators replace PReLU, which MXNet multiplies in float32."""
     nodes = []  # type: List[Dict[str, Any]]
     places = {}  # type: Dict[int, int]
 
@@ -134,8 +134,8 @@ class Network:
     Attributes:
         graph: the whole graph as text.
         symbol, exact: the graph without a softmax at the end, for float32 and for float64.
-        softmax, head, data: the names of that softmax, or nothing; of the node before it; of the input.
-        arrays: by name; those of running statistics too.
+        softmax, head, data: names: of that softmax (or empty), of the last node that is used, of the input.
+        arrays: weights and running statistics by name.
     """
 
     def __init__(self, mx: Any, symbol: Any, arrays: Dict[str, Any]) -> None:
@@ -167,7 +167,7 @@ class Network:
             raise CaptureError(f"{wrong[0]} holds NaN or infinite values")
 
     def shape(self, channels_and_size: Tuple[int, ...]) -> Tuple[int, ...]:
-        """Return the shape of one image: the given one, or the first that fits the arrays."""
+        """Return the shape (C, H, W) of one image: the given one, or if it is empty the first that fits the arrays."""
         tried = [channels_and_size] if channels_and_size else [(c, side, side) for side in SIDES for c in (3, 1, 4, 2)]
         for shape in tried:
             with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -189,13 +189,13 @@ class Network:
         return scaled or any(np.abs(self.arrays[name]).max() > 10 for name in means)
 
     def shapes(self, symbol: Any, images: Tuple[int, ...]) -> Dict[str, Tuple[int, ...]]:
-        """Return the shapes of a graph's inputs, for images of a shape."""
+        """Return the shape of each input of a graph, by name. ``images`` is the shape of the batch."""
         known = {name: array.shape for name, array in self.arrays.items()}
         known[self.data] = images
         return {name: known[name] for name in symbol.list_arguments()}
 
     def bind(self, symbol: Any, images: Any, dtype: str, grad: str = "null") -> Any:
-        """Return an executor that holds the arrays and the images."""
+        """Return an MXNet executor of a graph, with arrays and images loaded. ``grad``: "write" computes gradients."""
         types = {name: np.dtype(dtype) for name in symbol.list_arguments()}
         shapes = self.shapes(symbol, images.shape)
         executor = symbol.simple_bind(self.mx.cpu(), grad_req=grad, type_dict=types, **shapes)
@@ -207,7 +207,7 @@ class Network:
         return executor
 
     def output(self, images: Any, dtype: str) -> Any:
-        """Return the output in inference mode."""
+        """Return the output (N, classes) for images in inference mode; raise CaptureError if it is not finite."""
         symbol = self.exact if dtype == "float64" else self.symbol
         output = self.bind(symbol, images, dtype).forward(is_train=False)[0].asnumpy()
         if output.ndim != 2 or not np.isfinite(output).all():
@@ -215,7 +215,7 @@ class Network:
         return output
 
     def layers(self, images: Any) -> Tuple[Dict[str, List[int]], Any]:
-        """Return by operator the shape of its float64 output in inference mode, and the sketches one after another."""
+        """Return the shape of each operator's float64 output in inference mode, and all their sketches, joined."""
         internals = self.exact.get_internals()
         names = internals.list_outputs()
         operators = [node["name"] for node in json.loads(self.graph)["nodes"] if node["op"] != "null"]
@@ -238,7 +238,7 @@ class Network:
     def step(self, images: Any, targets: Any, dtype: str) -> Tuple[float, Any, Dict[str, Any], Dict[str, Any]]:
         """Return the loss, the outputs, the gradients and the running statistics of a step in training mode.
 
-        The loss is the cross-entropy, summed with ``targets``. Dropout is off, and no batch norm is frozen.
+        The loss is the sum of -targets * log_softmax(outputs). Dropout is off, and no batch norm is frozen.
         """
         graph = json.loads((self.exact if dtype == "float64" else self.symbol).tojson())
         for node in graph["nodes"]:
@@ -262,7 +262,7 @@ class Network:
 
 
 def exported(mx: Any, graph: str, params: str) -> Network:
-    """Return the network of ``net-symbol.json`` and ``net-0000.params``."""
+    """Return the network in the files ``graph`` (``net-symbol.json``) and ``params`` (``net-0000.params``)."""
     for path in (graph, params):
         if not os.path.isfile(path):
             raise CaptureError(f"{path}: there is no such file")
@@ -274,7 +274,7 @@ def exported(mx: Any, graph: str, params: str) -> Network:
 
 
 def gluon(mx: Any, place: str, shape: Tuple[int, ...]) -> Network:
-    """Return the network that ``module:function`` returns."""
+    """Call the function ``place`` (``module:function``), and return the Gluon block that it returns as a Network."""
     module, _, function = place.partition(":")
     sys.path.insert(0, os.getcwd())
     with blaming(f"--block {place}"):
@@ -288,7 +288,7 @@ def gluon(mx: Any, place: str, shape: Tuple[int, ...]) -> Network:
 
 
 def images_of(network: Network, path: Optional[str], shape: Tuple[int, ...], batch: int, seed: int) -> Any:
-    """Return images, float32: those of a ``.npy`` file, or drawn ones."""
+    """Return float32 images: those of the ``.npy`` file ``path``, or if that is None ``batch`` drawn from ``seed``."""
     if path:
         with blaming(f"{path}: cannot be read as a .npy file"):
             images = np.load(path, allow_pickle=False)
@@ -303,7 +303,7 @@ def images_of(network: Network, path: Optional[str], shape: Tuple[int, ...], bat
 
 
 def measure(network: Network, images: Any) -> Dict[str, Any]:
-    """Return everything that the file holds, by name."""
+    """Run the network, and return all arrays of the evidence file, by name."""
     say(f"outputs of images {images.shape}")
     arrays = {"images": images, "output_float64": network.output(images, "float64")}
     arrays["output_float32"], arrays["repeated_output"] = (network.output(images, "float32") for _ in range(2))
@@ -342,7 +342,7 @@ def measure(network: Network, images: Any) -> Dict[str, Any]:
 
 
 def write(path: str, arrays: Dict[str, Any]) -> None:
-    """Write the file under a temporary name, and rename it."""
+    """Write arrays to a ``.npz`` file, under a temporary name first."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
@@ -354,13 +354,13 @@ def write(path: str, arrays: Dict[str, Any]) -> None:
 
 
 def sizes(text: str) -> Tuple[int, ...]:
-    """Return ``3,224,224`` as numbers."""
+    """Parse a text such as ``3,224,224`` to three integers."""
     channels, height, width = map(int, text.split(","))
     return channels, height, width
 
 
 def run(options: Any) -> None:
-    """Record the network that the command line names."""
+    """Record the network that the command line names, and write the file. Raises CaptureError for wrong options."""
     if bool(options.block) == bool(options.params) or bool(options.block and options.graph):
         raise CaptureError("give net-symbol.json and net-0000.params, or --block module:function")
     if options.batch < 2:

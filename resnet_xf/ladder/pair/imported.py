@@ -1,4 +1,4 @@
-"""A network that was imported from an exported graph, as ``SymbolBlock.imports`` returns it: built again, in layers."""
+"""Rebuilds a network that was imported from an exported graph (``SymbolBlock.imports``) as one that has layers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from resnet_xf.support.files import temporary_folder
 
 
 def with_layers(backend: Backend, side: str, network: Any, image: Array) -> Any:
-    """Return the network; one without layers of its own is built from its graph, with the names of our plan.
+    """Return the network itself if it has layers. If it is an imported graph, build it again in layers from the graph.
 
     Args:
-        backend: the framework's.
+        backend: the framework's backend.
         side: the network's name in messages.
-        network: of any kind.
-        image: ``(1, C, H, W)``, for which both must have the same output in float64.
+        network: a native network, with layers or imported.
+        image: ``(1, C, H, W)``. The graph and the rebuilt network must have the same output for it in float64.
 
     Raises:
-        SpecError: if no plan has a part of the graph, which the message names, or the outputs differ.
+        SpecError: if a part of the graph (named in the message) cannot be rebuilt, or the outputs differ.
     """
     if cannot(backend, "run exported networks"):
         return network

@@ -1,4 +1,4 @@
-"""Which layer of one network corresponds to which of another: by the user's names, with a proposal for them."""
+"""Matches the layers of one network to those of another by the names that a user gives, and proposes such names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resnet_xf.architecture.trace import Observed
 from resnet_xf.errors import SpecError, WeightsError
 
 MOST = 5
-"""Layers that a complaint lists of each network."""
+"""How many layers of each network an error message lists at most."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Layers:
 
     @cached_property
     def arrays(self) -> dict[str, dict[str, Shape]]:
-        """By layer: the shapes of its weights, by the last word of their names."""
+        """For each layer that has weights: their shapes, by the last word of their names, such as ``bias``."""
         shapes: dict[str, dict[str, Shape]] = {}
         for name, shape in self.tensors.items():
             shapes.setdefault(layer_of(name), {})[name.rpartition(".")[2]] = shape
@@ -48,25 +48,25 @@ class Layers:
 
     @cached_property
     def at_work(self) -> list[str]:
-        """The layers with weights that run, in that order."""
+        """The layers with weights that run, in the order in which they first finish."""
         return [name for name in self.order if name in self.arrays]
 
     @cached_property
     def holders(self) -> set[str]:
-        """The names of layers that hold others."""
+        """The names of the layers that contain other layers."""
         return {layer_of(name) for name in self.order if name}
 
     def kind(self, name: str) -> tuple[object, ...]:
-        """Whether a layer has running statistics, and the shapes of its weights."""
+        """Return what two layers must share to match: whether they have running statistics, and weights' shapes."""
         shapes = self.arrays[name]
         return "running_mean" in shapes, *sorted(shapes.values())
 
     def place(self, name: str) -> str | None:
-        """The last layer with weights that finished before this one first did."""
+        """Return the last layer with weights that finished before this one first did; None if there is none."""
         return next((n for n in reversed(self.order[: self.order.index(name)]) if n in self.arrays), None)
 
     def described(self, names: Sequence[str]) -> str:
-        """The first few of these layers with the shapes of their weights, for a message."""
+        """Return a text for a message: the first few of these layers with the shapes of their weights."""
         some = [f"{n or 'the whole'} {' '.join(map(str, self.arrays[n].values()))}" for n in names[:MOST]]
         more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
         return f"{', '.join(some) or 'none'}{more} of {self.side}"
@@ -75,12 +75,12 @@ class Layers:
 def partners(first: Layers, second: Layers, names: Mapping[str, str]) -> dict[str, str]:
     """Match the layers of the second network to those of the first.
 
-    Layers match if ``names`` says so. The whole networks match, and so do layers with weights and the same name.
-    Layers without weights match if both are leaves with the same name, output shape, call count and preceding
-    weighted layer.
+    Layers match if ``names`` says so: it maps the second network's names to the first's. The whole networks (both named
+    ``""``) match, and so do layers with weights and the same name. Layers without weights match if both are leaves with
+    the same name, output shape, call count and preceding weighted layer.
 
     Returns:
-        The first network's names, by the second's. Layers without a partner are left out.
+        From each layer's name in the second network to its name in the first. Layers without a partner are left out.
 
     Raises:
         SpecError: if ``names`` has a layer that does not exist, or names one twice.
@@ -109,7 +109,10 @@ def partners(first: Layers, second: Layers, names: Mapping[str, str]) -> dict[st
 
 
 def _check(first: Layers, second: Layers, names: Mapping[str, str]) -> None:
-    """Raise SpecError for unknown names, names used twice, and layers that do not run equally often."""
+    """Raise SpecError if ``names`` has an unknown layer, one twice, or layers that do not run equally often.
+
+    ``names`` maps the second network's names to the first's. How often a layer with weights runs is not checked.
+    """
     for side, requested in ((second, list(names)), (first, list(names.values()))):
         layers = {*side.order, *side.arrays}
         for name in requested:
@@ -133,7 +136,10 @@ def _check(first: Layers, second: Layers, names: Mapping[str, str]) -> None:
 
 
 def _alike(first: Layers, second: Layers, name: str, matched: Mapping[str, str]) -> bool:
-    """Whether two layers without weights and with the same name match."""
+    """Return whether the layers called ``name`` in both networks match: see the rule of :func:`partners`.
+
+    They have no weights. ``matched``: from the second network's names to the first's, for the layers matched so far.
+    """
     if name in first.holders or name in second.holders or name in first.arrays:
         return False
     if first.seen[name].output_shape != second.seen[name].output_shape:
@@ -149,7 +155,7 @@ def proposed(first: Layers, second: Layers) -> dict[str, str]:
     The longest sequences of layers that agree are matched first, then each remaining layer with the next of its kind.
 
     Returns:
-        The first network's names, by the second's.
+        From each matched layer's name in the second network to its name in the first.
     """
     ours, theirs = first.at_work, second.at_work
     kinds = [first.kind(name) for name in ours], [second.kind(name) for name in theirs]
@@ -166,7 +172,7 @@ def proposed(first: Layers, second: Layers) -> dict[str, str]:
 
 
 def _proposal(first: Layers, second: Layers) -> str:
-    """The proposal as Python code to paste."""
+    """Return the end of an error message: the proposed ``names`` as Python code to paste, or that there are none."""
     entries = {name: partner for name, partner in proposed(first, second).items() if name != partner}
     if not entries:
         return "; no two of them are alike"
@@ -174,10 +180,10 @@ def _proposal(first: Layers, second: Layers) -> str:
 
 
 def tensor_partners(first: Layers, second: Layers, layers: Mapping[str, str]) -> dict[str, str]:
-    """The name in the first network of each weight of the second network's matched layers.
+    """Match the weights of matched layers: return from each name in the second network to the name in the first.
 
-    The last words are the same. If one weight of a layer is left over in each network and both have the same shape,
-    they match too.
+    ``layers`` does the same for layers (:func:`partners`). Weights match if the last words of their names are equal. If
+    a layer has one weight left over in each network, and both have the same shape, these match too.
     """
     matched = {}
     for name, partner in layers.items():

@@ -34,15 +34,15 @@ Pair = tuple[Any, Any]
 
 @dataclass(frozen=True)
 class _Member:
-    """One of the user's two networks.
+    """One of the user's two networks, and what one run of it showed.
 
     Attributes:
-        backend: of its framework.
-        network: a copy of it, in which weights that waited for a first run have their shapes.
+        backend: the backend of its framework.
+        network: a copy of it. Weights whose shapes were unknown before a first run have them now.
         arrays: the values of the copy's weights, by name.
         layers: its layers, as one run showed them.
         classes: how many outputs it has for an image.
-        imported: whether it was built again from an imported graph.
+        imported: whether it was rebuilt from an imported graph (:func:`with_layers`).
     """
 
     backend: Backend
@@ -64,7 +64,7 @@ def suggest_names(first: Any, second: Any, images: Array) -> dict[str, str]:
         images: ``(N, C, H, W)``.
 
     Returns:
-        The first network's layers with weights, by the second's; layers of equal name are left out.
+        From the name of a layer with weights in the second network to its name in the first. Equal names are left out.
 
     Raises:
         SpecError, WeightsError, DataError: if an argument is no network, or does not run on the images.
@@ -83,10 +83,16 @@ def pair_of(
     level: str,
     max_memory: int | None,
 ) -> tuple[Subject, list[Backend], str, str]:
-    """The subject of a comparison, its two backends, and for the report where weights and images came from.
+    """Prepare the comparison of two networks of a user's own.
+
+    The arguments are those of :func:`resnet_xf.parity`; ``weights`` must be None.
+
+    Returns:
+        The subject (all inputs of the comparison), a backend for each network, and two texts for the report: where the
+        weights and where the images came from.
 
     Raises:
-        SpecError, WeightsError, DataError: for networks that cannot be compared.
+        SpecError, WeightsError, DataError: if the networks cannot be compared.
     """
     if weights is not None:
         raise WeightsError("weights: a pair of your own networks brings its own; load them before")
@@ -133,13 +139,17 @@ def pair_of(
 
 
 def _with_drawn_image(images: Array) -> Array:
-    """Return images ``(N + 1, C, H, W)``: the given ones and one of random pixels. Zeros or a single grey hide much."""
+    """Return images ``(N + 1, C, H, W)``: the given ones and one of random pixels. Constant images hide differences."""
     drawn = images.mean() + max(1.0, images.std()) * noise("image", images.shape[1:])
     return np.concatenate([images, drawn[None].astype(np.float32)])
 
 
 def _both(pair: Pair, images: object) -> tuple[_Member, _Member]:
-    """Copy and run both networks once."""
+    """Copy each network, run it on the first image, and return what it showed.
+
+    Raises:
+        DataError, SpecError: if the images are no array ``(N, C, H, W)``, or a network cannot run on them.
+    """
     if not isinstance(images, np.ndarray) or images.ndim != 4:
         got = f"an array of shape {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
         raise DataError(f"images: a pair needs an array (N, C, H, W), as resnet_xf.data.photographs() gives, got {got}")
@@ -154,7 +164,10 @@ def _both(pair: Pair, images: object) -> tuple[_Member, _Member]:
 
 
 def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
-    """Copy a network, run the copy on one image, and list its layers."""
+    """Copy a network, run the copy on the first image, and return the copy with its weights and layers.
+
+    ``side`` is the network's name in messages. Raises SpecError if it does not return one array ``(N, classes)``.
+    """
     image = images[:1]
     layered = with_layers(backend, side, network, image)
     duplicate = backend.copy(layered)
@@ -184,7 +197,11 @@ def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
 def _named(
     own: _Member, layers: Mapping[str, str], tensors: Mapping[str, str] | None = None
 ) -> tuple[dict[str, str], frozenset[str]]:
-    """The name in this network of each compared weight, and the compared weights of layers that never run."""
+    """Return ``tensors`` and ``idle`` of a :class:`ForeignBackend` for one network.
+
+    ``layers`` is the result of :func:`partners`. ``tensors`` is the result of :func:`tensor_partners`; None for the
+    first network, whose weights keep their names.
+    """
     if tensors is None:
         compared = set(layers.values())
         tensors = {name: name for name in own.arrays if layer_of(name) in compared}
@@ -193,7 +210,11 @@ def _named(
 
 
 def _outline(pair: Pair, first: ForeignBackend, pixels: Array) -> Outline:
-    """The first network's layers, which the second's must equal."""
+    """Return the outline of the first network's layers, which the second's must equal.
+
+    Raises:
+        SpecError: if it has no layers.
+    """
     seen = trace_network(first, first.build(None), pixels[:1])
     names = list(dict.fromkeys(type(network).__name__ for network in pair))
     kinds = {name: _kind(layer) if name else "network" for name, layer in seen.layers.items()}
@@ -204,7 +225,7 @@ def _outline(pair: Pair, first: ForeignBackend, pixels: Array) -> Outline:
 
 
 def _settings(seen: ObservedTrace) -> dict[str, dict[str, float]]:
-    """The settings of all layers but norms without running statistics."""
+    """Return the settings (eps, stride and so on) of all layers except norms without running statistics."""
     return {
         name: dict(layer.settings)
         for name, layer in seen.layers.items()
@@ -213,7 +234,7 @@ def _settings(seen: ObservedTrace) -> dict[str, dict[str, float]]:
 
 
 def _kind(layer: Observed) -> str:
-    """Return a layer's kind, from its weights. A global pool is recognized by its shapes."""
+    """Return a layer's kind from the shapes: ``norm``, ``linear``, ``conv``, ``globalpool``, else ``layer``."""
     shapes = layer.weight_shapes
     if "running_mean" in shapes:
         return "norm"
@@ -234,7 +255,10 @@ def _short_run(
     seed: int,
     settings: Mapping[str, Any],
 ) -> ShortRun:
-    """Return a run on images of the networks' own size, which may be the only one that they take."""
+    """Return a training run on images of the user's size, which may be the only one that the networks take.
+
+    ``rows``: the layers; ``arrays``: the weights; ``shape``: of the images; ``settings``: ``LOCKSTEP`` or ``CURVE``.
+    """
     return ShortRun(
         network=None,
         weights=tuple(arrays),
@@ -277,7 +301,10 @@ def _refuse_chance(member: _Member, backend: ForeignBackend, run: ShortRun) -> N
 
 
 def probe_weights(arrays: Weights, seed: int) -> Weights:
-    """Random weights of these shapes, under which each one matters, like the scheme ``probe`` of ``draw_weights``."""
+    """Return random float32 weights with these names and shapes, of which every value has an effect on the output.
+
+    They are drawn like those of the scheme ``probe`` of ``draw_weights``.
+    """
     norms = {layer_of(name) for name, array in arrays.items() if name.endswith("weight") and array.ndim == 1}
     return {name: _probe(name, array, layer_of(name) in norms, seed) for name, array in arrays.items()}
 

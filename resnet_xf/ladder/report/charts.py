@@ -20,7 +20,7 @@ LETTER, NARROW, WIDE = 8.5, 290, 1000
 
 
 class Bar(NamedTuple):
-    """One rung's value as a share of its bound, in words and as a place on the axis: None if it was skipped."""
+    """One rung's value divided by its bound: as text, and as its place (0 to 1) on the axis; None if it was skipped."""
 
     rung: RungResult
     text: str
@@ -28,7 +28,7 @@ class Bar(NamedTuple):
 
 
 class Room(NamedTuple):
-    """How far each rung is from its bound."""
+    """A bar chart of how far each rung is from its bound: the axis, the place (0 to 1) of the bound, and the bars."""
 
     axis: Axis
     bound: float
@@ -45,7 +45,7 @@ def draw(report: Report) -> dict[str, list[Panel]]:
 
 
 def room(rungs: Sequence[RungResult]) -> Room:
-    """Return each rung's value as a share of its bound, on a logarithmic scale."""
+    """Return the bar chart of each rung's value divided by its bound, on a logarithmic axis."""
     shares = [_share(rung) for rung in rungs]
     values = [share for share in shares if share is not None and share <= 1]
     axis = logarithmic([*values, 0.0, 0.1], named={1.0: "bound", FAR: f"{FAR:g}×"}, ceiling=FAR)
@@ -57,7 +57,10 @@ def room(rungs: Sequence[RungResult]) -> Room:
 
 
 def layer_errors(layers: Sequence[LayerError]) -> Iterator[Panel]:
-    """Yield every layer's errors in running order: in float64 inherited and own, then each side's own in float32."""
+    """Yield two charts of every layer's errors, in running order: float64 errors between sides, and float32 errors.
+
+    The second is there only if float32 errors were measured.
+    """
     x = Axis(-0.7, len(layers) - 0.3, _parts(layers), f"{len(layers)} layers, in the order in which they run")
     worst = max(layers, key=lambda layer: layer.inherited / layer.inherited_bound if layer.inherited_bound else 0.0)
     largest = f"the largest inherited error for its bound is {number(worst.inherited)} at {worst.name}"
@@ -99,7 +102,11 @@ def layer_errors(layers: Sequence[LayerError]) -> Iterator[Panel]:
 
 
 def learning_curves(curves: Curves) -> Iterator[Panel]:
-    """Yield each side's losses; then how far they are from the first side's, and nudged runs from their own side's."""
+    """Yield a chart of the losses of all runs by step, then one of their differences.
+
+    Each side's run is compared with the first side's, and each nudged run with the run of its own side. The second
+    chart is left out if all differences are 0.
+    """
     first = next(iter(curves.losses))
     nudged = [(curves.losses[side], run) for side, runs in curves.nudged.items() for run in runs]
     runs = [*curves.losses.values(), *(run for _, run in nudged)]
@@ -137,7 +144,7 @@ def learning_curves(curves: Curves) -> Iterator[Panel]:
 
 
 def accuracies(result: Equivalence) -> Iterator[Panel]:
-    """Yield the accuracies by seed, then their differences against the margin."""
+    """Yield a chart of both backends' accuracies by seed, then one of their differences against the margin."""
     both = {name: result.accuracies[name] for name in (result.first, result.second)}
     count = len(result.seeds)
     ticks = [Tick((n + 0.5) / count, str(result.seeds[n])) for n in range(0, count, math.ceil(count / 12))]
@@ -173,23 +180,23 @@ def accuracies(result: Equivalence) -> Iterator[Panel]:
 
 
 def _sides(look: str, paths: Mapping[str, str]) -> Iterator[Series]:
-    """Yield the series of each side, in the side's own colour."""
+    """Yield a series for each side, with its path and its own colour. ``look`` has the other classes of the style."""
     return (Series(side, f"{look} s{1 + place % 4}", path) for place, (side, path) in enumerate(paths.items()))
 
 
 def _ringed(x: Axis, y: Axis, measured: Iterator[tuple[float | None, float | None]]) -> Series:
-    """Return rings around the errors that are beyond their bounds."""
+    """Return a series of rings around errors beyond their bounds. ``measured``: each layer's error and bound."""
     path = dots(x, y, ((place, error) for place, (error, bound) in enumerate(measured) if beyond(error, bound)))
     return Series("beyond its bound", "dot ring", path)
 
 
 def _distances(first: Sequence[float], second: Sequence[float]) -> list[float | None]:
-    """Return the absolute differences of two losses by step; None where they are equal."""
+    """Return the absolute difference of two runs' losses at each step; None where they are equal."""
     return [abs(a - b) or None for a, b in zip(first, second, strict=False)]
 
 
 def _tip(x: Axis, place: int, layer: LayerError) -> Tip:
-    """Return what a layer's column says."""
+    """Return the text that the chart shows at a layer's column; ``place`` is the layer's number from 0."""
     start, end = (WIDTH * x.share(place + side) for side in (-0.5, 0.5))
     lines = [f"{layer.name} ({layer.kind})", f"inherited {number(layer.inherited)}"]
     lines += [f"own {number(layer.own)}"] if layer.own is not None else []
@@ -198,7 +205,10 @@ def _tip(x: Axis, place: int, layer: LayerError) -> Tip:
 
 
 def _parts(layers: Sequence[LayerError]) -> list[Tick]:
-    """Return the names of the network's parts, as ``layer1``, in the middle of their layers; none that has no room."""
+    """Return labels for the x axis: the network's parts, such as ``layer1``, each in the middle of its layers.
+
+    Labels that have no room are left out.
+    """
     for depth in (1, 2, 3):
         names = [".".join(layer.name.split(".")[:depth]) for layer in layers]
         counts = [(name, len(list(members))) for name, members in groupby(names)]
@@ -214,7 +224,7 @@ def _parts(layers: Sequence[LayerError]) -> list[Tick]:
 
 
 def _share(rung: RungResult) -> float | None:
-    """Return a rung's value divided by its bound; None if it was skipped, infinite for NaN and beyond a bound of 0."""
+    """Return a rung's value divided by its bound; None if it was skipped, infinite if NaN or above a bound of 0."""
     if rung.value is None or rung.bound is None:
         return None
     if math.isnan(rung.value) or (rung.bound == 0 and rung.value > 0):
@@ -223,7 +233,7 @@ def _share(rung: RungResult) -> float | None:
 
 
 def _room_in_words(rung: RungResult, share: float) -> str:
-    """Return how far a rung is from its bound."""
+    """Return in words how far a rung is from its bound; ``share`` is its value divided by the bound."""
     if share == 0:
         return "exact"
     if share > 1:

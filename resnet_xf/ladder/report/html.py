@@ -20,11 +20,11 @@ LEVELS = {
 }
 
 MARKS = {"pass": "✓", "fail": "✗", "skip": "–", "inconclusive": "?"}
-"""Colour is never the only sign of a result: these marks and a word say the same."""
+"""The mark of each status. With it and a word, colour is never the only sign of a result."""
 
 
 def write_html(report: Report, path: str | Path) -> None:
-    """Write a report as a page. The same report gives the same bytes.
+    """Write a report as an HTML page. The same report gives the same bytes.
 
     Raises:
         MissingExtraError: if Jinja is not installed.
@@ -36,7 +36,7 @@ def write_html(report: Report, path: str | Path) -> None:
 
 
 def to_html(report: Report) -> str:
-    """Return the page.
+    """Return a report as an HTML page.
 
     Raises:
         MissingExtraError: if Jinja is not installed.
@@ -57,7 +57,7 @@ def to_html(report: Report) -> str:
 
 
 def _derived(report: Report) -> dict[str, Any]:
-    """Return what the template shows besides the report's own fields."""
+    """Return the variables of the page's template besides ``report``, by name."""
     headline = "Parity holds" if report.holds else "Parity is undecided"
     if report.failure:
         headline = f"Parity fails on rung {report.failure.number}: {report.failure.name}"
@@ -80,7 +80,7 @@ def _derived(report: Report) -> dict[str, Any]:
 
 
 def _is_wrong(layer: LayerError) -> bool:
-    """Whether any of a layer's errors is beyond its bound."""
+    """Return whether any of a layer's errors is beyond its bound."""
     pairs = [(layer.inherited, layer.inherited_bound), (layer.own, layer.own_bound)]
     pairs += [(error, layer.float32_bound) for error in layer.float32.values()]
     return any(beyond(error, bound) for error, bound in pairs)

@@ -22,7 +22,7 @@ def write_junit(report: Report, path: str | Path) -> None:
 
 
 def to_junit(report: Report) -> bytes:
-    """Return the XML, in UTF-8."""
+    """Return a report as JUnit XML, in UTF-8."""
     name = f"resnet_xf.parity.{report.network}"
     statuses = [rung.status for rung in report.rungs]
     counts = {
@@ -48,7 +48,7 @@ def to_junit(report: Report) -> bytes:
 
 
 def _add_outcome(case: ET.Element, rung: RungResult) -> None:
-    """Say in a ``testcase`` what its rung found."""
+    """Add to a ``testcase`` element the result of its rung: skipped, error (inconclusive), failure, or output."""
     measured = f"{rung.metric} {number(rung.value)}, bound {number(rung.bound)}"
     if rung.status == "skip":
         _add(case, "skipped", {"message": rung.detail or "a rung below it failed"})
@@ -63,7 +63,7 @@ def _add_outcome(case: ET.Element, rung: RungResult) -> None:
 
 
 def _properties(report: Report) -> Iterator[tuple[str, str]]:
-    """Yield what a result depends on: dotted names and values."""
+    """Yield names and values of the report's properties: network, weights, versions, devices and so on."""
     for name in ("network", "level", "images", "weights", "weights_digest", "command"):
         if value := getattr(report, name):
             yield name, value
@@ -74,7 +74,7 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _add(parent: ET.Element, tag: str, attributes: Mapping[str, str] | None = None, text: str = "") -> ET.Element:
-    """Add an element to ``parent`` and return it. Characters that XML cannot hold become U+FFFD."""
+    """Add an element with a tag, attributes and text to ``parent``; return it. Illegal characters become U+FFFD."""
     element = ET.SubElement(parent, tag, {name: legal(value) for name, value in (attributes or {}).items()})
     element.text = legal(text) or None
     return element

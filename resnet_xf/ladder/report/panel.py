@@ -15,7 +15,7 @@ from resnet_xf.ladder.report.wording import power_of_ten
 
 WIDTH, HEIGHT = 1000, 300
 POINT = "h.01"
-"""A stroke of hardly any length: the ends of the pen make a dot of it."""
+"""An SVG path command for a stroke of nearly no length. Its round ends make a dot of it."""
 
 LABELS = 6
 """Labels on an axis, at most: so many fit on a phone."""
@@ -25,7 +25,7 @@ MARGIN = 0.25
 
 
 class Tick(NamedTuple):
-    """A label of an axis. ``place`` is its share of the axis; a ``narrow`` screen has room for it or not."""
+    """A label of an axis, at ``place`` (0: low end, 1: high end). ``narrow``: whether a phone shows it too."""
 
     place: float
     label: str
@@ -65,7 +65,7 @@ class Axis:
 
 
 def linear(values: Iterable[float], title: str = "", least_step: float = 0.0) -> Axis:
-    """Return an axis that spans the finite values, labelled at round numbers at least ``least_step`` apart."""
+    """Return a linear axis for the finite values, with labels at round numbers, at least ``least_step`` apart."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
     reach = (high - low) or abs(high) or 1.0
@@ -82,13 +82,13 @@ def linear(values: Iterable[float], title: str = "", least_step: float = 0.0) ->
 def logarithmic(
     values: Iterable[float], title: str = "", *, named: Mapping[float, str] | None = None, ceiling: float | None = None
 ) -> Axis:
-    """Return an axis of powers of ten with a place for 0 at its low end and one for ∞ at its high end, where needed.
+    """Return a logarithmic axis with a place for 0 at its low end and for ∞ at its high end, if values need them.
 
     Args:
-        values: those to be shown; NaN counts as infinite.
-        title: what it measures.
-        named: labels for some values.
-        ceiling: the largest value shown as it is; found among the values if None.
+        values: the values to be shown; NaN counts as infinite.
+        title: what the axis measures.
+        named: for some values, the label to show there instead of a power of ten.
+        ceiling: the largest value with a place of its own; if None, the largest finite value, and ∞ has a place too.
     """
     listed = list(values)
     positive = [value for value in listed if 0 < value < math.inf] or [1.0]
@@ -122,7 +122,7 @@ class Series(NamedTuple):
 
 
 class Tip(NamedTuple):
-    """What a column of the chart says when a pointer rests on it. ``start`` and ``width`` are in the chart's units."""
+    """The text that a column of the chart shows under the pointer. ``start`` and ``width`` are 0 to ``WIDTH``."""
 
     start: float
     width: float
@@ -131,15 +131,15 @@ class Tip(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes and what is drawn there.
+    """A chart: a pair of axes, and what is drawn between them.
 
     Attributes:
         title: what it shows; may be empty.
-        alternative: the same for those who do not see it.
+        alternative: a text in place of the chart, for screen readers.
         x, y: its axes.
-        series: what is drawn, the first lowest.
-        bands: ranges of x that are shaded.
-        tips: what its columns say.
+        series: the lines and dots, drawn in this order.
+        bands: ranges of x that are shaded, as start and width in 0 to ``WIDTH``.
+        tips: the texts of its columns.
     """
 
     title: str
@@ -152,7 +152,7 @@ class Panel:
 
 
 def line(x: Axis, y: Axis, points: Iterable[tuple[float, float | None]]) -> str:
-    """Return the path through points. None and what is not finite leave a gap."""
+    """Return an SVG path of lines through points (x, y). A y that is None or not finite leaves a gap."""
     parts, pen = [], "M"
     for across, up in points:
         if up is None or not math.isfinite(up):
@@ -164,7 +164,7 @@ def line(x: Axis, y: Axis, points: Iterable[tuple[float, float | None]]) -> str:
 
 
 def dots(x: Axis, y: Axis, points: Iterable[tuple[float, float | None]]) -> str:
-    """Return the path with a dot at each point. None leaves a gap."""
+    """Return an SVG path with a dot at each point (x, y). A y of None has no dot."""
     return "".join(f"M{_place(x, y, across, up)}{POINT}" for across, up in points if up is not None)
 
 

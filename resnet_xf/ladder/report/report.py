@@ -1,4 +1,4 @@
-"""What a parity run found, as typed data."""
+"""The result of a parity run (a comparison of networks), as typed data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from resnet_xf.ladder.accuracy.equivalence import Equivalence
 from resnet_xf.ladder.report.wording import listed
 
 Level = Literal["quick", "standard", "full"]
-"""How many rungs: inference; layer by layer and training step by step too; learning curves and accuracies as well."""
+"""How many rungs are compared. ``quick``: inference. ``standard``: also layers, gradients and training step by step.
+``full``: also learning curves and accuracies."""
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 
@@ -37,7 +38,7 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         number: its place in the ladder, from 1.
         name: what it compares, in a word or two.
-        status: ``pass``; ``fail``; ``skip`` if a rung below it failed or a backend cannot do what it takes; or
+        status: ``pass``; ``fail``; ``skip`` if a rung below it failed or too few backends can do what it needs; or
             ``inconclusive`` if rounding errors grow so much that the comparison proves nothing.
         metric: what ``value`` and ``bound`` measure.
         value: the largest difference. None if the rung was skipped; infinite (``null`` in JSON) if shapes differ, a
@@ -46,8 +47,8 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
         where: the first layer or tensor that differs, if any does.
         detail: one line on what was compared, on what is wrong, or on what a backend cannot do.
         seconds: how long it took.
-        remark: what a pass does not say; the verdict repeats it.
-        left_out: the backends that it does not compare, each with the capability that it lacks.
+        remark: what a pass does not prove; the verdict repeats it.
+        left_out: the backends that it does not compare, each with the reason.
     """
 
     number: int
@@ -64,15 +65,15 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerError(msgspec.Struct, frozen=True, kw_only=True):
-    """The relative errors of one layer, from rung 6.
+    """The relative errors of one layer, from rung 6. A side is one of the networks that are compared.
 
     Attributes:
-        name, kind: of the layer.
+        name, kind: the layer's name, and its kind, such as ``conv``.
         inherited: error of its float64 output in the whole network, against the first side's.
         inherited_bound: the largest ``inherited`` that passes.
-        own: error of its float64 output for the other side's input; None if neither side can run the layer alone.
+        own: error of its float64 output when it gets the other side's input; None if it could not be measured.
         own_bound: the largest ``own`` that passes.
-        float32: by side, the error of its float32 output against the same side's float64 output for the same input.
+        float32: for each side, the error of its float32 output against its float64 output for the same input.
         float32_bound: the largest of ``float32`` that passes.
     """
 
@@ -90,8 +91,9 @@ class Curves(msgspec.Struct, frozen=True, kw_only=True):
     """The float32 training losses of rung 9, step by step.
 
     Attributes:
-        losses: of each side.
-        nudged: of each side's runs in which every initial weight is replaced by a float32 value next to it.
+        losses: for each side (network that is compared), the losses of its run.
+        nudged: for each side, the losses of runs in which every initial weight is replaced by a float32 value next to
+            it.
     """
 
     losses: dict[str, tuple[float, ...]]
@@ -99,26 +101,26 @@ class Curves(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole parity run.
+    """The report of a parity run: what was compared, and the result of each rung.
 
     Attributes:
-        network: its name.
+        network: the network's name.
         spec: the network as data; None for a pair of the user's own networks.
         level: ``quick``, ``standard`` or ``full``.
         command: the command that made this report; empty if Python code made it.
         created: when the run began, in UTC.
-        backends: by backend, the version that was compared.
-        images: the images that the networks were given.
+        backends: for each backend, or network of a pair, the version of its framework.
+        images: where the images that the networks were given came from, in words.
         input_shape: their shape ``(N, C, H, W)``.
-        weights: where the weights came from.
+        weights: where the weights came from, in words.
         weights_digest: BLAKE2b (16 bytes, in hex) over the names, dtypes, shapes and bytes of all weights.
         environment: the versions of this package, Python and NumPy, and the machine.
-        devices: by backend, the device on which it ran.
+        devices: for each of ``backends``, the device on which it ran.
         rungs: the ladder, cheapest first.
         layers: the errors of rung 6, in the order in which layers run.
         curves: the losses of rung 9.
         accuracy: the accuracies of rung 10.
-        version: of this format.
+        version: the version of this format.
     """
 
     version: Literal[2] = 2
@@ -188,22 +190,22 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def to_json(self) -> str:
-        """The report as indented JSON, with ``holds`` and ``verdict`` beside the fields."""
+        """Return the report as indented JSON, with ``holds`` and ``verdict`` beside the fields."""
         data = {"holds": self.holds, "verdict": self.verdict()} | msgspec.to_builtins(self)
         return msgspec.json.format(msgspec.json.encode(data), indent=2).decode()
 
 
 def _skipped(rung: RungResult) -> str:
-    """Why a rung was skipped; empty if it was not."""
+    """Return why a rung was skipped; empty if it was not."""
     return rung.detail if rung.status == "skip" else ""
 
 
 def _left_out(rung: RungResult) -> str:
-    """The backends that a rung does not compare, and why; empty if it compares all."""
+    """Return a text with the backends that a rung does not compare, and why; empty if it compares all."""
     return ", ".join(f"{name}: {why}" for name, why in rung.left_out.items())
 
 
 def _range(rungs: Sequence[RungResult]) -> str:
-    """The numbers of consecutive rungs: ``6 to 8``."""
+    """Return the numbers of consecutive rungs as text: ``6 to 8``."""
     first, last = rungs[0].number, rungs[-1].number
     return str(first) if first == last else f"{first} to {last}"

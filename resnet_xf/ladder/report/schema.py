@@ -17,13 +17,13 @@ from resnet_xf.support.files import atomic
 PLACE = Path("docs") / "parity.schema.json"
 
 MEASURED = ("LayerError", "Curves")
-"""The parts of a report whose numbers may be infinite or NaN, which JSON can only write as ``null``.
+"""The types in a report whose numbers may be infinite or NaN, which JSON can only write as ``null``.
 
 The numbers of :class:`RungResult` may be None in any case; those of :class:`Equivalence` are always finite.
 """
 
 WRITTEN_WHOLE = ("Report", "RungResult", "LayerError", "Curves", "Equivalence")
-"""The parts that are written with all their fields. A spec leaves out those at their defaults."""
+"""The types that are written with all their fields. A spec leaves out fields that have their default values."""
 
 
 def report_schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How numbers and texts stand in the pages and files that a report becomes, and what each rung compares."""
+"""Formats numbers and texts for a report's HTML and XML, and says in words what each rung compares."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RUNGS = {
     "accuracy": "The test accuracies of networks trained from the same seeds: a statistical test must show that their "
     "mean difference is within the declared margin.",
 }
-"""What a rung compares, in a sentence, by its name."""
+"""For each rung's name, a sentence that says what it compares."""
 
 
 def listed(names: Iterable[str]) -> str:
@@ -37,7 +37,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def rung_in_words(name: str, metric: str) -> str:
-    """Return what a rung compares, in a sentence."""
+    """Return a sentence on what the rung called ``name`` compares; ``Measures METRIC.`` if the name is unknown."""
     if name not in RUNGS and name.startswith("forward "):
         return f"Each network's output in {name.removeprefix('forward ')} against the float64 result of rung 4."
     return RUNGS.get(name, f"Measures {metric}.")
@@ -49,7 +49,7 @@ def legal(text: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a number with three digits; nothing for None."""
+    """Return a number as text with three digits; an empty text for None."""
     if value is None:
         return ""
     return f"{value:.3g}".replace("inf", "∞").replace("nan", "NaN")

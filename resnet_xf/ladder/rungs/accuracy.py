@@ -44,15 +44,15 @@ chance: those of ResNet-50 range over ten points at 0.01, and over one or two at
 
 @dataclass(frozen=True)
 class Trial:
-    """How rung 10 trains.
+    """How rung 10 trains the networks whose test accuracies it compares.
 
     Attributes:
-        dataset: as :func:`resnet_xf.data.load_dataset` takes it.
+        dataset: a name, as :func:`resnet_xf.data.load_dataset` takes it.
         recipe: as :func:`resnet_xf.train` takes it; if None the data set's own, and for digits ``DIGITS_TRIAL``.
         seeds: the number of seeds; they are 0, 1, and so on.
-        margin: the smallest difference of accuracies that counts as one, in percentage points. It is declared, not
-            derived: 2 points are seven of the 359 test digits, which chance alone can change.
-        out: the folder of the runs, in which an interrupted trial goes on; if None, a temporary one.
+        margin: the smallest difference of accuracies that matters, in percentage points. It is chosen, not derived: 2
+            points are seven of the 359 test digits, which chance alone can change.
+        out: the folder of the runs, from which an interrupted trial continues; if None, a temporary one.
         data_dir: the folder with the data set's files; if None they are fetched.
         jobs: how many runs are trained at the same time; if None, one for each processor.
     """
@@ -66,7 +66,7 @@ class Trial:
     jobs: int | None = None
 
     def check(self, spec: Spec, *, trains: bool) -> None:
-        """Refuse, before the ladder starts, what rung 10 would refuse after hours.
+        """Raise, before the ladder starts, the errors that rung 10 would raise after hours.
 
         Args:
             spec: the network.
@@ -87,7 +87,7 @@ class Trial:
             check_fit(plan(spec), images_for(spec, load_dataset(self.dataset, self.data_dir)))
 
     def resolved(self) -> Recipe:
-        """The recipe by which the runs are trained."""
+        """Return the recipe by which the runs are trained: ``recipe``, or the default of the data set."""
         if self.recipe is not None:
             return get_recipe(self.recipe)
         return DIGITS_TRIAL if self.dataset == "digits" else get_recipe(default_recipe(self.dataset))
@@ -95,7 +95,7 @@ class Trial:
 
 @measured(ACCURACY)
 def accuracies(live: Live, trial: Trial, tell: Tell) -> TrialRecord:
-    """The accuracies of one side's runs."""
+    """Train a side's runs from all seeds of a trial, and return their test accuracies."""
     found, _ = run_trial(trial, live.subject, {live.name: live.device}, tell)
     return TrialRecord(
         dataset=trial.dataset,
@@ -106,7 +106,7 @@ def accuracies(live: Live, trial: Trial, tell: Tell) -> TrialRecord:
 
 
 def accuracy_rung(trial: Trial, tell: Tell) -> Rung:
-    """Return rung 10 for a trial. ``tell`` is called with the finished steps, their total, and the run."""
+    """Return rung 10 for a trial. ``tell`` is called with the finished steps, their total, and a text on the run."""
 
     def measure(subject: Subject, side: Side) -> None:
         accuracies(side, trial, tell)
@@ -115,7 +115,7 @@ def accuracy_rung(trial: Trial, tell: Tell) -> Rung:
 
 
 def _captured(side: Side, trial: Trial, tell: Tell) -> TrialRecord:
-    """Return a capture's accuracies; raise EvidenceError if they are of another trial."""
+    """Return the accuracies that a capture has; raise EvidenceError for another data set, recipe or number of seeds."""
     record = accuracies(side, trial, tell)
     for field, captured, asked in (
         ("dataset", record.dataset, trial.dataset),
@@ -130,15 +130,17 @@ def _captured(side: Side, trial: Trial, tell: Tell) -> TrialRecord:
 def accuracy(trial: Trial, tell: Tell, subject: Subject, sides: Sequence[Side]) -> Finding:
     """Judge: every side's accuracies must be shown to be within the margin of the first side's, and above chance.
 
-    The accuracies of live sides are measured by training; those of captures are read.
+    The accuracies of sides that run here are measured by training; those of captures are read. Return the finding for
+    the side with the worst result.
 
     Args:
         trial: how runs are trained.
         tell: called with the steps done, the steps in all, and a text.
-        subject: the network.
-        sides: the backends or captures.
+        subject: gives the network's spec.
+        sides: the backends or captures to compare.
 
     Raises:
+        BackendError: if a side's backend is not the installed one of its name.
         ResNetXFError: as :func:`resnet_xf.ladder.accuracy.study.train_seeds`.
     """
     live = [side for side in sides if isinstance(side, Live)]
@@ -168,7 +170,7 @@ def accuracy(trial: Trial, tell: Tell, subject: Subject, sides: Sequence[Side]) 
 
 
 def commonest_share(trial: Trial) -> float:
-    """The share of the most frequent class among the test images, in percent: the accuracy of always predicting it."""
+    """Return the share of the most frequent class among the test images, in percent: what a constant guess reaches."""
     labels = load_dataset(trial.dataset, trial.data_dir).test.labels
     return 100 * float(np.bincount(labels).max()) / len(labels)
 
@@ -176,7 +178,7 @@ def commonest_share(trial: Trial) -> float:
 def run_trial(
     trial: Trial, subject: Subject, devices: Mapping[str, str], tell: Tell
 ) -> tuple[dict[str, tuple[float, ...]], int]:
-    """Measure: train every seed on every backend, each backend on its device.
+    """Measure: train every seed on every backend, each backend on its device. ``devices``: from backend to device.
 
     Returns:
         The accuracies of every backend in percent, by seed; and how many of the runs were trained by an earlier call.

@@ -1,4 +1,4 @@
-"""Rung 9: learning curves in float32, compared with what a change by one rounding error does to them."""
+"""Rung 9: compares learning curves in float32. The unit: what a change of the weights by one rounding does to them."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from resnet_xf.ladder.sides.side import Side, measured
 from resnet_xf.ladder.subject import Subject
 
 CURVE_MULTIPLE = 3.0
-"""The bound: how many times as far apart as a side's own perturbed runs two sides may be. It is a declared margin.
+"""The bound: two sides' losses may be this many times as far apart as those of one side's run and its perturbed runs.
+It was chosen and not derived.
 
 Training in float32 is chaotic: within ten steps, a change by one rounding error makes the losses as different as chance
 would. Networks of the zoo were 0.4 to 0.9 times as far apart as the furthest of a side's four perturbed runs. A run at
 another learning rate is further away, because of its trend."""
 
 PERTURBED_RUNS = 2
-"""How many perturbed runs each side takes."""
+"""How many runs from perturbed weights each side makes."""
 
 PART = 0.01
-"""The relative difference from which two curves are said to part."""
+"""The relative difference of two losses from which a report says that the curves part."""
 
 PLACE = "the losses"
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The losses of a float32 run, step by step, and those of its perturbed runs."""
+    """The losses of a float32 training run, step by step, and in ``nudged`` those of runs from perturbed weights."""
 
     losses: tuple[float, ...]
     nudged: tuple[tuple[float, ...], ...]
@@ -45,7 +46,10 @@ class Curve:
 
 @measured("curve")
 def curve(live: Live) -> Curve:
-    """The losses from the given weights, and from weights each changed to a neighbouring float32 value."""
+    """Train from the start weights, then from weights whose values are replaced by float32 values next to them.
+
+    Return the losses of all these runs.
+    """
     steps, start = list(live.subject.curve_run), live.subject.curve_start()
     starts = [start, *(next_values(start, run) for run in range(1, 1 + PERTURBED_RUNS))]
     losses, *perturbed = (_train(live, steps, weights, run) for run, weights in enumerate(starts))
@@ -53,7 +57,7 @@ def curve(live: Live) -> Curve:
 
 
 def _train(live: Live, steps: Sequence[TrainingStep], weights: Mapping[str, Array], run: int) -> tuple[float, ...]:
-    """Return the losses of one run. ``run`` is its number, for the progress."""
+    """Train from ``weights`` and return the loss of each step. ``run`` is the run's number from 0, for the progress."""
     losses = []
     with live.learner(live.subject.curve_run.task("float32", live.device), weights) as learner:
         for number, step in enumerate(steps, start=1):
@@ -65,8 +69,8 @@ def _train(live: Live, steps: Sequence[TrainingStep], weights: Mapping[str, Arra
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     """Compare the losses of every two sides, which train on the same batches, by their root mean square difference.
 
-    The unit is the largest such distance between a side's run and its perturbed runs, on the side where that is less.
-    It is at least the sum of so many steps' rounding errors, for training so calm that none of them grows.
+    Its unit is a side's largest difference between its run and its perturbed runs; of all sides the smallest counts. If
+    training hardly magnifies errors, the unit is the sum of all steps' rounding errors instead, if that is larger.
     """
     found = {side.name: curve(side) for side in sides}
     curves = Curves(
@@ -89,7 +93,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
 
 
 def distance(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the root mean square difference; infinite if a loss is not finite or the lengths differ."""
+    """Return the root mean square difference of two runs' losses; infinite if one is not finite or lengths differ."""
     a, b = np.array(first), np.array(second)
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("inf")
@@ -97,7 +101,7 @@ def distance(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def _parting(first: Sequence[float], second: Sequence[float]) -> str:
-    """Describe where two curves part."""
+    """Describe in words the first step at which the losses of two runs differ by more than ``PART``."""
     for step, (a, b) in enumerate(zip(first, second, strict=True), start=1):
         if abs(a - b) > PART * abs(a):
             return f"the curves part by {PART:.0%} at step {step}"

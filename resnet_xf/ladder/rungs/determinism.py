@@ -15,12 +15,12 @@ from resnet_xf.ladder.subject import Subject
 
 @measured("repeated output")
 def repeat_output(live: Live) -> Array:
-    """The float32 output of a second network, built anew."""
+    """Build the network a second time, and return its float32 output for the subject's images."""
     return live.backend.forward(live.fresh("float32"), live.subject.images)
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare each side's two float32 outputs."""
+    """Compare the float32 outputs of each side's two networks, bit by bit."""
     for side in sides:
         if not same_bits(output(side, "float32"), repeat_output(side)):
             return Finding(1, 0, f"{side.name} gives other values the second time", "the whole network")

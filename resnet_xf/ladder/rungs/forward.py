@@ -1,4 +1,4 @@
-"""Rungs 4 and 5: the same output in float64, and in any other precision an output that differs by rounding alone."""
+"""Rungs 4 and 5: networks have equal outputs in float64; in other precisions these differ by rounding errors only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from resnet_xf.ladder.subject import Subject, batches_of_layers
 
 @measured("output/{precision}/{weights}")
 def output(live: Live, precision: str, weights: WeightSet = "given") -> Array:
-    """The output for the images. Precisions other than float32 and float64 run in a learner."""
+    """Return the output for the subject's images, in a precision, with the given or the probe weights.
+
+    Precisions other than float32 and float64 run in a learner, with the given weights.
+    """
     if precision in DTYPES:
         return live.backend.forward(live.network(precision, weights), live.subject.images)
     task = live.subject.lockstep_run.task(precision, live.device)
@@ -47,34 +50,35 @@ def gain(live: Live) -> float:
 
 @measured("inside/{dtype}/{weights}/{each}")
 def inside(live: Live, names: Sequence[str], dtype: str, weights: WeightSet = "given") -> Iterator[Passed]:
-    """The inputs and the output of each named layer, for the images."""
+    """Yield the inputs and the output of each layer in ``names``, in a run on the subject's images in a dtype."""
     passed = capture_layers(live.backend, live.network(dtype, weights), live.subject.images, names)
     return (passed.pop(name) for name in names)
 
 
 def capture_inside(side: Side, names: Sequence[str], dtype: str, weights: WeightSet = "given") -> dict[str, Passed]:
-    """Return the inputs and the output of each named layer, by name. A capture holds float64 alone.
+    """Return the inputs and the output of each layer in ``names``, by name, in a run on the subject's images.
 
-    Evidence of an original network holds sketches of outputs, no inputs, and not every layer.
+    A capture has only float64; other dtypes raise EvidenceError. An original network that was recorded elsewhere has
+    sketches of outputs and no inputs, and layers that were not recorded are left out.
     """
     found = zip(names, inside(side, names, dtype, weights), strict=True)
     return {name: passed for name, passed in found if passed is not None}
 
 
 def layer_error(passed: Passed, expected: Passed) -> float:
-    """Return the relative error of a layer's output; of its sketch, if it is one, for which there are no inputs."""
+    """Return the relative error of a layer's output. Without inputs, ``passed`` has a sketch; then compare sketches."""
     return relative_error(passed.output, expected.output if passed.inputs else sketch(expected.output))
 
 
 def measure_float64(subject: Subject, side: Side) -> None:
-    """Measure the outputs and the gain. Layers are measured on rung 6."""
+    """Measure the float64 outputs, and how much the network magnifies errors. Layers are measured on rung 6."""
     for weights in _weight_sets(subject):
         output(side, "float64", weights)
     gain(side)
 
 
 def judge_float64(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare every side's float64 output with the first side's, under the given weights and the probe's."""
+    """Compare every side's float64 output with the first side's, with the given weights and with the probe weights."""
     first, *others = sides
     bound = _bound(subject, first, "float64")
     worst = 0.0
@@ -90,7 +94,7 @@ def judge_float64(subject: Subject, sides: Sequence[Side]) -> Finding:
 
 
 def in_precision(precision: str) -> Rung:
-    """Return the rung that compares outputs in a precision with the first side's float64 output."""
+    """Return rung 5 for a precision: it compares every side's output in it with the first side's float64 output."""
 
     def measure(subject: Subject, side: Side) -> None:
         output(side, precision)
@@ -129,9 +133,9 @@ def _bound(subject: Subject, referee: Side, precision: str) -> float:
 def _compare(
     subject: Subject, compared: tuple[Side, str], referee: Side, bound: float, weights: WeightSet = "given"
 ) -> tuple[float, str | None]:
-    """Compare a side's output in a precision with the referee's in float64.
+    """Compare the output of ``compared`` (a side and a precision) with the float64 output of the side ``referee``.
 
-    Return the relative error, and the first layer that exceeds the bound, or None if the output does not.
+    Return the relative error, and None if it is within the bound, or else the first layer that differs by more.
     """
     side, precision = compared
     error = relative_error(output(side, precision, weights), output(referee, "float64", weights))
@@ -149,7 +153,7 @@ def _first_divergence(
     """Return the first layer whose output differs by more than ``bound``, in the order in which layers run.
 
     The search goes down the tree of containers, one level at a time. If all layers in a container agree and its own
-    output does not, the container is named.
+    output does not, the container is named. For ``compared`` and ``referee`` see :func:`_compare`.
     """
     (side, precision), name = compared, ""
     while names := subject.outline.inner(name):

@@ -1,4 +1,4 @@
-"""Rung 7: the loss and every gradient of one training step, in float64 as a whole and in float32 by layers."""
+"""Rung 7: compares the loss and gradients of one training step: the whole network in float64, its layers in float32."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from resnet_xf.ladder.subject import Subject
 from resnet_xf.ladder.training_errors import LOSS, compare_statistics, growth, loss_error, statistics_of
 
 DRAWS = 3
-"""How many float32 steps show a side's rounding error of gradients. In a single one, an error may be 0 by chance."""
+"""From how many float32 steps the rounding errors of gradients are measured. In one step, one may be 0 by chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One training step: the outputs, the loss, the gradient of every parameter, the running statistics after it.
 
-    The gradients may be sketches, and some may be missing then.
+    If ``sketched``, the gradients are sketches (a few values that stand for an array), and some may be missing.
     """
 
     outputs: Array
@@ -40,17 +40,17 @@ class Step:
 
 @measured("step/{dtype}", large=True)
 def first_step(live: Live, dtype: str) -> Step:
-    """The first training step, at learning rate 0."""
+    """Return the first training step, at learning rate 0, in a dtype."""
     return _take_step(live, dtype, live.subject.weights)
 
 
 @measured("sensitivity")
 def sensitivity(live: Live) -> dict[str, float]:
-    """How much larger a small perturbation of weights and images becomes in each layer's gradients.
+    """Return how many times larger a small perturbation of weights and images becomes in each layer's gradients.
 
-    A perturbation cannot show gradients that are always zero (a conv bias before BatchNorm). Take their noise from
-    ``DRAWS`` float32 steps, and count it as the rounding of sums made in blocks. So float32 sums are made; float64 sums
-    may be made term by term.
+    The result has running statistics and ``LOSS`` too. A perturbation cannot show gradients that are always zero (a
+    conv bias before BatchNorm). Take their noise from ``DRAWS`` float32 steps, divided by the rounding error of sums
+    that are made in blocks: float32 sums are made so, while float64 sums may be made term by term.
     """
     weights, exact = live.subject.weights, first_step(live, "float64")
     found = _growth(_take_step(live, "float64", perturb_all(weights, PERTURBATION), PERTURBATION), exact)
@@ -68,7 +68,11 @@ def _growth(perturbed: Step, exact: Step) -> dict[str, float]:
 
 
 def _take_step(live: Live, dtype: str, weights: Mapping[str, Array], perturbation: float = 0.0) -> Step:
-    """Take one step without momentum and decay: the optimiser's buffer then is the gradient. Perturb the images."""
+    """Take one training step from ``weights``, at learning rate 0, and return it.
+
+    There is no weight decay and no earlier momentum, so the momentum buffers are the gradients. The images are
+    perturbed by the relative size ``perturbation``.
+    """
     step = next(iter(live.subject.lockstep_run))
     images = perturb(step.images, perturbation, "lesson") if perturbation else step.images
     task = live.subject.lockstep_run.task(dtype, live.device, weight_decay=0.0, nesterov=False)
@@ -81,7 +85,7 @@ def _take_step(live: Live, dtype: str, weights: Mapping[str, Array], perturbatio
 
 
 def measure(subject: Subject, side: Side) -> None:
-    """Measure the step in both dtypes."""
+    """Take all measurements of this rung: the step in float64 and float32, and how errors grow in it."""
     for dtype in ("float64", "float32"):
         first_step(side, dtype)
     sensitivity(side)
@@ -91,10 +95,11 @@ def measure(subject: Subject, side: Side) -> None:
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     """Compare the first training step in float64, and each layer's own gradients in float32 with its float64 ones.
 
-    The float64 bound is the rounding law with each layer's measured gain. The loss in float32 has such a bound too. The
-    gradients of a whole float32 network have none. If the input of a ReLU is within a rounding error of zero, the ReLU
-    may pass a gradient or not. This is a jump, not a rounding error: it changed a layer's gradient by a tenth, on both
-    frameworks. So in float32 each layer is run alone in both dtypes on the same inputs, where no ReLU can change.
+    Float64 errors are bounded by :func:`rounding_bound` with each layer's measured :func:`sensitivity`. So is the loss
+    in float32. The gradients of a whole float32 network have no bound: if the input of a ReLU is within a rounding
+    error of zero, the ReLU may pass the gradient or not. This is a jump, not a rounding error: it changed a layer's
+    gradient by a tenth, on both frameworks. So in float32 each layer is run alone in both dtypes on the same inputs,
+    where no ReLU can change.
     """
     first, *others = sides
     start = {name: array.astype(np.float64) for name, array in statistics_of(subject.weights).items()}
@@ -148,7 +153,7 @@ def gradient_errors(step: Step, truth: Step) -> dict[str, float]:
 
 
 def sensitivities(sides: Sequence[Side]) -> dict[str, float]:
-    """Return each layer's largest sensitivity, of the sides that run here. A capture's counts only if none does."""
+    """Return each layer's largest :func:`sensitivity` among the sides that run here, or among all if none does."""
     found: dict[str, float] = {}
     for side in [side for side in sides if side.runs] or sides:
         for layer, gain in sensitivity(side).items():
@@ -157,7 +162,7 @@ def sensitivities(sides: Sequence[Side]) -> dict[str, float]:
 
 
 def _check_gradients(side: Side, dtype: str) -> Finding | None:
-    """Find gradients that are missing, because the optimiser keeps no momentum, or that are not finite."""
+    """Return a failure if a side has no gradients (its optimiser keeps no momentum) or one is not finite; else None."""
     gradients = first_step(side, dtype).gradients
     if not gradients:
         return Finding(float("inf"), 0, f"{side.name} keeps no momentum in {dtype}", "the optimiser")

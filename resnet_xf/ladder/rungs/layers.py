@@ -1,4 +1,4 @@
-"""Rung 6: every layer's output, its own error for the other side's input, and its own rounding error in float32."""
+"""Rung 6: compares every layer, in the whole network and alone on the same inputs, in float64 and in float32."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from resnet_xf.ladder.sides.side import Side, measured
 from resnet_xf.ladder.subject import Subject, batches_of_layers
 
 ELEMENTS = 16
-"""Smallest number of values per channel in a single-layer test, and in the norms inside it. With two, a batch norm's
-input gradient is pure rounding error: little is left of it when its mean, and its share along the output, are taken
-off."""
+"""Smallest number of values per channel in a single-layer test, and in the norms inside it. With two, BatchNorm's input
+gradient is pure rounding error: BatchNorm subtracts its mean and its component along the output, and nothing is left.
+"""
 
 
 KINKED = ("relu", "leakyrelu", "prelu", "clip")
-"""Kinds of layers whose gradient jumps: a rounding error of their input near the jump changes it as a whole."""
+"""Kinds of layers whose gradient has a jump. A rounding error of the input near it changes the gradient completely."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerRounding:
-    """The relative error of one layer in float32 against its own float64, and the bounds, forward and backward.
+    """For one layer of one side: the relative errors of its float32 results against float64, and their bounds.
 
-    The backward error is 0 where no gradients are measured.
+    ``forward`` is the error of the output, ``backward`` of the gradients, or 0 if these are not measured.
     """
 
     forward: float
@@ -58,9 +58,10 @@ class LayerRounding:
 
 @measured("gain/{each}")
 def gains(live: Live, names: Sequence[str], passed: Mapping[str, Passed]) -> Iterator[float]:
-    """How much larger a small relative perturbation becomes in each layer's float64 output, as for the whole network.
+    """Yield how many times larger a small relative error becomes in the float64 output of each layer in ``names``.
 
-    ``passed`` holds the unperturbed outputs.
+    It is measured as by :func:`resnet_xf.ladder.rungs.forward.gain`, with images or weights perturbed. ``passed`` has
+    the unperturbed outputs, by layer.
     """
     network, rows = live.network("float64"), live.subject.outline.rows
     steps = {row.name: roundings(rows[: place + 1]) for place, row in enumerate(rows)}
@@ -75,7 +76,7 @@ def gains(live: Live, names: Sequence[str], passed: Mapping[str, Passed]) -> Ite
 
 @measured("rounding")
 def rounding(live: Live) -> dict[str, LayerRounding]:
-    """Each layer's own rounding error in float32: run alone, in both precisions, on the same inputs."""
+    """Return each layer's rounding errors in float32. It is run alone, in float32 and float64, on equal inputs."""
     found = {}
     single, double = live.network("float32"), live.network("float64")
     for names in batches_of_layers(live.subject, observe(live).layers, live.subject.outline.layers, 1):
@@ -90,13 +91,15 @@ def rounding(live: Live) -> dict[str, LayerRounding]:
 
 
 def _rounding_of(live: Live, name: str, passed: Passed, single: Any, double: Any) -> LayerRounding:
-    """Run one layer alone in float32 and float64, and in float64 on perturbed inputs for its gain.
+    """Return the float32 rounding errors of one layer, and their bounds.
 
-    A layer with weights inside it, as a gate has, is perturbed three times, weights included. A mean and a product
-    inside it may cancel out to a single value, of which one perturbation of the inputs may show nothing. The gradients
-    of a layer that drops out at random are not measured, and not those of a gate with a ReLU inside, whose inputs in
-    float32 and in float64 may be on either side of 0; the layers in the gate are measured one by one. A backend without
-    gradients of layers has only its outputs measured.
+    It is run alone: in float32 and float64, and in float64 on perturbed inputs to see how much it magnifies an error.
+    ``passed`` has its inputs and output in the network; ``single`` and ``double`` are the float32 and float64 networks.
+
+    A layer with weights inside it (a gate) is perturbed three times, weights included: one perturbation may cancel out
+    by chance. Gradients are not measured for layers with dropout or with a ReLU inside: its input may be above 0 in
+    float32 and below 0 in float64. The layers inside are measured one by one. If the backend cannot differentiate
+    single layers, only outputs are measured.
     """
     inside = [row for row in live.subject.outline.rows if row.name.startswith(f"{name}.")]
     values = [prod(passed.output.shape[2:])]
@@ -148,12 +151,12 @@ def _rounding_of(live: Live, name: str, passed: Passed, single: Any, double: Any
 
 
 def _by_kind(gradients: Weights) -> Weights:
-    """Name gradients of inputs and of weights as two layers: each kind has its own scale."""
+    """Prefix names of gradients with ``inputs.`` or ``weights.``: each group then counts as a layer with its scale."""
     return {f"{'inputs' if key.startswith('input') else 'weights'}.{key}": array for key, array in gradients.items()}
 
 
 def measure(subject: Subject, side: Side) -> None:
-    """Measure every layer, with the containers, which rung 4 may ask for."""
+    """Take all measurements of this rung. The outputs of containers are measured too, as rung 4 may need them."""
     rounding(side)
     layers, containers = subject.outline.layers, [row.name for row in subject.outline.rows if row.name]
     for names in batches_of_layers(subject, observe(side).layers, containers, 2):
@@ -162,10 +165,11 @@ def measure(subject: Subject, side: Side) -> None:
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare every layer in float64, and each side's own float32 with its own float64.
+    """Compare every layer of all sides in float64, and each side's float32 results with its own float64 results.
 
-    The inherited error is that of a layer's output in the whole network. Its own error is that of its output for the
-    inputs of the other side's layer. If a layer's own error is too large, the layer is the cause.
+    A layer has two errors in float64, both against the other side's layer. The inherited error is the error of its
+    output in the whole network. The own error is the error of its output when it gets the other side's inputs. If a
+    layer's own error is too large, this layer is the cause.
     """
     first = sides[0]
     for side in sides:
@@ -200,9 +204,10 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
 def _compare(
     subject: Subject, sides: Sequence[Side], names: Sequence[str], longest: float
 ) -> tuple[list[LayerError], float]:
-    """Compare some layers. ``longest`` is the longest sum of the layers before, whose rounding errors they inherit.
+    """Compare the layers in ``names``. Return their errors, and the longest sum up to the last of them.
 
-    Return their errors, and the longest sum up to the last of them.
+    ``longest`` is the number of terms in the longest sum of the layers before, whose rounding errors are inherited.
+    Layers that another side did not record are left out.
     """
     first, *others = sides
     passed = {side.name: capture_inside(side, names, "float64") for side in sides}
@@ -237,10 +242,10 @@ def _compare(
 def _own_error(
     subject: Subject, first: Side, other: Side, name: str, passed: Mapping[str, Mapping[str, Passed]]
 ) -> tuple[float, float] | None:
-    """Run a layer of one side alone on the other side's inputs.
+    """Run a layer of one side alone on the inputs of the same layer of the other side.
 
-    Return its error against the other side's output, and the bound. None if neither side can be run, or no inputs were
-    recorded.
+    ``passed`` has the inputs and outputs in the whole network, by side and layer. Return the relative error against
+    the other side's output, and its bound; None if neither side runs here, or no inputs were recorded.
     """
     running, given = (other, first) if isinstance(other, Live) else (first, other)
     expected = passed[given.name][name]
@@ -256,7 +261,7 @@ def _own_error(
 
 
 def _excess(layer: LayerError) -> tuple[float, float, str] | None:
-    """Return the first error of a layer that exceeds its bound: the error, the bound, a description."""
+    """Return the first error of a layer that exceeds its bound, the bound, and a description; None if none does."""
     if layer.own is not None and layer.own_bound is not None and not layer.own <= layer.own_bound:
         return layer.own, layer.own_bound, "given the other side's input it gives another output"
     for side, error in layer.float32.items():

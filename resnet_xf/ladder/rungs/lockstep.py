@@ -41,24 +41,24 @@ from resnet_xf.ladder.training_errors import (
 from resnet_xf.support.seeding import philox
 
 SMALLEST = {"learning rate": 2.0**-24, "momentum": 2.0**-26, "weight decay": 1.0}
-"""The smallest planted defect of each law, as a share of its term: a rate or a momentum that one side holds as float64,
-and a decay that one side leaves out for some weights (``docs/mutants.md``)."""
+"""For each term of the SGD update, the smallest defect that must be found, as a share of the term: a rate or a momentum
+that one side does not round to float32, and a decay that one side leaves out for some weights (``docs/mutants.md``)."""
 
 MOST = sqrt(EPSILON["float64"])
-"""The largest bound. See :func:`resnet_xf.architecture.measures.rounding_bound`."""
+"""The largest bound of any error. See :func:`resnet_xf.architecture.measures.rounding_bound`."""
 
 CHAOTIC = "inference and gradients hold; training at these weights is too chaotic to compare"
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A run after one step.
+    """The state of a training run after one step.
 
     Attributes:
-        loss: of the step.
-        arrays: the weights, and the momentum of each behind ``VELOCITY``.
-        growth: per layer, how much a small perturbation of the initial weights has grown since the restart; also for
-            running statistics, by their arrays' names, and for the loss. Empty if not measured.
+        loss: the step's loss.
+        arrays: the weights by name, and their momentum buffers under ``VELOCITY`` + name.
+        growth: per layer, how many times larger a small perturbation of the initial weights has become since the
+            restart; also for running statistics, by their arrays' names, and for the loss. Empty if not measured.
         sketched: whether sketches stand for the large arrays (:func:`resnet_xf.ladder.sketch.sketch`).
     """
 
@@ -73,12 +73,12 @@ def states(live: Live, steps: Sequence[int], *, growing: bool, sketching: bool =
     """Yield the state after each of several pairs of float64 training steps.
 
     The first pair begins without momentum. Before each other pair, the network gets the given weights again, and drawn
-    momentum. Each pair has a learner of its own, which takes three times the memory of the weights and is closed
-    before that of another side is built.
+    momentum. Each pair has a learner of its own, which takes three times the memory of the weights. It is closed
+    before another side's learner is built.
 
     Args:
-        live: the side. A capture yields what it saved, whatever the flags say.
-        steps: the numbers of the steps, those of ``ShortRun.pairs``. They name the states and do not choose among them.
+        live: the side to measure. If it is a capture, what was saved is yielded, whatever the flags say.
+        steps: the numbers of the steps, from 1: always all those of ``ShortRun.pairs``, in order.
         growing: train from perturbed weights too, to measure the growth.
         sketching: put sketches in place of the large arrays, in every state but the last.
     """
@@ -99,9 +99,10 @@ def states(live: Live, steps: Sequence[int], *, growing: bool, sketching: bool =
 def _train_pair(
     live: Live, batches: Sequence[TrainingStep], momentum: Mapping[str, Array], growing: bool
 ) -> Iterator[State]:
-    """Yield the states after some steps from the given weights. Without ``momentum``, also measure the free run.
+    """Yield the state after each step of ``batches``, trained from the subject's weights and ``momentum``.
 
-    The growth is measured by the same learner, after all steps.
+    If ``momentum`` is empty, training begins without, and the free run is measured too. If ``growing``, the growth of a
+    perturbation is measured by the same learner, after all steps.
     """
     weights, run = live.subject.weights, live.subject.lockstep_run
     reached, outputs, losses = list[State](), list[Array](), list[float]()
@@ -131,9 +132,10 @@ def _train_pair(
 
 @measured("free run")
 def free_run(live: Live, begun: tuple[Learner, Sequence[float]] | None = None) -> tuple[float, ...]:
-    """Return the loss of each step of the first epoch in float64: one training, not restarted from a common state.
+    """Return the loss of each step of the first epoch in float64, in one training run without restarts.
 
-    ``begun`` is a learner that took the first steps, and their losses; it trains on. A remembered result ignores it.
+    ``begun``: a learner that took the first steps, and their losses; it continues. If None, a new learner starts. If
+    the result is remembered or read from a capture, ``begun`` is not used.
     """
     run = live.subject.lockstep_run
     if begun is None:
@@ -148,9 +150,10 @@ def _continue(run: ShortRun, learner: Learner, losses: Sequence[float]) -> tuple
 
 
 def drawn_momentum(weights: Weights, arrays: Iterable[str]) -> Computed:
-    """Draw a momentum for each that is named among ``arrays``: uniform, up to the largest weight of the layer.
+    """Return random values for each momentum buffer (``VELOCITY`` + weight) that is named in ``arrays``.
 
-    The same weights give the same values with every version of NumPy, so captures can be compared.
+    They are uniform between plus and minus the layer's largest weight. The same weights give the same values with every
+    version of NumPy, so captures can be compared.
     """
     sizes = layer_sizes(weights)
 
@@ -165,7 +168,7 @@ def drawn_momentum(weights: Weights, arrays: Iterable[str]) -> Computed:
 
 
 def _momentum_of(arrays: Mapping[str, Array]) -> Computed:
-    """Return the momentum among some arrays, by the weights' names."""
+    """Return the momentum buffers among ``arrays``, by the names of their weights."""
     names = [name.removeprefix(VELOCITY) for name in arrays if name.startswith(VELOCITY)]
     return Computed(names, lambda name: arrays[VELOCITY + name])
 
@@ -176,7 +179,7 @@ def _arrays_of(learner: Learner) -> Weights:
 
 
 def sketched(state: State) -> State:
-    """Return a state with sketches of its large arrays. Running statistics stay, so that their law can be checked."""
+    """Return a state with sketches for its large arrays. Running statistics stay whole, to check their update rule."""
     return state if state.sketched else replace(state, arrays=_sketches(state.arrays), sketched=True)
 
 
@@ -185,7 +188,7 @@ def _sketches(arrays: Weights) -> Weights:
 
 
 def measure(subject: Subject, side: Side) -> None:
-    """Measure all states, and the losses of the free run."""
+    """Take all measurements of this rung: the states after its steps, and the losses without restarts."""
     for _ in states(side, _numbers(subject.lockstep_run), growing=True, sketching=True):
         pass
     free_run(side)
@@ -199,16 +202,16 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     """Compare every array of every side with the first side's, after every step.
 
     Rounding errors grow in training, in some networks a thousand times within two steps. So the sides restart from the
-    same weights and momentum before each pair of steps. The first step shows each law at work before errors grow. The
-    learning rate changes between the two. A run without restarts is shown and not judged.
+    same weights and momentum before each pair of steps. The first step of a pair shows the update rule before errors
+    grow. The learning rate changes between the two. A run without restarts is reported and not judged.
 
     The bound grows with the steps since the restart, and with the growth of a perturbation in the first side's run.
     Momentum sums gradients, so its bound is at least rung 7's. Gradients may cancel but their rounding errors do
     not: scale by peak momentum. Running variances must follow their law: one framework keeps the biased variance of a
     batch and the other the unbiased one. The two differ by m / (m − 1), where m is the number of elements per channel.
 
-    A bound proves nothing if the smallest planted defect of a law stays within it. If that is so in every tensor and
-    step, the finding is inconclusive. Where rounding may take half of the digits, nothing is judged.
+    A bound proves nothing if it would hide the smallest defect of a term (``SMALLEST``). If this is so in every tensor
+    and step, the finding is inconclusive. Errors that rounding explains though they are above ``MOST`` are not judged.
     """
     first, *others = sides
     run = subject.lockstep_run
@@ -258,7 +261,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
 
 
 class _Judged:
-    """Holds errors against their bounds.
+    """Compares errors with their bounds, counts them, and keeps the worst.
 
     Attributes:
         roundings: the number of rounding errors since the restart.
@@ -290,14 +293,17 @@ class _Judged:
 
 
 def _sizes(arrays: Mapping[str, Array]) -> dict[str, float]:
-    """The largest absolute value of each array."""
+    """Return the largest absolute value of each array, by name."""
     return {name: largest(array) for name, array in arrays.items()}
 
 
 def _effects(
     run: ShortRun, rate: float, before: Mapping[str, float], after: Mapping[str, float]
 ) -> Iterator[tuple[str, str, float]]:
-    """Yield each law, a tensor that shows it, and the size of the law's term there, from the sizes of all arrays."""
+    """Yield for each term of the SGD update (a key of ``SMALLEST``): it, a tensor that shows it, and its size there.
+
+    ``rate``: the learning rate. ``before`` and ``after``: the largest absolute value of each array around the step.
+    """
     optimizer = run.recipe.optimizer
     for name, velocity in after.items():
         if name.startswith(VELOCITY):
@@ -315,7 +321,11 @@ def _compare(
     gain: Mapping[str, float],
     judged: _Judged,
 ) -> Finding | None:
-    """Compare two sides after a step: the loss, then the running statistics, then the parameters and their momentum."""
+    """Compare two sides after a step: the loss, then running statistics, then the parameters and their momentum.
+
+    Return a failure at the first that differs, or None. ``before``: the running statistics before the step. ``gain``:
+    by layer, array or ``LOSS``, how much a perturbation has grown.
+    """
     (first, other), (expected, state) = sides, states
 
     def differs(error: float, gain: float, detail: str, where: str) -> Finding:
@@ -344,7 +354,7 @@ def _compare(
 
 
 def _count_by_kind(tensors: Iterable[str]) -> Counter[str]:
-    """Count the arrays that are weights, and those that are momentum."""
+    """Count how many of the named arrays are ``weights``, and how many ``momentum`` buffers."""
     return Counter("momentum" if tensor.startswith(VELOCITY) else "weights" for tensor in tensors)
 
 

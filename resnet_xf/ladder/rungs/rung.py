@@ -1,4 +1,4 @@
-"""What a rung of the ladder is, and what it finds."""
+"""What a rung (one check of the parity ladder) is, and what it returns."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from resnet_xf.ladder.subject import Subject
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of a rung. It passes if ``where`` is None and ``value`` is at most ``bound``.
+    """The result of a rung. It passes if it is conclusive, ``where`` is None and ``value`` is at most ``bound``.
 
     Attributes:
         value: the worst measured value.
         bound: the largest value that passes.
         detail: one line: what was compared, or what is wrong.
-        where: the first layer or tensor that differs.
-        layers: the errors of every layer, from rung 6.
-        curves: the losses, from rung 9.
-        accuracy: the accuracies, from rung 10.
-        conclusive: whether the comparison proves anything.
-        remark: what a pass does not say, for the verdict.
+        where: the first layer or tensor that differs; None if none does.
+        layers: the errors of every layer; rung 6 alone has them.
+        curves: the losses; rung 9 alone has them.
+        accuracy: the accuracies; rung 10 alone has them.
+        conclusive: False if rounding errors may be so large that the comparison proves nothing.
+        remark: what a pass does not prove, for the verdict.
     """
 
     value: float
@@ -40,20 +40,20 @@ class Finding:
 
     @property
     def status(self) -> Literal["pass", "fail", "inconclusive"]:
-        """What the finding makes of the rung."""
+        """The rung's status, from ``conclusive``, ``where``, ``value`` and ``bound``."""
         if not self.conclusive:
             return "inconclusive"
         return "pass" if self.where is None and self.value <= self.bound else "fail"
 
 
 class Worst:
-    """Of many errors the one closest to its bound, or furthest beyond it."""
+    """Keeps, of many errors, the one that is the largest multiple of its bound, and its place (``where``)."""
 
     def __init__(self) -> None:
         self.value, self.bound, self.where = 0.0, float("inf"), ""
 
     def see(self, value: float, bound: float, where: str) -> bool:
-        """Add an error. Return whether it is within its bound. NaN counts as infinite."""
+        """Add the error of layer or tensor ``where``; return whether it is within its bound. NaN counts as infinite."""
         value = value if value == value else float("inf")
         if not self.where or value * self.bound > self.value * bound or (value > bound and self.value <= self.bound):
             self.value, self.bound, self.where = value, bound, where
@@ -62,17 +62,17 @@ class Worst:
 
 @dataclass(frozen=True)
 class Rung:
-    """One comparison of the ladder. Its file holds what it measures of a side, and how it judges all sides.
+    """One check of the ladder. It measures each side (network under comparison), then judges all of them.
 
     Attributes:
         number: its place on the ladder, from 1.
         name: what it compares, in a word or two.
         metric: what the value and the bound of its finding measure.
-        measure: asks one side for everything that ``judge`` may ask for. A capture saves the answers.
-        judge: compares the sides.
+        measure: takes all measurements of one side that ``judge`` needs, so that a capture can save them.
+        judge: compares the sides and returns the finding.
         level: the lowest level that includes the rung.
         needs: the capabilities of a backend that the rung uses, by their names in
-            :data:`resnet_xf.backend.contract.CAPABILITIES`. If a side lacks one, the rung is skipped.
+            :data:`resnet_xf.backend.contract.CAPABILITIES`. A side that lacks one is left out of the comparison.
     """
 
     number: int

@@ -19,12 +19,12 @@ who writes another value changes it far more."""
 
 @measured("trace")
 def observe(live: Live) -> ObservedTrace:
-    """The shapes and settings of every layer, for one image."""
+    """Run the network on one image, and return every layer's shapes and settings (eps, stride and so on)."""
     return trace_network(live.backend, live.built("float32"), live.subject.images[:1])
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare each side's layers with the outline: names, output shapes, parameters, MACs, settings."""
+    """Compare each side's layers with the expected ones: names, output shapes, parameters, MACs, order, settings."""
     outline = subject.outline
     expected = {row.name: row for row in outline.rows}
     # Layers before their containers, so that the first difference names its cause.
@@ -49,9 +49,9 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
 
 
 def _compare_settings(outline: Outline, side: Side) -> Finding | None:
-    """Find a layer with another setting: another eps, momentum, stride, dilation, and so on.
+    """Return a failure at the first layer with another eps, momentum, stride, dilation or other setting; else None.
 
-    The stride of a pooling that makes a single pixel changes nothing.
+    The stride of a layer without weights is ignored if its output is a single pixel: it then has no effect.
     """
     for name, settings in outline.settings.items():
         layer = observe(side).layers[name]
@@ -67,7 +67,7 @@ def _compare_settings(outline: Outline, side: Side) -> Finding | None:
 
 
 def _unknown_settings(outline: Outline, sides: Sequence[Side]) -> Iterator[str]:
-    """Say of which norms a side gives no eps or no momentum. Their effect shows on rungs 4 and 7."""
+    """Yield a text for each side that does not tell eps or momentum of some norms. Rungs 4 and 7 see their effect."""
     for side in sides:
         layers = observe(side).layers
         count = sum(not settings.keys() <= layers[name].settings.keys() for name, settings in outline.norms.items())
@@ -76,7 +76,10 @@ def _unknown_settings(outline: Outline, sides: Sequence[Side]) -> Iterator[str]:
 
 
 def _difference(source: str, side: str, expected: Row | None, observed: Row | None, error: str | None) -> str:
-    """Describe in one line how two rows of one name differ. ``source`` says where the expected one comes from."""
+    """Describe in one line how the expected and the observed row of a layer differ. None: the layer is not there.
+
+    ``source`` and ``side`` name where they come from. ``error`` is what the framework said if the network broke.
+    """
     if expected is None:
         return f"{side} has a layer that {source} has not"
     if observed is None:

@@ -1,4 +1,4 @@
-"""Rung 2: the weights go into each side and come out again, equal to the bit."""
+"""Rung 2: the weights are loaded into each network and read back, equal to the bit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DTYPES = ("float32", "float64")
 
 @measured("shapes/{dtype}")
 def shapes(live: Live, dtype: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of a new network's arrays, by name."""
+    """Return the shape of each weight and running statistic of a new network, by name."""
     return {name: array.shape for name, array in live.backend.dump(live.built(dtype)).items()}
 
 
 @measured("digests/{dtype}")
 def digests(live: Live, dtype: str) -> dict[str, str]:
-    """The digests of a network's arrays, by name, after the weights were loaded."""
+    """Load the weights into a network, read them back, and return their digests, by name."""
     return {name: array_digest(array) for name, array in live.backend.dump(live.network(dtype)).items()}
 
 
@@ -36,10 +36,10 @@ def measure(subject: Subject, side: Side) -> None:
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Find an array that is missing, left over, of another shape, or whose bits changed.
+    """Fail at the first array that is missing, left over, of another shape, or whose bits changed; else pass.
 
-    Two networks of a user's own brought weights. These must be the same, and are compared first. So are the digests of
-    an original network's weights.
+    Before that, two networks of a user's own must have the same weights, and an original network that was recorded
+    elsewhere must have the same digests as ``subject.weights``.
     """
     if finding := _compare_brought(subject) or _compare_digests(subject):
         return finding
@@ -66,7 +66,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
 
 
 def _compare_brought(subject: Subject) -> Finding | None:
-    """Find an array that differs between the two networks of a user's own."""
+    """Return a failure if a user's two networks have different weights, in the coarser of their dtypes; else None."""
     (first, expected), *others = subject.brought.items() or [("", {})]
     for other, arrays in others:
         pairs = {name: _in_coarser_dtype(arrays[name], expected[name]) for name in expected if name in arrays}
@@ -80,7 +80,7 @@ def _compare_brought(subject: Subject) -> Finding | None:
 
 
 def _compare_digests(subject: Subject) -> Finding | None:
-    """Find an array that is not the one of which a digest was recorded."""
+    """Return a failure if a weight does not have the digest that was recorded of an original network; else None."""
     for name, error in subject.differing.items():
         count = f"{len(subject.differing)} of {len(subject.weights)} differ"
         return Finding(len(subject.differing), 0, f"is not the original's, by about {error:.2g}; {count}", where=name)
@@ -88,7 +88,10 @@ def _compare_digests(subject: Subject) -> Finding | None:
 
 
 def _rounded(subject: Subject) -> str:
-    """Say by how much one network's own weights were rounded to a coarser dtype; nothing if no value was changed."""
+    """Return a remark if one of the user's two networks has the other's weights rounded to a coarser dtype.
+
+    It says by how much. It is empty if no value was changed.
+    """
     (first, expected), *others = subject.brought.items() or [("", {})]
     for other, arrays in others:
         for name in expected.keys() & arrays.keys():
@@ -102,7 +105,7 @@ def _rounded(subject: Subject) -> str:
 
 
 def _in_coarser_dtype(first: Array, second: Array) -> tuple[Array, Array]:
-    """Cast both to the dtype of fewer digits: a migration may have rounded them to it."""
+    """Return both arrays in the dtype of the one with fewer digits, because a migration may have rounded to it."""
     dtype = min(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
     return first.astype(dtype), second.astype(dtype)
 

@@ -1,1 +1,1 @@
-"""The two sides of a comparison: a backend that runs now, or a capture."""
+"""A side is one network under comparison: run here by a backend, or read from saved measurements (a capture)."""

@@ -1,4 +1,4 @@
-"""The side of a comparison that runs a backend here and now."""
+"""A live side: a network under comparison that a backend runs in this process."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from resnet_xf.support.environment import free_at_once, free_memory
 
 T = TypeVar("T")
 WeightSet = Literal["given", "probe"]
-"""Which weights of the subject a network holds."""
+"""Which weights a network has: the subject's ``weights``, or its ``probe``, of which every value has an effect."""
 
 LARGE = 2**27
-"""Networks of more bytes are held one at a time and freed at once. Smaller ones stay, which saves builds."""
+"""If the weights take more bytes, one network is in memory at a time, and is freed at once. Smaller ones are reused."""
 
 
 class Live:
-    """A backend's networks of the subject. It holds large ones one at a time, and remembers what was measured.
+    """A side (network under comparison) that ``backend`` builds and runs here, on the inputs in ``subject``.
 
-    ``save`` is called with the key and the value of each new measurement.
+    It remembers its measurements, and calls ``save`` with the key and the value of each new one. It keeps its networks
+    (one for each dtype and set of weights) for reuse, but large ones only one at a time.
     """
 
     def __init__(self, subject: Subject, backend: Backend, device: str = "cpu") -> None:
@@ -46,7 +47,7 @@ class Live:
         return cannot(self.backend, capability)
 
     def take(self, key: str, kind: Any, measure: Callable[[Any], T], *, large: bool) -> T:
-        """Return a measurement: the remembered one, or else a new one. See :meth:`Side.take`."""
+        """Return the measurement of a key: the remembered one, or else ``measure(self)``. See :meth:`Side.take`."""
         if key not in self._memory:
             self._memory[key] = measure(self)
             self.save(key, self._memory[key])
@@ -55,7 +56,7 @@ class Live:
         return found
 
     def take_each(self, keys: Sequence[str], kind: Any, measure: Callable[[Any], Iterable[T]]) -> Iterator[T]:
-        """Measure one after the other. See :meth:`Side.take_each`."""
+        """Yield the values of ``measure(self)``, one for each key; save and do not remember them."""
         values = iter(measure(self))
         for key in keys:
             yield self._saved(key, next(values))  # and hold no reference, so that it can be freed
@@ -65,37 +66,37 @@ class Live:
         return value
 
     def release(self) -> None:
-        """Forget the network and the large measurements."""
+        """Forget the networks and the large measurements."""
         self._networks.clear()
         for key in self._large:
             self._memory.pop(key, None)
 
     def build(self, dtype: str) -> Any:
-        """Return a new network on the CPU, initialised by the framework."""
+        """Return a new network of a dtype, as ``float32``, on the CPU, initialised by the framework."""
         return self.backend.build(self.subject.outline.root, dtype)  # type: ignore[arg-type]
 
     def load(self, network: Any, weights: WeightSet = "given") -> None:
-        """Load weights of the subject into a network."""
+        """Load the subject's ``weights`` (``given``) or its ``probe`` into a network."""
         arrays = self.subject.weights if weights == "given" else self.subject.probe
         assert arrays is not None
         self.backend.load(network, arrays)
 
     def built(self, dtype: str) -> Any:
-        """Return a network as the framework initialises it. :meth:`network` will load the weights into the same one."""
+        """Return a network as the framework initialised it, and keep it until :meth:`network` loads weights into it."""
         if (dtype, None) not in self._networks:
             self.make_room()
             self._networks[dtype, None] = self.build(dtype)
         return self._networks[dtype, None]
 
     def fresh(self, dtype: str, weights: WeightSet = "given", network: Any = None) -> Any:
-        """Return a new network on the device, with weights of the subject. ``network`` is one that was just built."""
+        """Return a network on the device, with weights of the subject: ``network``, or a new one if that is None."""
         self._collect()
         network = self.build(dtype) if network is None else network
         self.load(network, weights)
         return network if self.device == "cpu" else self.backend.move(network, self.device)
 
     def network(self, dtype: str, weights: WeightSet = "given") -> Any:
-        """Return a network with weights of the subject, and hold it for the next call."""
+        """Return a network of a dtype on the device, with weights of the subject. It is kept for the next call."""
         if (dtype, weights) not in self._networks:
             built = self._networks.pop((dtype, None), None)
             self.make_room()
@@ -104,7 +105,7 @@ class Live:
 
     @contextmanager
     def perturbed_weights(self, network: Any) -> Iterator[None]:
-        """Perturb all weights of a network within the block, which perturbs the output of every layer."""
+        """Perturb all weights of a network at random within the block; load the given ones again after it."""
         self.backend.load(network, dict(perturb_all(self.subject.weights, PIXEL_PERTURBATION)))
         try:
             yield
@@ -113,7 +114,10 @@ class Live:
 
     @contextmanager
     def learner(self, task: Task, weights: Mapping[str, Array]) -> Iterator[Learner]:
-        """Train within the block, beginning with these weights. Delete the learner in it, then its memory is freed."""
+        """Yield a learner (which takes training steps) with these weights, and close it after the block.
+
+        The block must delete its own reference to the learner, or the memory is not freed.
+        """
         learner = require(self.backend, Trains).learner(task)
         try:
             learner.load(weights, {})
@@ -124,7 +128,7 @@ class Live:
             self._collect()
 
     def lacks(self, precision: str) -> str | None:
-        """Return why the backend has no such precision on this device, or None if it has it."""
+        """Return why the backend cannot compute in a precision on this device, or None if it can."""
         if self.cannot("train"):  # other precisions than float32 and float64 run in a learner
             return f"{self.name} has no {precision}"
         task = self.subject.lockstep_run.task(precision, self.device)
@@ -139,12 +143,12 @@ class Live:
         return sum(array.nbytes for array in self.subject.weights.values()) > LARGE
 
     def make_room(self) -> None:
-        """Forget large networks, before another one is built, or the other sides' are."""
+        """Forget this side's networks if they are large, before another network is built."""
         if self._is_large:
             self.release()
             self._collect()
 
     def _collect(self) -> None:
-        """Free large networks that nothing uses. Gluon's blocks refer to themselves, so Python frees them late."""
+        """Free the memory of large networks that nothing uses. Python frees Gluon's late: they refer to themselves."""
         if self._is_large:
             free_memory()

@@ -1,4 +1,4 @@
-"""One of the sides that the ladder compares, and how a rung measures it."""
+"""A side (one network that the ladder compares), and the decorator of the functions that measure it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Side(Protocol):
-    """A network that runs here (:class:`Live`), or one whose measurements were saved (:class:`Captured`)."""
+    """One network under comparison: run here (:class:`Live`), or read from saved measurements (:class:`Captured`)."""
 
     name: str
     version: str
@@ -23,7 +23,7 @@ class Side(Protocol):
     unbiased_variance: bool
     """See :class:`resnet_xf.backend.contract.Backend`."""
     runs: bool
-    """Whether the network runs here, so that it can be measured anew."""
+    """Whether the network runs here, so that anything can be measured."""
     tell: Callable[[float], object]
     """Called with the finished share of a long measurement, from 0 to 1."""
 
@@ -36,18 +36,21 @@ class Side(Protocol):
         ...
 
     def take(self, key: str, kind: Any, measure: Callable[[Any], T], *, large: bool) -> T:
-        """Return a measurement of type ``kind``. See :func:`measured`, which calls this."""
+        """Return the measurement of a key, of type ``kind``: saved, remembered, or computed by ``measure(side)``.
+
+        :func:`measured` calls this. ``large``: whether :meth:`release` may forget the measurement.
+        """
         ...
 
     def take_each(self, keys: Sequence[str], kind: Any, measure: Callable[[Any], Iterable[T]]) -> Iterator[T]:
-        """Return measurements of type ``kind``, one at a time, so that they need not fit in memory together."""
+        """Yield a measurement of type ``kind`` for each key, one at a time, so that not all must fit into memory."""
         ...
 
 
 def measured(
     key: str, *, large: bool = False
 ) -> Callable[[Callable[Concatenate[Live, P], T]], Callable[Concatenate[Side, P], T]]:
-    """Decorate a function that measures a live side, so that it can be asked of any side.
+    """Decorate a function that measures a live side, so that it can be called with any side.
 
     A live side calls the function and remembers the result. A capture returns what it saved under ``key``, in which
     ``{precision}`` stands for the argument ``precision``. Both return the type that the function declares:

@@ -1,1 +1,1 @@
-"""Throughput: what is measured, how, and what the figures mean."""
+"""The benchmark: measures images per second of networks, each in its own process, and compares them."""

@@ -1,4 +1,4 @@
-"""A case: the network that one measurement runs, who implements it, where and how it runs."""
+"""A case of the benchmark: which network is measured, whose implementation of it, where and how it runs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class Case(Document, frozen=True, kw_only=True):
-    """One measurement.
+    """What one measurement of the benchmark runs.
 
     Attributes:
         spec: the network.
-        library: who implements it: this project, or one of ``PEERS``.
+        library: whose implementation of it: this project's (``OURS``), or that of one of ``PEERS``.
         backend: the framework that runs it.
         mode: ``infer``; or ``train``: forward, backward and a step of SGD with momentum and weight decay.
         preset: one of :data:`resnet_xf.backend.fast.PRESETS`.
@@ -69,11 +69,11 @@ class Case(Document, frozen=True, kw_only=True):
 
     @property
     def way(self) -> str:
-        """Backend or library, preset and precision: ``torch best float32``."""
+        """Backend (or the other library), preset and precision as text: ``torch best float32``."""
         return f"{self.backend if self.library == OURS else self.library} {self.preset} {self.precision}"
 
     def __str__(self) -> str:
-        """What tells the case from others of its group: ``torch best float32, batch 16``."""
+        """Return what distinguishes the case from others of its group: ``torch best float32, batch 16``."""
         return f"{self.way}, batch {self.batch}"
 
 
@@ -88,10 +88,11 @@ def cases(
     image_size: tuple[int, int] | None = None,
     **fields: Any,
 ) -> list[Case]:
-    """Every combination of the arguments as a case. Peers come first, so that the others are compared with them.
+    """Return a case for each combination of the arguments. Peers come first, so that the others are compared with them.
 
-    float32 and tf32 are combined with every preset, lower precisions beside them with the fastest preset alone.
-    ``fields`` are the same in all cases: ``threads``, ``batch``, ``device`` and ``seed`` of :class:`Case`.
+    ``peers`` are other libraries, keys of ``PEERS``. float32 and tf32 are combined with every preset. If one of them is
+    in ``precisions``, lower precisions are combined with the fastest preset alone. If ``image_size`` is None, it is the
+    spec's. ``fields`` are the same in all cases: ``threads``, ``batch``, ``device`` and ``seed`` of :class:`Case`.
     """
     full = {"float32", "tf32"}.intersection(precisions) or precisions
     fastest = max(presets, key=list(PRESETS).index)

@@ -1,4 +1,4 @@
-"""The picture of a bench: the images per second of every case, and its speed against its error."""
+"""Draws the results of a bench: the images per second of every case, and its speed against its error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STYLE = {
 
 
 def plot(report: BenchReport, path: str | Path) -> None:
-    """Write the picture: for every group of cases a chart of speeds, and one of speed against error.
+    """Draw a report to a file: for every group of cases a chart of speeds, and one of speed against error.
 
     Raises:
         MissingExtraError: if Matplotlib is not installed.
@@ -89,14 +89,14 @@ def figure() -> Iterator[Any]:
 
 
 def _colour(case: Case) -> str:
-    """The colour of the case's backend, or of the other library that implements it."""
+    """Return the colour of the case's backend, or of the other library that implements the network."""
     return COLOURS.get(case.backend if case.library == OURS else case.library, "#777777")
 
 
 def _bars(axes: Any, rows: Sequence[Row]) -> None:
     """Draw a bar for each case: its median of images per second, with a line from quartile to quartile.
 
-    In place of a bar, a case that is missing has the reason.
+    A case without a result has the reason in place of a bar.
     """
     beside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
     for place, row in enumerate(rows):

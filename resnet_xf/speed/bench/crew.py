@@ -1,4 +1,4 @@
-"""The processes of cases, which get ready side by side; :mod:`resnet_xf.speed.bench.turns` times them."""
+"""Starts the processes of cases and gets them ready together; :mod:`resnet_xf.speed.bench.turns` times them."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from resnet_xf.support.environment import memory, processors
 from resnet_xf.support.processes import Child, ProcessDied, Supervisor
 
 LONGEST = 1800.0
-"""Seconds without an answer after which processes are given up; compilers that try many kernels need minutes."""
+"""Seconds without an answer after which a process is ended; compilers that try many kernels need minutes."""
 
 LEAST, PREPARING = 3.0, 0.6
-"""Of a budget, the seconds that are kept for the timing of each case that is ready; and the largest share of the time
-left that getting ready may take all the same."""
+"""Under a budget, getting ready must leave ``LEAST`` seconds to time each case that is ready. But it may always take up
+to the share ``PREPARING`` of the time left."""
 
 Log = Callable[[str], object]
 
 
 class Ended(Exception):  # noqa: N818 - no failure
-    """The bench ends here. ``why``: ``budget``, or ``stopped by SIGINT``; ``number``: the signal's, or 0."""
+    """Raised to end the bench early. ``why``: ``budget``, or ``stopped by SIGINT``. ``number``: the signal's, or 0."""
 
     def __init__(self, why: str, number: int = 0) -> None:
         super().__init__(why)
@@ -54,19 +54,21 @@ class Ended(Exception):  # noqa: N818 - no failure
 
 @dataclass(eq=False)
 class Crew:
-    """The processes that live, and what waits for their messages.
+    """All running processes of a bench: it starts them, exchanges messages with them, and ends them.
+
+    A runner (:class:`Runner`) is a case with its process. A referee is a process that computes reference outputs.
 
     Attributes:
         cases: all cases of the bench; those of a network have their reference outputs computed together.
         supervisor: starts and ends the processes.
-        folder: for temporary files and reference outputs.
-        progress: called with the parts that are done, and what was done in words.
+        folder: the folder for temporary files and reference outputs.
+        progress: called with the number of parts that are done since the last call, and what was done in words.
         log: called with a line when a case starts, is ready, is measured, or is refused.
         refuse: called with the row of a case that cannot be measured.
-        parts: how many parts a case has for the progress.
-        ends: when the time is up, of :func:`time.monotonic`.
-        runners: those whose processes live, in the order in which they were started.
-        waited: cases that were ended once because a GPU's memory was full, to be started again.
+        parts: how many parts of the progress a case is.
+        ends: when the time is up, in :func:`time.monotonic` seconds.
+        runners: the cases whose processes run, in the order in which they were started.
+        waited: cases whose processes were ended once because a GPU's memory was full, to be started again.
         capacity: bytes of a GPU's memory that all runners can hold together.
     """
 
@@ -88,7 +90,9 @@ class Crew:
     # Messages
 
     def _next(self, until: float = inf) -> tuple[Child, Any] | None:
-        """Wait for the next message of any process, or (None as message) for its end; None if the time is up.
+        """Wait for the next message of any process, and return the process and the message; None at ``until``.
+
+        The message None says that the process has ended. ``until`` is in :func:`time.monotonic` seconds.
 
         Raises:
             Ended: if a signal stops the bench, or its own time is up.
@@ -104,7 +108,7 @@ class Crew:
         return event
 
     def ask(self, runner: Runner, do: Do, answer: type[Answer], seconds: float = 0.0) -> Answer:
-        """Send a request to a runner that is ready, and wait for the answer.
+        """Send a request to a runner that is ready, and return the answer, a message of the class ``answer``.
 
         Raises:
             ProcessDied: if its process ends, or gives no answer in half an hour.
@@ -127,13 +131,13 @@ class Crew:
         raise runner.failure
 
     def _note_death(self, child: Child) -> None:
-        """Keep the failure of a runner whose process has ended."""
+        """Set ``failure`` of the runner whose process is ``child``, which has ended."""
         for runner in self.runners:
             if runner.worker.child is child:
                 runner.failure = runner.worker.died()
 
     def end(self, runner: Runner) -> None:
-        """End a runner's process."""
+        """End a runner's process and remove it from ``runners``."""
         runner.worker.end()
         if runner in self.runners:
             self.runners.remove(runner)
@@ -141,10 +145,12 @@ class Crew:
     # Getting ready
 
     def prepare(self, cases: Sequence[Case]) -> list[Case]:
-        """Start the processes of cases side by side, until all that fit into the memory are ready, or are refused.
+        """Start processes for cases, many at a time, until all that fit into the memory are ready or refused.
+
+        Under a budget it ends earlier, so that there is time to measure those that are ready.
 
         Returns:
-            The cases that did not fit beside the others, and wait.
+            The cases that did not fit beside the others, and can be started later.
 
         Raises:
             Ended: as :meth:`_next`.
@@ -182,7 +188,7 @@ class Crew:
                 return []
 
     def _start(self, case: Case) -> Runner | None:
-        """Start a case's process; None if it cannot be measured."""
+        """Start a case's process and return its runner; None if its batch does not fit into the memory."""
         try:
             check_memory(case)
         except BenchError as error:
@@ -195,12 +201,15 @@ class Crew:
         return runner
 
     def _drop(self, case: Case, error: Exception) -> None:
-        """Note that a case cannot be measured."""
+        """Count a case as done, and pass on its row: it cannot be measured, because of the error."""
         self.progress(self.parts, f"{case}: {error}")
         self.refuse(unmeasured(case, error))
 
     def _give_up(self, runner: Runner, *, in_time: bool) -> None:
-        """End the process of a case that does not get ready: because it says nothing, or the budget is spent."""
+        """End the process of a case that does not get ready.
+
+        ``in_time``: True if it gave no answer for too long, which is a failure; False if the budget is spent.
+        """
         self.end(runner)
         if in_time:
             self._drop(runner.case, ProcessDied(f"the process gave no answer in {LONGEST / 60:.0f} minutes"))
@@ -209,7 +218,7 @@ class Crew:
             self.log(f"{runner.case.group_title}: {runner.case}: not ready after {seconds:.0f} s, ended")
 
     def _receive(self, child: Child, message: Any, later: list[Case]) -> None:
-        """Act on a message of a process, or on its end."""
+        """Act on a message of a process, or (None) on its end. Add cases that must wait for memory to ``later``."""
         runner = next((one for one in self.runners if one.worker.child is child), None)
         referee = next((one for one in self._referees if one.child is child), None)
         if referee is not None:
@@ -249,9 +258,10 @@ class Crew:
         self._drop(runner.case, error)
 
     def _let_start(self, preparing: Sequence[Runner]) -> bool:
-        """Let those start whose references are there and whose memory is free; return False if one cannot be measured.
+        """Tell built runners to start if their reference outputs are there and the GPU's memory suffices.
 
-        On a GPU those that compile wait for those that do not, which need their memory at once and not for long.
+        On a GPU, those that compile wait for those that do not, which need their memory at once and not for long.
+        Return False, and end the runner, if one cannot be measured.
         """
         starting = [runner for runner in preparing if runner.state == "starting"]
         full = False
@@ -282,7 +292,7 @@ class Crew:
         return True
 
     def _fits_device(self, runner: Runner, starting: list[Runner]) -> bool:
-        """Whether a runner can start beside those that start now, by the memory of the GPU; always on a CPU."""
+        """Return whether the GPU has memory for a runner to start beside those that are ``starting``; True on a CPU."""
         if runner.case.device == "cpu" or not starting:
             return True
         if any(other.alone for other in starting):
@@ -292,7 +302,7 @@ class Crew:
         return needed + sum(one.held for one in self.runners) <= self.capacity
 
     def _peak_like(self, case: Case) -> int | None:
-        """The largest peak of the GPU's memory among ready cases that compute the same, if there is any."""
+        """Return the largest GPU memory peak of running cases with equal network, mode, batch, precision; else None."""
         same = case.network, case.mode, case.batch, case.precision
         peaks = [
             runner.peak
@@ -304,13 +314,13 @@ class Crew:
     # Reference outputs
 
     def _reference(self, case: Case) -> Path:
-        """The file of the case's reference outputs."""
+        """Return the path of the file of the case's reference outputs."""
         return self.folder / f"{abs(hash(case.network)):x}-{reference_name(case)}.npy"
 
     def _start_referees(self, cases: Sequence[Case]) -> None:
-        """Start one process for each network whose reference outputs are missing; it computes all of them.
+        """Start one process for each network of ``cases`` whose reference outputs are missing; it computes all of them.
 
-        It has one case for each backend, and tries those of the second one where the first one fails.
+        If it fails on one backend, it tries the next one that has a case with the same reference outputs.
         """
         networks = {case.network for case in cases}
         begun = {path for paths in self._referees.values() for path in paths}
@@ -326,17 +336,20 @@ class Crew:
             self._referees[worker] = [path for path, _ in tasks]
 
     def _is_computed(self, path: Path) -> bool:
-        """Whether a process computes these reference outputs."""
+        """Return whether a process is computing the reference outputs for this file."""
         return any(path in paths for paths in self._referees.values())
 
     def _end_referees(self) -> None:
-        """End the processes that compute reference outputs; what they have not written is missing."""
+        """End the processes that compute reference outputs; files that are not written stay missing."""
         for referee in self._referees:
             referee.end()
         self._referees.clear()
 
     def _receive_references(self, referee: Worker, message: Any) -> None:
-        """Note which reference outputs cannot be computed, and why."""
+        """Act on a message of a process that computes reference outputs, or (None) on its end.
+
+        At its last message or its end, note which outputs could not be computed, and why.
+        """
         if isinstance(message, ReferencesWritten) and not message.last:
             return  # those who wait for it can start
         paths = self._referees.pop(referee)
@@ -349,7 +362,10 @@ class Crew:
 
 
 def fits_another(runners: Sequence[Runner], case: Case) -> bool:
-    """Whether one more process, of this case, probably fits into the free memory of the host, if that is known."""
+    """Return whether a process for ``case`` probably fits into the host's free memory beside those of ``runners``.
+
+    Return True if the free memory is not known.
+    """
     available = memory()
     if available is None:
         return True

@@ -33,16 +33,16 @@ from resnet_xf.training.evaluation import task_of
 from resnet_xf.training.recipe import Optimizer, Recipe, targets
 
 CHECKED, FEW = 32, 8
-"""How many images inference is checked on; and the least number of distinct images in a training batch."""
+"""On how many images inference is checked; and the least number of distinct images in a training batch."""
 
 RATE, DECAY = 1e-6, 1e-4
 """Learning rate and weight decay of a measured training step: so small that the weights hardly change."""
 
 TRIES = 20
-"""Training steps in which float16's loss scale, halved when a gradient overflows, must become small enough."""
+"""The most training steps until no gradient overflows in float16. Each overflow halves the loss scale."""
 
 ROUND, WARM_UP = 0.25, 10.0
-"""Seconds of one round of the warm-up; and seconds after which it ends, though the network still gets faster."""
+"""Seconds of one round of the warm-up; and seconds after which it ends even if the network still gets faster."""
 
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices whose product gives the machine's ceiling."""
@@ -61,7 +61,7 @@ class Round(msgspec.Struct, frozen=True, tag=True):
 
 
 def sample_crops(channels: int, size: tuple[int, int], count: int) -> Array:
-    """Real images ``(count, channels, H, W)``, float32: random crops of digits, or of photographs if in colour.
+    """Return real images ``(count, channels, H, W)``, float32: random crops of digits, or of photographs if in colour.
 
     The first images are the same for every ``count``.
     """
@@ -76,22 +76,22 @@ def sample_crops(channels: int, size: tuple[int, int], count: int) -> Array:
 
 
 def distinct_images(batch: int) -> int:
-    """Distinct images per training batch: the batch's largest divisor up to 32, or the whole batch if that is below 8.
+    """Return how many distinct images a training batch has: its largest divisor up to 32, or all if that is below 8.
 
     Each is repeated equally often, so batch norm computes the same statistics as for the distinct images alone. The
-    reference is computed on these alone.
+    reference outputs are computed on these alone.
     """
     divisor = max(n for n in range(1, min(batch, CHECKED) + 1) if batch % n == 0)
     return divisor if divisor >= FEW else batch
 
 
 def reference_name(case: Case) -> str:
-    """The same for cases of one network whose reference outputs are the same: ``infer``, or ``train-32``."""
+    """Return a name that is equal for cases of one network with equal reference outputs: ``infer``, or ``train-32``."""
     return case.mode if case.mode == "infer" else f"{case.mode}-{distinct_images(case.batch)}"
 
 
 def reference_outputs(case: Case) -> Array:
-    """The outputs that the case's network should have, ``(N, classes)``: computed in float64, without optimisation.
+    """Return the outputs that the case's network should have, ``(N, classes)``, computed in float64 and not optimised.
 
     They are computed on the case's device, or on the CPU if that fails.
     """
@@ -121,13 +121,13 @@ def _reference_outputs(case: Case) -> Array:
 
 
 def _targets(case: Case, classes: int, count: int) -> Array:
-    """The target probabilities ``(count, classes)`` of a training batch; repeated images have the same label."""
+    """Return target probabilities ``(count, classes)`` for a training batch; repeated images have the same label."""
     labels = np.arange(count) % distinct_images(case.batch) % classes
     return targets(labels, classes, 0.0, count)
 
 
 def _learner(case: Case, planned: Plan, native: Any, weights: Weights) -> Learner:
-    """A learner that trains the case's network, or ``native`` if that is not None, and holds these weights."""
+    """Return a learner with these weights that trains the case's network (``planned``), or ``native`` if not None."""
     optimizer = Optimizer(learning_rate=RATE, momentum=0.9, weight_decay=DECAY)
     recipe = Recipe(name="bench", epochs=1, batch_size=case.batch, optimizer=optimizer)
     task = replace(task_of(planned, recipe, case.device, preset=case.preset), precision=case.precision)
@@ -139,7 +139,11 @@ def _learner(case: Case, planned: Plan, native: Any, weights: Weights) -> Learne
 
 
 class _Started(NamedTuple):
-    """A network that has run its first batch: the function ``step`` runs the next one."""
+    """A network that has run its first batch.
+
+    ``device``: where it runs. ``steps``: what was done to make it fast. ``first``: the seconds until the first batch
+    was done. ``outputs``: those to be checked. ``step``: runs another batch.
+    """
 
     device: str
     steps: tuple[str, ...]
@@ -212,12 +216,15 @@ class Engine:
         )
 
     def release(self) -> tuple[int, int] | None:
-        """Give a GPU's cached memory back; see :meth:`resnet_xf.backend.fast.Bench.release`."""
+        """Give cached memory back to a GPU. Return the bytes that are kept there, and those free; None on the CPU."""
         self._released = True
         return self.bench.release(self.device)
 
     def _build(self, weights: Weights) -> tuple[Any, tuple[str, ...]]:
-        """The native network before it is made fast, and what was done to it; None if the learner will build it."""
+        """Build the network in its framework; return it, and what was done to its plan before, such as folded norms.
+
+        The network is None if the learner will build it.
+        """
         case = self.case
         if case.library == OURS:
             return native_of(self.backend, self.planned, weights, case.preset) if case.mode == "infer" else (None, ())
@@ -233,7 +240,7 @@ class Engine:
         return native, ()
 
     def _infer(self, native: Any, images: Array) -> _Started:
-        """Make the network fast; the outputs are those of the first ``CHECKED`` images."""
+        """Make the network fast and run it. The result's outputs are those of the first ``CHECKED`` images."""
         case = self.case
         shape = (case.batch, *images.shape[1:])
         # int8 is calibrated on other images than those it is checked on.
@@ -246,7 +253,10 @@ class Engine:
         return _Started(fast.device, fast.steps, first, fast(checked), lambda: fast(batch))
 
     def _train(self, native: Any, weights: Weights, images: Array) -> _Started:
-        """Build the learner and check its gradients; the outputs are those of the distinct images."""
+        """Build the learner, take a step, and check the gradients. The outputs are those of the distinct images.
+
+        ``native`` is another library's network, or None for this project's. Raises WrongError if a gradient is zero.
+        """
         case = self.case
         if case.precision == "int8":
             raise BackendError("no network is trained in int8; choose bfloat16")
@@ -270,7 +280,7 @@ class Engine:
         return _Started(learner.device, learner.steps, first, outputs[: len(distinct)], step)
 
     def run(self, steps: int) -> Round:
-        """Run so many batches, or training steps if the case trains, wait for the device, and return the time."""
+        """Run ``steps`` batches, or training steps if the case trains, wait for the device, and return the time."""
         if self._released and self.device != "cpu":  # a step that is not timed allocates the memory again
             self._step()
             self.bench.wait(self.device)
@@ -283,9 +293,9 @@ class Engine:
         return Round(steps * self.case.batch, seconds, (time.process_time() - busy) / seconds)
 
     def warm_up(self, longest: float = inf) -> float:
-        """Run until the network gets no faster, at most so many seconds and ``WARM_UP``; return the seconds it took.
+        """Run until the network gets no faster, at most ``longest`` or ``WARM_UP`` seconds; return the seconds it took.
 
-        ``pace`` is then the seconds that one step takes.
+        Set ``pace`` to the seconds that one step takes.
         """
         rates: list[float] = []
         begin = time.perf_counter()
@@ -298,11 +308,11 @@ class Engine:
         return time.perf_counter() - begin
 
     def steps_in(self, seconds: float) -> int:
-        """How many steps take about so many seconds; at least one."""
+        """Return how many steps take about so many seconds; at least one."""
         return max(1, round(seconds / self.pace))
 
     def ceiling(self) -> float | None:
-        """Operations per second of the fastest large matrix product; None if this precision has none on the device."""
+        """Return operations per second of a large matrix product in the case's precision; None if there is none."""
         size = MATRIX_SIZE[self.device.partition(":")[0]]
         times: list[float] = []
         with suppress(RuntimeError, MemoryError):
@@ -313,6 +323,9 @@ class Engine:
 
 
 def _no_gradient(velocity: Array | None, weight: Array) -> bool:
-    """Whether a weight's gradient is zero: after one step its velocity is the gradient plus the weight decay's part."""
+    """Return whether a weight's gradient is zero, from its momentum buffer ``velocity`` after one step.
+
+    The buffer then is the gradient plus the weight decay's part. None: there is no buffer, so there is no gradient.
+    """
     decay = np.float32(DECAY) * weight
     return velocity is None or bool(np.abs(velocity - decay).max() <= 1e-5 * np.abs(decay).max())

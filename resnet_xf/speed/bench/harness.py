@@ -31,20 +31,20 @@ Callback = Callable[[int, int, str], object]
 """Takes the number of parts done, the number of all parts, and what was done in words."""
 
 Keep = Callable[[BenchReport, int], object]
-"""Takes the report so far, and how many of its first groups are complete."""
+"""Takes the report so far, and how many groups are complete, counted from the first up to one that is not."""
 
 TURNS, LONGEST, MOST = 10, 1.0, 60
-"""The least number of turns of a case, over all launches; the seconds of a turn if there are more than those; and the
-largest number of turns in a launch. Many short turns give a narrower interval than few long ones."""
+"""``TURNS``: the least number of turns of a case, over all launches. ``LONGEST``: the longest turn in seconds, until
+``MOST`` turns in a launch are reached. Many short turns give a narrower interval than few long ones."""
 
 RESERVE = 2.0, 0.05, 10.0
-"""Seconds of a budget that are kept to end the processes and write the report: this share, at least and at most."""
+"""What is kept of a budget to end the processes and write the report: at least 2 s, else 5 %, at most 10 s."""
 
 SEARCH, GAIN = 0.5, 1.03
-"""In the search for the best batch: the seconds of a turn, and how many times as fast a larger batch must be to pay."""
+"""In the search for the best batch: the seconds of a turn, and the factor by which a larger batch must be faster."""
 
 FLOPS = {"infer": 2, "train": 6}
-"""Floating-point operations per multiply-add of the forward pass; the backward pass takes twice as many."""
+"""For each mode: floating-point operations per multiply-add of a forward pass. A backward pass takes twice as many."""
 
 STOPPING = b"\nresnet-xf: stopping, as soon as the report is written; again to quit without one\n"
 """What the user is told when a signal stops a bench."""
@@ -62,11 +62,11 @@ def bench(
     log: Log = lambda line: None,
     keep: Keep = lambda report, complete: None,
 ) -> BenchReport:
-    """Measure the speed of cases.
+    """Measure the speed of cases, each in a process of its own, and return the report.
 
     The cases of a group (:attr:`Case.group`) are compared with the first of them. Their processes live at the same
-    time, as many as the memory holds, and get ready side by side. Then they run in turns while nobody else works, so
-    that what slows the machine slows all of them. Differences between one process and the next, as where its memory
+    time, as many as the memory holds, and get ready at the same time. Then they run in turns, one at a time, so that
+    what slows the machine slows all of them. Differences between one process and the next, such as where its memory
     lies, show only with several launches.
 
     Args:
@@ -75,9 +75,9 @@ def bench(
         launches: how many times each case's process is started anew.
         budget: seconds for everything. Then cases get ready in the order of their presets, turns are shortened if need
             be, and the report lists what was not measured. None: as long as it takes.
-        start: when the budget began, of :func:`time.monotonic`; None: now.
+        start: when the budget began, in :func:`time.monotonic` seconds; None: now.
         command: the command line, for the report.
-        callback: called after each part.
+        callback: called after each part (getting ready, and each turn) with the parts done, all parts, and a text.
         log: called with a line when a case is started, is ready, or is measured.
         keep: called at the start, after each group, and at the end. The report is marked as partial until the last.
 
@@ -128,7 +128,7 @@ def bench(
 
 
 def _deadline(start: float, budget: float | None) -> float:
-    """When processes must end, of :func:`time.monotonic`."""
+    """Return when processes must end, in :func:`time.monotonic` seconds; infinite if ``budget`` is None."""
     least, share, most = RESERVE
     return inf if budget is None else start + budget - min(most, max(least, share * budget))
 
@@ -142,13 +142,16 @@ def _crew(
     parts: int,
     ends: float,
 ) -> Iterator[Crew]:
-    """A crew without processes; those that it starts end with the block, and its folder is removed."""
+    """Yield a :class:`Crew` without processes. At the block's end, its processes are ended and its folder is removed.
+
+    ``refuse_`` and ``ends`` are its fields of these names.
+    """
     with temporary_folder() as folder, supervise(STOPPING) as supervisor:
         yield Crew(cases, supervisor, folder, progress, log, refuse_, parts, ends)
 
 
 def _spans(cases: Sequence[Case]) -> Iterator[list[list[Case]]]:
-    """Divide cases into lists of groups that get ready together: one group, or more if there are many processors."""
+    """Yield lists of groups of cases that get ready together: one group, or more while there are enough processors."""
     span: list[list[Case]] = []
     for _, cases_of_group in groupby(cases, key=lambda case: case.group):
         group = list(cases_of_group)
@@ -170,7 +173,10 @@ def _measure(
     *,
     ordered: bool,
 ) -> Iterator[int]:
-    """Measure the cases of some groups, as many at the same time as the memory holds, each beside its group's first.
+    """Measure one launch of some groups of cases. A group's first case runs again beside each part of the group.
+
+    A group is measured in parts if the memory does not hold all its processes. ``launch``: the launch's number.
+    ``turns``: how many, of ``seconds`` in all. ``results``: gets the rows. ``ordered``: whether to start by preset.
 
     Yields:
         The number of each group when it is complete; a later group may be so before an earlier one.
@@ -216,13 +222,14 @@ def _measure(
 
 
 def best_batch(case: Case, callback: Callback | None = None, *, budget: float | None = None) -> Case:
-    """The case with the batch size of the most images per second, among powers of two.
+    """Return the case with the batch size that gives the most images per second, among powers of two.
 
-    The search ends when two batch sizes in a row are not faster by ``GAIN``, one does not fit into the memory, or so
-    many seconds (``budget``) are over.
+    The search ends when two batch sizes in a row are not faster by the factor ``GAIN``, one does not fit into the
+    memory, or ``budget`` seconds are over. ``callback`` is called with a text on each batch.
 
     Raises:
-        BenchError: if that is too early for the first batch.
+        BenchError: if the budget is over before a batch was measured.
+        SystemExit: after Ctrl-C or SIGTERM.
     """
     progress = _Progress(0, callback)
     best, best_rate, without_gain = replace(case, batch=1), 0.0, 0
@@ -259,16 +266,17 @@ def best_batch(case: Case, callback: Callback | None = None, *, budget: float | 
 
 @dataclass
 class _Results:
-    """The rows so far, and the report that they give.
+    """Collects the rows of a bench, and makes the report of them.
 
     Attributes:
-        rows: by case, a row for each launch.
+        rows: for each case, a row for each launch so far.
         launches: how many launches there shall be.
-        budget: as of :func:`bench`.
+        budget: the seconds for the whole bench, or None.
         command: the command line.
-        ceilings: by precision, the largest that were measured.
+        ceilings: for each precision, the most operations per second that were measured.
         finished: the numbers of the groups that are complete.
-        stopped: what ended the bench before its time.
+        stopped: what ended the bench early (:attr:`Ended.why`); empty if nothing did.
+        machine: the environment of the report: the machine and its software.
     """
 
     rows: dict[Case, list[Row]]
@@ -282,7 +290,7 @@ class _Results:
 
     @property
     def complete(self) -> int:
-        """How many of the first groups are complete."""
+        """How many groups are complete, counted from the first up to one that is not."""
         return next(number for number in count() if number not in self.finished)
 
     def add(self, row: Row) -> None:
@@ -290,17 +298,17 @@ class _Results:
         self.rows[row.case].append(row)
 
     def add_ceilings(self, ceilings: Ceilings) -> None:
-        """Keep the ceilings that are larger than those before."""
+        """Keep, for each precision, the larger of the ceiling so far and the new one."""
         for (_, precision, _), flops in ceilings.items():
             if flops > self.ceilings.get(precision, 0.0):
                 self.ceilings[precision] = flops
 
     def is_sound(self, case: Case) -> bool:
-        """Whether the case has a result in every launch so far."""
+        """Return whether the case has a result in every launch so far."""
         return all(row.result for row in self.rows[case])
 
     def report(self, *, final: bool = False) -> BenchReport:
-        """The report; ``final`` says that no more will be measured."""
+        """Return the report of the rows so far; ``final``: whether nothing more will be measured."""
         why = self.stopped or "budget"
         reason = f"{NOT_MEASURED}: {why}" if final else f"{NOT_MEASURED} yet"
         whole = all(len(rows) == self.launches or not self.is_sound(case) for case, rows in self.rows.items())
@@ -317,13 +325,13 @@ class _Results:
         )
 
     def _ended(self, why: str) -> str:
-        """Why the report is partial, in words."""
+        """Return in words why the report is partial; ``why`` is ``budget``, or such words already."""
         return f"the budget of {self.budget:g} s is spent" if why == "budget" else why
 
 
 @dataclass
 class _Progress:
-    """Counts the parts that are done, and calls the callback; a case has one part for getting ready and one a turn."""
+    """Counts the parts done, and calls the callback. A launch of a case has one part to get ready and one per turn."""
 
     total: int
     callback: Callback | None
@@ -336,7 +344,7 @@ class _Progress:
 
 
 def _with_share(row: Row, ceilings: dict[str, float]) -> Row:
-    """The row with its speed as a share of its precision's ceiling, if both are known."""
+    """Return the row with its result's ``share``: its speed divided by its precision's ceiling, if both are known."""
     case, result = row.case, row.result
     if result is None or case.precision not in ceilings:
         return row

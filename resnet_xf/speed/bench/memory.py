@@ -16,15 +16,15 @@ HEADROOM = 1.5
 """Another process is started only if more than this many times the largest peak of those running is free."""
 
 PROCESS = 2**30
-"""Bytes of the host's memory for a process whose peak is not known yet; its framework alone takes half of them."""
+"""Assumed bytes of host memory of a process whose peak is not known yet; its framework alone takes half of them."""
 
 DEVICE = 2**31
-"""Bytes of a GPU's memory that a case takes besides its activations, about: kernels, workspaces, weights."""
+"""About how many bytes of a GPU's memory a case takes besides its activations: kernels, workspaces, weights."""
 
 
 @cache
 def activations(case: Case) -> int:
-    """Bytes that the activations of a batch take in float32, at least."""
+    """Return how many bytes the activations of a case's batch take in float32, at least."""
     rows = trace(plan(case.spec), (1, case.spec.in_channels, *case.image_size))
     sizes = [prod(row.output_shape) for row in rows if row.kind in ("conv", "norm")]
     # Training keeps the output of every layer; inference the input and output of one.
@@ -51,16 +51,16 @@ def check_memory(case: Case) -> None:
 
 
 def host_memory(case: Case) -> int:
-    """Return about how many bytes of memory a case's process needs on the host; on the CPU, with activations."""
+    """Return about how many bytes of host memory a case's process needs. On the CPU, activations are included."""
     return PROCESS + (activations(case) if case.device == "cpu" else 0)
 
 
 def device_memory(case: Case, peak: int | None, *, at_once: bool = False) -> int:
-    """Bytes of a GPU's memory that a case needs to start, about.
+    """Return about how many bytes of a GPU's memory a case needs to start.
 
     Args:
         case: the case.
-        peak: of a case of the same network, mode and batch, if that is known.
+        peak: the peak memory of a case of the same network, mode, batch and precision; None if not known.
         at_once: whether all of it counts. Else a case that compiles counts half: it takes its time before its first
             batch runs, and few cases run that at the same moment.
     """

@@ -20,14 +20,14 @@ from resnet_xf.support.documents import Document, Struct
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
-    """A network that is warm, and how it compares with the float64 reference.
+    """How a case's network was made ready for timing, and the errors of its outputs against float64.
 
     Attributes:
         version: the framework's version.
         steps: what was done to make the network fast, in order.
         build, first, warm_up: seconds to build the network, then to its first outputs (compilation included), then
             until it got no faster.
-        error: of the outputs against the reference, relative to the largest of them.
+        error: the largest error of the outputs against those in float64, relative to the largest output.
         agreement: the share of images with the reference's top-1 class, 0 to 1.
         threads: how many threads the framework says it uses.
     """
@@ -43,19 +43,19 @@ class Prepared(Struct, frozen=True, kw_only=True):
 
 
 Launch = Annotated[dict[int, Rate], Meta(min_length=1, max_length=1000)]
-"""Images per second by the number of the turn."""
+"""Images per second in one start of the processes, by the number of the turn."""
 
 
 class Result(Prepared, frozen=True, kw_only=True):
-    """What was measured of one case, in one or more launches.
+    """What was measured of one case, in one or more launches (starts of its process).
 
     ``error`` and ``agreement`` are the worst of all launches. ``build``, ``first`` and ``warm_up`` are the first
     launch's, which finds nothing compiled.
 
     Attributes:
-        speed: images per second.
+        speed: images per second: median and quartiles over all turns.
         rates: for each launch, the images per second by the turn's number. Cases ran one after the other in a turn.
-        share: of the machine's ceiling in this precision, 0 to 1; None if that is not known.
+        share: the speed as a share of the machine's fastest matrix product in this precision, 0 to 1; None if unknown.
         host_memory, device_memory: the peak in bytes of all launches; None for the device if it is the CPU.
         busy_processors: how many processors were busy on average.
     """
@@ -74,7 +74,7 @@ class Result(Prepared, frozen=True, kw_only=True):
 
 
 NOT_MEASURED = "not measured"
-"""The first words of the reason of a row, if the bench ended before."""
+"""How the reason of a row begins if the bench ended before the case was measured."""
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -84,8 +84,8 @@ class Row(Struct, frozen=True, kw_only=True):
         case: what was measured.
         result: None if there is none.
         reason: why there is no result.
-        failed: whether the case crashed or computed wrong results, rather than lacked something.
-        ratio: to the group's :func:`baseline`; None for the baseline itself.
+        failed: whether the case crashed or computed wrong results. False if it only could not be run.
+        ratio: the speed relative to the group's :func:`baseline`; None for the baseline itself.
     """
 
     case: Case
@@ -110,7 +110,7 @@ class BenchReport(Document, frozen=True, kw_only=True):
             bench runs, and so if it was killed.
         environment: the machine and its software.
         ceilings: by precision, the most operations per second that any backend reached in a large matrix product.
-        rows: one for each case.
+        rows: one row for each case.
     """
 
     title = "a bench's report"
@@ -129,20 +129,23 @@ class BenchReport(Document, frozen=True, kw_only=True):
         return any(row.failed for row in self.rows)
 
     def groups(self) -> Iterator[list[Row]]:
-        """Lists of rows that are compared with each other."""
+        """Yield the lists of rows that are compared with each other: those of equal :attr:`Case.group`."""
         for _, rows in groupby(self.rows, key=lambda row: row.case.group):
             yield list(rows)
 
     def conclusions(self) -> list[str]:
-        """A sentence for each group: which backend is faster at its fastest, in float32 and in any precision."""
+        """Return for each group a sentence that compares the backends' fastest cases in float32, and in any precision.
+
+        Sentences that would say the same again, or have only one backend to compare, are left out.
+        """
         return [line for rows in self.groups() for line in _conclusions(rows)]
 
     def ceilings_in_words(self) -> str:
-        """The ceilings of all precisions in one line."""
+        """Return the ceilings of all precisions in one line."""
         return ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in self.ceilings.items()) or "none"
 
     def to_csv(self) -> str:
-        """One line for each case, with the environment in its last columns."""
+        """Return the rows as CSV: one line for each case, with the environment in its last columns."""
         text = io.StringIO()
         columns = (*COLUMNS, *self.environment)
         writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
@@ -162,7 +165,7 @@ COLUMNS = (
 
 
 def _csv_row(row: Row) -> dict[str, object]:
-    """The values of one line of the CSV, by column."""
+    """Return the values of one line of the CSV, by column; columns without a value are missing."""
     case, result = row.case, row.result
     height, width = case.image_size
     values = asdict(case) | {"network": case.spec.name, "height": height, "width": width, "reason": row.reason}
@@ -184,7 +187,7 @@ def _csv_row(row: Row) -> dict[str, object]:
 
 
 def merged(launches: Sequence[Row]) -> Row:
-    """Join the rows of one case's launches into one.
+    """Join the rows of one case, one for each launch, into one.
 
     If a launch has no result, the row has none and gives its reason. If that is not the first launch, the row also
     counts as failed, since the case ran before.
@@ -210,7 +213,7 @@ def merged(launches: Sequence[Row]) -> Row:
 
 
 def result_ratio(first: Result, second: Result) -> Ratio | None:
-    """How many times as fast the first is, from the turns in which both ran; None if there are none."""
+    """Return how many times as fast the first is, from the turns in which both ran; None if there are none."""
     numerators: list[list[float]] = []
     denominators: list[list[float]] = []
     for one, two in zip(first.rates, second.rates, strict=False):
@@ -221,17 +224,17 @@ def result_ratio(first: Result, second: Result) -> Ratio | None:
 
 
 def baseline(group: Sequence[Row]) -> Row | None:
-    """The row with which the others of a group are compared: the first that has a result; None if none has."""
+    """Return the row with which the others of a group are compared: the first with a result; None if none has one."""
     return next((row for row in group if row.result), None)
 
 
 def measured(rows: Sequence[Row]) -> list[tuple[Case, Result]]:
-    """The cases that have a result."""
+    """Return the cases that have a result, with it."""
     return [(row.case, row.result) for row in rows if row.result]
 
 
 def with_ratios(group: Sequence[Row]) -> list[Row]:
-    """The rows of a group, each with its ratio to the baseline."""
+    """Return the rows of a group, each with its ratio to the :func:`baseline` if it has a result."""
     first = baseline(group)
     if first is None or first.result is None:
         return list(group)
@@ -242,7 +245,10 @@ def with_ratios(group: Sequence[Row]) -> list[Row]:
 
 
 def _conclusions(rows: Sequence[Row]) -> Iterator[str]:
-    """Sentences that compare the backends of one group, each at its fastest; one for float32, one for any precision."""
+    """Yield sentences that compare the two fastest backends of a group: in float32, and in any precision.
+
+    Each backend counts with its fastest case of this project.
+    """
     ours = [(case, result) for case, result in measured(rows) if case.library == OURS]
     compared = set()
     for scope, precisions in (("in float32", {"float32"}), ("in any precision", {case.precision for case, _ in ours})):
@@ -259,13 +265,14 @@ def _conclusions(rows: Sequence[Row]) -> Iterator[str]:
 
 
 NO_VERDICT = "one launch: no verdict"
-"""Said of two reports if one has one launch: processes of the same code differ, and one does not tell by how much."""
+"""The verdict on a case that one of two reports measured in a single launch: processes of the same code differ, and one
+launch does not tell by how much."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A case that two reports measured: both speeds, and how many times as fast the later one is.
+    """A case that two reports measured: both speeds, and in ``ratio`` how many times as fast the later one is.
 
-    ``verdict`` is the ratio's, or ``NO_VERDICT``.
+    ``verdict`` is that of the ratio, or ``NO_VERDICT``.
     """
 
     case: Case
@@ -276,13 +283,13 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Two reports compared.
+    """The comparison of two reports, called before and after.
 
     Attributes:
         changes: the cases that both measured.
         only_before, only_after: the cases that one alone measured, in words.
-        environment: what differs between the machines and their software, by name: before and after.
-        partial: for each report that is partial, why.
+        environment: what differs between the machines and their software: by name, the values before and after.
+        partial: for each report that is partial (``before`` or ``after``), why.
     """
 
     changes: tuple[Change, ...]
@@ -323,7 +330,7 @@ def _change(case: Case, before: Result, after: Result) -> Change:
 
 
 def _differences(before: Collection[Case], after: Collection[Case]) -> str:
-    """Why two reports have no case in common: the fields in which no value of the one is a value of the other."""
+    """Say in words why two reports have no case in common: in which fields of :class:`Case` they share no value."""
     if not before or not after:
         return "in one of them, nothing was"
     differences = []

@@ -1,4 +1,4 @@
-"""A case whose process lives, and its row in the report."""
+"""A runner: a case (what one measurement runs) and its running process. It becomes a row of the report."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from resnet_xf.support.processes import ProcessDied
 
 @dataclass(eq=False)
 class Runner:
-    """A case whose process lives.
+    """A case (what one measurement runs), its running process, and what was measured so far.
 
     Attributes:
         case: the case.
         worker: its process.
-        began: when the process was started.
-        state: ``building``; ``built``, and it waits; ``starting``: it compiles; ``ready``.
-        alone: whether it starts again after the GPU's memory was full: no other process may begin to start beside it.
-        ready: the message with which the process said that it is ready.
+        began: when the process was started, in :func:`time.monotonic` seconds.
+        state: of the network: ``building``; ``built``, waiting to start; ``starting``: it compiles and runs its first
+            batch; ``ready`` to be timed.
+        alone: whether it starts again after the GPU's memory was full. Then no other process may start beside it.
+        ready: the message with which the process said that it is ready; None before.
         warm_up: seconds of the warm-up.
-        failure: what ended the process, if anything did.
+        failure: the error of a process that has died, else None.
         rounds: what was measured in each turn, by its number.
         held: bytes of the GPU's memory that the process has now.
     """
@@ -46,12 +47,12 @@ class Runner:
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """Images per second of each round."""
+        """Images per second of each turn so far."""
         return tuple(one.images / one.seconds for one in self.rounds.values())
 
     @property
     def rate(self) -> float:
-        """The median of the images per second so far; 0 before the first round."""
+        """The median of the images per second so far; 0 before the first turn."""
         return median(self.rates or (0.0,))
 
     @property
@@ -61,11 +62,14 @@ class Runner:
 
     @property
     def peak(self) -> int:
-        """The peak of the GPU's memory; 0 on a CPU."""
+        """The most bytes of the GPU's memory that the process had before it was ready; 0 on a CPU."""
         return (self.ready.peak.device or 0) if self.ready else 0
 
     def row(self, peak: PeakMemory | None = None) -> Row:
-        """What was measured; a row without a result if the process died. ``peak``: of the memory, at the end."""
+        """Return the row of the report: what was measured, or no result if the process died.
+
+        ``peak`` is the memory's peak at the end; if None, the peak when the process was ready.
+        """
         if self.failure:
             return unmeasured(self.case, self.failure)
         assert self.ready is not None
@@ -85,5 +89,5 @@ class Runner:
 
 
 def unmeasured(case: Case, error: Exception) -> Row:
-    """The row of a case that was refused or whose process died."""
+    """Return the row of a case that was refused or whose process died, with the error as its reason."""
     return Row(case=case, reason=str(error), failed=isinstance(error, WrongError | ProcessDied))

@@ -69,20 +69,21 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def format_rate(rate: float) -> str:
-    """Images per second as text: ``1,234`` from 100 on, ``12.3`` below."""
+    """Return images per second as text: ``1,234`` from 100 on, ``12.3`` below."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def speed(rates: Sequence[float]) -> Speed:
-    """The median and quartiles of the images per second of all rounds."""
+    """Return the median and the quartiles of ``rates``: the images per second of all rounds."""
     low, middle, high = np.quantile(rates, (0.25, 0.5, 0.75))
     return Speed(median=float(middle), low=float(low), high=float(high), rounds=len(rates))
 
 
 def ratio(first: Launches, second: Launches, seed: int = 0) -> Ratio:
-    """The ratio of two speeds that were measured in turns: each round has its own ratio.
+    """Return the ratio of the ``first`` speed to the ``second``, if they were measured in the same rounds, in turns.
 
-    What slowed the machine in a round slowed both, and cancels out.
+    Each round has its own ratio. What slowed the machine in a round slowed both, and cancels out. ``seed`` is that of
+    the bootstrap.
 
     Raises:
         ValueError: if the two have different numbers of rounds, or none.
@@ -94,19 +95,22 @@ def ratio(first: Launches, second: Launches, seed: int = 0) -> Ratio:
 
 
 def unpaired(first: Launches, second: Launches, seed: int = 0) -> Ratio:
-    """The ratio of two speeds that were measured at different times: each is resampled by itself."""
+    """Return the ratio of the ``first`` speed to the ``second``, if they were measured at different times.
+
+    The bootstrap, whose seed is ``seed``, resamples each speed by itself.
+    """
     rng = np.random.default_rng(seed)
     center, samples = _center(first) / _center(second), _bootstrap(first, rng) / _bootstrap(second, rng)
     return _with_interval(center, samples, min(first, second, key=len))
 
 
 def _center(launches: Launches) -> float:
-    """The geometric mean of the launches' medians. So the ratio of b to a is the inverse of the ratio of a to b."""
+    """Return the geometric mean of the launches' medians. So the ratio of b to a is 1 / the ratio of a to b."""
     return float(np.exp(np.mean([np.log(np.median(rounds)) for rounds in launches])))
 
 
 def _bootstrap(launches: Launches, rng: np.random.Generator) -> NDArray[np.float64]:
-    """``RESAMPLES`` values of :func:`_center`, each of launches and rounds that are drawn with replacement."""
+    """Return ``RESAMPLES`` values of :func:`_center`, each from launches and rounds that are drawn with replacement."""
     logs = np.empty((len(launches), RESAMPLES))
     for row, rounds in zip(logs, launches, strict=True):
         row[:] = np.log(np.median(rng.choice(np.asarray(rounds), (RESAMPLES, len(rounds))), axis=1))
@@ -116,7 +120,10 @@ def _bootstrap(launches: Launches, rng: np.random.Generator) -> NDArray[np.float
 
 
 def _with_interval(center: float, samples: NDArray[np.float64], launches: Launches) -> Ratio:
-    """The ratio with the quantiles of its bootstrap samples, widened, as interval."""
+    """Return a ratio whose interval is from quantiles of bootstrap ``samples``, widened (:func:`widening`).
+
+    ``center``: its median. ``launches`` gives the numbers of rounds and launches.
+    """
     ends = np.quantile(samples, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     low, high = center * (ends / center) ** widening(len(launches))
     rounds = sum(map(len, launches))
@@ -124,7 +131,7 @@ def _with_interval(center: float, samples: NDArray[np.float64], launches: Launch
 
 
 def widening(launches: int) -> float:
-    """Factor from a bootstrap interval to a Student-t interval for n launches: t/z·√(n/(n−1)); 1 for one launch.
+    """Return the factor from a bootstrap to a Student-t interval for n launches: t/z·√(n/(n−1)); 1 for one launch.
 
     The bootstrap divides the variance by n in place of n − 1, and takes the deviation as known.
 
@@ -140,7 +147,7 @@ def widening(launches: int) -> float:
 
 
 def steady(rates: Sequence[float], window: int = 2, within: float = 0.05) -> bool:
-    """Whether a warm-up is over: its last rounds are hardly faster than those before.
+    """Return whether a warm-up is over: its last rounds are hardly faster than those before.
 
     Args:
         rates: images per second of each round so far.

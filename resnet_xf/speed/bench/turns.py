@@ -1,4 +1,4 @@
-"""The timing of processes that are ready: they warm up, and then run in turns while nobody else works."""
+"""Times processes that are ready: they warm up, and then run in turns, one at a time."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ FILL = 0.95
 """The largest share of a GPU's memory that is used; some cases grow a little in their turns."""
 
 Ceilings = dict[tuple[str, str, str], float]
-"""Operations per second of a large matrix product, by device, precision and backend; 0 if there is none."""
+"""Operations per second of a large matrix product, by (device, precision, backend); 0 if it cannot be computed."""
 
 
 def take_turns(
     crew: Crew, runners: Sequence[Runner], turns: range, seconds: float, launch: int, share: float, kept: Runner | None
 ) -> None:
-    """Warm runners up, then time them in turns; each keeps its rounds.
+    """Warm up runners (cases with their processes), then time them in turns. Each stores what was measured in itself.
 
     Args:
-        crew: the crew of the runners.
-        runners: those of one group.
+        crew: all processes of the bench.
+        runners: the runners of one group, to be compared with each other.
         turns: the numbers of the turns.
         seconds: how long each runs in all, unless the budget leaves less.
-        launch: the number of the launch.
-        share: of the time that is left, how much is for these runners.
-        kept: the runner that took part in earlier turns; it is warm, and was counted.
+        launch: the number of the launch, a seed for the order in the turns.
+        share: which share of the time that is left these runners may use, 0 to 1.
+        kept: the runner among them that took part in earlier turns, so it is warm and counted already; or None.
 
     Raises:
         Ended: if a signal stops the bench, or its time is up.
@@ -46,7 +46,7 @@ def take_turns(
     until = time.monotonic() + (crew.ends - time.monotonic()) * share
 
     def left(part: float) -> float:
-        """The seconds for each runner, of a part of the time that is left."""
+        """Return the seconds for each runner in ``part`` (0 to 1) of the time that is left."""
         return part * max(0.0, until - time.monotonic()) / len(runners)
 
     longest = min(LONGEST, left(WARMING))
@@ -75,7 +75,7 @@ def take_turns(
 
 
 def _run(crew: Crew, runner: Runner, seconds: float) -> Round | None:
-    """Run for about so many seconds, and return what was measured; None if the process dies."""
+    """Let a runner's process run for about so many seconds. Return what it measured; None if it dies."""
     with suppress(ProcessDied):
         _make_room(crew, runner)
         done = crew.ask(runner, "run", Round, seconds)
@@ -85,7 +85,7 @@ def _run(crew: Crew, runner: Runner, seconds: float) -> Round | None:
 
 
 def _make_room(crew: Crew, runner: Runner) -> None:
-    """Let others give their cached memory of a GPU back, the largest first, until this one fits."""
+    """Until ``runner`` fits into the GPU's memory, make other processes give cached memory back, the largest first."""
     others = sorted((one for one in crew.runners if one is not runner), key=lambda one: one.held - one.kept)
     while others and runner.peak + sum(one.held for one in crew.runners if one is not runner) > FILL * crew.capacity:
         other = others.pop()
@@ -95,9 +95,9 @@ def _make_room(crew: Crew, runner: Runner) -> None:
 
 
 def too_many(crew: Crew, runners: Sequence[Runner]) -> list[Case]:
-    """End those of some runners that keep too much of a GPU's memory for all to run; return their cases.
+    """If a GPU's memory is too small for all runners, end some of them, the largest first; return their cases.
 
-    The first one stays, and so does a case that has been ended for this reason before.
+    The first runner stays, and so does a case that was ended for this reason before.
     """
     ended = []
     for runner in sorted(runners[1:], key=lambda one: one.held, reverse=True):
@@ -112,9 +112,10 @@ def too_many(crew: Crew, runners: Sequence[Runner]) -> list[Case]:
 
 
 def finish(crew: Crew, runner: Runner, ceilings: Ceilings) -> Row:
-    """End the process, and return its result, or a row without one if it died.
+    """End a runner's process, and return its row of the report, without a result if the process died.
 
-    The ceiling is measured and added unless a case of the same device, precision and backend has done so.
+    Before that, measure the ceiling (fastest matrix product) and add it to ``ceilings``, unless it is there for this
+    device, precision and backend.
     """
     peak = None
     try:
@@ -133,5 +134,5 @@ def finish(crew: Crew, runner: Runner, ceilings: Ceilings) -> Row:
 
 
 def unfinished(crew: Crew) -> list[Row]:
-    """The rows of the runners that were stopped in the middle of their turns, or whose process died."""
+    """Return the rows of the runners that were stopped in the middle of their turns, or whose process died."""
     return [runner.row() for runner in crew.runners if runner.rounds or runner.failure]

@@ -1,4 +1,4 @@
-"""The process that measures one case: its messages, and both ends of them.
+"""The process that measures one case: what it does, its messages, and how its parent starts it.
 
 It builds the network and sends :class:`Built`. At the request ``start`` it compiles, checks, and sends :class:`Ready`.
 Each request has one answer, as :data:`Do` lists them. :class:`Refused` may come in place of the first two messages.
@@ -29,45 +29,55 @@ from resnet_xf.support.parent import connect
 from resnet_xf.support.processes import Child, ProcessDied, Supervisor
 
 COMMAND = (sys.executable, "-c", "from resnet_xf.speed.bench.worker import main; main()")
-"""Starts the process. The case follows as JSON, and the path of the reference outputs."""
+"""Command that starts the process. The case follows as JSON, then the path of the file of reference outputs."""
 
 REFEREE = (sys.executable, "-c", "from resnet_xf.speed.bench.worker import referee; referee()")
-"""Starts a process that computes reference outputs. For each the path of its file follows, and a case as JSON."""
+"""Command that starts a process that computes reference outputs. For each, the path of its file and a case as JSON
+follow."""
 
 Do: TypeAlias = Literal["start", "warm up", "run", "release", "memory", "ceiling"]
-"""What a process is asked: ``start`` gives :class:`Ready`, ``warm up`` :class:`Warm`, ``run`` a :class:`Round`,
-``release`` :class:`Released`, ``memory`` :class:`PeakMemory`, ``ceiling`` :class:`Ceiling`."""
+"""The requests to a process. The answer to ``start`` is :class:`Ready`, to ``warm up`` :class:`Warm`, to ``run``
+:class:`Round`, to ``release`` :class:`Released`, to ``memory`` :class:`PeakMemory`, to ``ceiling`` :class:`Ceiling`."""
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A message to the process. ``seconds``: how long to run, or how long to warm up at most."""
+    """A message to the process: what to do. ``seconds``: how long to run, or how long to warm up at most."""
 
     do: Do
     seconds: float = 0.0
 
 
 class Released(msgspec.Struct, frozen=True, tag=True):
-    """A message: the bytes of a GPU's memory that this process keeps, and those that are free; 0 on a CPU."""
+    """A message: cached memory was given back. Bytes of the GPU's memory that this process keeps, and that are free.
+
+    Both are 0 on a CPU.
+    """
 
     held: int = 0
     free: int = 0
 
 
 class Built(msgspec.Struct, frozen=True, tag=True):
-    """A message: the network is built, on the CPU. ``memory`` is that of the device."""
+    """A message: the network is built, on the CPU. ``memory`` is the GPU's at this moment."""
 
     memory: Released
 
 
 class PeakMemory(msgspec.Struct, frozen=True, tag=True):
-    """A message: the peak of the host's and of the device's memory in bytes; None on a CPU."""
+    """A message: the most memory that the process had, in bytes, on the host and on the device (None on a CPU)."""
 
     host: int
     device: int | None
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """A message: the network has run its first batch and its outputs are right; the memory so far."""
+    """A message: the network has run its first batch and its outputs are right.
+
+    Attributes:
+        prepared: how it was made ready, and its errors.
+        peak: the most memory that the process had so far.
+        memory: the GPU's memory now.
+    """
 
     prepared: Prepared
     peak: PeakMemory
@@ -84,7 +94,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     """A message: why there is nothing to measure.
 
     Attributes:
-        reason: in one line.
+        reason: why, in one line.
         wrong: whether the network computes wrong results.
         full: whether a GPU's memory is full. Then the process waits, and can be asked to start again.
     """
@@ -101,9 +111,9 @@ class Ceiling(msgspec.Struct, frozen=True, tag=True):
 
 
 class ReferencesWritten(msgspec.Struct, frozen=True, tag=True):
-    """A message: another file of reference outputs is there, or (``last``) all are, and the process ends.
+    """A message: another file of reference outputs is written, or (``last``) all are, and the process ends.
 
-    ``refused`` has the reasons for those that are missing in the end, by path.
+    ``refused``: for the path of each file that could not be written, the reason.
     """
 
     last: bool
@@ -119,7 +129,7 @@ class Worker:
 
     Args:
         supervisor: starts and ends it.
-        name: what messages to the user call it.
+        name: its name in messages to the user.
         command: the program and its arguments.
         variables: environment variables.
         folder: a folder for its temporary files, and for its output.
@@ -140,7 +150,7 @@ class Worker:
         self.end = self.child.end
 
     def died(self) -> ProcessDied:
-        """The error for a process that has ended, with the last line of its output."""
+        """Return the error for a process that has ended, with the last line of its output."""
         lines = [line for line in self._output.read_text(errors="replace").splitlines() if line.strip()]
         last = f"; its last words: {lines[-1].strip()}" if lines else ""
         hint = " (it may have been too large for the memory)" if self.child.exit_code == -9 else ""
@@ -148,7 +158,10 @@ class Worker:
 
 
 def case_worker(supervisor: Supervisor, case: Case, reference: Path, folder: Path, compilers: int) -> Worker:
-    """Start the process of a case. ``compilers``: how many processes its compiler may use, or 0 for its own choice."""
+    """Start the process of a case; ``reference`` is the file with the outputs that it should have.
+
+    ``compilers``: how many processes its compiler may use, or 0 for its own choice.
+    """
     threads = str(case.threads)
     variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **backend_variables(case.backend, case.preset)}
     name = BUILT_IN[case.backend].compilers if case.backend in BUILT_IN else ""
@@ -159,12 +172,12 @@ def case_worker(supervisor: Supervisor, case: Case, reference: Path, folder: Pat
 
 
 def backend_variables(backend: str, preset: str) -> dict[str, str]:
-    """The environment variables that make a backend fast, for the presets that compile; none for others."""
+    """Return the environment variables that make a backend fast, if the preset compiles; else none."""
     return dict(BUILT_IN[backend].variables) if preset in COMPILED and backend in BUILT_IN else {}
 
 
 def main() -> None:
-    """Measure the case that the command line holds, as the parent asks; what the started process does."""
+    """Entry point of a case's process: build the case on the command line, then answer the parent's requests."""
     parent = connect()
     assert parent is not None
     case, reference = Case.from_json(sys.argv[1]), Path(sys.argv[2])
@@ -189,7 +202,7 @@ def main() -> None:
 
 
 def _answer(engine: Engine, request: Request, reference: Path) -> Any:
-    """The answer to a request, see :data:`Do`."""
+    """Do what a request asks, and return the answer (:data:`Do`). ``reference``: the file of reference outputs."""
     match request.do:
         case "start":
             prepared = engine.start(np.load(reference, allow_pickle=False))
@@ -215,7 +228,10 @@ def _release(engine: Engine) -> Released:
 
 
 def _refusal(error: Exception, case: Case) -> Refused:
-    """Why the case cannot be measured; raises an error that is none of ours and not about memory."""
+    """Return the message that says why a case cannot be measured, from the error.
+
+    Errors that are not this package's and not about memory are raised again.
+    """
     reason, memory = one_line(error), isinstance(error, MemoryError)
     if memory:
         reason = f"not enough memory: {reason}"
@@ -230,7 +246,10 @@ def _refusal(error: Exception, case: Case) -> Refused:
 
 
 def start_referee(supervisor: Supervisor, tasks: Sequence[tuple[Path, Case]], folder: Path) -> Worker:
-    """Start a process that computes the reference outputs of cases of one network, each into its file."""
+    """Start a process that computes the reference outputs of cases of one network.
+
+    ``tasks``: for each, the file to write and the case.
+    """
     first = tasks[0][1]
     threads = str(first.threads)
     arguments = [text for path, case in tasks for text in (str(path), case.to_complete_json())]
@@ -239,7 +258,7 @@ def start_referee(supervisor: Supervisor, tasks: Sequence[tuple[Path, Case]], fo
 
 
 def referee() -> None:
-    """Compute the reference outputs that the command line asks for; what the started process does."""
+    """Entry point of the process that computes reference outputs: write the files that the command line names."""
     parent = connect()
     assert parent is not None
     refused: dict[str, str] = {}
