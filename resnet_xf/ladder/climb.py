@@ -249,7 +249,7 @@ def rungs(
     Errors that a later rung would raise are raised here, before hours are spent. ``on_rung`` gets rung 10's progress.
 
     Raises:
-        BackendError: if a precision is unknown, or all sides run here and none of them has it.
+        BackendError: if a precision is unknown, or all sides (networks) run here and none of them has it.
         ResNetXFError: if there is no such level, or as :meth:`resnet_xf.ladder.rungs.accuracy.Trial.check`.
     """
     check_level(level)

@@ -134,7 +134,7 @@ class ShortRun:
         )
 
     def task(self, precision: str, device: str, **changes: object) -> Task:
-        """Return the task from which a backend makes a learner for this run. ``changes`` replace fields of the task."""
+        """Return the settings from which a backend makes a learner of this run. ``changes`` replace some of them."""
         optimizer = self.recipe.optimizer
         task = Task(
             network=self.network,

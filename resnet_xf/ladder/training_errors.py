@@ -1,4 +1,4 @@
-"""How far two training states are apart: their losses, running statistics, gradients and weights."""
+"""Measures how much two training states differ: in losses, running statistics, gradients and weights."""
 
 from __future__ import annotations
 
@@ -96,5 +96,5 @@ def compare_statistics(
 
 
 def _correction(side: Side, elements: int) -> float:
-    """Return the factor from the biased variance of n ``elements`` to the one that a side uses: 1, or n / (n − 1)."""
+    """Return the factor from a biased variance of n ``elements`` to what a side (network) uses: 1, or n / (n − 1)."""
     return elements / (elements - 1) if side.unbiased_variance else 1.0

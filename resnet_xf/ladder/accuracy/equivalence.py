@@ -57,8 +57,8 @@ class Equivalence(msgspec.Struct, frozen=True, kw_only=True):
         mean_difference: the mean of ``second`` − ``first``, in percentage points.
         deviation: the sample standard deviation of these differences, in percentage points.
         interval: the Student-t interval of the mean difference at the confidence level 1 − 2 · ``alpha``.
-        margin: the smallest difference that counts as one, in percentage points.
-        alpha: the level of each one-sided test.
+        margin: the smallest difference that matters, in percentage points.
+        alpha: the significance level of each one-sided test.
         p_value: the larger p-value of the two tests.
         power: the probability of ``equivalent`` with so many seeds, if the true difference is 0 and the true standard
             deviation is ``deviation``; see :func:`tost_power`.
@@ -118,8 +118,8 @@ def compare(
         second: the other's.
         accuracies: for each backend and each seed, the test accuracy in percent. Other backends are ignored.
         seeds: two different seeds or more.
-        margin: in percentage points, above 0.
-        alpha: the level of each one-sided test, between 0 and 0.5.
+        margin: the smallest difference that matters, in percentage points, above 0.
+        alpha: the significance level of each one-sided test, between 0 and 0.5.
         commonest: the share of the most frequent class among the test images, in percent. A run that is not above it
             has learnt nothing; if None, this is not checked.
 
@@ -187,8 +187,8 @@ def tost_power(difference: float, error: float, freedom: int, margin: float, alp
         difference: the true mean difference.
         error: the true standard error of the mean difference, in the unit of ``margin``.
         freedom: the degrees of freedom of the estimated standard error.
-        margin: the margin of equivalence.
-        alpha: the level of each test.
+        margin: the smallest difference that matters.
+        alpha: the significance level of each test.
     """
     if not error:
         return float(abs(difference) < margin)

@@ -1,1 +1,1 @@
-"""Evidence saved to a folder on one machine and compared on another."""
+"""Saves what one network computes to a folder or file on one machine, and compares it on another."""

@@ -190,7 +190,7 @@ def _against_evidence(
 
 
 def _trial(first: Captured, asked: Trial | None, level: Level) -> Trial | None:
-    """Return the trial that rung 10 compares: the capture's own, with margin, folders and jobs of ``asked``.
+    """Return the trial (training runs of rung 10) to compare: the capture's, with margin, folders, jobs of ``asked``.
 
     Return None if accuracies are not compared: ``asked`` is None, and the level is not full or none were captured.
 
@@ -218,7 +218,7 @@ def _check_subject(
     weights: Mapping[str, Array] | str | Path | None,
     prefix: str | None,
 ) -> None:
-    """Raise EvidenceError unless a capture was made of the network ``spec`` with these weights.
+    """Raise EvidenceError unless a capture (saved measurements) was made of the network ``spec`` with these weights.
 
     What is None is not checked. If ``weights`` is a checkpoint, its own network is checked. Only the networks' names
     may differ.
@@ -244,7 +244,7 @@ def _check_subject(
 
 
 def _level(captured: Sequence[Captured], asked: Level | None) -> Level:
-    """Return the level ``asked``, or if it is None the highest that all captures allow.
+    """Return the level ``asked``, or if it is None the highest that all captures (saved measurements) allow.
 
     Raises:
         EvidenceError: if a capture has a lower level than ``asked``.

@@ -127,10 +127,10 @@ class Original:
         return self._measurements[key]()
 
     def take_each(self, keys: Sequence[str], kind: Any, measure: object) -> Iterator[Any]:
-        """Yield for each key ``inside/float64/given/LAYER`` a sketch of the layer's output, in a :class:`Passed`.
+        """Yield for each key ``inside/float64/given/LAYER`` a sketch (a few values) of that layer's output.
 
-        Its inputs are empty. Yield None for a layer that was not recorded. ``kind`` and ``measure`` are not used.
-        Raises EvidenceError at any other key.
+        It is in a :class:`Passed` without inputs, or None if the layer was not recorded. ``kind`` and ``measure`` are
+        not used. Raises EvidenceError at any other key.
         """
         for key in keys:
             what, _, name = key.rpartition("/")

@@ -1,1 +1,1 @@
-"""Pairs of networks that the user built, in place of networks from a spec."""
+"""Prepares two networks that the user built, and not this package from a spec, for a comparison."""

@@ -197,10 +197,10 @@ def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
 def _named(
     own: _Member, layers: Mapping[str, str], tensors: Mapping[str, str] | None = None
 ) -> tuple[dict[str, str], frozenset[str]]:
-    """Return ``tensors`` and ``idle`` of a :class:`ForeignBackend` for one network.
+    """Return a dict from each compared weight's name in the first network to its name in ``own``, and the idle ones.
 
-    ``layers`` is the result of :func:`partners`. ``tensors`` is the result of :func:`tensor_partners`; None for the
-    first network, whose weights keep their names.
+    Idle weights belong to layers that never run, and have the first network's names. ``layers`` and ``tensors`` are
+    results of :func:`partners` and :func:`tensor_partners`; ``tensors`` is None if ``own`` is the first network.
     """
     if tensors is None:
         compared = set(layers.values())
@@ -210,7 +210,7 @@ def _named(
 
 
 def _outline(pair: Pair, first: ForeignBackend, pixels: Array) -> Outline:
-    """Return the outline of the first network's layers, which the second's must equal.
+    """Return the outline (names, shapes and settings) of the first network's layers, which the second's must equal.
 
     Raises:
         SpecError: if it has no layers.
@@ -273,7 +273,10 @@ def _short_run(
 
 
 def _refuse_chance(member: _Member, backend: ForeignBackend, run: ShortRun) -> None:
-    """Raise SpecError if training is random, or if a batch norm has a setting that only one framework has."""
+    """Raise SpecError if training is random, or if a batch norm keeps a plain mean, as only one framework can.
+
+    Training is random if a layer drops out, or the first step of ``run``, taken twice, gives two losses.
+    """
     mend = "set its rate to 0 in both networks, or choose level='quick'"
     for name, layer in member.layers.seen.items():
         if isnan(layer.settings.get("momentum", 0.0)):

@@ -13,7 +13,7 @@ from resnet_xf.ladder.report.report import Curves, LayerError, Report, RungResul
 from resnet_xf.ladder.report.wording import beyond, listed, number
 
 FAR = 100.0
-"""The largest multiple of a bound that is drawn as it is."""
+"""The end of the axis, as a multiple of the bound. Larger values are drawn there too."""
 
 LETTER, NARROW, WIDE = 8.5, 290, 1000
 """Widths in pixels: of a letter of a label, of a chart on a phone, and of a chart on a wide screen."""

@@ -1,1 +1,1 @@
-"""The rungs of the ladder, one file each."""
+"""The rungs (checks) of the parity ladder, one file for each kind."""

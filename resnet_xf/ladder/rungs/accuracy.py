@@ -95,7 +95,7 @@ class Trial:
 
 @measured(ACCURACY)
 def accuracies(live: Live, trial: Trial, tell: Tell) -> TrialRecord:
-    """Train a side's runs from all seeds of a trial, and return their test accuracies."""
+    """Train a side (network) from every seed of a trial, and return the test accuracies."""
     found, _ = run_trial(trial, live.subject, {live.name: live.device}, tell)
     return TrialRecord(
         dataset=trial.dataset,
@@ -128,7 +128,7 @@ def _captured(side: Side, trial: Trial, tell: Tell) -> TrialRecord:
 
 
 def accuracy(trial: Trial, tell: Tell, subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Judge: every side's accuracies must be shown to be within the margin of the first side's, and above chance.
+    """Judge: every side (network) must be shown to reach the first side's accuracy within the margin, above chance.
 
     The accuracies of sides that run here are measured by training; those of captures are read. Return the finding for
     the side with the worst result.

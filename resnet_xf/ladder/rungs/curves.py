@@ -67,10 +67,10 @@ def _train(live: Live, steps: Sequence[TrainingStep], weights: Mapping[str, Arra
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare the losses of every two sides, which train on the same batches, by their root mean square difference.
+    """Compare the losses of every two sides (networks), trained on the same batches, by root mean square difference.
 
-    Its unit is a side's largest difference between its run and its perturbed runs; of all sides the smallest counts. If
-    training hardly magnifies errors, the unit is the sum of all steps' rounding errors instead, if that is larger.
+    The unit is the largest difference between a side's run and its perturbed runs, on the side where this is smallest.
+    If the rounding errors of all steps add up to more, the unit is their sum instead.
     """
     found = {side.name: curve(side) for side in sides}
     curves = Curves(

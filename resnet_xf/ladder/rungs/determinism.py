@@ -15,12 +15,12 @@ from resnet_xf.ladder.subject import Subject
 
 @measured("repeated output")
 def repeat_output(live: Live) -> Array:
-    """Build the network a second time, and return its float32 output for the subject's images."""
+    """Build the network a second time, and return its float32 output for the images of the comparison."""
     return live.backend.forward(live.fresh("float32"), live.subject.images)
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare the float32 outputs of each side's two networks, bit by bit."""
+    """Compare the float32 outputs of two builds of each side (network), bit by bit."""
     for side in sides:
         if not same_bits(output(side, "float32"), repeat_output(side)):
             return Finding(1, 0, f"{side.name} gives other values the second time", "the whole network")

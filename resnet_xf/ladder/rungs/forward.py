@@ -22,7 +22,7 @@ from resnet_xf.ladder.subject import Subject, batches_of_layers
 
 @measured("output/{precision}/{weights}")
 def output(live: Live, precision: str, weights: WeightSet = "given") -> Array:
-    """Return the output for the subject's images, in a precision, with the given or the probe weights.
+    """Return the output for the images of the comparison, in a precision, with the given or the probe weights.
 
     Precisions other than float32 and float64 run in a learner, with the given weights.
     """
@@ -50,23 +50,26 @@ def gain(live: Live) -> float:
 
 @measured("inside/{dtype}/{weights}/{each}")
 def inside(live: Live, names: Sequence[str], dtype: str, weights: WeightSet = "given") -> Iterator[Passed]:
-    """Yield the inputs and the output of each layer in ``names``, in a run on the subject's images in a dtype."""
+    """Yield the inputs and the output of each layer in ``names``, from a forward pass in a dtype."""
     passed = capture_layers(live.backend, live.network(dtype, weights), live.subject.images, names)
     return (passed.pop(name) for name in names)
 
 
 def capture_inside(side: Side, names: Sequence[str], dtype: str, weights: WeightSet = "given") -> dict[str, Passed]:
-    """Return the inputs and the output of each layer in ``names``, by name, in a run on the subject's images.
+    """Return the inputs and the output of each layer in ``names``, by name, from a forward pass in a dtype.
 
-    A capture has only float64; other dtypes raise EvidenceError. An original network that was recorded elsewhere has
-    sketches of outputs and no inputs, and layers that were not recorded are left out.
+    A capture (saved measurements) has only float64; other dtypes raise EvidenceError. An original network that was
+    recorded elsewhere has sketches of outputs and no inputs, and layers that were not recorded are left out.
     """
     found = zip(names, inside(side, names, dtype, weights), strict=True)
     return {name: passed for name, passed in found if passed is not None}
 
 
 def layer_error(passed: Passed, expected: Passed) -> float:
-    """Return the relative error of a layer's output. Without inputs, ``passed`` has a sketch; then compare sketches."""
+    """Return the relative error of a layer's output.
+
+    If ``passed`` has no inputs, its output is a sketch (a few values), to be compared with a sketch of ``expected``'s.
+    """
     return relative_error(passed.output, expected.output if passed.inputs else sketch(expected.output))
 
 
@@ -78,7 +81,7 @@ def measure_float64(subject: Subject, side: Side) -> None:
 
 
 def judge_float64(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare every side's float64 output with the first side's, with the given weights and with the probe weights."""
+    """Compare the float64 output of every side (network) with the first side's, with given and with probe weights."""
     first, *others = sides
     bound = _bound(subject, first, "float64")
     worst = 0.0
@@ -94,7 +97,7 @@ def judge_float64(subject: Subject, sides: Sequence[Side]) -> Finding:
 
 
 def in_precision(precision: str) -> Rung:
-    """Return rung 5 for a precision: it compares every side's output in it with the first side's float64 output."""
+    """Return rung 5 for a precision, which compares all networks' outputs in it with the first's float64 output."""
 
     def measure(subject: Subject, side: Side) -> None:
         output(side, precision)

@@ -40,7 +40,7 @@ class Step:
 
 @measured("step/{dtype}", large=True)
 def first_step(live: Live, dtype: str) -> Step:
-    """Return the first training step, at learning rate 0, in a dtype."""
+    """Take the first training step, at learning rate 0, in a dtype, and return its loss, gradients and so on."""
     return _take_step(live, dtype, live.subject.weights)
 
 
@@ -93,7 +93,7 @@ def measure(subject: Subject, side: Side) -> None:
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare the first training step in float64, and each layer's own gradients in float32 with its float64 ones.
+    """Compare the first training step of all sides (networks) in float64, and each layer's gradients in float32.
 
     Float64 errors are bounded by :func:`rounding_bound` with each layer's measured :func:`sensitivity`. So is the loss
     in float32. The gradients of a whole float32 network have no bound: if the input of a ReLU is within a rounding
@@ -153,7 +153,7 @@ def gradient_errors(step: Step, truth: Step) -> dict[str, float]:
 
 
 def sensitivities(sides: Sequence[Side]) -> dict[str, float]:
-    """Return each layer's largest :func:`sensitivity` among the sides that run here, or among all if none does."""
+    """Return each layer's largest :func:`sensitivity` among the networks that run here, or all if none does."""
     found: dict[str, float] = {}
     for side in [side for side in sides if side.runs] or sides:
         for layer, gain in sensitivity(side).items():
@@ -162,7 +162,7 @@ def sensitivities(sides: Sequence[Side]) -> dict[str, float]:
 
 
 def _check_gradients(side: Side, dtype: str) -> Finding | None:
-    """Return a failure if a side has no gradients (its optimiser keeps no momentum) or one is not finite; else None."""
+    """Return a failure if a network has no gradients (its optimiser keeps no momentum) or one is infinite or NaN."""
     gradients = first_step(side, dtype).gradients
     if not gradients:
         return Finding(float("inf"), 0, f"{side.name} keeps no momentum in {dtype}", "the optimiser")

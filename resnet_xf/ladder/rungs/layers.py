@@ -165,7 +165,7 @@ def measure(subject: Subject, side: Side) -> None:
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare every layer of all sides in float64, and each side's float32 results with its own float64 results.
+    """Compare every layer of all sides (networks) in float64, and each side's float32 results with its float64 ones.
 
     A layer has two errors in float64, both against the other side's layer. The inherited error is the error of its
     output in the whole network. The own error is the error of its output when it gets the other side's inputs. If a

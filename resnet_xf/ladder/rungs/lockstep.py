@@ -77,7 +77,7 @@ def states(live: Live, steps: Sequence[int], *, growing: bool, sketching: bool =
     before another side's learner is built.
 
     Args:
-        live: the side to measure. If it is a capture, what was saved is yielded, whatever the flags say.
+        live: the side (network) to measure. If it is a capture, what was saved is yielded, whatever the flags say.
         steps: the numbers of the steps, from 1: always all those of ``ShortRun.pairs``, in order.
         growing: train from perturbed weights too, to measure the growth.
         sketching: put sketches in place of the large arrays, in every state but the last.
@@ -199,7 +199,7 @@ def _numbers(run: ShortRun) -> list[int]:
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare every array of every side with the first side's, after every step.
+    """Compare every array of every side (network) with the first side's, after every step.
 
     Rounding errors grow in training, in some networks a thousand times within two steps. So the sides restart from the
     same weights and momentum before each pair of steps. The first step of a pair shows the update rule before errors

@@ -1,4 +1,4 @@
-"""Rung 1: every side has the expected layers, in the expected order, with the expected shapes and counts."""
+"""Rung 1: every network has the expected layers, in the expected order, with the expected shapes and counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resnet_xf.ladder.sides.side import Side, measured
 from resnet_xf.ladder.subject import Outline, Subject
 
 SAME = 1e-9
-"""Relative tolerance of a norm's settings. PyTorch's momentum is 1 minus MXNet's, which rounds it by 1e-16; a person
+"""Relative tolerance of a layer's settings. PyTorch's momentum is 1 minus MXNet's, which rounds it by 1e-16; a person
 who writes another value changes it far more."""
 
 
@@ -24,7 +24,7 @@ def observe(live: Live) -> ObservedTrace:
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Compare each side's layers with the expected ones: names, output shapes, parameters, MACs, order, settings."""
+    """Compare the layers of each side (network) with the expected ones: names, shapes, parameters, MACs, settings."""
     outline = subject.outline
     expected = {row.name: row for row in outline.rows}
     # Layers before their containers, so that the first difference names its cause.
@@ -49,7 +49,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
 
 
 def _compare_settings(outline: Outline, side: Side) -> Finding | None:
-    """Return a failure at the first layer with another eps, momentum, stride, dilation or other setting; else None.
+    """Return a failure at the first layer of which a setting (eps, stride and so on) is not the expected one, or None.
 
     The stride of a layer without weights is ignored if its output is a single pixel: it then has no effect.
     """
@@ -67,7 +67,7 @@ def _compare_settings(outline: Outline, side: Side) -> Finding | None:
 
 
 def _unknown_settings(outline: Outline, sides: Sequence[Side]) -> Iterator[str]:
-    """Yield a text for each side that does not tell eps or momentum of some norms. Rungs 4 and 7 see their effect."""
+    """Yield a text for each side (network) that does not tell eps or momentum of some norms, for the report."""
     for side in sides:
         layers = observe(side).layers
         count = sum(not settings.keys() <= layers[name].settings.keys() for name, settings in outline.norms.items())

@@ -36,7 +36,7 @@ def measure(subject: Subject, side: Side) -> None:
 
 
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
-    """Fail at the first array that is missing, left over, of another shape, or whose bits changed; else pass.
+    """Check each side (network): no array may be missing, left over, of another shape, or come back with other bits.
 
     Before that, two networks of a user's own must have the same weights, and an original network that was recorded
     elsewhere must have the same digests as ``subject.weights``.

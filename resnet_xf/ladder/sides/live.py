@@ -76,7 +76,7 @@ class Live:
         return self.backend.build(self.subject.outline.root, dtype)  # type: ignore[arg-type]
 
     def load(self, network: Any, weights: WeightSet = "given") -> None:
-        """Load the subject's ``weights`` (``given``) or its ``probe`` into a network."""
+        """Load the given weights, or the probe weights (of which every value has an effect), into a network."""
         arrays = self.subject.weights if weights == "given" else self.subject.probe
         assert arrays is not None
         self.backend.load(network, arrays)
@@ -89,14 +89,14 @@ class Live:
         return self._networks[dtype, None]
 
     def fresh(self, dtype: str, weights: WeightSet = "given", network: Any = None) -> Any:
-        """Return a network on the device, with weights of the subject: ``network``, or a new one if that is None."""
+        """Load given or probe weights into ``network``, or a new one if that is None. Return it, on the device."""
         self._collect()
         network = self.build(dtype) if network is None else network
         self.load(network, weights)
         return network if self.device == "cpu" else self.backend.move(network, self.device)
 
     def network(self, dtype: str, weights: WeightSet = "given") -> Any:
-        """Return a network of a dtype on the device, with weights of the subject. It is kept for the next call."""
+        """Return a network of a dtype on the device, with given or probe weights. It is kept for the next call."""
         if (dtype, weights) not in self._networks:
             built = self._networks.pop((dtype, None), None)
             self.make_room()

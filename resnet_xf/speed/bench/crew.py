@@ -56,7 +56,8 @@ class Ended(Exception):  # noqa: N818 - no failure
 class Crew:
     """All running processes of a bench: it starts them, exchanges messages with them, and ends them.
 
-    A runner (:class:`Runner`) is a case with its process. A referee is a process that computes reference outputs.
+    A case is what one measurement runs, and a runner (:class:`Runner`) is a case with its process. A referee is a
+    process that computes reference outputs.
 
     Attributes:
         cases: all cases of the bench; those of a network have their reference outputs computed together.

@@ -38,7 +38,7 @@ TURNS, LONGEST, MOST = 10, 1.0, 60
 ``MOST`` turns in a launch are reached. Many short turns give a narrower interval than few long ones."""
 
 RESERVE = 2.0, 0.05, 10.0
-"""What is kept of a budget to end the processes and write the report: at least 2 s, else 5 %, at most 10 s."""
+"""What is kept of a budget to end the processes and write the report: 5 % of it, at least 2 s and at most 10 s."""
 
 SEARCH, GAIN = 0.5, 1.03
 """In the search for the best batch: the seconds of a turn, and the factor by which a larger batch must be faster."""
@@ -298,7 +298,7 @@ class _Results:
         self.rows[row.case].append(row)
 
     def add_ceilings(self, ceilings: Ceilings) -> None:
-        """Keep, for each precision, the larger of the ceiling so far and the new one."""
+        """Keep, for each precision, the larger of the ceiling (fastest matrix product) so far and the new one."""
         for (_, precision, _), flops in ceilings.items():
             if flops > self.ceilings.get(precision, 0.0):
                 self.ceilings[precision] = flops
@@ -344,7 +344,7 @@ class _Progress:
 
 
 def _with_share(row: Row, ceilings: dict[str, float]) -> Row:
-    """Return the row with its result's ``share``: its speed divided by its precision's ceiling, if both are known."""
+    """Return the row with ``share`` in its result: its speed divided by the ceiling, the fastest matrix product."""
     case, result = row.case, row.result
     if result is None or case.precision not in ceilings:
         return row

@@ -13,7 +13,7 @@ from resnet_xf.speed.bench.case import Case
 from resnet_xf.support.environment import memory
 
 HEADROOM = 1.5
-"""Another process is started only if more than this many times the largest peak of those running is free."""
+"""Another process is started only if more memory is free than this many times the largest peak of the running ones."""
 
 PROCESS = 2**30
 """Assumed bytes of host memory of a process whose peak is not known yet; its framework alone takes half of them."""

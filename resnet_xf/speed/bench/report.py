@@ -141,7 +141,7 @@ class BenchReport(Document, frozen=True, kw_only=True):
         return [line for rows in self.groups() for line in _conclusions(rows)]
 
     def ceilings_in_words(self) -> str:
-        """Return the ceilings of all precisions in one line."""
+        """Return the ceilings (fastest matrix products) of all precisions in one line."""
         return ", ".join(f"{flops / 1e9:,.0f} Gflop/s in {name}" for name, flops in self.ceilings.items()) or "none"
 
     def to_csv(self) -> str:

@@ -25,7 +25,7 @@ Launches = Sequence[Sequence[float]]
 """Images per second, or ratios of them: for each launch, the value of each round."""
 
 Rate = Annotated[float, msgspec.Meta(gt=1e-9, lt=1e12)]
-"""Images per second. Their ratios are finite."""
+"""Images per second. The limits keep ratios of two of them finite."""
 
 Verdict = Literal["faster", "slower", "no difference shown"]
 

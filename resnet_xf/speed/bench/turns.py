@@ -34,9 +34,9 @@ def take_turns(
     Args:
         crew: all processes of the bench.
         runners: the runners of one group, to be compared with each other.
-        turns: the numbers of the turns.
+        turns: the numbers of the turns. In a turn, each runner is timed once, one after the other.
         seconds: how long each runs in all, unless the budget leaves less.
-        launch: the number of the launch, a seed for the order in the turns.
+        launch: the number of the launch (start of all processes), a seed for the order in the turns.
         share: which share of the time that is left these runners may use, 0 to 1.
         kept: the runner among them that took part in earlier turns, so it is warm and counted already; or None.
 
