@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from resnet_xf import ResNetSpec, Stage, convert, draw_weights, get_spec, plan, save_weights, write_checkpoint
 from resnet_xf.architecture.measures import relative_error
@@ -16,7 +17,7 @@ from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, SpecError, WeightsError
 from resnet_xf.formats.description import Description, Preprocessing
-from resnet_xf.formats.exports import export, export_suffix
+from resnet_xf.formats.exports import export, export_suffix, timm_config
 
 STAGES = (Stage(depth=1, channels=8), Stage(depth=1, channels=12, stride=2))
 SMALL = ResNetSpec(
@@ -130,6 +131,19 @@ def test_a_folder_for_timm(tmp_path) -> None:
     assert relative_error(output, expected_of(spec, sample_images(3, (32, 40)))) < 1e-5
     with pytest.raises(WeightsError, match="out: is there already; choose a new folder"):
         export(spec, weights_of(spec), tmp_path / "out")
+
+
+@pytest.mark.parametrize("side", [32, 64, 224, 299])
+@pytest.mark.parametrize("crop", ["centre", "resize"])
+def test_timm_makes_the_same_pixels_of_an_image(side: int, crop: str) -> None:
+    import timm
+
+    preprocessing = Preprocessing(image_size=(side, side), crop=crop, mean=(0.4, 0.5, 0.6), std=(0.2,))
+    settings = timm_config(plan("resnet18"), Description(preprocessing=preprocessing))["pretrained_cfg"]
+    keys = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+    transform = timm.data.create_transform(**{key: settings[key] for key in keys})
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (301, 207, 3), np.uint8))
+    np.testing.assert_allclose(transform(image).numpy(), preprocessing.transform(3).one(image)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,15 @@ def compared(
     return check
 
 
+def _crop_pct(height: int, width: int) -> float:
+    """Return the share with which timm resizes as :func:`resnet_xf.data.images.centre_of` does.
+
+    timm divides the size by it and rounds down, and ours is rounded to the nearest pixel.
+    """
+    whole = round(height * 8 / 7)
+    return 0.875 if height != width or int(height / 0.875) == whole else height / (whole + 0.5)
+
+
 def timm_config(planned: Plan, description: Description) -> dict[str, Any]:
     """Return what timm's ``config.json`` says of a network: its architecture, its classes, its preprocessing.
 
@@ -252,7 +261,7 @@ def timm_config(planned: Plan, description: Description) -> dict[str, Any]:
             "mean": list(np.broadcast_to(transform.mean, spec.in_channels).astype(float)),
             "std": list(np.broadcast_to(transform.std, spec.in_channels).astype(float)),
             "interpolation": "bilinear",
-            "crop_pct": 0.875 if preprocessing.crop == "centre" else 1.0,
+            "crop_pct": _crop_pct(*preprocessing.image_size) if preprocessing.crop == "centre" else 1.0,
             "crop_mode": "center" if preprocessing.crop == "centre" else "squash",
         }
     first = next(name for name, node in walk(planned.root) if isinstance(node, Conv))
