@@ -148,6 +148,11 @@ def test_of_several_labels_the_first_is_the_class(tmp_path) -> None:
     assert_is_what_mxnet_reads(whole(path), path, width=3)
     path = write(tmp_path / "y.rec", packed([[label] for label in LABELS], PNGS))
     assert whole(path).labels.tolist() == LABELS
+    path = write(tmp_path / "z.rec", packed([[label, 5, 1, 0.1, 0.2, 0.3, 0.4] for label in LABELS]))
+    assert whole(path).labels.tolist() == LABELS
+    path = write(tmp_path / "boxes.rec", packed([[2, 5, label, 0.1, 0.2, 0.3, 0.4] for label in LABELS]))
+    with pytest.raises(DataError, match=r"each record begin with 2 and 5, as of boxes; a file for object detec"):
+        whole(path)
     assert_is_what_mxnet_reads(whole(path), path)
 
 
@@ -201,6 +206,12 @@ def test_a_list_names_the_classes_and_is_compared(tmp_path) -> None:
     path = write(tmp_path / "x.rec", packed())
     lines = [f"{number}\t{label:f}\t{'abc'[label]}/{number}.png" for number, label in enumerate(LABELS)]
     path.with_suffix(".lst").write_text("\n".join(lines))
+    assert load_dataset(f"recordio:{path}").classes == ("a", "b", "c")
+    for start in ("train/", "/data/set/train/", "./"):
+        within = [f"{start}{name}".join(line.split(name)) for line in lines for name in "abc" if name in line]
+        path.with_suffix(".lst").write_text("\n".join(within))
+        assert load_dataset(f"recordio:{path}").classes == ("a", "b", "c")
+    path.with_suffix(".lst").write_text("\n".join(line.replace("/", "\\") for line in lines))
     assert load_dataset(f"recordio:{path}").classes == ("a", "b", "c")
     path.with_suffix(".lst").write_text("\n".join(line.replace("b/", "a/") for line in lines))
     assert load_dataset(f"recordio:{path}").classes == ("0", "1", "2")

@@ -94,7 +94,4 @@ def print_migration(done: Migration) -> None:
 
 def _classes(guesses: tuple[Guess, ...]) -> str:
     """The likeliest classes in one cell."""
-    return (
-        ", ".join(f"{guess.name} {100 * guess.probability:.3g}%" for guess in guesses)
-        or "not run: MXNet is not installed"
-    )
+    return ", ".join(f"{guess.name} {100 * guess.probability:.3g}%" for guess in guesses) or "not run"

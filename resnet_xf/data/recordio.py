@@ -18,7 +18,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import BinaryIO
 
 import numpy as np
@@ -45,6 +45,8 @@ MOST_BYTES, MOST_PARTS = 2**27, 2**12
 """The most bytes and parts of a record: both bound the memory."""
 
 MOST_CLASSES = 2**20
+
+DETECTION = "a file for object detection has no class for a whole image"
 
 HALVES = {"train": ("test", "val"), "test": ("train",), "val": ("train",)}
 """The last word of a file's name, and the words in its place in the name of the other half's file."""
@@ -132,25 +134,30 @@ def load_records(path: str | Path) -> Dataset:
 def _read(path: Path) -> tuple[RecordSplit, dict[int, str]]:
     """Return a file's images in the order of its index, and the names of classes by label, if its list has them."""
     offsets, lengths, labels, identities = array("q"), array("q"), array("q"), array("Q")
-    width = 0
+    width, layouts = 0, set[tuple[float, float]]()
     with reading(path, DataError, "a RecordIO file", HINT), open_regular(path, BLOCK) as file:
         for offset, parts in _records(file):
             header = _header(file, parts, offset)
             if header.width != (width := width or header.width):
                 raise DataError(
-                    f"the record at byte {offset} has {header.width} labels, and those before it have {width}; a file "
-                    "for object detection has no class for a whole image"
+                    f"the record at byte {offset} has {header.width} labels, and those before it have {width}; "
+                    f"{DETECTION}"
                 )
             if not (0 <= header.label < MOST_CLASSES and header.label == int(header.label)):
                 raise DataError(
                     f"the record at byte {offset} has the label {header.label:g}; expected a class, as a whole number"
                 )
+            if len(layouts) < 2:
+                layouts.add((header.label, header.second))
             offsets.append(offset)
             lengths.append(sum(parts[-1]) - offset)
             labels.append(int(header.label))
             identities.append(header.identity)
         if not offsets:
             raise DataError("it holds no record")
+        (start, size), *others = layouts
+        if not others and start >= 2 and size >= 5 and width > start and (width - start) % size == 0:
+            raise DataError(f"the labels of each record begin with {start:g} and {size:g}, as of boxes; {DETECTION}")
     split = RecordSplit(str(path), *(np.array(numbers, np.int64) for numbers in (offsets, lengths, labels)))
     names = _listed_names(path.with_suffix(".lst"), split, identities)
     return split.take(_indexed_order(path.with_suffix(".idx"), split.offsets)), names
@@ -158,23 +165,27 @@ def _read(path: Path) -> tuple[RecordSplit, dict[int, str]]:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """The header of an image's record: number of labels, first label, the image's number, and its own bytes."""
+    """The header of an image's record: number of labels, the first two, the image's number, and its own bytes."""
 
     width: int
     label: float
+    second: float
     identity: int
     size: int
 
 
 def _header(file: BinaryIO, parts: Sequence[Part], offset: int) -> _Header:
     """Return the header of the record at an offset. Raises DataError if the record is too short for it."""
-    start = _joined(file, parts, HEADER.size + LABEL.size)
+    start = _joined(file, parts, HEADER.size + 2 * LABEL.size)
     total = sum(length for _, length in parts) + (len(parts) - 1) * len(MAGIC)
     count, label, identity, _ = HEADER.unpack_from(start) if total >= HEADER.size else (0, 0.0, 0, 0)
     size = HEADER.size + count * LABEL.size
     if total < size:
         raise DataError(f"the record at byte {offset} has {total} bytes; its header and labels alone need {size}")
-    return _Header(max(1, count), LABEL.unpack_from(start, HEADER.size)[0] if count else label, identity, size)
+    first, second = (
+        LABEL.unpack_from(start, HEADER.size + at * LABEL.size)[0] if at < count else 0.0 for at in range(2)
+    )
+    return _Header(max(1, count), first if count else label, second, identity, size)
 
 
 def _records(file: BinaryIO) -> Iterator[tuple[int, list[Part]]]:
@@ -251,13 +262,15 @@ def _indexed_order(path: Path, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
 def _listed_names(path: Path, split: RecordSplit, identities: Sequence[int]) -> dict[int, str]:
     """Return the folder of each label's images in an ``.lst`` file; nothing if there is none, or a label has several.
 
+    Of its path, this is as little as names each folder: ``cat`` of ``train/cat``, as in a list of ``val/cat``.
+
     Raises DataError if the list has another label for an image than its record.
     """
     if not path.is_file():
         return {}
     labels = dict(zip(identities, split.labels.tolist(), strict=True))
     unique = len(labels) == len(identities)
-    folders: dict[float, set[str]] = {}
+    folders: dict[float, set[tuple[str, ...]]] = {}
     for number, line in read_lines(path, "a list of images"):
         identity, *values = line.split("\t")
         try:
@@ -270,6 +283,10 @@ def _listed_names(path: Path, split: RecordSplit, identities: Sequence[int]) -> 
                 f"{path}: line {number}: has the label {label:g} for image {key}, and its record has {labels[key]}; "
                 "remove the list, or write the records again by im2rec"
             )
-        folders.setdefault(label, set()).add(image.rpartition("/")[0])
-    names = {int(label): folder for label, (folder, *more) in folders.items() if folder and not more}
-    return names if len(set(names.values())) == len(folders) else {}
+        folders.setdefault(label, set()).add(PureWindowsPath(image).parent.parts)  # Windows separates by / and \\
+    paths = {int(label): folder for label, (folder, *more) in folders.items() if folder and not more}
+    for count in range(1, 1 + max(map(len, paths.values()), default=0)):
+        names = {label: "/".join(folder[-count:]) for label, folder in paths.items()}
+        if len(set(names.values())) == len(folders):
+            return names
+    return {}
