@@ -200,7 +200,7 @@ def test_names_and_preprocessing_are_options(command, images) -> None:
     says = one_line(*command("predict", "0.png", *options, "--classes", "a, b"))
     assert "classes: expected a name for each of the 10 classes of tiny, got 2 (a, …)" in says
     long = ",".join(f"class {number} with a name of {'many' * 10} letters" for number in range(10))
-    assert command("predict", "0.png", *options, "--classes", long)[0] == 0
+    assert command("predict", "0.png", *options, "--classes", f"{long},")[0] == 0
     says = one_line(*command("predict", "0.png", *options, "--classes", "none.txt"))
     assert says == "resnet-xf: none.txt: No such file or directory\n"
     code, _, err = command("predict", "0.png", "--run", "w.safetensors", "--mean", "0.1;2", "--std", "1")

@@ -122,7 +122,9 @@ def test_images_of_zeros_raise_no_false_alarm() -> None:
 
 def test_one_class_raises_no_false_alarm() -> None:
     """Its loss is 0 whatever it computes, and so are all of its gradients."""
-    assert_parity(small(num_classes=1))
+    verdict = assert_parity(small(num_classes=1)).verdict()
+    assert "every gradient is 0, as with one output, so of training only the running statistics are compared" in verdict
+    assert "every gradient is 0" not in assert_parity(small(num_classes=2)).verdict()
 
 
 def test_one_image_of_one_pixel_raises_no_false_alarm() -> None:

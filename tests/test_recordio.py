@@ -148,12 +148,12 @@ def test_of_several_labels_the_first_is_the_class(tmp_path) -> None:
     assert_is_what_mxnet_reads(whole(path), path, width=3)
     path = write(tmp_path / "y.rec", packed([[label] for label in LABELS], PNGS))
     assert whole(path).labels.tolist() == LABELS
+    assert_is_what_mxnet_reads(whole(path), path)
     path = write(tmp_path / "z.rec", packed([[label, 5, 1, 0.1, 0.2, 0.3, 0.4] for label in LABELS]))
     assert whole(path).labels.tolist() == LABELS
     path = write(tmp_path / "boxes.rec", packed([[2, 5, label, 0.1, 0.2, 0.3, 0.4] for label in LABELS]))
     with pytest.raises(DataError, match=r"each record begin with 2 and 5, as of boxes; a file for object detec"):
         whole(path)
-    assert_is_what_mxnet_reads(whole(path), path)
 
 
 def test_records_that_hold_the_magic_number_are_joined(tmp_path) -> None:

@@ -67,7 +67,7 @@ def _class_names(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
     if "," in text and not os.path.isfile(text):  # Path.is_file raises for a name that is too long
-        return tuple(name.strip() for name in text.split(","))
+        return tuple(name.strip() for name in text.removesuffix(",").split(","))  # ``cat,`` is one name
     with reading(text, DataError, "a file of class names", "; or give the names by comma"):
         lines = read_bytes(text, MOST_NAMES).decode("utf-8-sig").splitlines()
         return tuple(line.strip() for line in lines if line.strip())

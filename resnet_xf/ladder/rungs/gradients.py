@@ -137,6 +137,8 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     if left := [name for name in truth.gradients if any(s.sketched and name not in s.gradients for s in recorded)]:
         detail += f"; not recorded: {', '.join(left)}"
     remark = "training is compared without dropout, whose rates are the same" if subject.outline.dropouts else ""
+    if not any(array.any() for array in truth.gradients.values()):
+        remark = "every gradient is 0, as with one output, so of training only the running statistics are compared"
     return Finding(worst.value, worst.bound, detail, remark=remark)
 
 
