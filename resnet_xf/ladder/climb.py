@@ -190,7 +190,7 @@ def climb(
 
     A rung compares the sides that have the capabilities it needs. It is skipped if there are fewer than two. After a
     rung that fails, the others are skipped, because they could only repeat the failure. ``weights`` and ``images`` are
-    texts that say where these came from. The other arguments are those of :func:`parity`.
+    texts that say where these came from. The other arguments are as in :func:`parity`.
     """
     created = datetime.now(UTC).replace(microsecond=0)
     results: list[RungResult] = []
@@ -272,7 +272,7 @@ def rungs(
 
 
 def _judge(rung: Rung, subject: Subject, sides: Sequence[Side], on_rung: Tell) -> tuple[Finding, float]:
-    """Return the finding of a rung, and the seconds that it took. A crash of a network is a finding that fails."""
+    """Compare sides (networks) on a rung. Return its finding and the seconds; a network that crashes is a failure."""
     tell = partial(on_rung, rung.number, rung.name)
     tell(0.0)
     for side in sides:

@@ -91,7 +91,7 @@ def memory_limit(max_memory: int | None) -> int:
 def _images(planned: Plan, images: Array | str | Path | None, size: tuple[int, int] | None) -> tuple[Array, str]:
     """Return images as float32 ``(N, C, H, W)``, and a text that says where they came from.
 
-    ``images``: see :func:`subject_of`. ``size``: height and width of images that are read or drawn from scikit-learn.
+    ``images``: see :func:`subject_of`. ``size``: height and width, unless images are an array; the spec's own if None.
     """
     channels = planned.spec.in_channels
     if images is None or isinstance(images, str | Path):

@@ -91,13 +91,13 @@ class Subject:
         outline: the layers of the network.
         weights: float32 arrays by name.
         images: ``(N, C, H, W)``, float32.
-        probe: float32 weights of which every value has an effect, to be compared too: a user's weights may hide a part
-            of the network behind zeros. None if ``weights`` are of this kind already, or cannot be replaced.
+        probe: float32 weights, drawn so that every value has an effect, to be compared too: a user's weights may hide a
+            part of the network behind zeros. None if ``weights`` are drawn like this, or cannot be replaced.
         lockstep_run: the training steps of rungs 7 and 8.
         curve_start: returns the float32 weights from which ``curve_run`` begins.
         curve_run: the training steps of rung 9.
         max_memory: bytes that tensors captured inside the networks may take at a time.
-        brought: for two networks of a user's own: by network name, its own weights. Else empty.
+        brought: for two networks that a user built: by network name, the weights that it had. Else empty.
         differing: for an original network that was recorded elsewhere, as digests: the names of the ``weights`` that
             differ from it, each with about how much, relative to the largest value. Else empty.
     """

@@ -44,7 +44,7 @@ class Equivalence(msgspec.Struct, frozen=True, kw_only=True):
     - ``different``: the interval lies wholly beyond +margin or −margin.
     - ``not enough seeds``: the interval contains +margin or −margin. More seeds will make it narrower.
     - ``nothing learnt``: the interval lies within ±margin, but a run is no more accurate than always predicting the
-      most frequent class. All networks are equivalent in that.
+      most frequent class. Any two networks that learn nothing are equivalent.
 
     An interval without 0 is not ``different`` by itself, because differences within the margin were declared not to
     matter. The probability of a wrong ``different`` or a wrong ``equivalent`` is at most ``alpha`` (the three-sided
@@ -60,8 +60,8 @@ class Equivalence(msgspec.Struct, frozen=True, kw_only=True):
         margin: the smallest difference that matters, in percentage points.
         alpha: the significance level of each one-sided test.
         p_value: the larger p-value of the two tests.
-        power: the probability of ``equivalent`` with so many seeds, if the true difference is 0 and the true standard
-            deviation is ``deviation``; see :func:`tost_power`.
+        power: the probability of ``equivalent`` with this number of seeds, if the true difference is 0 and the true
+            standard deviation is ``deviation``; see :func:`tost_power`.
         needed: the smallest number of seeds with a power of 0.8 or more; None if it is above 100,000.
         verdict: one of the four above.
     """
@@ -179,7 +179,7 @@ def _verdict(low: float, high: float, margin: float, *, learnt: bool) -> Verdict
 def tost_power(difference: float, error: float, freedom: int, margin: float, alpha: float) -> float:
     """Return the probability that both one-sided t-tests reject, which makes the verdict ``equivalent``.
 
-    The result is exact: given the standard deviation, the probability is that of a normal interval. It is integrated
+    The result is exact: for a given standard deviation, it is the probability of a normal interval. It is integrated
     over the deviation's chi distribution, as far as both tests can reject (Phillips 1990; equal to a difference of two
     of Owen's Q functions, 1965). The usual approximation by the non-central t is wrong for large deviations.
 

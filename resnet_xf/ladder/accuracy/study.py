@@ -110,7 +110,7 @@ def train_seeds(
     jobs: int | None = None,
     callback: Callback = lambda done, total, text: None,
 ) -> Study:
-    """Train a network by one recipe, from every seed on every backend. Runs that were interrupted go on.
+    """Train a network by one recipe, from every seed on every backend. Continue runs that were interrupted.
 
     The runs of one seed begin with the same weights and see the same images in the same order. Each has a folder
     ``SPEC-BACKEND-seedN``, which keeps one checkpoint. Calling this again trains only what is not finished.
@@ -168,7 +168,7 @@ def _prepare(
 ) -> dict[tuple[str, int], _Run]:
     """Check all that can be checked before training; return the runs by backend and seed, with what is trained already.
 
-    The arguments are those of :func:`train_seeds`, with one recipe for each seed.
+    The arguments are as in :func:`train_seeds`, with one recipe for each seed.
     """
     data = images_for(planned.spec, load_dataset(dataset, data_dir))
     settings: dict[str, Any] = {"device": device, "preset": "tuned", "keep": 1, "timeout": TIMEOUT, "callback": None}

@@ -87,7 +87,7 @@ def parity_against(
 ) -> Report:
     """Compare captures (saved measurements of networks) with backends that run here, or with each other.
 
-    Weights, images and training steps are those of the first capture.
+    Weights, images and training steps are taken from the first capture.
 
     A capture may also be ``evidence.npz`` of an original MXNet network, as the file of ``resnet-xf capture-script``
     writes it. It holds only digests of the weights, so ``weights`` must be given. The comparison ends at rung 7.
@@ -101,7 +101,7 @@ def parity_against(
         prefix: the prefix of the network's names in the file of weights, as in :func:`resnet_xf.parity`.
         level: how many rungs are compared; if None, the highest level that all captures allow.
         device: as in :func:`resnet_xf.parity`.
-        trial: its margin, folders and number of jobs are used. Data set, recipe and seeds are those of the captures.
+        trial: its margin, folders and number of jobs are used. Data set, recipe and seeds come from the captures.
         max_memory: as in :func:`resnet_xf.parity`.
         on_rung: as in :func:`resnet_xf.parity`.
 
@@ -158,8 +158,8 @@ def _against_evidence(
 ) -> Report:
     """Compare ``weights`` with an evidence file: what was recorded of an original MXNet network.
 
-    The network is that of the file of weights, or else ``spec``, or else that of the evidence's graph. The arguments
-    are those of :func:`parity_against`; ``captures`` is the evidence file alone.
+    The network is read from the file of weights. If that does not tell it, it is ``spec``, or the evidence's graph.
+    The arguments are as in :func:`parity_against`; ``captures`` is the evidence file alone.
     """
     path = captures[0]
     if len(captures) > 1:

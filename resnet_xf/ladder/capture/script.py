@@ -94,7 +94,7 @@ def say(text: str) -> None:
 
 
 def exact(graph: Dict[str, Any]) -> Dict[str, Any]:
-    """Return a graph (decoded JSON) in which simple operators replace PReLU, which MXNet multiplies in float32."""
+    """Return a graph (decoded JSON) with simple operators for leaky ReLUs, since MXNet's own computes in float32."""
     nodes = []  # type: List[Dict[str, Any]]
     places = {}  # type: Dict[int, int]
 
@@ -288,7 +288,7 @@ def gluon(mx: Any, place: str, shape: Tuple[int, ...]) -> Network:
 
 
 def images_of(network: Network, path: Optional[str], shape: Tuple[int, ...], batch: int, seed: int) -> Any:
-    """Return float32 images: those of the ``.npy`` file ``path``, or if that is None ``batch`` drawn from ``seed``."""
+    """Read float32 images from the ``.npy`` file ``path``, or if it is None draw ``batch`` images from ``seed``."""
     if path:
         with blaming(f"{path}: cannot be read as a .npy file"):
             images = np.load(path, allow_pickle=False)

@@ -83,9 +83,9 @@ def pair_of(
     level: str,
     max_memory: int | None,
 ) -> tuple[Subject, list[Backend], str, str]:
-    """Prepare the comparison of two networks of a user's own.
+    """Prepare the comparison of two networks that a user built.
 
-    The arguments are those of :func:`resnet_xf.parity`; ``weights`` must be None.
+    The arguments are as in :func:`resnet_xf.parity`; ``weights`` must be None.
 
     Returns:
         The subject (all inputs of the comparison), a backend for each network, and two texts for the report: where the
@@ -257,7 +257,7 @@ def _short_run(
 ) -> ShortRun:
     """Return a training run on images of the user's size, which may be the only one that the networks take.
 
-    ``rows``: the layers; ``arrays``: the weights; ``shape``: of the images; ``settings``: ``LOCKSTEP`` or ``CURVE``.
+    ``rows``: the layers; ``arrays``: the weights; ``shape``: the images'; ``settings``: ``LOCKSTEP`` or ``CURVE``.
     """
     return ShortRun(
         network=None,
@@ -304,9 +304,9 @@ def _refuse_chance(member: _Member, backend: ForeignBackend, run: ShortRun) -> N
 
 
 def probe_weights(arrays: Weights, seed: int) -> Weights:
-    """Return random float32 weights with these names and shapes, of which every value has an effect on the output.
+    """Return random float32 weights with these names and shapes. Every value has an effect on the output.
 
-    They are drawn like those of the scheme ``probe`` of ``draw_weights``.
+    ``draw_weights`` draws similar ones by its scheme ``probe``.
     """
     norms = {layer_of(name) for name, array in arrays.items() if name.endswith("weight") and array.ndim == 1}
     return {name: _probe(name, array, layer_of(name) in norms, seed) for name, array in arrays.items()}

@@ -87,7 +87,7 @@ class Trial:
             check_fit(plan(spec), images_for(spec, load_dataset(self.dataset, self.data_dir)))
 
     def resolved(self) -> Recipe:
-        """Return the recipe by which the runs are trained: ``recipe``, or the default of the data set."""
+        """Return the recipe of the training runs: ``recipe``, or the default of the data set."""
         if self.recipe is not None:
             return get_recipe(self.recipe)
         return DIGITS_TRIAL if self.dataset == "digits" else get_recipe(default_recipe(self.dataset))
@@ -130,8 +130,8 @@ def _captured(side: Side, trial: Trial, tell: Tell) -> TrialRecord:
 def accuracy(trial: Trial, tell: Tell, subject: Subject, sides: Sequence[Side]) -> Finding:
     """Judge: every side (network) must be shown to reach the first side's accuracy within the margin, above chance.
 
-    The accuracies of sides that run here are measured by training; those of captures are read. Return the finding for
-    the side with the worst result.
+    For sides that run here, accuracies are measured by training; for captures (saved measurements), they are read.
+    Return the finding for the side with the worst result.
 
     Args:
         trial: how runs are trained.

@@ -78,7 +78,7 @@ def states(live: Live, steps: Sequence[int], *, growing: bool, sketching: bool =
 
     Args:
         live: the side (network) to measure. If it is a capture, what was saved is yielded, whatever the flags say.
-        steps: the numbers of the steps, from 1: always all those of ``ShortRun.pairs``, in order.
+        steps: the numbers of the steps, from 1: always all in ``ShortRun.pairs``, in order.
         growing: train from perturbed weights too, to measure the growth.
         sketching: put sketches in place of the large arrays, in every state but the last.
     """
@@ -99,7 +99,7 @@ def states(live: Live, steps: Sequence[int], *, growing: bool, sketching: bool =
 def _train_pair(
     live: Live, batches: Sequence[TrainingStep], momentum: Mapping[str, Array], growing: bool
 ) -> Iterator[State]:
-    """Yield the state after each step of ``batches``, trained from the subject's weights and ``momentum``.
+    """Yield the state after each step of ``batches``, trained from the given weights and ``momentum``.
 
     If ``momentum`` is empty, training begins without, and the free run is measured too. If ``growing``, the growth of a
     perturbation is measured by the same learner, after all steps.

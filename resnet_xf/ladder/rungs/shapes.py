@@ -49,7 +49,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
 
 
 def _compare_settings(outline: Outline, side: Side) -> Finding | None:
-    """Return a failure at the first layer of which a setting (eps, stride and so on) is not the expected one, or None.
+    """Return a failure at the first layer with another setting (eps, stride and so on) than expected; else None.
 
     The stride of a layer without weights is ignored if its output is a single pixel: it then has no effect.
     """

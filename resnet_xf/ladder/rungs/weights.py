@@ -38,7 +38,7 @@ def measure(subject: Subject, side: Side) -> None:
 def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     """Check each side (network): no array may be missing, left over, of another shape, or come back with other bits.
 
-    Before that, two networks of a user's own must have the same weights, and an original network that was recorded
+    Before that, two networks that a user built must have the same weights, and an original network that was recorded
     elsewhere must have the same digests as ``subject.weights``.
     """
     if finding := _compare_brought(subject) or _compare_digests(subject):
@@ -88,10 +88,7 @@ def _compare_digests(subject: Subject) -> Finding | None:
 
 
 def _rounded(subject: Subject) -> str:
-    """Return a remark if one of the user's two networks has the other's weights rounded to a coarser dtype.
-
-    It says by how much. It is empty if no value was changed.
-    """
+    """Return a text that says by how much one of the user's two networks has the other's weights rounded; or empty."""
     (first, expected), *others = subject.brought.items() or [("", {})]
     for other, arrays in others:
         for name in expected.keys() & arrays.keys():

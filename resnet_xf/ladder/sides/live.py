@@ -16,7 +16,7 @@ from resnet_xf.support.environment import free_at_once, free_memory
 
 T = TypeVar("T")
 WeightSet = Literal["given", "probe"]
-"""Which weights a network has: the subject's ``weights``, or its ``probe``, of which every value has an effect."""
+"""Which weights a network has: the ones to be compared, or probe weights, drawn so that every value has an effect."""
 
 LARGE = 2**27
 """If the weights take more bytes, one network is in memory at a time, and is freed at once. Smaller ones are reused."""
@@ -76,7 +76,7 @@ class Live:
         return self.backend.build(self.subject.outline.root, dtype)  # type: ignore[arg-type]
 
     def load(self, network: Any, weights: WeightSet = "given") -> None:
-        """Load the given weights, or the probe weights (of which every value has an effect), into a network."""
+        """Load the given weights, or the probe weights (every value has an effect), into a network."""
         arrays = self.subject.weights if weights == "given" else self.subject.probe
         assert arrays is not None
         self.backend.load(network, arrays)

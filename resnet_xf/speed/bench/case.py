@@ -1,4 +1,4 @@
-"""A case of the benchmark: which network is measured, whose implementation of it, where and how it runs."""
+"""A case of the benchmark: which network is measured, which library wrote its code, where and how it runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Case(Document, frozen=True, kw_only=True):
 
     Attributes:
         spec: the network.
-        library: whose implementation of it: this project's (``OURS``), or that of one of ``PEERS``.
+        library: who wrote its code: this project (``OURS``), or a library in ``PEERS``.
         backend: the framework that runs it.
         mode: ``infer``; or ``train``: forward, backward and a step of SGD with momentum and weight decay.
         preset: one of :data:`resnet_xf.backend.fast.PRESETS`.

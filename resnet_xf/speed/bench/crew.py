@@ -60,7 +60,7 @@ class Crew:
     process that computes reference outputs.
 
     Attributes:
-        cases: all cases of the bench; those of a network have their reference outputs computed together.
+        cases: all cases of the bench. One process computes the reference outputs of all cases of a network.
         supervisor: starts and ends the processes.
         folder: the folder for temporary files and reference outputs.
         progress: called with the number of parts that are done since the last call, and what was done in words.

@@ -240,7 +240,7 @@ class Engine:
         return native, ()
 
     def _infer(self, native: Any, images: Array) -> _Started:
-        """Make the network fast and run it. The result's outputs are those of the first ``CHECKED`` images."""
+        """Make the network fast, run it, and return it with its outputs for the first ``CHECKED`` images."""
         case = self.case
         shape = (case.batch, *images.shape[1:])
         # int8 is calibrated on other images than those it is checked on.
@@ -253,7 +253,7 @@ class Engine:
         return _Started(fast.device, fast.steps, first, fast(checked), lambda: fast(batch))
 
     def _train(self, native: Any, weights: Weights, images: Array) -> _Started:
-        """Build the learner, take a step, and check the gradients. The outputs are those of the distinct images.
+        """Build the learner, take a step, check the gradients, and return it with its outputs for distinct images.
 
         ``native`` is another library's network, or None for this project's. Raises WrongError if a gradient is zero.
         """
@@ -308,7 +308,7 @@ class Engine:
         return time.perf_counter() - begin
 
     def steps_in(self, seconds: float) -> int:
-        """Return how many steps take about so many seconds; at least one."""
+        """Return how many steps take about ``seconds`` seconds; at least one."""
         return max(1, round(seconds / self.pace))
 
     def ceiling(self) -> float | None:

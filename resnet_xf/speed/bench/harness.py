@@ -70,7 +70,7 @@ def bench(
     lies, show only with several launches.
 
     Args:
-        cases: the cases; those of a group must follow one another.
+        cases: the cases; the cases of a group must follow one another.
         seconds: how long each process runs in all, divided into turns; a turn is at least one step.
         launches: how many times each case's process is started anew.
         budget: seconds for everything. Then cases get ready in the order of their presets, turns are shortened if need
@@ -325,7 +325,7 @@ class _Results:
         )
 
     def _ended(self, why: str) -> str:
-        """Return in words why the report is partial; ``why`` is ``budget``, or such words already."""
+        """Return in words why the report is partial; ``why`` is ``budget``, or these words already."""
         return f"the budget of {self.budget:g} s is spent" if why == "budget" else why
 
 

@@ -61,8 +61,8 @@ def device_memory(case: Case, peak: int | None, *, at_once: bool = False) -> int
     Args:
         case: the case.
         peak: the peak memory of a case of the same network, mode, batch and precision; None if not known.
-        at_once: whether all of it counts. Else a case that compiles counts half: it takes its time before its first
-            batch runs, and few cases run that at the same moment.
+        at_once: True counts all of it. False counts half for a case that compiles: compilers take long, so few cases
+            run their first batch at the same moment.
     """
     low = case.precision in ("bfloat16", "float16")
     needed = peak or DEVICE + activations(case) * (1 if low else 2) * 9 // 8

@@ -129,7 +129,7 @@ class BenchReport(Document, frozen=True, kw_only=True):
         return any(row.failed for row in self.rows)
 
     def groups(self) -> Iterator[list[Row]]:
-        """Yield the lists of rows that are compared with each other: those of equal :attr:`Case.group`."""
+        """Yield the lists of rows that are compared with each other: rows of equal :attr:`Case.group`."""
         for _, rows in groupby(self.rows, key=lambda row: row.case.group):
             yield list(rows)
 
@@ -272,7 +272,7 @@ launch does not tell by how much."""
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A case that two reports measured: both speeds, and in ``ratio`` how many times as fast the later one is.
 
-    ``verdict`` is that of the ratio, or ``NO_VERDICT``.
+    ``verdict`` is the ratio's, or ``NO_VERDICT``.
     """
 
     case: Case

@@ -82,8 +82,8 @@ def speed(rates: Sequence[float]) -> Speed:
 def ratio(first: Launches, second: Launches, seed: int = 0) -> Ratio:
     """Return the ratio of the ``first`` speed to the ``second``, if they were measured in the same rounds, in turns.
 
-    Each round has its own ratio. What slowed the machine in a round slowed both, and cancels out. ``seed`` is that of
-    the bootstrap.
+    Each round has its own ratio. What slowed the machine in a round slowed both, and cancels out. ``seed`` is the seed
+    of the bootstrap.
 
     Raises:
         ValueError: if the two have different numbers of rounds, or none.

@@ -29,7 +29,7 @@ Ceilings = dict[tuple[str, str, str], float]
 def take_turns(
     crew: Crew, runners: Sequence[Runner], turns: range, seconds: float, launch: int, share: float, kept: Runner | None
 ) -> None:
-    """Warm up runners (cases with their processes), then time them in turns. Each stores what was measured in itself.
+    """Warm up runners (cases with their processes), then time them in turns. Store the results in their ``rounds``.
 
     Args:
         crew: all processes of the bench.
@@ -75,7 +75,7 @@ def take_turns(
 
 
 def _run(crew: Crew, runner: Runner, seconds: float) -> Round | None:
-    """Let a runner's process run for about so many seconds. Return what it measured; None if it dies."""
+    """Let a runner's process run for about ``seconds`` seconds. Return what it measured; None if it dies."""
     with suppress(ProcessDied):
         _make_room(crew, runner)
         done = crew.ask(runner, "run", Round, seconds)

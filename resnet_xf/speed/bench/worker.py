@@ -48,10 +48,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Released(msgspec.Struct, frozen=True, tag=True):
-    """A message: cached memory was given back. Bytes of the GPU's memory that this process keeps, and that are free.
-
-    Both are 0 on a CPU.
-    """
+    """A message: bytes of the GPU's memory that this process keeps (``held``), and that are ``free``; 0 on a CPU."""
 
     held: int = 0
     free: int = 0
@@ -85,7 +82,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Warm(msgspec.Struct, frozen=True, tag=True):
-    """A message: the network is warm, after so many seconds."""
+    """A message: the network is warm. ``seconds``: how long this took."""
 
     seconds: float
 
