@@ -36,7 +36,7 @@ MOST_VALUES = 2**32
 
 
 class RecordedArray(msgspec.Struct, frozen=True):
-    """What the file says of one weight or running statistic of the network; its values are not in the file.
+    """What the file says of one weight or running statistic of the network, besides a sketch of its values.
 
     Attributes:
         shape: the array's shape.

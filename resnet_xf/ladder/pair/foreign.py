@@ -81,13 +81,14 @@ class ForeignBackend:
         return {name: settings[own] for name, own in self.layers.items() if own in settings}
 
     def _apply(self, network: Any, name: str, inputs: Sequence[Array]) -> Array:
-        """Run one layer alone on these inputs and return its output. ``name`` is the first network's."""
+        """Run one layer alone on these inputs and return its output. ``name``: the layer's in the first network."""
         return require(self.real, LayersAlone).apply(network, self.layers[name], inputs)
 
     def _differentiate(self, network: Any, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
-        """Run one layer alone and return the gradients of its inputs and weights. ``name`` is the first network's.
+        """Run one layer alone and return the gradients of its inputs and weights.
 
-        ``cotangent`` is the gradient of the layer's output. Weights have the first network's names, without the layer.
+        ``name``: the layer's in the first network. ``cotangent``: the gradient of the layer's output. The result has
+        the keys ``input0`` and so on for inputs, and the last word of the first network's name for weights.
         """
         own = self.layers[name]
         gradients = require(self.real, GradientsAlone).differentiate(network, own, inputs, cotangent)

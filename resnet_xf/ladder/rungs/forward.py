@@ -74,7 +74,7 @@ def layer_error(passed: Passed, expected: Passed) -> float:
 
 
 def measure_float64(subject: Subject, side: Side) -> None:
-    """Measure the float64 outputs, and how much the network magnifies errors. Layers are measured on rung 6."""
+    """Let a side measure and save its float64 outputs, and how much its network magnifies errors."""
     for weights in _weight_sets(subject):
         output(side, "float64", weights)
     gain(side)

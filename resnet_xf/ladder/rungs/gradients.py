@@ -85,7 +85,7 @@ def _take_step(live: Live, dtype: str, weights: Mapping[str, Array], perturbatio
 
 
 def measure(subject: Subject, side: Side) -> None:
-    """Take all measurements of this rung: the step in float64 and float32, and how errors grow in it."""
+    """Let a side measure and save what this rung needs: the step in float64 and float32, and how errors grow in it."""
     for dtype in ("float64", "float32"):
         first_step(side, dtype)
     sensitivity(side)

@@ -156,7 +156,7 @@ def _by_kind(gradients: Weights) -> Weights:
 
 
 def measure(subject: Subject, side: Side) -> None:
-    """Take all measurements of this rung. The outputs of containers are measured too, as rung 4 may need them."""
+    """Let a side measure and save what this rung needs, and outputs of containers, as rung 4 may need them."""
     rounding(side)
     layers, containers = subject.outline.layers, [row.name for row in subject.outline.rows if row.name]
     for names in batches_of_layers(subject, observe(side).layers, containers, 2):

@@ -188,7 +188,7 @@ def _sketches(arrays: Weights) -> Weights:
 
 
 def measure(subject: Subject, side: Side) -> None:
-    """Take all measurements of this rung: the states after its steps, and the losses without restarts."""
+    """Let a side measure and save what this rung needs: states after training steps, and losses without restarts."""
     for _ in states(side, _numbers(subject.lockstep_run), growing=True, sketching=True):
         pass
     free_run(side)

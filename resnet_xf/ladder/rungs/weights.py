@@ -29,7 +29,7 @@ def digests(live: Live, dtype: str) -> dict[str, str]:
 
 
 def measure(subject: Subject, side: Side) -> None:
-    """Measure the shapes of a new network's arrays and the digests of the loaded ones, in float32 and float64."""
+    """Let a side measure and save shapes of a new network's arrays and digests of loaded ones, in both dtypes."""
     for dtype in DTYPES:
         shapes(side, dtype)
         digests(side, dtype)
@@ -88,7 +88,7 @@ def _compare_digests(subject: Subject) -> Finding | None:
 
 
 def _rounded(subject: Subject) -> str:
-    """Return a text that says by how much one of the user's two networks has the other's weights rounded; or empty."""
+    """Return a text that says by how much one of a user's two networks has the other's weights rounded, or ``""``."""
     (first, expected), *others = subject.brought.items() or [("", {})]
     for other, arrays in others:
         for name in expected.keys() & arrays.keys():

@@ -72,7 +72,7 @@ class Live:
             self._memory.pop(key, None)
 
     def build(self, dtype: str) -> Any:
-        """Return a new network of a dtype, as ``float32``, on the CPU, initialised by the framework."""
+        """Return a new network of a dtype, such as ``float32``, on the CPU, initialised by the framework."""
         return self.backend.build(self.subject.outline.root, dtype)  # type: ignore[arg-type]
 
     def load(self, network: Any, weights: WeightSet = "given") -> None:

@@ -58,7 +58,7 @@ class Case(Document, frozen=True, kw_only=True):
 
     @property
     def network(self) -> tuple[object, ...]:
-        """The fields that must be equal for two cases to have their reference outputs computed together."""
+        """The fields that must be equal for one process to compute the reference outputs of two cases."""
         return self.spec, self.seed, self.image_size, self.device
 
     @property

@@ -225,7 +225,7 @@ def best_batch(case: Case, callback: Callback | None = None, *, budget: float | 
     """Return the case with the batch size that gives the most images per second, among powers of two.
 
     The search ends when two batch sizes in a row are not faster by the factor ``GAIN``, one does not fit into the
-    memory, or ``budget`` seconds are over. ``callback`` is called with a text on each batch.
+    memory, or ``budget`` seconds are over. If none can be run, it is 1. ``callback`` gets a text on each batch.
 
     Raises:
         BenchError: if the budget is over before a batch was measured.
