@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import re
 import socket
@@ -390,6 +391,16 @@ def test_class_folders_with_both_halves(tmp_path) -> None:
     assert all(Path(path).is_file() for path in dataset.train.paths)
     (batch,) = Batches(dataset.test, Transform((10, 10), 3), 4)
     assert batch.images.shape == (4, 3, 10, 10)
+
+
+def test_names_of_folders_are_utf_8_and_those_of_files_may_be_anything(tmp_path) -> None:
+    pictures(tmp_path / "dog", 3)
+    pictures(tmp_path / "cat", 3, f"{os.fsdecode(bytes([0xE9]))}.png")
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert len(dataset.train.digest()) == 32
+    (tmp_path / "cat").rename(tmp_path / os.fsdecode(b"caf" + bytes([0xE9])))
+    with pytest.raises(DataError, match=r"'caf\\udce9' is not UTF-8; rename the folder"):
+        load_dataset(f"folder:{tmp_path}")
 
 
 def test_class_folders_alone_are_parted_evenly_and_always_alike(tmp_path) -> None:

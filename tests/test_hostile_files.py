@@ -1,6 +1,7 @@
 """What a file, or whoever made it, must not do: crash the commands, hold them up, or write on the terminal."""
 
 import errno
+import json
 import os
 import struct
 import time
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 
 from resnet_xf import ResNetSpec, Stage
 from resnet_xf.architecture.spec import SPEC_KEY
-from resnet_xf.architecture.weights import RUN_KEY, draw_weights, write_arrays
+from resnet_xf.architecture.weights import RUN_KEY, draw_weights, save_weights, write_arrays
 from resnet_xf.data import load_dataset
 from resnet_xf.data.images import read_image
 from resnet_xf.errors import DataError, WeightsError
@@ -256,6 +257,17 @@ def test_names_in_a_run_do_not_write_on_the_terminal(command, tmp_path) -> None:
     code, out, err = command("evaluate", tmp_path)
     assert (code, out) == (2, "")
     assert_one_line(err, r"\\u001b\[2J\\n")
+
+
+def test_a_file_whose_name_is_not_utf_8_is_reported_on(command, tmp_path) -> None:
+    spec = ResNetSpec(name="x", image_size=(8, 8), stages=(Stage(depth=1, channels=4),))
+    file = tmp_path / os.fsdecode(b"caf" + bytes([0xE9]) + b".safetensors")
+    save_weights(file, draw_weights(spec), spec)
+    code, out, _ = command("parity", file, "--level", "quick", "--html", tmp_path / "r.html", "--json")
+    assert (code, "udce9.safetensors" in json.loads(out)["weights"]) == (0, True)
+    assert "udce9.safetensors" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert command("migrate", file, "--out", tmp_path / "out")[0] == 3
+    assert json.loads((tmp_path / "out" / "migration.json").read_text())["source"] == str(file)
 
 
 def test_hostile_names_are_shown_escaped_and_in_one_line(capsys) -> None:

@@ -16,7 +16,7 @@ from resnet_xf.cli import options
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import check_outputs, not_none, option, read_bytes
 from resnet_xf.cli.printing import ProgressBar, by_sign, echo, print_json, print_table
-from resnet_xf.errors import EvidenceError, SpecError, WeightsError
+from resnet_xf.errors import EvidenceError, SpecError, WeightsError, escaped
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf.ladder.capture import script
@@ -149,7 +149,7 @@ def parity_(
                 precisions=_names(precision),
                 **shared,
             )
-    report = msgspec.structs.replace(report, command=shlex.join(["resnet-xf", *sys.argv[1:]]))
+    report = msgspec.structs.replace(report, command=escaped(shlex.join(["resnet-xf", *sys.argv[1:]])))
     if as_json:
         typer.echo(report.to_json())
     else:

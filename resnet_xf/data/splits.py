@@ -87,8 +87,8 @@ class FileSplit(Split):
 
     def digest(self) -> str:
         """Return a digest of the labels in order and of the files' names."""
-        names = "/".join(Path(path).name for path in self.paths)
-        return hashlib.blake2b(self.labels.tobytes() + names.encode(), digest_size=16).hexdigest()
+        names = "/".join(Path(path).name for path in self.paths).encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(self.labels.tobytes() + names, digest_size=16).hexdigest()
 
     def read(self, index: int, use: Callable[[Image.Image], T]) -> T:
         """Open one image's file and return what ``use`` makes of it."""
@@ -108,6 +108,11 @@ class Dataset:
     classes: tuple[str, ...]
     train: Split
     test: Split
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.classes):
+            if name != name.encode("utf-8", "replace").decode():
+                raise DataError(f"{self.name}: {name!a} is not UTF-8; rename the folder")
 
 
 def hold_out(name: str, split: Split, classes: tuple[str, ...]) -> tuple[Split, Split]:

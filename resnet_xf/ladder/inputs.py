@@ -21,7 +21,7 @@ from resnet_xf.architecture.weights import (
     without_counters,
 )
 from resnet_xf.data import sample_images
-from resnet_xf.errors import DataError, WeightsError
+from resnet_xf.errors import DataError, WeightsError, escaped
 from resnet_xf.formats.convert import identify_verified
 from resnet_xf.formats.files import SUFFIXES
 from resnet_xf.ladder.short_run import curve_run, in_units, lockstep_run
@@ -77,7 +77,7 @@ def subject_of(
         curve_run=curve_run(planned, seed),
         max_memory=memory_limit(max_memory),
     )
-    return subject, origin, images_origin
+    return subject, escaped(origin), escaped(images_origin)
 
 
 def memory_limit(max_memory: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from resnet_xf.backend.registry import get_backend, how_to_install, is_installed
 from resnet_xf.codegen.writer import source as written_source
 from resnet_xf.data import sample_images
 from resnet_xf.data.images import image_files
-from resnet_xf.errors import WeightsError
+from resnet_xf.errors import WeightsError, escaped
 from resnet_xf.formats.convert import UNKNOWN, Conversion, convert, write_checkpoint
 from resnet_xf.formats.description import Description, path_beside
 from resnet_xf.formats.exported import running_exported
@@ -151,7 +152,8 @@ def migrate(
         words = {"--out": out, "--against": against, "--images": images if isinstance(images, str | Path) else None}
         options = [str(word) for key, value in words.items() if value for word in (key, value)]
         command = shlex.join(["resnet-xf", "migrate", str(source), "--level", level, *options])
-        write_html(msgspec.structs.replace(report, weights=origin, command=command), folder / REPORT)
+        texts = {"weights": escaped(origin), "command": escaped(command)}
+        write_html(msgspec.structs.replace(report, **texts), folder / REPORT)
         on_step(5, STEPS, "your images")
         usage, likeliest = _compare_images(folder, original, paths)
         result = Migration(
@@ -170,7 +172,8 @@ def migrate(
             images=likeliest,
             notes=tuple(notes),
         )
-        (folder / SUMMARY).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+        summary = json.dumps(msgspec.to_builtins(result), indent=2, ensure_ascii=False) + "\n"
+        (folder / SUMMARY).write_bytes(summary.encode("utf-8", "backslashreplace"))  # a file's name may be no UTF-8
     return result
 
 
