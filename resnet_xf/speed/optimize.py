@@ -53,8 +53,8 @@ class Optimized:
         """Compute the outputs ``(N, classes)`` for images ``(N, C, H, W)``, in float32.
 
         Raises:
-            ShapeError: if the images have another shape than ``image_shape``.
-            BackendError: if the framework is recording gradients.
+            ShapeError: if an image has another shape than ``image_shape``. Any number of images is right.
+            BackendError: if gradients are wanted: in PyTorch if ``images`` requires them, in MXNet within ``record()``.
         """
         shape = tuple(images.shape)
         if len(shape) != 4 or not shape[0] or shape[1:] != self.image_shape:

@@ -195,7 +195,7 @@ def _trial(first: Captured, asked: Trial | None, level: Level) -> Trial | None:
     Return None if accuracies are not compared: ``asked`` is None, and the level is not full or none were captured.
 
     Raises:
-        EvidenceError: if ``asked`` is a trial that the capture does not have.
+        EvidenceError: if ``asked`` has another data set, recipe or number of seeds than the capture, or it has none.
     """
     record = first.manifest.trial
     if record is None:
@@ -220,8 +220,9 @@ def _check_subject(
 ) -> None:
     """Raise EvidenceError unless a capture (saved measurements) was made of the network ``spec`` with these weights.
 
-    What is None is not checked. If ``weights`` is a checkpoint, its own network is checked. Only the networks' names
-    may differ.
+    What is None is not checked. If ``weights`` is the path of a checkpoint, the network that it says it holds is
+    checked too; ``prefix`` begins the names of that network's arrays. Weights are compared by digests of their bytes.
+    Only the networks' names may differ.
     """
     captured = first.manifest.spec
     planned = plan(captured if spec is None else spec)

@@ -35,7 +35,7 @@ class Layers:
 
     @cached_property
     def arrays(self) -> dict[str, dict[str, Shape]]:
-        """For each layer that has weights: their shapes, by the last word of their names, such as ``bias``."""
+        """For each layer with weights: their shapes, by what follows the last dot of their names, such as ``bias``."""
         shapes: dict[str, dict[str, Shape]] = {}
         for name, shape in self.tensors.items():
             shapes.setdefault(layer_of(name), {})[name.rpartition(".")[2]] = shape

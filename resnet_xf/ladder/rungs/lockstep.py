@@ -152,8 +152,8 @@ def _continue(run: ShortRun, learner: Learner, losses: Sequence[float]) -> tuple
 def drawn_momentum(weights: Weights, arrays: Iterable[str]) -> Computed:
     """Return random values for each momentum buffer (``VELOCITY`` + weight) that is named in ``arrays``.
 
-    They are uniform between plus and minus the layer's largest weight. The same weights give the same values with every
-    version of NumPy, so captures can be compared.
+    They are uniform between plus and minus the largest absolute value in the layer's tensors. Names and shapes choose
+    the random numbers, the same ones with every version of NumPy, so captures can be compared.
     """
     sizes = layer_sizes(weights)
 
@@ -179,7 +179,10 @@ def _arrays_of(learner: Learner) -> Weights:
 
 
 def sketched(state: State) -> State:
-    """Return a state with sketches for its large arrays. Running statistics stay whole, to check their update rule."""
+    """Return a state in which a short :func:`sketch` stands for each large array of weights or momentum.
+
+    Running statistics stay whole, to check their update rule.
+    """
     return state if state.sketched else replace(state, arrays=_sketches(state.arrays), sketched=True)
 
 

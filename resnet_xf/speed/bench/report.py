@@ -49,13 +49,14 @@ Launch = Annotated[dict[int, Rate], Meta(min_length=1, max_length=1000)]
 class Result(Prepared, frozen=True, kw_only=True):
     """What was measured of one case, in one or more launches (starts of its process).
 
-    ``error`` and ``agreement`` are the worst of all launches. ``build``, ``first`` and ``warm_up`` are the first
-    launch's, which finds nothing compiled.
+    Of the fields of :class:`Prepared`, ``error`` and ``agreement`` are the worst of all launches, and ``build``,
+    ``first`` and ``warm_up`` are the first launch's, which finds nothing compiled.
 
     Attributes:
         speed: images per second: median and quartiles over all turns.
         rates: for each launch, the images per second by the turn's number. Cases ran one after the other in a turn.
-        share: the speed as a share of the machine's fastest matrix product in this precision, 0 to 1; None if unknown.
+        share: the network's operations per second as a share of those of the machine's fastest matrix product in this
+            precision, 0 to 1; None if unknown.
         host_memory, device_memory: the peak in bytes of all launches; None for the device if it is the CPU.
         busy_processors: how many processors were busy on average.
     """
