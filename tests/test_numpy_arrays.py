@@ -150,3 +150,38 @@ def test_training_gives_the_same_numbers() -> None:
         losses.append(resnet_xf.train(TINY, "digits", recipe, backend="mxnet").history[-1].train_loss)
     npx.reset_np()
     assert losses[0] == losses[1]
+
+
+class Squeezed(HybridResidual):
+    """A residual block with arithmetic of ``F.np``, and a gate."""
+
+    def hybrid_forward(self, F, x):  # noqa: N803
+        y = super().hybrid_forward(F, F.np.true_divide(x - 0.5, 0.25) * 2 + 1)
+        return F.np.tanh(y * F.npx.sigmoid(F.np.mean(y, axis=(2, 3), keepdims=True)))
+
+
+@pytest.mark.parametrize("residual", [HybridResidual, Squeezed])
+def test_a_graph_exported_after_set_np_is_migrated(set_np: None, residual, tmp_path) -> None:
+    network = nn.HybridSequential()
+    network.add(nn.Conv2D(8, kernel_size=3), residual(8), nn.GlobalAvgPool2D(), nn.Dense(5))
+    network.initialize(mx.init.Xavier())
+    network.hybridize()
+    expected = network(mx.np.array(IMAGES)).asnumpy()
+    network.export(str(tmp_path / "net"))
+    (check,) = resnet_xf.convert(tmp_path / "net-0000.params", tmp_path / "net.pth").checks
+    assert check.theirs.endswith("net-symbol.json")
+    module = resnet_xf.load(tmp_path / "net.pth", "torch").eval()
+    np.testing.assert_allclose(module(torch.from_numpy(IMAGES)).detach().numpy(), expected, atol=1e-5)
+
+
+def test_networks_are_saved_read_and_exported_after_set_np(set_np: None, tmp_path) -> None:
+    network = resnet_xf.build(TINY, "mxnet")
+    network.hybridize()
+    expected = network(mx.np.array(GREY)).asnumpy()
+    network.save_parameters(str(tmp_path / "tiny.params"))
+    network.export(str(tmp_path / "net"))
+    other = resnet_xf.build(TINY, "mxnet")
+    other.load_parameters(str(tmp_path / "tiny.params"))
+    np.testing.assert_array_equal(other(mx.np.array(GREY)).asnumpy(), expected)
+    module = resnet_xf.load(tmp_path / "net-0000.params", "torch").eval()
+    np.testing.assert_allclose(module(torch.from_numpy(GREY)).detach().numpy(), expected, atol=1e-5)

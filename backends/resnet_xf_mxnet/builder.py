@@ -177,6 +177,21 @@ class _EitherKind(mx.gluon.HybridBlock):
             output = super().__call__(as_kind(x, own))
         return as_kind(output, given)
 
+    def save_parameters(self, *args: Any, **options: Any) -> None:
+        """Do as Gluon, which refuses the other kind of arrays."""
+        with kind(is_numpy(self)):
+            super().save_parameters(*args, **options)
+
+    def load_parameters(self, *args: Any, **options: Any) -> None:
+        """Do as Gluon, which refuses the other kind of arrays."""
+        with kind(is_numpy(self)):
+            super().load_parameters(*args, **options)
+
+    def export(self, *args: Any, **options: Any) -> Any:
+        """Do as Gluon, which refuses the other kind of arrays."""
+        with kind(is_numpy(self)):
+            return super().export(*args, **options)
+
 
 class HybridSequential(_EitherKind, mx.gluon.nn.HybridSequential):
     """Gluon's own, for both kinds of arrays."""

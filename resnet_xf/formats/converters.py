@@ -160,7 +160,7 @@ def _by_scalar(change: Callable[[float], tuple[float, float]]) -> Callable[[Oper
     def convert(op: Operator) -> Layer:
         op.text("is_int", "")
         number = op.number("scalar")
-        if number == 0 and op.op in ("_mul_scalar", "_div_scalar"):
+        if number == 0 and op.op.endswith(("_mul_scalar", "_div_scalar", "multiply_scalar", "divide_scalar")):
             raise op.refuse("its scalar is 0, after which nothing is left of the images")
         shift, scale = change(number)
         return nodes.Scale((shift,), (scale,)), {}
@@ -289,10 +289,10 @@ def _crop(op: Operator) -> Layer:
 
 
 SUMS = frozenset(
-    ("elemwise_add", "_Plus", "_plus", "broadcast_add", "broadcast_plus", "_add", "add_n", "ElementWiseSum")
+    ("elemwise_add", "_Plus", "_plus", "broadcast_add", "broadcast_plus", "_add", "add_n", "ElementWiseSum", "_npi_add")
 )
-PRODUCTS = frozenset(("elemwise_mul", "_Mul", "_mul", "broadcast_mul"))
-"""The operators of two inputs that both come from the images."""
+PRODUCTS = frozenset(("elemwise_mul", "_Mul", "_mul", "broadcast_mul", "_npi_multiply"))
+"""The operators of two inputs that both come from the images. Here and below, ``_np`` begins those of ``set_np()``."""
 
 LAST = frozenset(("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation"))
 """The operators at the end that turn outputs into probabilities."""
@@ -306,19 +306,23 @@ CONVERTERS: dict[str, Callable[[Operator], Layer]] = {
     **dict.fromkeys(("BatchNorm", "BatchNorm_v1", "CuDNNBatchNorm"), _norm),
     "GroupNorm": _group_norm,
     "Activation": _activation,
-    **{word: lambda op, word=word: (nodes.Activation(word), {}) for word in ("relu", "sigmoid", "tanh")},  # type: ignore[misc]
+    **{
+        name: lambda op, word=word: (nodes.Activation(word), {})  # type: ignore[misc]
+        for word in ("relu", "sigmoid", "tanh")
+        for name in (word, f"_npx_{word}", f"_npi_{word}")
+    },
     "LeakyReLU": _leaky,
     **dict.fromkeys(("Pooling", "Pooling_v1"), _pool),
     "_contrib_AdaptiveAvgPooling2D": _adaptive_pool,
-    "mean": _mean,
+    **dict.fromkeys(("mean", "_npi_mean"), _mean),
     **dict.fromkeys(("Flatten", "flatten"), _flatten),
     "Dropout": _dropout,
     "clip": _clip,
-    "_plus_scalar": _by_scalar(lambda number: (-number, 1.0)),
-    "_minus_scalar": _by_scalar(lambda number: (number, 1.0)),
-    "_mul_scalar": _by_scalar(lambda number: (0.0, number)),
-    "_div_scalar": _by_scalar(lambda number: (0.0, 1 / number)),
-    **dict.fromkeys(("_copy", "identity"), _same),
+    **dict.fromkeys(("_plus_scalar", "_npi_add_scalar"), _by_scalar(lambda number: (-number, 1.0))),
+    **dict.fromkeys(("_minus_scalar", "_npi_subtract_scalar"), _by_scalar(lambda number: (number, 1.0))),
+    **dict.fromkeys(("_mul_scalar", "_npi_multiply_scalar"), _by_scalar(lambda number: (0.0, number))),
+    **dict.fromkeys(("_div_scalar", "_npi_true_divide_scalar"), _by_scalar(lambda number: (0.0, 1 / number))),
+    **dict.fromkeys(("_copy", "identity", "_np_copy"), _same),
     "BlockGrad": _block_grad,
     **dict.fromkeys(("Cast", "cast"), _cast),
     **dict.fromkeys(("Pad", "pad"), _pad),
@@ -332,10 +336,10 @@ CONVERTERS: dict[str, Callable[[Operator], Layer]] = {
 }
 
 WITH_CONSTANTS: dict[str, Callable[[Operator], Layer]] = {
-    **dict.fromkeys(("broadcast_sub", "broadcast_minus"), _by_constant(lambda array: (array, 1.0))),
-    **dict.fromkeys(("broadcast_add", "broadcast_plus"), _by_constant(lambda array: (-array, 1.0))),
-    "broadcast_mul": _by_constant(lambda array: (0.0, array)),
-    "broadcast_div": _by_constant(lambda array: (0.0, 1 / array)),
+    **dict.fromkeys(("broadcast_sub", "broadcast_minus", "_npi_subtract"), _by_constant(lambda array: (array, 1.0))),
+    **dict.fromkeys(("broadcast_add", "broadcast_plus", "_npi_add"), _by_constant(lambda array: (-array, 1.0))),
+    **dict.fromkeys(("broadcast_mul", "_npi_multiply"), _by_constant(lambda array: (0.0, array))),
+    **dict.fromkeys(("broadcast_div", "_npi_true_divide"), _by_constant(lambda array: (0.0, 1 / array))),
 }
 """The operators whose second input may be an array of constants."""
 
