@@ -53,7 +53,7 @@ def ndarray(array: Array, dtype: Any, context: Any) -> Any:
     """Return an array of the current kind with the same values. ``mx.nd.array`` uses a deprecated name of SciPy."""
     module = mx.np if mx.util.is_np_array() else mx.nd
     result = module.empty(array.shape, ctx=context, dtype=dtype)
-    result[:] = plain(array)
+    result._sync_copyfrom(plain(array))  # what ``result[:] =`` calls in the end, after much indexing
     return result
 
 
