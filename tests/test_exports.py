@@ -47,33 +47,36 @@ ALONE = """
 import sys
 import numpy as np
 sys.modules |= dict.fromkeys(("resnet_xf", "resnet_xf_torch", "resnet_xf_onnx"))  # they cannot be imported
-images = np.load(sys.argv[2])
-if sys.argv[1].endswith(".pt2"):
-    import torch
-    output = torch.export.load(sys.argv[1]).module()(torch.from_numpy(images)).detach().numpy()
-else:
-    import onnxruntime
-    output = onnxruntime.InferenceSession(sys.argv[1]).run(None, {"images": images})[0]
-np.save(sys.argv[3], output)
+for path, shown, out in zip(*[iter(sys.argv[1:])] * 3):
+    images = np.load(shown)
+    if path.endswith(".pt2"):
+        import torch
+        output = torch.export.load(path).module()(torch.from_numpy(images)).detach().numpy()
+    else:
+        import onnxruntime
+        output = onnxruntime.InferenceSession(path).run(None, {"images": images})[0]
+    np.save(out, output)
 """
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-@pytest.mark.parametrize("spec", [SMALL, SPLIT], ids=lambda spec: spec.name)
-def test_a_file_runs_without_this_package(tmp_path, spec, suffix: str) -> None:
-    path = tmp_path / f"net{suffix}"
-    (check,) = export(spec, weights_of(spec), path)
-    assert check.error < 1e-5
-    assert check.precision == "float32"
-    images = sample_images(3, spec.image_size)
-    shown = np.concatenate([images] * 3)[:5]
-    np.save(tmp_path / "images.npy", shown)
-    arguments = [str(path), str(tmp_path / "images.npy"), str(tmp_path / "output.npy")]
+def test_files_run_without_this_package(tmp_path, suffix: str) -> None:
+    arguments: list[str] = []
+    shown = {}
+    for spec in (SMALL, SPLIT):
+        path = tmp_path / f"{spec.name}{suffix}"
+        (check,) = export(spec, weights_of(spec), path)
+        assert check.error < 1e-5
+        assert check.precision == "float32"
+        shown[spec] = np.concatenate([sample_images(3, spec.image_size)] * 3)[:5]
+        np.save(tmp_path / f"{spec.name}-images.npy", shown[spec])
+        arguments += [str(path), str(tmp_path / f"{spec.name}-images.npy"), str(tmp_path / f"{spec.name}-output.npy")]
     done = subprocess.run([sys.executable, "-P", "-c", ALONE, *arguments], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert relative_error(np.load(tmp_path / "output.npy"), expected_of(spec, shown)) < 1e-5
-    beside = json.loads((tmp_path / f"net{suffix}.json").read_text())
-    assert beside["spec"]["name"] == spec.name
+    for spec in (SMALL, SPLIT):
+        assert relative_error(np.load(tmp_path / f"{spec.name}-output.npy"), expected_of(spec, shown[spec])) < 1e-5
+        beside = json.loads((tmp_path / f"{spec.name}{suffix}.json").read_text())
+        assert beside["spec"]["name"] == spec.name
     assert sorted(found.name for found in tmp_path.iterdir() if found.name.startswith(".")) == []
 
 
