@@ -294,8 +294,8 @@ def test_torchvision_s_and_the_gluon_zoo_s_blocks_train_the_same(monkeypatch) ->
     torch.manual_seed(0)
     zoo = mx.gluon.model_zoo.vision
     module = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [2, 1, 1, 1])
-    module.layer4, module.fc = nn.Identity(), nn.Linear(256, 10)
-    block = zoo.ResNetV1(zoo.BasicBlockV1, [2, 1, 1], [64, 64, 128, 256], classes=10)
+    module.layer3, module.layer4, module.fc = nn.Identity(), nn.Identity(), nn.Linear(128, 10)
+    block = zoo.ResNetV1(zoo.BasicBlockV1, [2, 1], [64, 64, 128], classes=10)
     block.initialize()
     shown = photographs((64, 64))[:1]
     names = suggest_names(module, block, shown)
