@@ -135,22 +135,33 @@ def test_a_mistake_is_told_once_and_before_any_worker_is_started(command, tmp_pa
         assert not (tmp_path / "run").exists()
 
 
-def test_workers_that_cannot_meet_say_so(tmp_path) -> None:
-    for variables in ({"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}):  # fmt: skip
-        arguments = [*files(tmp_path), "--backend", "torch", "--out", str(tmp_path / "run"), "--timeout", "1"]
-        done = subprocess.run([*COMMAND, *arguments], env=environment() | variables, capture_output=True, text=True, timeout=60)  # fmt: skip
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        assert "cannot meet the others" in done.stderr
-    arguments = [*files(tmp_path), "--backend", "mxnet", "--out", str(tmp_path / "run")]
-    for variables, says in (
-        ({"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_ROLE": "worker"}, "need DMLC_PS_ROOT_PORT, DMLC_NUM_SERVER, DMLC_NUM_WORKER"),
-        ({"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_ROLE": "wrker"}, "DMLC_ROLE is 'wrker'; expected worker, server or scheduler"),
-    ):  # fmt: skip
-        done = subprocess.run([*COMMAND, *arguments], env=environment() | variables, capture_output=True, text=True, timeout=60)  # fmt: skip
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        assert says in done.stderr
+def test_workers_that_cannot_meet_say_so(command, monkeypatch, tmp_path) -> None:
+    alone = {"RANK": "0", "WORLD_SIZE": "2"}
+    unanswered = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    server = {"DMLC_PS_ROOT_URI": "127.0.0.1"}
+    for backend, variables, says in (
+        ("torch", alone, "cannot meet the others"),
+        ("torch", unanswered, "cannot meet the others"),
+        ("mxnet", server | {"DMLC_ROLE": "worker"}, "need DMLC_PS_ROOT_PORT, DMLC_NUM_SERVER, DMLC_NUM_WORKER"),
+    ):
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            arguments = [*files(tmp_path), "--backend", backend, "--out", str(tmp_path / "run"), "--timeout", "1"]
+            code, _, complaint = command("train", *arguments)
+        assert code == 2
+        assert "Traceback" not in complaint
+        assert says in complaint
+    done = subprocess.run(  # MXNet is not even imported
+        [*COMMAND, *files(tmp_path), "--backend", "mxnet", "--out", str(tmp_path / "run")],
+        env=environment() | server | {"DMLC_ROLE": "wrker"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "DMLC_ROLE is 'wrker'; expected worker, server or scheduler" in done.stderr
 
 
 def children(parent: int) -> dict[int, str]:
