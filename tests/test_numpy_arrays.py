@@ -9,6 +9,7 @@ import torch
 
 import resnet_xf
 from helpers.runs import TINY, few_digits
+from resnet_xf.ladder.capture import script
 from resnet_xf_mxnet.numpy_compat import mx
 
 nn, npx = mx.gluon.nn, mx.npx
@@ -173,6 +174,33 @@ def test_a_graph_exported_after_set_np_is_migrated(set_np: None, residual, tmp_p
     assert check.theirs.endswith("net-symbol.json")
     module = resnet_xf.load(tmp_path / "net.pth", "torch").eval()
     np.testing.assert_allclose(module(torch.from_numpy(IMAGES)).detach().numpy(), expected, atol=1e-5)
+
+
+def build_after_set_np():
+    """What a user's module has, which turns NumPy's arrays on itself."""
+    npx.set_np()
+    network = nn.HybridSequential()
+    network.add(nn.Conv2D(8, kernel_size=3), HybridResidual(8), nn.GlobalAvgPool2D(), nn.Dense(5))
+    network.initialize(mx.init.Xavier())
+    return network
+
+
+def test_evidence_is_recorded_of_networks_after_set_np(tmp_path) -> None:
+    files = [str(tmp_path / name) for name in ("net-symbol.json", "net-0000.params")]
+    try:
+        network = build_after_set_np()
+        network.hybridize()
+        network(mx.np.array(IMAGES))
+        network.export(str(tmp_path / "net"))
+    finally:
+        npx.reset_np()
+    for number, given in enumerate((files, ["--block", f"{__name__}:build_after_set_np"])):
+        assert script.main([*given, "--shape", "3,32,32", "--out", str(tmp_path / f"{number}.npz")]) == 0
+        assert not mx.util.is_np_array()
+    (tmp_path / "torch").mkdir()
+    resnet_xf.convert(files[1], tmp_path / "torch" / "net.pth", verify=False)
+    report = resnet_xf.parity_against([tmp_path / "0.npz"], weights=tmp_path / "torch" / "net.pth", level="quick")
+    assert report.holds, report.verdict()
 
 
 def test_networks_are_saved_read_and_exported_after_set_np(set_np: None, tmp_path) -> None:

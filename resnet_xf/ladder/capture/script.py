@@ -27,20 +27,16 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-FORMAT = 1
-"""The version of the file's format."""
+FORMAT = 1  # the version of the file's format
 
-CHUNKS = 256
-"""The number of sums that stand for a large array."""
+CHUNKS = 256  # the number of sums that stand for a large array
 
 SOFTMAX = ("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation")
 """Operators at the end of a graph that are left out."""
 
-SIDES = (64, 112, 32, 28, 224, 96, 128, 299, 320, 448, 512)
-"""Heights and widths that are tried, in order, if no ``--shape`` is given."""
+SIDES = (64, 112, 32, 28, 224, 96, 128, 299, 320, 448, 512)  # heights and widths to try, if no --shape is given
 
-MOST_VALUES = 2**26
-"""About how many values of layers' outputs are held in memory at a time."""
+MOST_VALUES = 2**26  # about how many values of layers' outputs are held in memory at a time
 
 
 class CaptureError(Exception):
@@ -266,9 +262,11 @@ def exported(mx: Any, graph: str, params: str) -> Network:
     for path in (graph, params):
         if not os.path.isfile(path):
             raise CaptureError(f"{path}: there is no such file")
-    with blaming(f"{graph}: MXNet cannot read it as a graph"):
-        symbol = mx.sym.load(graph)
-    with blaming(f"{params}: MXNet cannot read it as parameters"):
+    with blaming(f"{graph}: MXNet cannot read it as a graph"), open(graph, "rb") as file:
+        text = file.read().decode("utf-8")
+        symbol, numpy = mx.sym.load_json(text), json.loads(text).get("attrs", {}).get("is_np_shape", [0])[-1]
+    numpy_shapes = mx.util.np_shape(True) if numpy else contextlib.ExitStack()  # as exported after npx.set_np()
+    with blaming(f"{params}: MXNet cannot read it as parameters"), numpy_shapes:
         arrays = {name: array.asnumpy() for name, array in mx.nd.load(params).items()}
     return Network(mx, symbol, {name[4:] if name[:4] in ("arg:", "aux:") else name: arrays[name] for name in arrays})
 
@@ -280,11 +278,15 @@ def gluon(mx: Any, place: str, shape: Tuple[int, ...]) -> Network:
     with blaming(f"--block {place}"):
         block = getattr(importlib.import_module(module), function)()
     with blaming(f"--block {place}: expected an initialised HybridBlock with one output"):
-        symbol = block(mx.sym.var("data"))
+        numpy = getattr(mx.util, "is_np_array", bool)()  # after npx.set_np(); old versions have none
+        symbol = block(mx.sym.var("data").as_np_ndarray() if numpy else mx.sym.var("data"))
         params = block.collect_params()
-        if any(not parameter.shape or 0 in parameter.shape for parameter in params.values()):
-            block(mx.nd.zeros((1,) + (shape or (3, 224, 224))))  # only now are the arrays' shapes known
-        return Network(mx, symbol, {name: parameter.list_data()[0].asnumpy() for name, parameter in params.items()})
+        if any(not parameter.shape or min(parameter.shape) < 1 for parameter in params.values()):
+            block((mx.np if numpy else mx.nd).zeros((1,) + (shape or (3, 224, 224))))  # now their shapes are known
+        arrays = {name: parameter.list_data()[0].asnumpy() for name, parameter in params.items()}
+        if numpy:
+            mx.npx.reset_np()
+        return Network(mx, symbol, arrays)
 
 
 def images_of(network: Network, path: Optional[str], shape: Tuple[int, ...], batch: int, seed: int) -> Any:
@@ -297,9 +299,7 @@ def images_of(network: Network, path: Optional[str], shape: Tuple[int, ...], bat
         network.shape(tuple(images.shape[1:]))
         return images.astype(np.float32)
     drawn = np.random.RandomState(seed).standard_normal((batch,) + network.shape(shape))
-    if network.pixels():
-        drawn = np.clip(np.round(128 + 50 * drawn), 0, 255)
-    return drawn.astype(np.float32)
+    return (np.clip(np.round(128 + 50 * drawn), 0, 255) if network.pixels() else drawn).astype(np.float32)
 
 
 def measure(network: Network, images: Any) -> Dict[str, Any]:
