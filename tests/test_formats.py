@@ -603,6 +603,11 @@ def test_files_that_are_no_network_are_refused(tmp_path) -> None:
     refused(tmp_path / "a.params", tmp_path, r"the names \(w, …\) follow no known layout")
     (tmp_path / "a.bin").write_bytes(b"something else")
     refused(tmp_path / "a.bin", tmp_path, "none of the known formats")
+    for suffix in (".onnx", ".pt2"):
+        (tmp_path / f"net{suffix}").write_bytes(b"PK\x03\x04")
+        refused(
+            tmp_path / f"net{suffix}", tmp_path, f"net{suffix}: is an exported network, which is not read; give the"
+        )
     refused(tmp_path / "none.pth", tmp_path, "No such file")
 
 

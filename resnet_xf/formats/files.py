@@ -31,6 +31,7 @@ from resnet_xf.support.files import list_checkpoints, open_regular, reading
 Format = Literal["safetensors", "pth", "params"]
 
 SUFFIXES: dict[str, Format] = {".safetensors": "safetensors", ".pth": "pth", ".pt": "pth", ".params": "params"}
+EXPORTED = (".pt2", ".onnx")
 TITLES = {"safetensors": "safetensors", "pth": "PyTorch state_dict", "params": "MXNet parameters"}
 
 NO_PREFIX = re.compile(r"features|layers?\d*|stages?\d*|conv\d|bn\d|b\d|resnet_block\d|fc|output|\d+")
@@ -76,6 +77,8 @@ def sniff(path: str | Path) -> Format:
 
 
 def _format_of(head: bytes, suffix: str) -> Format:
+    if suffix in EXPORTED:
+        raise WeightsError("is an exported network, which is not read; give the checkpoint that it was made from")
     if head.startswith(MAGIC.to_bytes(8, "little")):
         return "params"
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
