@@ -37,11 +37,13 @@ OTHERS = [n for n in list_models() if n not in (*FIRST, *PROVEN) and REFERENCE[n
 
 
 SHORTENED = {shortened(name): name for name in OTHERS}
+# resnet18 and resnet50 have their true depths and widths; resnet34 repeats the one's blocks, resnet50_v1 is as the other.
+WHOLE = {name: shortened(name) if name in ("resnet34", "resnet50_v1") else get_spec(name) for name in FIRST}
 
 
 @pytest.mark.parametrize("name, size", SIZES, ids=[f"{name}-{size[0]}" for name, size in SIZES])
 def test_every_zoo_network_is_the_same_on_both_backends(name: str, size: tuple[int, int]) -> None:
-    report = assert_parity(name, level="quick", image_size=size)
+    report = assert_parity(WHOLE[name], level="quick", image_size=size)
     assert [rung.name for rung in report.rungs] == [
         *("shapes", "weights", "determinism", "forward float64", "forward float32"),
     ]
@@ -57,9 +59,12 @@ def test_every_other_zoo_network_is_too_at_a_smaller_size_and_depth(spec: ResNet
     assert_parity(spec, level="quick", image_size=(32, 32))
 
 
-@pytest.mark.parametrize("name, side", [("cifar_resnet20_v1", 32), ("cifar_resnet20_v2", 32)])
-def test_a_few_are_the_same_in_training_too(name: str, side: int) -> None:
-    report = assert_parity(name, level="standard", image_size=(side, side))
+@pytest.mark.parametrize("name", ["cifar_resnet20_v1", "cifar_resnet20_v2"])
+def test_a_few_are_the_same_in_training_too(name: str) -> None:
+    """With two blocks in place of three: the third repeats the second, and the ladder's cost is by the layer."""
+    spec = get_spec(name)
+    spec = replace(spec, stages=tuple(replace(stage, depth=2) for stage in spec.stages))
+    report = assert_parity(spec, level="standard", image_size=(32, 32))
     assert [rung.name for rung in report.rungs[5:]] == ["layers", "gradients", "lock-step"]
     assert len(report.layers) > 20
     assert report.rungs[6].value > 0
@@ -67,18 +72,17 @@ def test_a_few_are_the_same_in_training_too(name: str, side: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec, size, seeds",
+    "spec, size, seed",
     [
-        (narrowed(get_spec("resnet152"), 4), 64, 2),  # above are wide ones
-        (get_spec("cifar_resnet110_v1"), 32, 3),
-        (get_spec("cifar_resnet110_v2"), 32, 3),
+        (narrowed(get_spec("resnet152"), 4), 64, 1),  # above are wide ones
+        (get_spec("cifar_resnet110_v1"), 32, 1),
+        (get_spec("cifar_resnet110_v2"), 32, 2),
     ],
     ids=["resnet152", "cifar_resnet110_v1", "cifar_resnet110_v2"],
 )
-def test_float32_stays_far_within_its_bound_whatever_the_seed(spec: ResNetSpec, size: int, seeds: int) -> None:
-    for seed in range(1, seeds):
-        last = assert_parity(spec, level="quick", image_size=(size, size), seed=seed).rungs[-1]
-        assert last.value < last.bound / 3
+def test_float32_stays_far_within_its_bound_whatever_the_seed(spec: ResNetSpec, size: int, seed: int) -> None:
+    last = assert_parity(spec, level="quick", image_size=(size, size), seed=seed).rungs[-1]
+    assert last.value < last.bound / 3
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -97,13 +101,14 @@ def test_a_network_that_no_zoo_has(odd_spec: ResNetSpec, tmp_path) -> None:
     assert report.input_shape == (2, 3, 67, 61)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(specs().filter(fits))
 def test_any_sound_spec_is_the_same_on_both_backends(spec: ResNetSpec) -> None:
+    """``benchmarks/false_alarms.py`` climbs 200 of them."""
     assert_parity(spec, level="quick")
 
 
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(specs().filter(fits))
 def test_any_sound_spec_raises_no_false_alarm_in_training(spec: ResNetSpec) -> None:
     """``benchmarks/false_alarms.py`` climbs 200 of them."""
@@ -141,12 +146,13 @@ def test_one_image_of_one_pixel_raises_no_false_alarm() -> None:
     ],
 )
 def test_numbers_that_compare_with_nothing_are_refused(name: str, value: float, says: str) -> None:
-    weights = draw_weights("d2l_resnet18", scheme="probe")
+    spec = narrowed(get_spec("d2l_resnet18"), 8)
+    weights = draw_weights(spec, scheme="probe")
     weights[name].flat[2] = value
     with pytest.raises(WeightsError, match=says):
-        parity("d2l_resnet18", weights=weights)
+        parity(spec, weights=weights)
     with pytest.raises(DataError, match="NaN"):
-        parity("d2l_resnet18", images=np.full((1, 1, 96, 96), np.nan, np.float32))
+        parity(spec, images=np.full((1, 1, 96, 96), np.nan, np.float32))
 
 
 def test_any_numpy_array_will_do() -> None:
@@ -160,8 +166,10 @@ def test_any_numpy_array_will_do() -> None:
 def test_a_torchvision_state_dict_of_arrays_can_be_proven() -> None:
     import torchvision
 
-    weights = {k: v.numpy() for k, v in torchvision.models.resnet18(num_classes=10).state_dict().items()}
-    spec = replace(get_spec("resnet18"), num_classes=10)
+    network = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=10)
+    weights = {k: v.numpy() for k, v in network.state_dict().items()}
+    spec = get_spec("resnet18")
+    spec = replace(spec, num_classes=10, stages=tuple(replace(stage, depth=1) for stage in spec.stages))
     assert "given as arrays" in assert_parity(spec, level="quick", image_size=(32, 32), weights=weights).weights
 
 
@@ -171,7 +179,9 @@ def test_assert_parity_names_rung_and_layer() -> None:
         match=r"rung 4 \(forward float64\) at bn1: mxnet is not torch \(relative error [\d.e-]+, bound [\d.e-]+\)",
     ):
         assert_parity(
-            "d2l_resnet18", ["torch", Saboteur("mxnet", node=only("bn1", eps=1e-3), tells=False)], image_size=(32, 32)
+            narrowed(get_spec("d2l_resnet18"), 8),
+            ["torch", Saboteur("mxnet", node=only("bn1", eps=1e-3), tells=False)],
+            image_size=(32, 32),
         )
 
 
