@@ -86,8 +86,8 @@ def test_round_trips_to_the_bit(name: str, tmp_path) -> None:
     network = torchs_own(name)
     wanted = state_dict(network)
     torch.save(network.state_dict(), tmp_path / "a.pth")
-    convert(tmp_path / "a.pth", tmp_path / "b.safetensors", get_spec(name))
-    # These say which network it is. It is run at the first and the last of the conversions.
+    convert(tmp_path / "a.pth", tmp_path / "b.safetensors", get_spec(name), verify=False)
+    # These say which network it is. It is run at the last of the conversions, with the same weights.
     for source, target in (("b.safetensors", "c.params"), ("c.params", "d.safetensors")):
         assert convert(tmp_path / source, tmp_path / target, verify=False).spec == get_spec(name)
     last = convert(tmp_path / "d.safetensors", tmp_path / "e.pth")
