@@ -603,6 +603,11 @@ def test_files_that_are_no_network_are_refused(tmp_path) -> None:
     refused(tmp_path / "a.params", tmp_path, r"the names \(w, …\) follow no known layout")
     (tmp_path / "a.bin").write_bytes(b"something else")
     refused(tmp_path / "a.bin", tmp_path, "none of the known formats")
+    with open(tmp_path / "two.params", "wb") as file:
+        np.savez(file, **{"conv1.weight": np.zeros(3)})
+    refused(
+        tmp_path / "two.params", tmp_path, "two.params: is an .npz archive, as NumPy and MXNet 2 write it; read it by"
+    )
     for suffix in (".onnx", ".pt2"):
         (tmp_path / f"net{suffix}").write_bytes(b"PK\x03\x04")
         refused(

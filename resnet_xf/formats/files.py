@@ -165,6 +165,11 @@ def _check_zip(path: Path) -> None:
                     f"is a TorchScript program, and loading one can run any code. If you trust it, save its weights "
                     f"and read that file: {save_weights_command(load, path)}"
                 )
+            if entries and all(entry.filename.endswith(".npy") for entry in entries):
+                raise WeightsError(
+                    "is an .npz archive, as NumPy and MXNet 2 write it; read it by numpy.load, and write it by "
+                    "safetensors.numpy.save_file"
+                )
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise WeightsError("is compressed, which PyTorch's own files never are; if it is an archive, unpack it")
 
