@@ -176,6 +176,12 @@ def test_files_of_any_size_and_mode_are_taken(trained: Run, images, tmp_path) ->
     grey, colour, other = predict(trained.path, [images[0], tmp_path / "colour.png", large], device="cpu")
     assert grey == colour
     assert len(other) == 5
+    for mode in ("I", "F"):
+        Image.new(mode, (20, 20), 1000).save(tmp_path / "deep.tif")
+        with pytest.raises(
+            DataError, match=r"deep\.tif: has pixels of 32 bits, whose largest value is not known; save"
+        ):
+            predict(trained.path, [tmp_path / "deep.tif"], device="cpu")
 
 
 def test_no_image_is_no_guess(trained: Run) -> None:

@@ -76,11 +76,16 @@ def open_image(file: BinaryIO, where: str | Path, hint: str, use: Callable[[Imag
 
 
 def decoded(image: Image.Image, mode: str) -> Image.Image:
-    """Return an image in one of Pillow's modes, decoded by Pillow if it is not decoded yet."""
+    """Return an image in one of Pillow's modes, decoded by Pillow if it is not decoded yet.
+
+    Raises DataError if its pixels have 32 bits.
+    """
     if image.mode == mode:
         image.load()
         return image
-    if image.mode.startswith("I;16"):  # Pillow would turn all but the darkest grey into white
+    if image.mode in ("I", "F") and image.format != "PNG":
+        raise DataError("has pixels of 32 bits, whose largest value is not known; save it with 8 bits")
+    if image.mode.startswith("I"):  # 16 bits; Pillow would turn all but the darkest grey into white
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
     return image.convert(mode)
 
