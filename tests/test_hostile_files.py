@@ -176,7 +176,7 @@ CHECKPOINTS: dict[str, tuple[str, Write, str]] = {
         "",
     ),
     "a FIFO": ("pth", os.mkfifo, "is not a regular file"),
-    "a folder": ("params", Path.mkdir, "Is a directory"),
+    "a folder": ("params", Path.mkdir, "Is a directory, and not the folder of a training run; name a checkpoint file"),
 }
 
 

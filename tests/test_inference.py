@@ -240,6 +240,15 @@ def refused(kind: type[ResNetXFError], says: str, function, *arguments, **option
     assert "\n" not in str(error.value)
 
 
+def test_outputs_that_are_not_finite_are_no_result(tmp_path, data, images) -> None:
+    weights = draw_weights(SPEC, seed=4, scheme="probe")
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {name: a * np.float32(1e37) if a.ndim > 1 else a for name, a in weights.items()}, SPEC)
+    for use in (lambda: predict(path, images, recipe=PLAIN), lambda: evaluate(path, data, recipe=PLAIN)):
+        with pytest.raises(WeightsError, match=r"w\.safetensors: its outputs are not finite; "):
+            use()
+
+
 def test_what_is_no_image_is_named(trained: Run, images, tmp_path) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.png").write_bytes(images[0].read_bytes()[:60])

@@ -162,7 +162,16 @@ class Squeezed(HybridResidual):
         return F.np.tanh(y * F.npx.sigmoid(F.np.mean(y, axis=(2, 3), keepdims=True)))
 
 
-@pytest.mark.parametrize("residual", [HybridResidual, Squeezed])
+class Reshaped(HybridResidual):
+    """A residual block with a gate whose means become vectors and maps again, by both functions of this name."""
+
+    def hybrid_forward(self, F, x):  # noqa: N803
+        y = super().hybrid_forward(F, x)
+        means = F.npx.reshape(F.np.mean(y, axis=(2, 3), keepdims=True), (-2, -1))
+        return y * F.npx.reshape(F.npx.sigmoid(F.np.reshape(means, (-1, 8))), (-2, -2, 1, 1))
+
+
+@pytest.mark.parametrize("residual", [HybridResidual, Squeezed, Reshaped])
 def test_a_graph_exported_after_set_np_is_migrated(set_np: None, residual, tmp_path) -> None:
     network = nn.HybridSequential()
     network.add(nn.Conv2D(8, kernel_size=3), residual(8), nn.GlobalAvgPool2D(), nn.Dense(5))

@@ -219,7 +219,10 @@ def _expand(op: Operator) -> Layer:
 
 def _reshape(op: Operator) -> Layer:
     op.expect("reverse", "False", "0")
-    shape, view = op.sizes("shape"), op.value.view
+    numpy, view = op.op.startswith("_np"), op.value.view
+    op.expect("order", "C")
+    shape = op.sizes("newshape" if numpy else "shape")
+    shape = tuple(0 if size == -2 and numpy else size for size in shape)  # both say: as it is
     op.sizes("target_shape", "(0, 0)")
     op.expect("keep_highest", "False", "0")
     if view == ("expanded",) and len(shape) == 5 and shape[0] == 0 and shape[3:] == (0, 0):
@@ -327,7 +330,7 @@ CONVERTERS: dict[str, Callable[[Operator], Layer]] = {
     **dict.fromkeys(("Cast", "cast"), _cast),
     **dict.fromkeys(("Pad", "pad"), _pad),
     "expand_dims": _expand,
-    **dict.fromkeys(("Reshape", "reshape"), _reshape),
+    **dict.fromkeys(("Reshape", "reshape", "_np_reshape", "_npx_reshape"), _reshape),
     **dict.fromkeys(("SwapAxis", "swapaxes"), _swap),
     "softmax": _softmax,
     **dict.fromkeys(("SoftmaxOutput", "Softmax", "SoftmaxActivation"), _softmax_output),

@@ -92,6 +92,15 @@ def _format_of(head: bytes, suffix: str) -> Format:
     )
 
 
+def _in_folder(folder: Path) -> Path:
+    """Return the last checkpoint in the folder of a run. Raises WeightsError if it is no run's."""
+    if runs := list_checkpoints(folder):
+        return runs[-1]
+    files = sorted(path.name for path in folder.iterdir() if path.suffix in (".params", ".pth", ".safetensors"))
+    ways = f"name one of its files: {', '.join(files[:3])}" if files else "name a checkpoint file"
+    raise WeightsError(f"{folder}: Is a directory, and not the folder of a training run; {ways}")
+
+
 def read_checkpoint(path: str | Path, prefix: str | None = None, *, part: bool = False) -> CheckpointFile:
     """Read a file of any known format, or the last checkpoint in the folder of a training run. Nothing is unpickled.
 
@@ -105,8 +114,8 @@ def read_checkpoint(path: str | Path, prefix: str | None = None, *, part: bool =
         BackendError: if the file has PyTorch's format and PyTorch is not installed.
     """
     path = Path(path)
-    if path.is_dir() and (runs := list_checkpoints(path)):
-        path = runs[-1]
+    if path.is_dir():
+        path = _in_folder(path)
     format_ = sniff(path)
     spec, symbol, description = None, None, None
     notes: tuple[str, ...] = ()

@@ -141,6 +141,7 @@ def evaluate(
 
     means = evaluate_split(learner, data.test, transform, size, planned.spec.num_classes, stopped=report)
     assert means is not None  # it is never stopped
+    _check_finite(source, means[0])
     return Evaluation(
         network=planned.spec.name,
         dataset=data.name,
@@ -193,7 +194,9 @@ def predict(
     if callback is not None:
         callback(shown.usage)
     learner = _learner(shown.known.planned, shown.known.weights, shown.recipe, backend, device)
-    return [most_likely(learner.outputs(batch)[0], shown.usage.classes, top) for batch in shown.inputs]
+    outputs = [learner.outputs(batch)[0] for batch in shown.inputs]
+    _check_finite(source, outputs)
+    return [most_likely(one, shown.usage.classes, top) for one in outputs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +244,13 @@ def most_likely(outputs: Array, classes: Sequence[str], top: int = 5, *, softmax
     best = np.argsort(-probability, kind="stable")[:top].tolist()
     names = (classes[label] if label < len(classes) else str(label) for label in best)
     return [*map(Guess, best, names, probability[best].tolist())]
+
+
+def _check_finite(source: str | Path, values: list[Array] | float) -> None:
+    """Raise WeightsError if outputs, or their mean loss, are not finite."""
+    if not np.isfinite(values).all():
+        causes = "too large values in its weights, or wrong mean and std of the images"
+        raise WeightsError(f"{source}: its outputs are not finite; causes are {causes} (--mean, --std)")
 
 
 @dataclass(frozen=True, eq=False)
