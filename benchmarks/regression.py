@@ -46,13 +46,13 @@ def speeds(checkout: Path, network: str, precision: str, seconds: str) -> dict[t
 
 
 def slower(row: dict[str, Any]) -> bool:
-    """Whether a row is slower after the change."""
-    return max(row["after"]) < min(row["before"]) and ratio(row) < 1 - NOISE
+    """Whether a row is slower after the change, or not measured any more."""
+    return max(row["after"], default=0.0) < min(row["before"]) and ratio(row) < 1 - NOISE
 
 
 def ratio(row: dict[str, Any]) -> float:
     """The median speed after the change, as a multiple of the one before."""
-    return median(row["after"]) / median(row["before"])
+    return median(row["after"] or [0.0]) / median(row["before"])
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -96,7 +96,7 @@ def main() -> None:
                         which: [found[key] for turn, found in turns if turn == which and key in found]
                         for which in checkouts
                     }
-                    if row["after"]:
+                    if row["before"]:
                         rows.append({"network": network} | dict(zip(FIELDS, key, strict=True)) | row)
                         print(table(rows[-1:]).splitlines()[-1], flush=True)
                 write_results(results, {"environment": environment() | hardware(), "rows": rows})

@@ -79,6 +79,7 @@ def test_a_row_is_slower_if_no_run_of_it_is_as_fast_and_by_more_than_noise(monke
     from regression import slower
 
     assert slower({"before": [10, 12], "after": [9, 8]})
+    assert slower({"before": [10, 12], "after": []})
     assert not slower({"before": [10, 12], "after": [9, 10]})
     assert not slower({"before": [100, 101], "after": [99, 97]})
     assert not slower({"before": [10, 12], "after": [12, 14]})

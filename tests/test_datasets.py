@@ -399,7 +399,7 @@ def test_names_of_folders_are_utf_8_and_those_of_files_may_be_anything(tmp_path)
     dataset = load_dataset(f"folder:{tmp_path}")
     assert len(dataset.train.digest()) == 32
     (tmp_path / "cat").rename(tmp_path / os.fsdecode(b"caf" + bytes([0xE9])))
-    with pytest.raises(DataError, match=r"'caf\\udce9' is not UTF-8; rename the folder"):
+    with pytest.raises(DataError, match=r"'caf\\udce9' is not UTF-8; rename it"):
         load_dataset(f"folder:{tmp_path}")
 
 

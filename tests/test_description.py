@@ -134,7 +134,7 @@ def test_another_programs_json_is_neither_read_nor_replaced(tmp_path, weights) -
         ),
         (
             '{"resnet_xf": 1, "preprocessing": {"image_size": [9, 9], "mean": [123.7], "std": [58.4]}}',
-            r"its description does not fit: \$\.preprocessing\.mean: has 123\.7, and scale is 1, the largest pixel",
+            r"its description does not fit: \$\.preprocessing\.mean: expected values for pixels of 0…1, .* write scale 255 in",
         ),
         (json.dumps({"resnet_xf": 1, "classes": [*NAMES, "ten"]}), r"\$\.classes: has 11 names, and tiny 10 classes"),
     ],

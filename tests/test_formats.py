@@ -346,7 +346,7 @@ def test_outputs_that_the_owner_still_has_settle_it(tmp_path, command) -> None:
     np.savez(tmp_path / "outputs.npy.npz", outputs)
     (tmp_path / "outputs.npy.npz").rename(tmp_path / "outputs.npy")
     code, _, err = command("convert", tmp_path / "a.pth", tmp_path / "c.safetensors", *settles)
-    assert (code, "outputs.npy: holds several arrays; expected a .npy file" in err) == (2, True)
+    assert (code, "outputs.npy: is an .npz archive; expected a .npy file" in err) == (2, True)
     assert not (tmp_path / "c.safetensors").exists()
 
 

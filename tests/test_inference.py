@@ -179,7 +179,7 @@ def test_files_of_any_size_and_mode_are_taken(trained: Run, images, tmp_path) ->
     for mode in ("I", "F"):
         Image.new(mode, (20, 20), 1000).save(tmp_path / "deep.tif")
         with pytest.raises(
-            DataError, match=r"deep\.tif: has pixels of 32 bits, whose largest value is not known; save"
+            DataError, match=r"deep\.tif: has pixels of mode [IF], whose largest value is not known; save"
         ):
             predict(trained.path, [tmp_path / "deep.tif"], device="cpu")
 

@@ -165,10 +165,16 @@ class Squeezed(HybridResidual):
 class Reshaped(HybridResidual):
     """A residual block with a gate whose means become vectors and maps again, by both functions of this name."""
 
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.gate = nn.Dense(8)
+
     def hybrid_forward(self, F, x):  # noqa: N803
         y = super().hybrid_forward(F, x)
         means = F.npx.reshape(F.np.mean(y, axis=(2, 3), keepdims=True), (-2, -1))
-        return y * F.npx.reshape(F.npx.sigmoid(F.np.reshape(means, (-1, 8))), (-2, -2, 1, 1))
+        y = y * F.npx.reshape(F.npx.sigmoid(means), (-2, -2, 1, 1))
+        means = F.np.reshape(F.np.mean(y, axis=(2, 3), keepdims=True), (-1, 8))
+        return y * F.np.reshape(F.npx.sigmoid(self.gate(means)), (-1, 8, 1, 1))
 
 
 @pytest.mark.parametrize("residual", [HybridResidual, Squeezed, Reshaped])
@@ -210,6 +216,20 @@ def test_evidence_is_recorded_of_networks_after_set_np(tmp_path) -> None:
     resnet_xf.convert(files[1], tmp_path / "torch" / "net.pth", verify=False)
     report = resnet_xf.parity_against([tmp_path / "0.npz"], weights=tmp_path / "torch" / "net.pth", level="quick")
     assert report.holds, report.verdict()
+
+
+@pytest.mark.parametrize("scales", [False, True])
+def test_a_network_that_scales_its_images_is_recorded_on_pixels(set_np: None, scales: bool, tmp_path) -> None:
+    network = nn.HybridSequential()
+    change = (lambda F, x: F.np.true_divide(x - 123, 58)) if scales else (lambda F, x: F.np.tanh(x))  # noqa: N803
+    network.add(nn.HybridLambda(change), nn.Dense(5))
+    network.initialize()
+    network.hybridize()
+    network(mx.np.array(IMAGES))
+    network.export(str(tmp_path / "net"))
+    npx.reset_np()
+    files = (str(tmp_path / name) for name in ("net-symbol.json", "net-0000.params"))
+    assert script.exported(mx, *files).pixels() == scales
 
 
 def test_networks_are_saved_read_and_exported_after_set_np(set_np: None, tmp_path) -> None:

@@ -54,13 +54,13 @@ def reference(name: str):
     network.to_empty(device="cpu")
     drawn = torch.randn(1_000_003)  # a prime number, so that no two filters are the same
     with torch.no_grad():
-        for key, tensor in network.state_dict().items():
+        for number, (key, tensor) in enumerate(network.state_dict().items()):
             if not tensor.is_floating_point():
                 tensor.zero_()
             elif tensor.ndim == 1:
                 tensor.uniform_(*((-0.2, 0.2) if key.endswith(("bias", "mean")) else (0.5, 1.5)))
             else:
-                values = drawn.repeat(-(-tensor.numel() // len(drawn)))[: tensor.numel()]
+                values = drawn.roll(7919 * number).repeat(-(-tensor.numel() // len(drawn)))[: tensor.numel()]
                 torch.mul(values.view_as(tensor), tensor[0].numel() ** -0.5, out=tensor)
     return network.eval()
 

@@ -160,9 +160,8 @@ def rounded(weights: Mapping[str, Array], dtype: DTypeLike) -> Weights:
     for name, array in cast.items():
         if (overflowed := np.isinf(array) & np.isfinite(weights[name])).any():
             largest, end = np.abs(weights[name][overflowed]).max(), np.finfo(array.dtype).max
-            raise WeightsError(
-                f"{name} has the value {largest:.4g}, and {array.dtype} ends at {end:.4g}; choose a wider precision"
-            )
+            way = "choose a wider precision, or a format that has one"
+            raise WeightsError(f"{name} has the value {largest:.4g}, and {array.dtype} ends at {end:.4g}; {way}")
     return cast
 
 

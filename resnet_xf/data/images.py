@@ -78,13 +78,13 @@ def open_image(file: BinaryIO, where: str | Path, hint: str, use: Callable[[Imag
 def decoded(image: Image.Image, mode: str) -> Image.Image:
     """Return an image in one of Pillow's modes, decoded by Pillow if it is not decoded yet.
 
-    Raises DataError if its pixels have 32 bits.
+    Raises DataError if its pixels are of mode I or F, but for a PNG file's, which have 16 bits.
     """
     if image.mode == mode:
         image.load()
         return image
     if image.mode in ("I", "F") and image.format != "PNG":
-        raise DataError("has pixels of 32 bits, whose largest value is not known; save it with 8 bits")
+        raise DataError(f"has pixels of mode {image.mode}, whose largest value is not known; save it with 8 bits")
     if image.mode.startswith("I"):  # 16 bits; Pillow would turn all but the darkest grey into white
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
     return image.convert(mode)

@@ -112,7 +112,7 @@ class Dataset:
     def __post_init__(self) -> None:
         for name in (self.name, *self.classes):
             if name != name.encode("utf-8", "replace").decode():
-                raise DataError(f"{self.name}: {name!a} is not UTF-8; rename the folder")
+                raise DataError(f"{self.name}: {name!a} is not UTF-8; rename it")
 
 
 def hold_out(name: str, split: Split, classes: tuple[str, ...]) -> tuple[Split, Split]:

@@ -79,6 +79,8 @@ class Transform:
             not in RESIZES,
             f"padding: expected 0 or more, got {self.padding}": self.padding < 0,
             f"mean: expected {numbers}, got {self.mean}": len(self.mean) not in (1, self.channels),
+            f"mean: expected values for pixels of 0…1, got {self.mean}; divide mean and std by 255, or write scale 255 "
+            "in a checkpoint's description": max(map(abs, self.mean), default=0) > 1,
             f"std: expected {numbers}, above 0, got {self.std}": len(self.std) not in (1, self.channels)
             or not min(self.std) > 0,
         }

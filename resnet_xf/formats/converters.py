@@ -221,8 +221,8 @@ def _reshape(op: Operator) -> Layer:
     op.expect("reverse", "False", "0")
     numpy, view = op.op.startswith("_np"), op.value.view
     op.expect("order", "C")
-    shape = op.sizes("newshape" if numpy else "shape")
-    shape = tuple(0 if size == -2 and numpy else size for size in shape)  # both say: as it is
+    written = op.sizes("newshape" if numpy else "shape")
+    shape = tuple(0 if size == -2 and numpy else size for size in written)  # both say: as it is
     op.sizes("target_shape", "(0, 0)")
     op.expect("keep_highest", "False", "0")
     if view == ("expanded",) and len(shape) == 5 and shape[0] == 0 and shape[3:] == (0, 0):
@@ -232,14 +232,14 @@ def _reshape(op: Operator) -> Layer:
         return nodes.RadixSoftmax(int(view[1]), int(view[2])), {}
     elif not view and op.value.axes == 4 and len(shape) == 4 and shape[0] == 0 and shape[3] == -1:
         op.value.view = ("grouped", shape[2], shape[1])
-    elif not view and len(shape) == 2 and (shape[0] in (0, -1)):
+    elif not view and len(shape) == 2 and shape[0] in (0, -1) and shape[1] >= -1:
         return _flatten(op)
-    elif not view and op.value.axes == 2 and len(shape) == 4 and shape[0] == 0 and shape[2:] == (1, 1):
+    elif not view and op.value.axes == 2 and shape in ((0, shape[1], 1, 1), (-1, op.value.channels, 1, 1)):
         op.value.axes = 4
     elif not view and op.value.axes == 2 and len(shape) == 3 and shape[:2] == (-1, 1):
         op.value.view = ("segments",)
     else:
-        raise op.refuse(f"shape is {shape}, which no known part of a residual network needs")
+        raise op.refuse(f"shape is {written}, which no known part of a residual network needs")
     return None
 
 

@@ -97,14 +97,9 @@ class Description(Document, frozen=True, kw_only=True, omit_defaults=False):
         """Raise WeightsError if the description does not fit the network; the message begins with the field."""
         if len(self.classes) > spec.num_classes:
             raise WeightsError(f"$.classes: has {len(self.classes)} names, and {spec.name} {spec.num_classes} classes")
-        shown = self.preprocessing
-        if shown is not None and max(map(abs, shown.mean)) > shown.scale:
-            raise WeightsError(
-                f"$.preprocessing.mean: has {max(shown.mean):g}, and scale is {shown.scale}, the largest pixel"
-            )
         try:
-            if shown is not None:
-                shown.transform(spec.in_channels)
+            if self.preprocessing is not None:
+                self.preprocessing.transform(spec.in_channels)
         except DataError as error:
             raise WeightsError(f"$.preprocessing.{error}") from None
 

@@ -96,7 +96,7 @@ def _in_folder(folder: Path) -> Path:
     """Return the last checkpoint in the folder of a run. Raises WeightsError if it is no run's."""
     if runs := list_checkpoints(folder):
         return runs[-1]
-    files = sorted(path.name for path in folder.iterdir() if path.suffix in (".params", ".pth", ".safetensors"))
+    files = sorted(path.name for path in folder.iterdir() if path.suffix in SUFFIXES)
     ways = f"name one of its files: {', '.join(files[:3])}" if files else "name a checkpoint file"
     raise WeightsError(f"{folder}: Is a directory, and not the folder of a training run; {ways}")
 

@@ -39,7 +39,7 @@ def read_npy(path: str | Path, axes: int) -> Array:
     with reading(path, DataError, "a .npy file"), open_regular(path) as file:
         array: Array = np.load(file, allow_pickle=False)
         if not isinstance(array, np.ndarray):
-            raise DataError("holds several arrays; expected a .npy file, which numpy.save writes, with one")
+            raise DataError("is an .npz archive; expected a .npy file, which numpy.save writes")
         if array.ndim != axes or array.dtype.kind != "f" or not np.isfinite(array).all():
             expected = "(N, C, H, W)" if axes == 4 else "(N, classes)"
             raise DataError(f"holds {array.dtype} values of shape {array.shape}; expected finite floats {expected}")

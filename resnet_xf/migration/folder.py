@@ -32,7 +32,7 @@ from resnet_xf.ladder.report.html import write_html
 from resnet_xf.ladder.report.report import Level, Report
 from resnet_xf.support.files import new_folder
 from resnet_xf.support.optional import optional
-from resnet_xf.training.inference import Guess, Usage, most_likely, prepare
+from resnet_xf.training.inference import Guess, Usage, check_finite, most_likely, prepare
 
 WEIGHTS, STATE, MODEL, PT2, ONNX = "weights.safetensors", "weights.pth", "model.py", "model.pt2", "model.onnx"
 STEPS = 6
@@ -223,8 +223,9 @@ def _report(original: Identity, weights: Path, against: str | Path | None, level
 
 def _proof(conversion: Conversion, against: str | Path | None, report: Report) -> tuple[str | None, str]:
     """What the original was compared as, or None and why it was not."""
-    if against is not None and report.holds:
-        return f"the original recorded in {against}", ""
+    if against is not None:
+        recorded = f"the original recorded in {against}"
+        return (recorded, "") if report.holds else (None, f"{recorded} differs; {REPORT} tells where")
     if conversion.graph is None:
         consequence = f"it is assumed to be {conversion.assumed}" if conversion.assumed else "the original was not run"
         return None, (
@@ -249,6 +250,7 @@ def _compare_images(
         return None, ()
     shown = prepare(folder / WEIGHTS, paths)
     after = [require(get_backend("torch"), Exports).run_export(folder / PT2, batch) for batch in shown.inputs]
+    check_finite(folder / PT2, after)
     before: list[Array] = []
     exported = original.exported
     if exported is not None and not exported.layer and is_installed("mxnet"):

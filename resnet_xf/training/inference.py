@@ -141,7 +141,7 @@ def evaluate(
 
     means = evaluate_split(learner, data.test, transform, size, planned.spec.num_classes, stopped=report)
     assert means is not None  # it is never stopped
-    _check_finite(source, means[0])
+    check_finite(source, means[0])
     return Evaluation(
         network=planned.spec.name,
         dataset=data.name,
@@ -195,7 +195,7 @@ def predict(
         callback(shown.usage)
     learner = _learner(shown.known.planned, shown.known.weights, shown.recipe, backend, device)
     outputs = [learner.outputs(batch)[0] for batch in shown.inputs]
-    _check_finite(source, outputs)
+    check_finite(source, outputs)
     return [most_likely(one, shown.usage.classes, top) for one in outputs]
 
 
@@ -246,7 +246,7 @@ def most_likely(outputs: Array, classes: Sequence[str], top: int = 5, *, softmax
     return [*map(Guess, best, names, probability[best].tolist())]
 
 
-def _check_finite(source: str | Path, values: list[Array] | float) -> None:
+def check_finite(source: str | Path, values: list[Array] | float) -> None:
     """Raise WeightsError if outputs, or their mean loss, are not finite."""
     if not np.isfinite(values).all():
         causes = "too large values in its weights, or wrong mean and std of the images"
@@ -344,14 +344,7 @@ def _view(
 ) -> tuple[Recipe, Preprocessing, str]:
     """Return the recipe that was asked for, else the checkpoint's or the data set's; the preprocessing; its origin."""
     planned, own = known.planned, known.description.preprocessing
-    refuse(
-        DataError,
-        {
-            f"mean: expected values for pixels of 0…1, got {mean}; divide mean and std by 255": mean is not None
-            and max(map(abs, mean)) > 1,
-            "mean: give mean and std both or neither": (mean is None) != (std is None),
-        },
-    )
+    refuse(DataError, {"mean: give mean and std both or neither": (mean is None) != (std is None)})
     chosen = known.run.recipe if known.run and recipe is None else get_recipe(recipe or _default_recipe(data))
     if own is not None and recipe is None:
         view, origin = own, "the checkpoint's"

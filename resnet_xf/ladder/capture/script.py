@@ -180,8 +180,8 @@ class Network:
         """Return whether the network takes pixels from 0 to 255: it scales them, or has a mean of that size."""
         nodes = json.loads(self.graph)["nodes"]
         early = [node for node in nodes if node["op"] != "null"][:2]
-        scaled = any(node["op"].startswith(("_minus", "_mul", "_div", "broadcast_")) for node in early)
         means = [nodes[node["inputs"][3][0]]["name"] for node in early if node["op"] == "BatchNorm"]
+        scaled = any(word in node["op"] for node in early for word in ("minus", "sub", "mul", "div", "broadcast"))
         return scaled or any(np.abs(self.arrays[name]).max() > 10 for name in means)
 
     def shapes(self, symbol: Any, images: Tuple[int, ...]) -> Dict[str, Tuple[int, ...]]:
@@ -278,7 +278,7 @@ def gluon(mx: Any, place: str, shape: Tuple[int, ...]) -> Network:
     with blaming(f"--block {place}"):
         block = getattr(importlib.import_module(module), function)()
     with blaming(f"--block {place}: expected an initialised HybridBlock with one output"):
-        numpy = getattr(mx.util, "is_np_array", bool)()  # after npx.set_np(); old versions have none
+        numpy = getattr(getattr(mx, "util", None), "is_np_array", bool)()  # after npx.set_np(); old versions have none
         symbol = block(mx.sym.var("data").as_np_ndarray() if numpy else mx.sym.var("data"))
         params = block.collect_params()
         if any(not parameter.shape or min(parameter.shape) < 1 for parameter in params.values()):

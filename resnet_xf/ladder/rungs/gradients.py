@@ -136,10 +136,13 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     recorded = [first_step(side, "float64") for side in sides]
     if left := [name for name in truth.gradients if any(s.sketched and name not in s.gradients for s in recorded)]:
         detail += f"; not recorded: {', '.join(left)}"
-    remark = "training is compared without dropout, whose rates are the same" if subject.outline.dropouts else ""
-    if not any(array.any() for array in truth.gradients.values()):
-        remark = "every gradient is 0, as with one output, so of training only the running statistics are compared"
-    return Finding(worst.value, worst.bound, detail, remark=remark)
+    remarks = {
+        "training is compared without dropout, whose rates are the same": bool(subject.outline.dropouts),
+        "every gradient is 0, as with one output, so little of training is compared": not any(
+            array.any() for array in truth.gradients.values()
+        ),
+    }
+    return Finding(worst.value, worst.bound, detail, remark="; ".join(text for text, true in remarks.items() if true))
 
 
 def gradient_errors(step: Step, truth: Step) -> dict[str, float]:
