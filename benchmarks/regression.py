@@ -2,9 +2,9 @@
 
 ``python benchmarks/regression.py --against FOLDER`` runs ``resnet-xf bench`` with that checkout in FOLDER, which
 ``git worktree add FOLDER COMMIT`` makes, and with this one: each network and precision A, B, A, B. It measures our own
-rows, without the peers'. It prints a row when both have measured it, and writes ``results/regression.json`` and the
-table in ``docs/throughput.md``. A row is slower if each of its speeds after the change is below each before it, and the
-medians differ by more than ``NOISE``. The exit code is 1 if a row is slower. With ``--tables`` it measures nothing.
+rows, without the peers'. It prints the rows of each network as a table, and writes ``results/regression.json``. A row
+is slower if each of its speeds after the change is below each before it, and the medians differ by more than
+``NOISE``. The exit code is 1 if a row is slower.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common import BENCHMARKS, DOCS, RESULTS, in_checkout, read_results, write_between, write_results
+from common import BENCHMARKS, RESULTS, in_checkout, write_results
 
 from resnet_xf.support.environment import environment, hardware
 
@@ -31,6 +31,11 @@ NOISE = 0.05
 """By how much the speeds of two processes differ without a cause; ``--launches`` measures it."""
 
 FIELDS = ("mode", "backend", "preset", "precision")
+
+HEAD = (
+    "| network | mode | backend, preset, precision | before | after | ratio |",
+    "| --- | --- | --- | --- | --- | --- |",
+)
 
 
 def speeds(checkout: Path, network: str, precision: str, seconds: str) -> dict[tuple[str, ...], float]:
@@ -55,53 +60,41 @@ def ratio(row: dict[str, Any]) -> float:
     return median(row["after"] or [0.0]) / median(row["before"])
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: the speeds of each row, and their ratio."""
-    lines = [
-        "| network | mode | backend, preset, precision | before | after | ratio |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        cells = (f"{' '.join(f'{speed:.4g}' for speed in row[which])}" for which in ("before", "after"))
-        case = f"{row['backend']} {row['preset']} {row['precision']}"
-        mark = " (slower)" if slower(row) else ""
-        lines.append(f"| `{row['network']}` | {row['mode']} | {case} | {' | '.join(cells)} | {ratio(row):.2f}{mark} |")
-    return "\n".join(lines) + "\n"
+def line(row: dict[str, Any]) -> str:
+    """A row of the printed table."""
+    cells = (f"{' '.join(f'{speed:.4g}' for speed in row[which])}" for which in ("before", "after"))
+    case = f"{row['backend']} {row['preset']} {row['precision']}"
+    mark = " (slower)" if slower(row) else ""
+    return f"| {row['network']} | {row['mode']} | {case} | {' | '.join(cells)} | {ratio(row):.2f}{mark} |"
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK")
-    parser.add_argument("--against", type=Path, metavar="FOLDER", help="the checkout before the change")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", required=True, help="the checkout before the change")
     parser.add_argument("--time", default="2", help="seconds that each process measures")
     parser.add_argument("--times", type=int, default=2, help="how often each is run")
-    parser.add_argument("--tables", action="store_true", help="write the table from earlier results")
     options = parser.parse_args()
-    results = RESULTS / "regression.json"
-    if not options.tables:
-        if options.against is None:
-            parser.error("--against: name a checkout of the commit before")
-        checkouts = {"before": options.against.resolve(), "after": BENCHMARKS.parent}
-        rows: list[dict[str, Any]] = []
-        for network in options.networks:
-            for precision in PRECISIONS:
-                turns = [
-                    (which, speeds(checkout, network, precision, options.time))
-                    for _ in range(options.times)
-                    for which, checkout in checkouts.items()
-                ]
-                for key in turns[0][1]:
-                    row = {
-                        which: [found[key] for turn, found in turns if turn == which and key in found]
-                        for which in checkouts
-                    }
-                    if row["before"]:
-                        rows.append({"network": network} | dict(zip(FIELDS, key, strict=True)) | row)
-                        print(table(rows[-1:]).splitlines()[-1], flush=True)
-                write_results(results, {"environment": environment() | hardware(), "rows": rows})
-    rows = read_results(results)["rows"]
-    write_between(DOCS / "throughput.md", "regression", table(rows))
+    checkouts = {"before": options.against.resolve(), "after": BENCHMARKS.parent}
+    rows: list[dict[str, Any]] = []
+    print(*HEAD, sep="\n", flush=True)
+    for network in options.networks:
+        for precision in PRECISIONS:
+            turns = [
+                (which, speeds(checkout, network, precision, options.time))
+                for _ in range(options.times)
+                for which, checkout in checkouts.items()
+            ]
+            for key in turns[0][1]:
+                case = {"network": network} | dict(zip(FIELDS, key, strict=True))
+                measured = {
+                    which: [found[key] for turn, found in turns if turn == which and key in found]
+                    for which in checkouts
+                }
+                rows.append(case | measured)
+                print(line(rows[-1]), flush=True)
+            write_results(RESULTS / "regression.json", {"environment": environment() | hardware(), "rows": rows})
     sys.exit(any(map(slower, rows)))
 
 
