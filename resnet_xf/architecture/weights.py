@@ -149,7 +149,7 @@ def plain(array: Array, dtype: DTypeLike = None) -> Array:
     return np.ascontiguousarray(array, np.dtype(dtype or array.dtype).newbyteorder("="))
 
 
-def rounded(weights: Mapping[str, Array], dtype: DTypeLike) -> Weights:
+def cast_weights(weights: Mapping[str, Array], dtype: DTypeLike) -> Weights:
     """Return weights in another dtype.
 
     Raises:

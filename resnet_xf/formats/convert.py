@@ -15,7 +15,14 @@ from resnet_xf.architecture.nodes import Norm, Sequential, output_shapes, walk
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.rewrite import float64_bound
 from resnet_xf.architecture.spec import Spec
-from resnet_xf.architecture.weights import DESCRIPTION_KEY, Array, Weights, all_weight_shapes, rounded, save_weights
+from resnet_xf.architecture.weights import (
+    DESCRIPTION_KEY,
+    Array,
+    Weights,
+    all_weight_shapes,
+    cast_weights,
+    save_weights,
+)
 from resnet_xf.architecture.zoo import REFERENCE
 from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, require
 from resnet_xf.backend.registry import get_backend, is_installed
@@ -192,7 +199,7 @@ def _rounded(identity: Identity, precision: str | None, *, verify: bool) -> tupl
         return identity, ()
     if precision not in ("float32", "float16"):
         raise BackendError(f"a checkpoint is written in float32 or float16, not in {precision}; a .pt2 can be bfloat16")
-    narrow = replace(identity, weights=rounded(identity.weights, precision))
+    narrow = replace(identity, weights=cast_weights(identity.weights, precision))
     backend = next((name for name in ("torch", "onnx", "mxnet") if is_installed(name)), None)
     if backend is None or not verify:
         return narrow, ()

@@ -20,16 +20,17 @@ from resnet_xf.architecture.measures import EPSILON, relative_error
 from resnet_xf.architecture.nodes import Conv, walk
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import Spec
-from resnet_xf.architecture.weights import Array, Weights, rounded
+from resnet_xf.architecture.weights import Array, Weights, cast_weights
 from resnet_xf.backend.contract import Exports, require
 from resnet_xf.backend.registry import BUILT_IN, get_backend, is_installed
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, ResNetXFError, SpecError, WeightsError, one_line
 from resnet_xf.formats.description import Description, check_beside, write_beside
+from resnet_xf.formats.files import EXPORTED
 from resnet_xf.formats.loads import timm_model
 from resnet_xf.support.files import atomic, new_folder
 
-BACKENDS = {".pt2": "torch", ".onnx": "onnx", "": "torch"}
+BACKENDS = EXPORTED | {"": "torch"}
 """By suffix, the backend that writes and runs the file. A folder for timm has none; PyTorch runs it."""
 
 LOADS = {
@@ -113,9 +114,9 @@ def export(
         raise BackendError(f"no network is exported in {precision!r}; choose one of {', '.join(PRECISIONS)}")
     described, path = msgspec.structs.replace(description or Description(), spec=planned.spec), Path(path)
     described.check(planned.spec)
-    arrays = rounded(weights, "float32")
+    arrays = cast_weights(weights, "float32")
     if precision == "float16":
-        rounded(arrays, precision)  # raises if a value is too large
+        cast_weights(arrays, precision)  # raises if a value is too large
     try:
         if suffix:
             check_beside(path)
@@ -155,7 +156,7 @@ def _write_folder(
         raise BackendError("a folder for timm is written by NumPy, which has no bfloat16; choose float16")
     with new_folder(path, WeightsError) as folder:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        arrays = rounded(weights, precision)
+        arrays = cast_weights(weights, precision)
         with atomic(folder / "model.safetensors") as temporary:
             save_file(arrays, temporary, metadata={"format": "pt"})
         runs = verify and is_installed("torch") and find_spec("timm") is not None

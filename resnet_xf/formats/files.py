@@ -31,7 +31,9 @@ from resnet_xf.support.files import list_checkpoints, open_regular, reading
 Format = Literal["safetensors", "pth", "params"]
 
 SUFFIXES: dict[str, Format] = {".safetensors": "safetensors", ".pth": "pth", ".pt": "pth", ".params": "params"}
-EXPORTED = (".pt2", ".onnx")
+EXPORTED = {".pt2": "torch", ".onnx": "onnx"}
+"""The suffixes of exported networks, which are written and never read, and the backend that writes and runs each."""
+
 TITLES = {"safetensors": "safetensors", "pth": "PyTorch state_dict", "params": "MXNet parameters"}
 
 NO_PREFIX = re.compile(r"features|layers?\d*|stages?\d*|conv\d|bn\d|b\d|resnet_block\d|fc|output|\d+")

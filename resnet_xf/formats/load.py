@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_xf.architecture.spec import Spec
-from resnet_xf.architecture.weights import rounded
+from resnet_xf.architecture.weights import cast_weights
 from resnet_xf.backend.contract import Backend
 from resnet_xf.backend.registry import build, features
 from resnet_xf.formats.files import read_checkpoint
@@ -43,7 +43,7 @@ def load(
         BackendError: if no backend is installed.
     """
     identity = read_network(path, spec, prefix)
-    weights = rounded(identity.weights, dtype)
+    weights = cast_weights(identity.weights, dtype)
     if out is not None:
         return features(identity.plan.spec, backend, out=out, weights=weights, dtype=dtype)
     return build(identity.plan, backend, weights=weights, dtype=dtype)

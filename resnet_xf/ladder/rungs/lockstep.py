@@ -41,8 +41,8 @@ from resnet_xf.ladder.training_errors import (
 from resnet_xf.support.seeding import philox
 
 SMALLEST = {"learning rate": 2.0**-24, "momentum": 2.0**-26, "weight decay": 1.0}
-"""For each term of the SGD update, the smallest defect that must be found, as a share of the term: a rate or a momentum
-that one side does not round to float32, and a decay that one side leaves out for some weights (``docs/mutants.md``)."""
+"""For each term of the SGD update, the smallest defect that must be found, as a share of the term. One side may not
+round a rate or a momentum to float32, or may leave out a decay for some weights (``docs/mutants.md``)."""
 
 MOST = sqrt(EPSILON["float64"])
 """The largest bound of any error. See :func:`resnet_xf.architecture.measures.rounding_bound`."""
