@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,6 +35,16 @@ def test_photographs_are_cropped_as_torchvision_crops() -> None:
     )
     theirs = torch.stack([transform(Image.fromarray(image)) for image in load_sample_images().images]).numpy()
     assert np.abs(photographs() - theirs).max() < 1e-5
+
+
+@pytest.mark.parametrize(("bits", "data"), [(12, b"\xf0\x08\x00"), (16, b"\xf0\xf0\x00\x80")])
+def test_pixels_of_more_than_8_bits_are_divided_to_8(tmp_path, bits: int, data: bytes) -> None:
+    """A TIFF file with two grey pixels, 15/16 and 1/2 of the largest value, in 12 bits (packed) or 16."""
+    tags = {256: 2, 257: 1, 258: bits, 259: 1, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 1, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path = tmp_path / "x.tif"
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + data)
+    assert np.asarray(read_image(path, "L")).tolist() == [[0xF0, 0x80]]
 
 
 def test_digits_are_grey_and_within_one() -> None:

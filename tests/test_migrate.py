@@ -19,6 +19,8 @@ from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_backend
 from resnet_xf.backend import registry
 from resnet_xf.data import photographs
 from resnet_xf.errors import WeightsError
+from resnet_xf.formats.description import Description
+from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.ladder.capture import script
 from resnet_xf.migration import Migration, folder, migrate
 
@@ -32,6 +34,7 @@ SPEC = ResNetSpec(
 FILES = {
     "weights.safetensors",
     "weights.pth",
+    "weights.pth.json",
     "model.py",
     "model.pt2",
     "model.onnx",
@@ -93,6 +96,12 @@ def test_the_folder_holds_all_files_and_the_proof(migrated: Any) -> None:
     assert max(check.error for check in migrated.checks) < 1e-5
     assert json.loads((folder / "migration.json").read_text())["ladder"] == migrated.ladder
     assert "which gives what the exported network" in (folder / "report.html").read_text()
+
+
+def test_both_files_of_weights_have_the_same_description(migrated: Any) -> None:
+    folder = Path(migrated.folder)
+    first, second = (read_checkpoint(folder / name) for name in ("weights.safetensors", "weights.pth"))
+    assert first.description == second.description != Description()
 
 
 def test_the_files_run_without_resnet_xf(migrated: Any, tmp_path: Path) -> None:

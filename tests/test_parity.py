@@ -143,11 +143,12 @@ def test_one_image_of_one_pixel_raises_no_false_alarm() -> None:
         ("fc.bias", np.nan, "fc.bias: holds NaN"),
         ("bn1.running_var", -1, "bn1.running_var: holds negative"),
         ("conv1.weight", np.inf, "conv1.weight: holds NaN or infinite"),
+        ("conv1.weight", 1e39, "conv1.weight has the value 1e.39, and float32 ends at 3.403e.38"),
     ],
 )
 def test_numbers_that_compare_with_nothing_are_refused(name: str, value: float, says: str) -> None:
     spec = narrowed(get_spec("d2l_resnet18"), 8)
-    weights = draw_weights(spec, scheme="probe")
+    weights = draw_weights(spec, 0, "probe", "float64")
     weights[name].flat[2] = value
     with pytest.raises(WeightsError, match=says):
         parity(spec, weights=weights)

@@ -150,13 +150,13 @@ def plain(array: Array, dtype: DTypeLike = None) -> Array:
 
 
 def cast_weights(weights: Mapping[str, Array], dtype: DTypeLike) -> Weights:
-    """Return weights in another dtype.
+    """Return weights in a dtype, as :func:`plain` returns arrays. An array that has the dtype may be returned itself.
 
     Raises:
         WeightsError: if a value is too large for it.
     """
     with np.errstate(over="ignore"):
-        cast = {name: array.astype(dtype) for name, array in weights.items()}
+        cast = {name: plain(array, dtype) for name, array in weights.items()}
     for name, array in cast.items():
         if (overflowed := np.isinf(array) & np.isfinite(weights[name])).any():
             largest, end = np.abs(weights[name][overflowed]).max(), np.finfo(array.dtype).max

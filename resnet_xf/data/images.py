@@ -12,6 +12,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from resnet_xf.errors import DataError
 from resnet_xf.support.files import open_regular, reading
@@ -78,15 +79,17 @@ def open_image(file: BinaryIO, where: str | Path, hint: str, use: Callable[[Imag
 def decoded(image: Image.Image, mode: str) -> Image.Image:
     """Return an image in one of Pillow's modes, decoded by Pillow if it is not decoded yet.
 
-    Raises DataError if its pixels are of mode I or F, but for a PNG file's, which have 16 bits.
+    Pixels of 12 or 16 bits are divided so that they fit in 8. Raises DataError if pixels are of mode I or F, but for a
+    PNG file's, which have 16 bits.
     """
     if image.mode == mode:
         image.load()
         return image
     if image.mode in ("I", "F") and image.format != "PNG":
         raise DataError(f"has pixels of mode {image.mode}, whose largest value is not known; save it with 8 bits")
-    if image.mode.startswith("I"):  # 16 bits; Pillow would turn all but the darkest grey into white
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
+    if image.mode.startswith("I"):  # more than 8 bits; Pillow would turn all but the darkest grey into white
+        bits = image.tag_v2.get(BITSPERSAMPLE, (16,))[0] if isinstance(image, TiffImageFile) else 16
+        return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8)).convert(mode)
     return image.convert(mode)
 
 

@@ -14,6 +14,7 @@ from resnet_xf.architecture.weights import (
     Array,
     Weights,
     all_weight_shapes,
+    cast_weights,
     check_weights,
     draw_weights,
     plain,
@@ -149,7 +150,7 @@ def float32_of(weights: Mapping[str, Array]) -> tuple[Weights, str]:
     """Return weights as float32, and the text ``, rounded to float32`` if any was float64, else an empty one.
 
     Raises:
-        WeightsError: if a value is not finite, or a variance is negative.
+        WeightsError: if a value is not finite or too large for float32, or a variance is negative.
     """
     for name, array in weights.items():
         if not np.isfinite(array).all():
@@ -157,4 +158,4 @@ def float32_of(weights: Mapping[str, Array]) -> tuple[Weights, str]:
         if name.endswith("running_var") and (array < 0).any():
             raise WeightsError(f"{name}: holds negative values, and a variance has none")
     rounded = ", rounded to float32" if any(array.dtype == np.float64 for array in weights.values()) else ""
-    return {name: plain(array, "float32") for name, array in weights.items()}, rounded
+    return cast_weights(weights, "float32"), rounded

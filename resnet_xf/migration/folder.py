@@ -42,6 +42,7 @@ PREPROCESSING, REPORT, SUMMARY = "preprocessing.json", "report.html", "migration
 FILES = {
     WEIGHTS: "the weights, with the network and the preprocessing, for resnet-xf",
     STATE: "the weights as a state_dict of PyTorch",
+    f"{STATE}.json": "the network, the preprocessing and the class names, where resnet-xf reads weights.pth",
     MODEL: "the network's source, which needs PyTorch alone",
     PT2: "network and weights for torch.export.load, which needs PyTorch alone",
     ONNX: "network and weights for ONNX Runtime",
@@ -196,8 +197,8 @@ def _write_files(
             checks += export(planned, weights, folder / name, description=description)
         else:
             notes.append(f"no {name}: {backend} is not installed; run {how_to_install(backend)}")
-    for name in (STATE, PT2, ONNX):
-        path_beside(folder / name).unlink(missing_ok=True)  # one description serves them all
+    for name in (PT2, ONNX):
+        path_beside(folder / name).unlink(missing_ok=True)  # resnet-xf does not read these: they need no description
     described = msgspec.structs.replace(description, spec=planned.spec)
     (folder / PREPROCESSING).write_text(described.to_json(), encoding="utf-8")
     return checks
