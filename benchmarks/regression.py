@@ -6,8 +6,9 @@ rows, without the peers'. A row is slower if each of its speeds after the change
 medians differ by more than ``NOISE``. With two turns, noise does this to one row in six, so a row that is slower is
 measured in ``MORE`` further turns.
 
-It prints the rows as a table, and writes ``results/regression.json``; rows of other networks stay there. The exit code
-is 1 if a row is slower. With ``--again``, only the rows that are slower there are measured, in further turns.
+It prints the rows as a table, and writes ``results/regression.json``; rows of other networks and precisions stay there.
+The exit code is 1 if a row is slower. With ``--again``, only the rows that are slower there are measured, in further
+turns.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from common import BENCHMARKS, RESULTS, in_checkout, read_results, write_results
 
 from resnet_xf.support.environment import environment, hardware
 
-NETWORKS = ("resnet18", "cifar_resnet20")
-PRECISIONS = ("float32", "int8")
-"""Without bfloat16, which processors without units for it only emulate."""
+NETWORKS = ("resnet18", "cifar_resnet20", "resnet50")
+PRESETS = {"float32": "eager,tuned,best", "int8": "best", "bfloat16": "best"}
+"""By precision, the presets that the tables have."""
 
-EVERY = {"backend": "torch,mxnet", "mode": "infer,train", "preset": "eager,tuned,best"}
-"""What is measured of each network and precision, as far as there is such a thing."""
+EVERY = {"backend": "torch,mxnet", "mode": "infer,train"}
+"""What is measured of each network, precision and preset, as far as there is such a thing."""
 
 NOISE = 0.05
 """By how much the speeds of two processes differ without a cause; ``--launches`` measures it."""
@@ -68,7 +69,7 @@ class Speeds:
     def more(self, row: dict[str, Any]) -> None:
         """Add the speeds of further turns to a row that is slower."""
         print(line(row), "further turns:", flush=True)
-        which = {field: row[field] for field in EVERY}
+        which = {field: row[field] for field in ("backend", "mode", "preset")}
         for again in self.measure(row["network"], row["precision"], which, MORE):
             row["before"] += again["before"]
             row["after"] += again["after"]
@@ -105,24 +106,31 @@ def line(row: dict[str, Any]) -> str:
     return f"| {row['network']} | {row['mode']} | {case} | {' | '.join(cells)} | {ratio(row):.2f}{mark} |"
 
 
+def _computed_here() -> list[str]:
+    """The precisions, without bfloat16 on processors without units for it, which only emulate it."""
+    has_units = "bf16" in hardware().get("cpu features", "")
+    return [precision for precision in PRESETS if precision != "bfloat16" or has_units]
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK")
+    parser.add_argument("--precision", choices=PRESETS, action="append", help="one of them; all, if left out")
     parser.add_argument("--against", type=Path, metavar="FOLDER", required=True, help="the checkout before the change")
     parser.add_argument("--time", default="2", help="seconds that each process measures")
     parser.add_argument("--times", type=int, default=2, help="how often each is run")
     parser.add_argument("--again", action="store_true", help="measure the rows again that are slower")
     options = parser.parse_args()
+    precisions = () if options.again else options.precision or _computed_here()
     results = RESULTS / "regression.json"
     rows: list[dict[str, Any]] = read_results(results)["rows"] if results.exists() else []
-    if not options.again:
-        rows = [row for row in rows if row["network"] not in options.networks]
+    rows = [row for row in rows if row["network"] not in options.networks or row["precision"] not in precisions]
     speeds = Speeds(options.against, options.time)
     print(*HEAD, sep="\n", flush=True)
     for network in options.networks:
-        for precision in PRECISIONS if not options.again else ():
-            rows += speeds.measure(network, precision, EVERY, options.times)
+        for precision in precisions:
+            rows += speeds.measure(network, precision, EVERY | {"preset": PRESETS[precision]}, options.times)
             write_results(results, {"environment": environment() | hardware(), "rows": rows})
         for row in rows:
             if row["network"] == network and slower(row):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from helpers import graphs
 from helpers.graphs import (
@@ -31,7 +32,7 @@ from helpers.graphs import (
     v1_block,
     write,
 )
-from resnet_xf import build, get_backend, load, load_weights, optimize
+from resnet_xf import build, convert, get_backend, load, load_weights, optimize, predict
 from resnet_xf.architecture.nodes import Norm, walk
 from resnet_xf.architecture.spec import read_spec
 from resnet_xf.errors import WeightsError
@@ -39,6 +40,7 @@ from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import Identity, identify
 from resnet_xf.formats.recognise import named_plan
 from resnet_xf.formats.steps import difference, steps_of
+from resnet_xf.training.inference import prepare
 
 IMAGES = np.random.default_rng(1).standard_normal(SHAPE, np.float32)
 
@@ -110,6 +112,60 @@ def test_what_was_left_out_is_said(tmp_path) -> None:
     assert "Scale(shift=(127.5,), scale=(0.0078125,))" in note
     (note,) = identified(tmp_path, GRAPHS["gradients that stop"]()).notes
     assert note == "stop stopped gradients; here they flow through it in training"
+
+
+ENDINGS = {
+    "log_softmax": lambda x: sym.log_softmax(x, name="end"),
+    "L2Normalization": lambda x: sym.L2Normalization(x, mode="instance", name="end"),
+    "MakeLoss": lambda x: sym.MakeLoss(x, name="end"),
+    "SVMOutput": lambda x: sym.SVMOutput(x, name="end"),
+    "LinearRegressionOutput": lambda x: sym.LinearRegressionOutput(x, name="end"),
+    "MAERegressionOutput": lambda x: sym.MAERegressionOutput(x, name="end"),
+}
+
+
+@pytest.mark.parametrize("op", ENDINGS)
+def test_an_ending_that_no_plan_has_is_left_out(tmp_path, op: str) -> None:
+    symbol = head(v1_block(stem(), "a", 4))
+    ended = ENDINGS[op](symbol)
+    tensors = tensors_of(symbol)
+    path = write(tmp_path, ended, tensors)
+    done = convert(path, tmp_path / "out.safetensors")
+    assert f"end ({op}) at the end is left out; the outputs are the values before it" in done.notes
+    assert done.checks  # MXNet ran it up to there
+    expected = graphs.run(symbol, tensors, IMAGES)
+    got = get_backend("torch").forward(load(path, "torch", dtype="float64"), IMAGES)
+    assert np.abs(got - expected).max() < 1e-13 * np.abs(expected).max()
+    if op == "log_softmax":
+        with pytest.raises(WeightsError, match=r"node 'end' \(log_softmax\): cannot be kept; leave --keep-softmax out"):
+            convert(path, tmp_path / "kept.safetensors", keep_softmax=True)
+
+
+@pytest.mark.parametrize("op", ["SoftmaxOutput", "LogisticRegressionOutput"])
+def test_probabilities_of_a_loss_are_compared_with_mxnet_s(tmp_path, op: str) -> None:
+    """The graph has the labels as an input, of which the file has no array."""
+    symbol = head(v1_block(stem(), "a", 4))
+    tensors = tensors_of(symbol)
+    path = write(tmp_path, getattr(sym, op)(symbol, name="softmax"), tensors)
+    done = convert(path, tmp_path / "kept.safetensors", keep_softmax=True)
+    assert any("the exported network" in check.theirs for check in done.checks)
+    logits = graphs.run(symbol, tensors, IMAGES)
+    expected = 1 / (1 + np.exp(-logits)) if op.startswith("Logistic") else np.exp(logits)
+    if op == "SoftmaxOutput":
+        expected /= expected.sum(1, keepdims=True)
+    got = get_backend("torch").forward(load(tmp_path / "kept.safetensors", "torch", dtype="float64"), IMAGES)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_a_sigmoid_s_probabilities_are_those_that_are_predicted(tmp_path) -> None:
+    symbol = sym.LogisticRegressionOutput(head(v1_block(stem(), "a", 4)), name="end")
+    path = write(tmp_path, symbol, tensors_of(symbol))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)).save(tmp_path / "x.png")
+    (guesses,) = predict(path, [tmp_path / "x.png"], image_size=SHAPE[2:], backend="torch", device="cpu")
+    output = prepare(path, [tmp_path / "x.png"], image_size=SHAPE[2:]).inputs[0]
+    expected = get_backend("torch").forward(load(path, "torch"), output)[0]
+    for guess in guesses:
+        assert guess.probability == pytest.approx(expected[guess.label], rel=1e-5)
 
 
 def test_a_graph_of_an_old_mxnet_is_read(tmp_path) -> None:
@@ -205,7 +261,15 @@ REFUSALS = {
     ),
     "a mean over the height alone": (
         lambda: head(sym.mean(stem(), axis=(2,), keepdims=True, name="rows")),
-        r"node 'rows' \(mean\): axis is \(2,\) and keepdims True; expected \(2, 3\) and True",
+        r"node 'rows' \(mean\): axis is \(2,\); expected \(2, 3\), the mean of each map",
+    ),
+    "any axis of one value dropped": (  # of one image, the first axis too
+        lambda: sym.FullyConnected(sym.squeeze(mean(stem()), name="drop"), num_hidden=3),
+        r"node 'drop' \(squeeze\): axis is None; expected height and width, as \(2, 3\), after a mean of each map",
+    ),
+    "a log-softmax before the end": (
+        lambda: sym.FullyConnected(sym.log_softmax(head(stem()), name="inner"), num_hidden=3),
+        r"node 'inner' \(log_softmax\): no part of a plan computes this",
     ),
     "an axis before all": (
         lambda: sym.FullyConnected(sym.expand_dims(sym.Flatten(mean(stem())), axis=0, name="first"), num_hidden=3),

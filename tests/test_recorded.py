@@ -19,7 +19,7 @@ from helpers.runs import TINY
 from helpers.sabotage import Saboteur, only
 from resnet_xf import convert, draw_weights, get_backend, parity_against, plan, write_checkpoint
 from resnet_xf.errors import EvidenceError
-from resnet_xf.formats.converters import LAST
+from resnet_xf.formats.converters import LAST, LEFT_OUT
 from resnet_xf.ladder.capture import script
 from resnet_xf.ladder.capture.recorded import MEMBERS, read_evidence
 
@@ -240,7 +240,7 @@ def test_the_script_is_of_python_3_6_and_knows_what_the_reader_knows(command) ->
     imported = {node.names[0].name for node in ast.walk(ast.parse(out)) if isinstance(node, ast.Import)}
     assert imported - {"numpy"} <= {"argparse", "contextlib", "hashlib", "importlib", "io", "json", "os", "platform", "sys", "warnings"}  # fmt: skip
     assert "mxnet" not in imported  # it is imported when the script runs
-    assert set(script.SOFTMAX) == LAST
+    assert set(script.ENDINGS) == LAST | LEFT_OUT
 
 
 def test_a_sketch_shows_every_change_and_every_swap() -> None:

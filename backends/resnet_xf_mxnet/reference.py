@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.errors import BackendError, WeightsError, one_line
 from resnet_xf_mxnet.arrays import kind, ndarray
@@ -35,9 +37,13 @@ def run_exported(symbol: Path, tensors: Mapping[str, Array], images: Array) -> A
     try:
         graph = mx.sym.load(str(symbol))
         inputs = [name for name in graph.list_inputs() if name not in tensors]
-        if len(inputs) != 1 or len(graph.list_outputs()) != 1:
-            raise WeightsError(f"{symbol}: expected one input and one output beside the tensors, got {inputs}")
-        arrays = {name: ndarray(array, "float64", mx.cpu()) for name, array in {**tensors, inputs[0]: images}.items()}
+        labels = [name for name in inputs if name.endswith("label")]  # of a loss, whose output does not depend on them
+        shown = [name for name in inputs if name not in labels]
+        if len(shown) != 1 or len(graph.list_outputs()) != 1:
+            raise WeightsError(f"{symbol}: expected one input and one output beside the tensors, got {shown}")
+        shapes = dict(zip(graph.list_arguments(), graph.infer_shape(**{shown[0]: images.shape})[0], strict=True))
+        given = {**tensors, shown[0]: images, **{name: np.zeros(shapes[name]) for name in labels}}
+        arrays = {name: ndarray(array, "float64", mx.cpu()) for name, array in given.items()}
         bound = graph.bind(
             mx.cpu(),
             args={name: arrays[name] for name in graph.list_arguments()},

@@ -40,6 +40,11 @@ class Plan:
         return self.root.children[-1][1] == nodes.Activation("softmax")
 
     @property
+    def gives_probabilities(self) -> bool:
+        """Whether the last layer is a softmax, or a sigmoid, which gives each class a probability of its own."""
+        return self.root.children[-1][1] in (nodes.Activation("softmax"), nodes.Activation("sigmoid"))
+
+    @property
     def outputs(self) -> int:
         """Values in the output for an image: the number of classes, or of channels in a network without a head."""
         shape = (1, self.spec.in_channels, *self.spec.image_size)

@@ -124,15 +124,26 @@ def _adaptive_pool(op: Operator) -> Layer:
 
 def _mean(op: Operator) -> Layer:
     axes, keeps = op.sizes("axis"), op.flag("keepdims", default=False)
-    op.expect("exclude", "False", "0")
-    if op.value.view == ("segments",) and axes == (1,) and not keeps:
+    excludes = op.flag("exclude", default=False)
+    if op.value.view == ("segments",) and axes == (1,) and not keeps | excludes:
         op.value.view = ()
         op.notes.append("the mean over one segment of a clip changes nothing and is left out")
         return None
     op.needs(4)
-    if axes != (2, 3) or not keeps:
-        raise op.refuse(f"axis is {axes} and keepdims {keeps}; expected (2, 3) and True")
+    over = {axis % 4 for axis in axes}
+    if (set(range(4)) - over if excludes else over) != {2, 3}:
+        raise op.refuse(f"axis is {axes}; expected (2, 3), the mean of each map")
+    op.value.axes = 4 if keeps else 2
     return nodes.GlobalPool(), {}
+
+
+def _squeeze(op: Operator) -> Layer:
+    axes = op.sizes("axis") if op.text("axis", "None") != "None" else ()
+    dropped = {axis % op.value.axes for axis in axes}
+    if op.value.view or op.value.axes == 2 or not dropped or dropped & {0, 1}:
+        raise op.refuse(f"axis is {axes or None}; expected height and width, as (2, 3), after a mean of each map")
+    op.value.axes -= len(dropped)
+    return (nodes.Flatten(), {}) if op.value.axes == 2 else None
 
 
 def _flatten(op: Operator) -> Layer:
@@ -196,6 +207,12 @@ def _cast(op: Operator) -> Layer:
     return None
 
 
+def _logistic(op: Operator) -> Layer:
+    op.read |= set(op.attributes)  # of the loss
+    op.needs(2)
+    return nodes.Activation("sigmoid"), {}
+
+
 def _pad(op: Operator) -> Layer:
     op.needs(4)
     op.expect("mode", "constant")
@@ -217,6 +234,10 @@ def _expand(op: Operator) -> Layer:
     return None
 
 
+SQUEEZED = (-2, -2, -3, -3)
+"""The shape by which ``npx.reshape`` drops the last two axes, if each has one value."""
+
+
 def _reshape(op: Operator) -> Layer:
     op.expect("reverse", "False", "0")
     numpy, view = op.op.startswith("_np"), op.value.view
@@ -225,6 +246,7 @@ def _reshape(op: Operator) -> Layer:
     shape = tuple(0 if size == -2 and numpy else size for size in written)  # both say: as it is
     op.sizes("target_shape", "(0, 0)")
     op.expect("keep_highest", "False", "0")
+    flat = len(shape) == 2 and shape[0] in (0, -1) and shape[1] >= -1
     if view == ("expanded",) and len(shape) == 5 and shape[0] == 0 and shape[3:] == (0, 0):
         op.value.view = ("split", shape[1])
     elif view[:1] == ("weights",) and len(shape) == 5 and shape[0] == 0 and shape[3:] == (1, 1) and shape[1] == view[1]:
@@ -232,7 +254,7 @@ def _reshape(op: Operator) -> Layer:
         return nodes.RadixSoftmax(int(view[1]), int(view[2])), {}
     elif not view and op.value.axes == 4 and len(shape) == 4 and shape[0] == 0 and shape[3] == -1:
         op.value.view = ("grouped", shape[2], shape[1])
-    elif not view and len(shape) == 2 and shape[0] in (0, -1) and shape[1] >= -1:
+    elif not view and (flat or (numpy and written == SQUEEZED)):
         return _flatten(op)
     elif not view and op.value.axes == 2 and shape in ((0, shape[1], 1, 1), (-1, op.value.channels, 1, 1)):
         op.value.axes = 4
@@ -300,6 +322,10 @@ PRODUCTS = frozenset(("elemwise_mul", "_Mul", "_mul", "broadcast_mul", "_npi_mul
 LAST = frozenset(("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation"))
 """The operators at the end that turn outputs into probabilities."""
 
+LOSSES = "MakeLoss", "make_loss", "SVMOutput", "LinearRegressionOutput", "MAERegressionOutput"
+LEFT_OUT = frozenset(("log_softmax", "_npx_log_softmax", "L2Normalization", *LOSSES))
+"""The operators that no plan has, but that are left out at the end: the losses there change no output."""
+
 CROPS: dict[str, Callable[[Operator], Layer]] = dict.fromkeys(("_contrib_ROIAlign", "ROIPooling"), _crop)
 """The operators that cut regions out of a map; in detectors the last stage runs on these."""
 
@@ -318,11 +344,14 @@ CONVERTERS: dict[str, Callable[[Operator], Layer]] = {
     **dict.fromkeys(("Pooling", "Pooling_v1"), _pool),
     "_contrib_AdaptiveAvgPooling2D": _adaptive_pool,
     **dict.fromkeys(("mean", "_npi_mean"), _mean),
+    **dict.fromkeys(("squeeze", "_np_squeeze", "_npi_squeeze"), _squeeze),
     **dict.fromkeys(("Flatten", "flatten"), _flatten),
     "Dropout": _dropout,
     "clip": _clip,
     **dict.fromkeys(("_plus_scalar", "_npi_add_scalar"), _by_scalar(lambda number: (-number, 1.0))),
     **dict.fromkeys(("_minus_scalar", "_npi_subtract_scalar"), _by_scalar(lambda number: (number, 1.0))),
+    **dict.fromkeys(("_rminus_scalar", "_npi_rsubtract_scalar"), _by_scalar(lambda number: (number, -1.0))),
+    **dict.fromkeys(("negative", "_npi_negative"), lambda op: (nodes.Scale(scale=(-1.0,)), {})),
     **dict.fromkeys(("_mul_scalar", "_npi_multiply_scalar"), _by_scalar(lambda number: (0.0, number))),
     **dict.fromkeys(("_div_scalar", "_npi_true_divide_scalar"), _by_scalar(lambda number: (0.0, 1 / number))),
     **dict.fromkeys(("_copy", "identity", "_np_copy"), _same),
@@ -333,6 +362,7 @@ CONVERTERS: dict[str, Callable[[Operator], Layer]] = {
     **dict.fromkeys(("Reshape", "reshape", "_np_reshape", "_npx_reshape"), _reshape),
     **dict.fromkeys(("SwapAxis", "swapaxes"), _swap),
     "softmax": _softmax,
+    "LogisticRegressionOutput": _logistic,
     **dict.fromkeys(("SoftmaxOutput", "Softmax", "SoftmaxActivation"), _softmax_output),
     "sum": _sum,
     "transpose": _images_last,
@@ -346,5 +376,5 @@ WITH_CONSTANTS: dict[str, Callable[[Operator], Layer]] = {
 }
 """The operators whose second input may be an array of constants."""
 
-OPERATORS = frozenset(("null", *CONVERTERS, *WITH_CONSTANTS, *SUMS, *PRODUCTS))
-"""All operators that a plan may have. Others may read files, or make more of a tensor than memory holds."""
+OPERATORS = frozenset(("null", *CONVERTERS, *WITH_CONSTANTS, *SUMS, *PRODUCTS, *LEFT_OUT))
+"""All operators that a graph may have. Others may read files, or make more of a tensor than memory holds."""

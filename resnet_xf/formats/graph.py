@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from resnet_xf.architecture import nodes
 from resnet_xf.architecture.weights import Weights
 from resnet_xf.errors import WeightsError
-from resnet_xf.formats.converters import CONVERTERS, CROPS, LAST, PRODUCTS, SUMS, WITH_CONSTANTS
+from resnet_xf.formats.converters import CONVERTERS, CROPS, LAST, LEFT_OUT, PRODUCTS, SUMS, WITH_CONSTANTS
 from resnet_xf.formats.gluon_symbol import Symbol
 from resnet_xf.formats.operators import Layer, Operator, Value
 from resnet_xf.formats.steps import ACTIVATIONS, Step, all_steps
@@ -74,13 +74,15 @@ class _Reader:
 
     def read(self, head: int, *, keep_softmax: bool) -> Graph:
         """Read a whole network."""
+        left_out = "{0.name} ({0.op}) at the end is left out; the outputs are the values before it"
+        while (last := self.nodes[head]).op in LEFT_OUT and last.inputs:
+            if keep_softmax and last.op.endswith("log_softmax"):
+                raise WeightsError(f"node {last.name!r} ({last.op}): cannot be kept; leave --keep-softmax out")
+            self.notes.append(left_out.format(last))
+            head = self.symbol.inputs(head)[0]
         steps = self._steps(head)
-        last = self.nodes[head]
         if last.op in LAST and not keep_softmax and len(steps) > 1:
-            self.notes.append(
-                f"{last.name} ({last.op}) at the end is left out; the outputs are the values before it "
-                "(--keep-softmax keeps it)"
-            )
+            self.notes.append(left_out.format(last) + " (--keep-softmax keeps it)")
             steps.pop()
             head = self.symbol.inputs(head)[0]
         if self.values[head].axes != 2 or self.values[head].view:
@@ -243,10 +245,12 @@ class _Reader:
                         branches.reverse()
                     steps.append(Step(node.name, nodes.Add(), branches=(branches[0], branches[1])))
             elif (layer := self.layers[number]) is not None:
-                if isinstance(layer.node, nodes.Linear) and self.values[self.sources[number][0]].axes == 4:
-                    steps += [layer, Step(f"{layer.name}_flatten", nodes.Flatten())]
-                else:
-                    steps.append(layer)
+                flatten = Step(f"{layer.name}_flatten", nodes.Flatten())
+                if isinstance(layer.node, nodes.GlobalPool) and self.values[number].axes == 2:
+                    steps.append(flatten)
+                steps.append(layer)
+                if isinstance(layer.node, nodes.Linear) and self.values[self.sources[number][0]].axes > 2:
+                    steps.append(flatten)
             number = fork
         return steps[::-1]
 

@@ -259,7 +259,7 @@ def _compare_images(
         pixels = pixels.transpose(0, 2, 3, 1) if exported.channels_last else pixels
         with running_exported(exported.path, exported.graph, exported.tensors, pixels) as outputs:
             before = [*outputs()[:, None]]
-    classes, softmax = shown.usage.classes, not original.plan.ends_in_softmax
+    classes, softmax = shown.usage.classes, not original.plan.gives_probabilities
     guesses = [
         [tuple(most_likely(output[0], classes, softmax=softmax)) for output in outputs] for outputs in (before, after)
     ]

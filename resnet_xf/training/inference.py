@@ -196,7 +196,8 @@ def predict(
     learner = _learner(shown.known.planned, shown.known.weights, shown.recipe, backend, device)
     outputs = [learner.outputs(batch)[0] for batch in shown.inputs]
     check_finite(source, outputs)
-    return [most_likely(one, shown.usage.classes, top) for one in outputs]
+    softmax = not shown.known.planned.gives_probabilities
+    return [most_likely(one, shown.usage.classes, top, softmax=softmax) for one in outputs]
 
 
 @dataclass(frozen=True, eq=False)

@@ -164,6 +164,29 @@ def scales_around_a_convolution() -> Any:
     return head(v1_block(relu(x * 0.25, "relu0"), "a", 4))
 
 
+def mean_without_axes(x: Any, name: str = "pool") -> Any:
+    """The mean of each map as ``(N, C)``, over all axes but the first two."""
+    return sym.mean(x, axis=(0, 1), exclude=True, name=name)
+
+
+def gate_without_axes(x: Any, name: str, filters: int) -> Any:
+    gate = sym.mean(x, axis=(-2, -1), name=f"{name}_se_pool")
+    gate = sym.FullyConnected(relu(gate, f"{name}_se_relu"), num_hidden=filters, name=f"{name}_se_fc")
+    return sym.broadcast_mul(x, sym.reshape(sym.sigmoid(gate), shape=(-1, filters, 1, 1)), name=f"{name}_se")
+
+
+def squeezed() -> Any:
+    """The axes of a mean are dropped one by one, with an activation between."""
+    x = sym.squeeze(mean(v1_block(stem(), "a", 4)), axis=-1, name="squeeze0")
+    return sym.FullyConnected(sym.squeeze(sym.tanh(x), axis=2, name="squeeze1"), num_hidden=5, name="fc1")
+
+
+def inverted() -> Any:
+    """The image is inverted, and a map is turned round."""
+    x = conv((1.0 - sym.var("data")) / 2.0, "conv0", 4)
+    return head(v1_block(sym.negative(relu(x, "relu0"), name="minus"), "a", 4))
+
+
 def projection_after_one_layer() -> Any:
     """A block that projects right after a single convolution, and one whose body begins with a norm."""
     x = conv(sym.var("data"), "conv0", 4)
@@ -182,6 +205,11 @@ GRAPHS = {
     "small operators": small_operators,
     "a gate through a reshape": lambda: head(v1_block(stem(), "a", 4, gate=reshaped_gate)),
     "scales around a convolution": scales_around_a_convolution,
+    "a mean without axes": lambda: sym.FullyConnected(
+        mean_without_axes(v1_block(stem(), "a", 4, gate=gate_without_axes)), num_hidden=5, name="fc1"
+    ),
+    "a squeezed mean": squeezed,
+    "an inverted image": inverted,
     "a projection after one layer": projection_after_one_layer,
     "a block on the images": lambda: head(v1_block(sym.var("data"), "a", 3)),
     "names with a dot": dotted,

@@ -31,7 +31,11 @@ FORMAT = 1  # the version of the file's format
 
 CHUNKS = 256  # the number of sums that stand for a large array
 
-SOFTMAX = ("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation")
+LOSSES = ("MakeLoss", "make_loss", "SVMOutput", "LinearRegressionOutput", "MAERegressionOutput")
+ENDINGS = (
+    *("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation", "log_softmax", "_npx_log_softmax"),
+    *("L2Normalization", *LOSSES),
+)
 """Operators at the end of a graph that are left out."""
 
 SIDES = (64, 112, 32, 28, 224, 96, 128, 299, 320, 448, 512)  # heights and widths to try, if no --shape is given
@@ -125,12 +129,12 @@ def exact(graph: Dict[str, Any]) -> Dict[str, Any]:
 
 
 class Network:
-    """An MXNet network: its graph up to the last layer before a softmax, and its arrays in float32.
+    """An MXNet network: its graph up to the last layer before a softmax or a loss, and its arrays in float32.
 
     Attributes:
         graph: the whole graph as text.
-        symbol, exact: the graph without a softmax at the end, for float32 and for float64.
-        softmax, head, data: names: of that softmax (or empty), of the last node that is used, of the input.
+        symbol, exact: the graph without a softmax or a loss at the end, for float32 and for float64.
+        softmax, head, data: names: of what was left out (or empty), of the last node that is used, of the input.
         arrays: weights and running statistics by name.
     """
 
@@ -143,7 +147,7 @@ class Network:
         for node in nodes["nodes"]:  # variables say what they are, as __dtype__; here they are float64 too
             node["attrs"] = {key: text for key, text in node.get("attrs", {}).items() if not key.startswith("__")}
         symbol = mx.sym.load_json(json.dumps(nodes))
-        if head["op"] in SOFTMAX:
+        while head["op"] in ENDINGS and head["inputs"]:
             self.softmax = head["name"]
             head = nodes["nodes"][head["inputs"][0][0]]
             symbol = symbol.get_internals()[head["name"] + "_output"]
