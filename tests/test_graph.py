@@ -17,14 +17,17 @@ from PIL import Image
 
 from helpers import graphs
 from helpers.graphs import (
+    ENDINGS,
     GRAPHS,
     SHAPE,
     bn,
     conv,
     head,
+    in_half,
     mean,
     mx,
     relu,
+    shared_norm,
     split_attention,
     stem,
     sym,
@@ -32,7 +35,7 @@ from helpers.graphs import (
     v1_block,
     write,
 )
-from resnet_xf import build, convert, get_backend, load, load_weights, optimize, predict
+from resnet_xf import build, convert, get_backend, load, load_weights, optimize, parity, predict
 from resnet_xf.architecture.nodes import Norm, walk
 from resnet_xf.architecture.spec import read_spec
 from resnet_xf.errors import WeightsError
@@ -114,16 +117,6 @@ def test_what_was_left_out_is_said(tmp_path) -> None:
     assert note == "stop stopped gradients; here they flow through it in training"
 
 
-ENDINGS = {
-    "log_softmax": lambda x: sym.log_softmax(x, name="end"),
-    "L2Normalization": lambda x: sym.L2Normalization(x, mode="instance", name="end"),
-    "MakeLoss": lambda x: sym.MakeLoss(x, name="end"),
-    "SVMOutput": lambda x: sym.SVMOutput(x, name="end"),
-    "LinearRegressionOutput": lambda x: sym.LinearRegressionOutput(x, name="end"),
-    "MAERegressionOutput": lambda x: sym.MAERegressionOutput(x, name="end"),
-}
-
-
 @pytest.mark.parametrize("op", ENDINGS)
 def test_an_ending_that_no_plan_has_is_left_out(tmp_path, op: str) -> None:
     symbol = head(v1_block(stem(), "a", 4))
@@ -166,6 +159,44 @@ def test_a_sigmoid_s_probabilities_are_those_that_are_predicted(tmp_path) -> Non
     expected = get_backend("torch").forward(load(path, "torch"), output)[0]
     for guess in guesses:
         assert guess.probability == pytest.approx(expected[guess.label], rel=1e-5)
+
+
+def test_casts_to_half_precision_are_left_out(tmp_path) -> None:
+    tensors = tensors_of(in_half(casts=False))
+    tensors |= {name: array.astype(np.float16) for name, array in tensors.items() if array.ndim > 1}
+    symbol = in_half(casts=True)
+    path = write(tmp_path, symbol, tensors, symbol.tojson(remove_amp_cast=False))
+    done = convert(path, tmp_path / "out.safetensors")
+    said = " and 2 more: casts to half precision are left out; one type is used throughout"
+    assert any(note.endswith(said) for note in done.notes)
+    assert done.checks  # MXNet ran it in float64
+    expected = graphs.run(in_half(casts=False), tensors, IMAGES)
+    got = get_backend("torch").forward(load(path, "torch", dtype="float64"), IMAGES)
+    assert np.abs(got - expected).max() < 1e-13 * np.abs(expected).max()
+    kept = convert(path, tmp_path / "kept.safetensors", keep_softmax=True)
+    assert kept.checks
+    assert parity(str(path), ["torch", "onnx"], level="quick", image_size=SHAPE[2:]).holds
+
+
+def test_a_norm_that_shares_its_statistics_is_an_ordinary_one(tmp_path) -> None:
+    symbol, ordinary = (
+        head(v1_block(relu(norm(conv(sym.var("data"), "conv0", 4)), "relu0"), "a", 4))
+        for norm in (partial(shared_norm, name="bn0"), partial(bn, name="bn0", eps=1e-4, momentum=0.8, fix_gamma=False))
+    )
+    tensors = tensors_of(symbol)
+    path = write(tmp_path, symbol, tensors)
+    done = convert(path, tmp_path / "out.safetensors")
+    assert "batch norms whose GPUs share statistics in training (SyncBatchNorm) are ordinary ones here" in done.notes
+    assert done.checks
+    expected = graphs.run(ordinary, tensors, IMAGES)
+    got = get_backend("torch").forward(load(path, "torch", dtype="float64"), IMAGES)
+    assert np.abs(got - expected).max() < 1e-13 * np.abs(expected).max()
+
+
+def test_a_cast_to_whole_numbers_is_no_part_of_a_network(tmp_path) -> None:
+    symbol = head(sym.Cast(sym.Cast(stem(), dtype="int32", name="whole"), dtype="float32"))
+    with pytest.raises(WeightsError, match=r"node 'whole' \(Cast\): dtype is 'int32', expected 'float32'"):
+        identified(tmp_path, symbol)
 
 
 def test_a_graph_of_an_old_mxnet_is_read(tmp_path) -> None:

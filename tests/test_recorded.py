@@ -14,12 +14,26 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from helpers.graphs import GRAPHS, SHAPE, arcface, preactivation, sym, tensors_of, write
+from helpers.graphs import (
+    ENDINGS,
+    GRAPHS,
+    SHAPE,
+    arcface,
+    head,
+    in_half,
+    preactivation,
+    shared_norm,
+    stem,
+    sym,
+    tensors_of,
+    write,
+)
 from helpers.runs import TINY
 from helpers.sabotage import Saboteur, only
 from resnet_xf import convert, draw_weights, get_backend, parity_against, plan, write_checkpoint
 from resnet_xf.errors import EvidenceError
 from resnet_xf.formats.converters import LAST, LEFT_OUT
+from resnet_xf.formats.gluon_symbol import CASTS, FLOATS
 from resnet_xf.ladder.capture import script
 from resnet_xf.ladder.capture.recorded import MEMBERS, read_evidence
 
@@ -43,7 +57,7 @@ def recorded(folder: Path, *arguments: object) -> Path:
 
 def exported(folder: Path, symbol: Any, *options: object, shape: tuple[int, ...] = SHAPE) -> tuple[Path, Path]:
     """Evidence of a graph with drawn weights, and the converted checkpoint, with nothing of MXNet beside it."""
-    path = write(folder, symbol, tensors_of(symbol, shape))
+    path = write(folder, symbol, tensors_of(symbol, shape), symbol.tojson(remove_amp_cast=False))
     evidence = recorded(folder, folder / "net-symbol.json", path, "--batch", 2, *options)
     (folder / "torch").mkdir()
     convert(path, folder / "torch" / "tuned.safetensors", verify=False)
@@ -74,6 +88,17 @@ def test_layers_and_gradients_are_compared(tmp_path, draw: Callable[[], Any]) ->
     assert report.verdict().endswith("8 skipped: evidence.npz holds one training step)")
     assert "are the same network in inference (7 rungs hold" in report.verdict()
     assert ("softmax at its end is left out" in report.weights) == (draw is preactivation)
+
+
+@pytest.mark.parametrize("name", ["casts", "shared statistics", *ENDINGS])
+def test_what_float64_and_plans_do_not_have_is_left_out(tmp_path, name: str) -> None:
+    if name in ENDINGS:
+        symbol = ENDINGS[name](GRAPHS["a projection after one layer"]())
+    else:
+        symbol = in_half(casts=True) if name == "casts" else head(shared_norm(stem(), "norm"))
+    evidence, tuned = exported(tmp_path, symbol, "--shape", "3,16,16")
+    report = parity_against([evidence], weights=tuned)
+    assert [rung.status for rung in report.rungs] == ["pass"] * 7 + ["skip"], report.verdict()
 
 
 def test_what_was_not_recorded_is_named(tmp_path) -> None:
@@ -241,6 +266,7 @@ def test_the_script_is_of_python_3_6_and_knows_what_the_reader_knows(command) ->
     assert imported - {"numpy"} <= {"argparse", "contextlib", "hashlib", "importlib", "io", "json", "os", "platform", "sys", "warnings"}  # fmt: skip
     assert "mxnet" not in imported  # it is imported when the script runs
     assert set(script.ENDINGS) == LAST | LEFT_OUT
+    assert (set(script.CASTS), script.FLOATS) == ({*CASTS, "amp_multicast"}, FLOATS)
 
 
 def test_a_sketch_shows_every_change_and_every_swap() -> None:

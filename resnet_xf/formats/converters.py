@@ -16,6 +16,9 @@ from resnet_xf.architecture.nodes import STATISTICS
 from resnet_xf.architecture.rules import Axes
 from resnet_xf.formats.operators import Layer, Operator, Value, Variables
 
+SHARED_NORM = "_contrib_SyncBatchNorm"
+"""The operator of a batch norm whose statistics GPUs share in training."""
+
 
 def _convolution(op: Operator) -> Layer:
     op.needs(4)
@@ -51,6 +54,9 @@ def _dense(op: Operator) -> Layer:
 def _norm(op: Operator) -> Layer:
     op.expect("axis", "1")
     op.expect("output_mean_var", "False", "0")
+    if op.op == SHARED_NORM:
+        op.read |= {"key", "ndev"}
+        op.notes.append("batch norms whose GPUs share statistics in training (SyncBatchNorm) are ordinary ones here")
     if op.flag("use_global_stats", default=False):
         op.notes.append(
             "frozen batch norms (use_global_stats) are ordinary ones here: training updates their statistics"
@@ -133,7 +139,8 @@ def _mean(op: Operator) -> Layer:
     over = {axis % 4 for axis in axes}
     if (set(range(4)) - over if excludes else over) != {2, 3}:
         raise op.refuse(f"axis is {axes}; expected (2, 3), the mean of each map")
-    op.value.axes = 4 if keeps else 2
+    if not keeps:
+        op.value.axes, op.then = 2, nodes.Flatten()
     return nodes.GlobalPool(), {}
 
 
@@ -177,6 +184,13 @@ def _by_scalar(change: Callable[[float], tuple[float, float]]) -> Callable[[Oper
         return nodes.Scale((shift,), (scale,)), {}
 
     return convert
+
+
+def _normalize(op: Operator) -> Layer:
+    mean, std = (np.array(op.constants(*of), np.float32).astype(np.float64) for of in (("mean", "0"), ("std", "1")))
+    if not std.all():
+        raise op.refuse(f"std is {op.text('std', '1')}; expected no 0")
+    return nodes.Scale(tuple(mean.tolist()), tuple((1 / std).tolist())), {}
 
 
 def _by_constant(change: Callable[[Any], tuple[Any, Any]]) -> Callable[[Operator], Layer]:
@@ -332,7 +346,7 @@ CROPS: dict[str, Callable[[Operator], Layer]] = dict.fromkeys(("_contrib_ROIAlig
 CONVERTERS: dict[str, Callable[[Operator], Layer]] = {
     "Convolution": _convolution,
     "FullyConnected": _dense,
-    **dict.fromkeys(("BatchNorm", "BatchNorm_v1", "CuDNNBatchNorm"), _norm),
+    **dict.fromkeys(("BatchNorm", "BatchNorm_v1", "CuDNNBatchNorm", SHARED_NORM), _norm),
     "GroupNorm": _group_norm,
     "Activation": _activation,
     **{
@@ -355,6 +369,7 @@ CONVERTERS: dict[str, Callable[[Operator], Layer]] = {
     **dict.fromkeys(("_mul_scalar", "_npi_multiply_scalar"), _by_scalar(lambda number: (0.0, number))),
     **dict.fromkeys(("_div_scalar", "_npi_true_divide_scalar"), _by_scalar(lambda number: (0.0, 1 / number))),
     **dict.fromkeys(("_copy", "identity", "_np_copy"), _same),
+    "_image_normalize": _normalize,
     "BlockGrad": _block_grad,
     **dict.fromkeys(("Cast", "cast"), _cast),
     **dict.fromkeys(("Pad", "pad"), _pad),

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from resnet_xf.errors import WeightsError
-from resnet_xf.formats.converters import CROPS, OPERATORS
+from resnet_xf.formats.converters import CROPS, OPERATORS, SHARED_NORM
 from resnet_xf.support.files import read_bytes, reading
 
 MOST_BYTES = 2**24
@@ -27,6 +27,10 @@ SIZES = {
 }
 """The smallest and the largest number in an attribute that holds sizes. MXNet divides by some without a check."""
 
+
+CASTS = ("Cast", "cast", "_npi_cast", "_npx_cast", "amp_cast")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""``CASTS``: operators that change the type of values, as for float16. ``FLOATS``: the types that a network has."""
 
 TRUNK = "; convert --backbone takes the residual network out of a larger one"
 
@@ -59,16 +63,18 @@ class Symbol:
 
     Attributes:
         path: the file.
-        nodes: each is connected to nodes before it alone. In a part of a network, a node that was refused is without
-            operator (``op`` is empty).
+        nodes: each is connected to nodes before it alone. A cast to one of ``FLOATS`` is without operator (``op`` is
+            empty), and nothing is connected to it. In a part of a network, so is a node that was refused.
         head: the number of the node that is the output; of several the first.
         version: of the MXNet that wrote it, as 10901 for 1.9.1; None in old files.
+        casts: the names of the casts to float16 and bfloat16.
     """
 
     path: Path
     nodes: list[SymbolNode]
     head: int
     version: int | None
+    casts: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -81,14 +87,17 @@ class Symbol:
         return tuple(node.name for node in self.nodes if node.op == "null")
 
     def for_mxnet(self, head: int) -> bytes:
-        """Return the graph up to a node, for MXNet; it holds only what was checked."""
+        """Return the graph up to a node, for MXNet; it holds only what was checked.
+
+        A batch norm that shares its statistics in training is an ordinary one, because MXNet has it in float32 alone.
+        """
         kept = {old: new for new, old in enumerate(self.reached(head))}
         nodes = [self.nodes[number] for number in kept]
         graph: dict[str, Any] = {
             "nodes": [
-                {"op": node.op, "name": node.name, "inputs": [[kept[n], *rest, 0][:3] for n, *rest in node.inputs]}
-                | ({} if node.op == "null" else {"attrs": node.attributes()})
-                for node in nodes
+                {"op": op, "name": node.name, "inputs": [[kept[n], *rest, 0][:3] for n, *rest in node.inputs]}
+                | ({"attrs": attributes} if op != "null" else {})
+                for node, op, attributes in ((node, *_in_any_dtype(node)) for node in nodes)
             ],
             "arg_nodes": [number for number, node in enumerate(nodes) if node.op == "null"],
             "heads": [[kept[head], 0, 0]],
@@ -111,6 +120,13 @@ class Symbol:
                     reached.add(source)
                     waiting.append(source)
         return sorted(reached)
+
+
+def _in_any_dtype(node: SymbolNode) -> tuple[str, dict[str, str]]:
+    """Return a node's operator and attributes, or those of an equal operator that MXNet has not in float32 alone."""
+    if node.op != SHARED_NORM:
+        return node.op, node.attributes()
+    return "BatchNorm", {key: text for key, text in node.attributes().items() if key not in ("key", "ndev")}
 
 
 def symbol_beside(params: str | Path) -> Path | None:
@@ -152,7 +168,10 @@ def read_symbol(path: str | Path, *, part: bool = False) -> Symbol:
                 f"has {count:,} nodes and {len(document.heads)} outputs; expected one output, and at most "
                 f"{MOST_NODES:,} nodes{TRUNK}"
             )
+        casts = _remove_casts(document)
         for number, node in enumerate(document.nodes):
+            if not node.op:
+                continue
             try:
                 _check_node(number, node, OPERATORS | CROPS.keys() if part else OPERATORS)
             except WeightsError:
@@ -163,7 +182,30 @@ def read_symbol(path: str | Path, *, part: bool = False) -> Symbol:
         kind_and_version = document.attrs.get("mxnet_version")
         version = kind_and_version[-1] if isinstance(kind_and_version, list) and kind_and_version else None
         known = isinstance(version, int) and 0 <= version <= 10**6
-        return Symbol(Path(path), document.nodes, document.heads[0][0], version if known else None)
+        return Symbol(Path(path), document.nodes, document.heads[0][0], version if known else None, casts)
+
+
+def _remove_casts(document: _Document) -> tuple[str, ...]:
+    """Connect what reads the output of a cast to what is cast. Return the names of casts to float16 and bfloat16.
+
+    A network then computes in one type, which is that of its images and weights. ``amp_multicast`` casts each of its
+    inputs to an output of the same number.
+    """
+    sources: dict[tuple[int, ...], list[int]] = {}
+    low: list[str] = []
+
+    def source(connection: list[int]) -> list[int]:
+        return sources.get((*connection, 0)[:2], connection)
+
+    for number, node in enumerate(document.nodes):
+        node.inputs = [source(connection) for connection in node.inputs]
+        dtype, several = node.attributes().get("dtype"), node.op == "amp_multicast"
+        if node.inputs and (several or (node.op in CASTS and dtype in FLOATS)):
+            sources |= {(number, output): given for output, given in enumerate(node.inputs)}
+            low += [node.name] if several or dtype in ("float16", "bfloat16") else []
+            document.nodes[number] = SymbolNode("", node.name)
+    document.heads = [source(connection) for connection in document.heads]
+    return tuple(low)
 
 
 def _check_node(number: int, node: SymbolNode, operators: frozenset[str]) -> None:

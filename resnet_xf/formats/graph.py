@@ -61,7 +61,7 @@ class _Reader:
         self.symbol, self.tensors, self.nodes = symbol, tensors, symbol.nodes
         self.notes: list[str] = []
         self.values: dict[int, Value] = {}
-        self.layers: dict[int, Step | None] = {}
+        self.layers: dict[int, list[Step]] = {}
         self.sources: dict[int, tuple[int, ...]] = {}
         """By node, the inputs that come from the images: one, or two where branches join."""
         self.fork: dict[int, int] = {}
@@ -126,8 +126,8 @@ class _Reader:
         def following(number: int, kinds: tuple[type[nodes.Node], ...]) -> int | None:
             """The node of a layer of such a kind, if nothing else reads the output of a node."""
             after = consumers.get(number, [])
-            layer = self.layers.get(after[0]) if len(after) == 1 else None
-            return after[0] if layer and isinstance(layer.node, kinds) else None
+            layers = self.layers.get(after[0]) if len(after) == 1 else None
+            return after[0] if layers and isinstance(layers[-1].node, kinds) else None
 
         norm = following(end, (nodes.Norm,))
         last = following(end if norm is None else norm, ACTIVATIONS)
@@ -160,6 +160,9 @@ class _Reader:
     def _graph(self, steps: list[Step], head: int) -> Graph:
         channels_last = any(self.nodes[number].op == "transpose" for number in self.symbol.reached(head))
         merged = _merged(steps)
+        if casts := self.symbol.casts:
+            more = f" and {len(casts) - 1} more" if len(casts) > 1 else ""
+            self.notes.append(f"{casts[0]}{more}: casts to half precision are left out; one type is used throughout")
         self.notes += _preprocessing(merged)
         return Graph(merged, tuple(dict.fromkeys(self.notes)), head, head, channels_last)
 
@@ -187,9 +190,8 @@ class _Reader:
 
     def _add_layer(self, number: int, op: Operator, layer: Layer) -> None:
         source = next(source for source in self.symbol.inputs(number) if source in self.values)
-        self.fork[number] = source
+        self.fork[number], self.layers[number] = source, []
         if layer is None:
-            self.layers[number] = None
             return
         node, variables = layer
         for name in variables.values():
@@ -198,7 +200,11 @@ class _Reader:
             if name in self.used:
                 raise op.refuse(f"shares {name} with {self.used[name]}; a plan has each array once")
             self.used[name] = op.name
-        self.layers[number] = Step(op.name, node, variables)
+        if isinstance(node, nodes.Linear) and self.values[source].axes > 2:
+            self.layers[number].append(Step(f"{op.name}_flatten", nodes.Flatten()))
+        self.layers[number].append(Step(op.name, node, variables))
+        if op.then is not None:
+            self.layers[number].append(Step(f"{op.name}_{op.then.kind}", op.then))
 
     def _join(self, number: int, op: Operator, sources: tuple[int, ...]) -> None:
         """Two branches join: find where they part."""
@@ -220,7 +226,7 @@ class _Reader:
             op.value = replace(gated)
         elif first.axes != second.axes or first.view or second.view:
             raise op.refuse("is the sum of tensors of other shapes")
-        self.layers[number] = None
+        self.layers[number] = []
 
     def _chain(self, number: int, stop: int, depth: int = 0) -> list[Step]:
         """Return the steps from the output of ``stop`` to that of a node."""
@@ -244,13 +250,8 @@ class _Reader:
                     if _size(branches[1]) > _size(branches[0]):
                         branches.reverse()
                     steps.append(Step(node.name, nodes.Add(), branches=(branches[0], branches[1])))
-            elif (layer := self.layers[number]) is not None:
-                flatten = Step(f"{layer.name}_flatten", nodes.Flatten())
-                if isinstance(layer.node, nodes.GlobalPool) and self.values[number].axes == 2:
-                    steps.append(flatten)
-                steps.append(layer)
-                if isinstance(layer.node, nodes.Linear) and self.values[self.sources[number][0]].axes > 2:
-                    steps.append(flatten)
+            else:
+                steps += reversed(self.layers[number])
             number = fork
         return steps[::-1]
 

@@ -47,6 +47,7 @@ class Operator:
         value: what is known of its first input.
         tensors: all arrays of the file.
         notes: remarks on what was left out.
+        then: a second layer that the operator is; None if it is one.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Operator:
     tensors: Weights
     notes: list[str]
     read: set[str] = field(default_factory=set)
+    then: Node | None = None
 
     def refuse(self, why: str) -> WeightsError:
         """Return the error for an operator that cannot be a part of a plan."""
@@ -97,6 +99,15 @@ class Operator:
             return tuple(int(word.rstrip("Ll")) for word in text.strip("()[] ").split(",") if word.strip())
         except ValueError:
             raise self.refuse(f"{key} is {text!r}, expected whole numbers") from None
+
+    def constants(self, key: str, default: str) -> tuple[float, ...]:
+        """Return an attribute as numbers, as ``(0.5, 0.4, 0.3)``; one for each channel, or one for all."""
+        text = self.text(key, default)
+        with suppress(ValueError):
+            numbers = tuple(float(word) for word in text.strip("()[] ").split(",") if word.strip())
+            if numbers and all(abs(number) <= LARGEST for number in numbers):
+                return numbers
+        raise self.refuse(f"{key} is {text!r}, expected numbers")
 
     def square(self, key: str, default: int | None = None) -> int:
         """Return an attribute that is the same for height and width."""

@@ -200,6 +200,35 @@ def dotted() -> Any:
         return head(v1_block(stem(), "a", 4))
 
 
+def shared_norm(x: Any, name: str) -> Any:
+    """A batch norm that shares its statistics in training; MXNet has it in float32 alone."""
+    return sym.contrib.SyncBatchNorm(x, eps=1e-4, momentum=0.8, fix_gamma=False, key=name, ndev=2, name=name)
+
+
+def in_half(*, casts: bool) -> Any:
+    """A network as the Module API trains it in float16; with weights and a sum as automatic mixed precision casts them."""
+    half = (lambda x: sym.amp_cast(x, dtype="float16", name=f"{x.name}_half")) if casts else (lambda x: x)
+    x = sym.Cast(sym.var("data"), dtype="float16", name="cast0") if casts else sym.var("data")
+    weight = half(sym.var("conv0_weight"))
+    x = relu(bn(sym.Convolution(x, weight, kernel=(3, 3), pad=(1, 1), num_filter=4, no_bias=True), "bn0"), "relu0")
+    one, other = x, bn(conv(x, "conv1", 4), "bn1")
+    if casts:
+        one, other = sym.amp_multicast(one, other, num_outputs=2, name="both")
+    x = head(relu(one + other, "relu1"))
+    return sym.SoftmaxOutput(sym.cast(x, dtype="float32") if casts else x, name="softmax")
+
+
+ENDINGS = {
+    "log_softmax": lambda x: sym.log_softmax(x, name="end"),
+    "L2Normalization": lambda x: sym.L2Normalization(x, mode="instance", name="end"),
+    "MakeLoss": lambda x: sym.MakeLoss(x, name="end"),
+    "SVMOutput": lambda x: sym.SVMOutput(x, name="end"),
+    "LinearRegressionOutput": lambda x: sym.LinearRegressionOutput(x, name="end"),
+    "MAERegressionOutput": lambda x: sym.MAERegressionOutput(x, name="end"),
+}
+"""By operator, what it makes of a network's outputs; no plan has it."""
+
+
 GRAPHS = {
     "attributes at their defaults": defaults,
     "small operators": small_operators,
@@ -210,6 +239,13 @@ GRAPHS = {
     ),
     "a squeezed mean": squeezed,
     "an inverted image": inverted,
+    "normalised images": lambda: head(
+        v1_block(
+            relu(conv(sym.image.normalize(sym.var("data"), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), "conv0", 4), "relu0"),
+            "a",
+            4,
+        )
+    ),
     "a projection after one layer": projection_after_one_layer,
     "a block on the images": lambda: head(v1_block(sym.var("data"), "a", 3)),
     "names with a dot": dotted,

@@ -38,6 +38,10 @@ ENDINGS = (
 )
 """Operators at the end of a graph that are left out."""
 
+CASTS = ("Cast", "cast", "_npi_cast", "_npx_cast", "amp_cast", "amp_multicast")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Operators that change the type of values, and the types between which a cast is left out."""
+
 SIDES = (64, 112, 32, 28, 224, 96, 128, 299, 320, 448, 512)  # heights and widths to try, if no --shape is given
 
 MOST_VALUES = 2**26  # about how many values of layers' outputs are held in memory at a time
@@ -93,6 +97,27 @@ def say(text: str) -> None:
     print(f"capture: {text}", file=sys.stderr)
 
 
+def simplify(graph: Dict[str, Any]) -> None:
+    """Change a graph (decoded JSON) so that it can be run in any one type, and computes the same.
+
+    What reads the output of a cast is connected to what is cast. A batch norm that shares its statistics in training
+    becomes an ordinary one, because MXNet has it in float32 alone.
+    """
+    sources = {}  # type: Dict[Tuple[int, int], List[int]]
+
+    def rewired(connections: List[List[int]]) -> List[List[int]]:
+        return [sources.get((entry[0], entry[1]), entry) for entry in connections]
+
+    for number, node in enumerate(graph["nodes"]):
+        node["inputs"] = rewired(node["inputs"])
+        if node["op"] == "_contrib_SyncBatchNorm":
+            node["op"] = "BatchNorm"
+            node["attrs"] = {key: text for key, text in node["attrs"].items() if key not in ("key", "ndev")}
+        if node["op"] in CASTS and (node.get("attrs", {}).get("dtype", FLOATS[0]) in FLOATS):
+            sources.update({(number, output): given for output, given in enumerate(node["inputs"])})
+    graph["heads"] = rewired(graph["heads"])
+
+
 def exact(graph: Dict[str, Any]) -> Dict[str, Any]:
     """Return a graph (decoded JSON) with simple operators for leaky ReLUs, since MXNet's own computes in float32."""
     nodes = []  # type: List[Dict[str, Any]]
@@ -143,6 +168,7 @@ class Network:
         if len(symbol.list_outputs()) != 1:
             raise CaptureError(f"the network has {len(symbol.list_outputs())} outputs; expected one")
         nodes = json.loads(self.graph)
+        simplify(nodes)
         head, self.softmax = nodes["nodes"][nodes["heads"][0][0]], ""
         for node in nodes["nodes"]:  # variables say what they are, as __dtype__; here they are float64 too
             node["attrs"] = {key: text for key, text in node.get("attrs", {}).items() if not key.startswith("__")}
