@@ -41,8 +41,11 @@ def run_exported(symbol: Path, tensors: Mapping[str, Array], images: Array) -> A
         shown = [name for name in inputs if name not in labels]
         if len(shown) != 1 or len(graph.list_outputs()) != 1:
             raise WeightsError(f"{symbol}: expected one input and one output beside the tensors, got {shown}")
-        shapes = dict(zip(graph.list_arguments(), graph.infer_shape(**{shown[0]: images.shape})[0], strict=True))
-        given = {**tensors, shown[0]: images, **{name: np.zeros(shapes[name]) for name in labels}}
+        given = {**tensors, shown[0]: images}
+        if labels:
+            arguments, _, _ = graph.infer_shape(**{name: array.shape for name, array in given.items()})
+            shapes = dict(zip(graph.list_arguments(), arguments, strict=True))
+            given |= {name: np.zeros(shapes[name]) for name in labels}
         arrays = {name: ndarray(array, "float64", mx.cpu()) for name, array in given.items()}
         bound = graph.bind(
             mx.cpu(),

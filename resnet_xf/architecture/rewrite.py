@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 
-from resnet_xf.architecture.measures import FLOAT64_BOUND, rounding_bound
 from resnet_xf.architecture.nodes import Children, Conv, Dropout, LeakyReLU, Node, Norm, PReLU, Sequential, join
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes, check_weights
 
@@ -89,11 +88,6 @@ def _merged(conv: str, norm: str, node: Norm, weights: Mapping[str, Array]) -> W
 def in_full_precision(root: Node) -> Node:
     """Return a network whose PReLUs and leaky ReLUs compute in float64 if the network does."""
     return _each(root, lambda node: replace(node, float32=False) if isinstance(node, PReLU | LeakyReLU) else node)
-
-
-def float64_bound(root: Node) -> float:
-    """Return the bound of relative errors of float64 outputs; it is wide if a layer computes in float32."""
-    return FLOAT64_BOUND if in_full_precision(root) == root else rounding_bound("float32", 1)
 
 
 def without_dropout(root: Node) -> Node:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,39 +10,33 @@ import msgspec
 import numpy as np
 
 from resnet_xf.architecture.measures import relative_error
-from resnet_xf.architecture.nodes import Norm, Sequential, output_shapes, walk
+from resnet_xf.architecture.nodes import Norm, walk
 from resnet_xf.architecture.plan import Plan, plan
-from resnet_xf.architecture.rewrite import float64_bound
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import (
     DESCRIPTION_KEY,
     Array,
     Weights,
-    all_weight_shapes,
     cast_weights,
     save_weights,
 )
-from resnet_xf.architecture.zoo import REFERENCE
-from resnet_xf.backend.contract import BuildsPeers, OwnsFiles, require
+from resnet_xf.backend.contract import OwnsFiles, require
 from resnet_xf.backend.registry import get_backend, is_installed
 from resnet_xf.data import sample_images
-from resnet_xf.errors import BackendError, DataError, ShapeError, WeightsError
+from resnet_xf.errors import BackendError, DataError, WeightsError
 from resnet_xf.formats.description import UNTRAINED, Description, check_beside, path_beside, write_beside
-from resnet_xf.formats.exported import running_exported
 from resnet_xf.formats.exports import Check, export, export_suffix, how_to_load
 from resnet_xf.formats.files import SUFFIXES, CheckpointFile, read_checkpoint
 from resnet_xf.formats.gluon_params import write_params
 from resnet_xf.formats.gluon_symbol import graph_elsewhere
-from resnet_xf.formats.identify import Identity, arithmetic, check_unambiguous, identify
-from resnet_xf.formats.layouts import Layout, places, renamed
-from resnet_xf.formats.loads import equal_name, gluon_layout, loads_into
+from resnet_xf.formats.identify import Identity, check_unambiguous, identify
+from resnet_xf.formats.layouts import Layout, places
+from resnet_xf.formats.loads import gluon_layout, loads_into
 from resnet_xf.formats.settle import read_npy, settled
+from resnet_xf.formats.verify import checked_size, output_of, verify_identity
 
 UNKNOWN = "nothing says"
 """How the note on a missing description begins."""
-
-CHECKED_SIDE = 64
-"""Height and width of the images on which networks are compared, where they take such."""
 
 
 class Conversion(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +132,7 @@ def convert(
     elif (images, expected) != (None, None):
         raise DataError("images and expected outputs: give both or neither")
     check_unambiguous(file, identity)
-    checks = _verify(file, identity, format_) if verify else ()
+    checks = verify_identity(file, identity, format_) if verify else ()
     not_run: tuple[str, ...] = ()
     if exported:
         options: dict[str, Any] = {"description": description, "precision": precision, "verify": verify}
@@ -182,7 +175,7 @@ def identify_verified(source: str | Path, spec: Spec | None = None, prefix: str 
     file = read_checkpoint(source, prefix)
     identity = identify(file, spec)
     if identity.exported and is_installed("mxnet"):
-        checks = _verify(file, identity)
+        checks = verify_identity(file, identity)
         return identity, f", which gives what {checks[0].theirs} gives"
     if identity.exported:
         return identity, f", the network of the graph {identity.exported.path}"
@@ -203,8 +196,8 @@ def _rounded(identity: Identity, precision: str | None, *, verify: bool) -> tupl
     backend = next((name for name in ("torch", "onnx", "mxnet") if is_installed(name)), None)
     if backend is None or not verify:
         return narrow, ()
-    images = sample_images(identity.plan.spec.in_channels, _smaller(identity.plan))
-    output, expected = (_output(backend, one, images) for one in (narrow, identity))
+    images = sample_images(identity.plan.spec.in_channels, checked_size(identity.plan))
+    output, expected = (output_of(backend, one, images) for one in (narrow, identity))
     names = f"ours on {backend} with weights in {precision}", f"ours on {backend}"
     return narrow, (Check(*names, relative_error(output, expected)),)
 
@@ -278,92 +271,6 @@ def _theirs(planned: Plan, layout: Layout, weights: Weights) -> Weights:
         else np.full(place.shape, place.fixed, dtype)
         for place in places(planned, layout) or ()
     }
-
-
-def _verify(file: CheckpointFile, identity: Identity, target: str = "") -> tuple[Check, ...]:
-    """Compare our network in float64 with the exported one, if there is one and MXNet is installed.
-
-    Else compare it on every installed backend with a library's network of the same arithmetic; if there is none, with
-    each other. ``target`` is the format to be written, whose backend runs ours beside the exported network.
-
-    Raises:
-        WeightsError: if an error is above :func:`resnet_xf.architecture.rewrite.float64_bound`.
-    """
-    images = sample_images(identity.plan.spec.in_channels, _smaller(identity.plan))
-    backends = [name for name in ("torch", "mxnet") if is_installed(name)]
-    backends += ["onnx"] if len(backends) == 1 and is_installed("onnx") else []
-    if (exported := identity.exported) and "mxnet" in backends:
-        images = images[:1]  # MXNet's convolution in float64 is slow, and the graph was read operator by operator
-        shown = images.transpose(0, 2, 3, 1) if exported.channels_last else images
-        ours = "mxnet" if target == "params" else backends[0]
-        with running_exported(exported.path, exported.graph, exported.tensors, shown) as result:
-            outputs = {f"ours on {ours}": _output(ours, identity, images)}
-            theirs, expected = f"the exported network {exported.path}", result()
-        theirs += f" up to {exported.layer}" if exported.layer else ""
-    else:
-        outputs = {f"ours on {name}": _output(name, identity, images) for name in backends}
-        reference = _reference(file, identity, images)
-        if reference is None and len(outputs) < 2:
-            return ()
-        theirs, expected = reference or outputs.popitem()
-    checks = tuple(Check(ours, theirs, relative_error(output, expected)) for ours, output in outputs.items())
-    bound = float64_bound(identity.plan.root)
-    for check in checks:
-        if not check.error <= bound:
-            raise WeightsError(
-                f"{file.path}: {check.ours} and {check.theirs} differ by {check.error:.1e} of the largest output, "
-                f"where {bound:.1g} is allowed; is {identity.plan.spec.name} the right spec? "
-                "Name another with --spec, or copy the export's -symbol.json beside the file"
-            )
-    return checks
-
-
-def _output(backend: str, identity: Identity, images: Array) -> Array:
-    """Return the float64 output of our network on a backend."""
-    chosen, root, weights = get_backend(backend), identity.plan.root, identity.weights
-    if identity.exported and (layer := identity.exported.layer):
-        names = [name for name, _ in root.children]
-        root = Sequential(root.children[: names.index(layer) + 1])
-        weights = {name: weights[name] for name in all_weight_shapes(root)}
-    network = chosen.build(root, "float64")
-    chosen.load(network, weights)
-    return chosen.forward(network, images)
-
-
-def _smaller(planned: Plan) -> tuple[int, int]:
-    """Return a size of images at which a comparison takes less time, if the network takes it; else its own."""
-    size = planned.spec.image_size
-    with suppress(ShapeError):
-        smaller = (min(CHECKED_SIDE, size[0]), min(CHECKED_SIDE, size[1]))
-        output_shapes(planned.root, (1, planned.spec.in_channels, *smaller))
-        return smaller
-    return size
-
-
-def _reference(file: CheckpointFile, identity: Identity, images: Array) -> tuple[str, Array] | None:
-    """The name and the float64 output of the source's own network; None where no backend can run it."""
-    name = "torch" if identity.words == "torch" else "mxnet"
-    if not is_installed(name):
-        return None
-    backend = get_backend(name)
-    if identity.plan.root != arithmetic(identity.plan.spec).root or not identity.plan.spec.num_classes:
-        return None  # the other libraries' networks have the default eps, and a head
-    if name == "mxnet":
-        layout, model = gluon_layout(identity.plan)
-        weights = renamed(layout, identity.weights)
-    else:
-        model = equal_name(identity.plan, [n for n, source in REFERENCE.items() if source in ("torchvision", "timm")])
-        weights = file.tensors
-    if model is None:
-        return None
-    try:
-        spec = identity.plan.spec
-        network = require(backend, BuildsPeers).peer(REFERENCE[model], model, spec.num_classes, spec.in_channels)
-        network = backend.copy(network, "float64")
-        backend.load(network, weights)
-    except (BackendError, WeightsError):  # no library has it with these names and shapes
-        return None
-    return f"{REFERENCE[model]}'s own {model}", backend.forward(network, images)
 
 
 def _notes(file: CheckpointFile, identity: Identity, *, verified: bool, kept: bool) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.converters import CROPS, OPERATORS, SHARED_NORM
@@ -87,20 +88,43 @@ class Symbol:
         return tuple(node.name for node in self.nodes if node.op == "null")
 
     def for_mxnet(self, head: int) -> bytes:
-        """Return the graph up to a node, for MXNet; it holds only what was checked.
+        """Return the graph up to a node, for MXNet in float64; it holds only what was checked.
 
-        A batch norm that shares its statistics in training is an ordinary one, because MXNet has it in float32 alone.
+        MXNet has two operators in float32 alone. A batch norm that shares its statistics in training becomes an
+        ordinary one. A leaky ReLU becomes ``relu(x) - slope * relu(-x)``.
         """
-        kept = {old: new for new, old in enumerate(self.reached(head))}
-        nodes = [self.nodes[number] for number in kept]
+        nodes: list[dict[str, Any]] = []
+        places: dict[int, int] = {}
+
+        def add(op: str, name: str, inputs: list[list[int]], attributes: dict[str, str]) -> list[int]:
+            nodes.append({"op": op, "name": name, "inputs": inputs} | ({"attrs": attributes} if op != "null" else {}))
+            return [len(nodes) - 1, 0, 0]
+
+        for number in self.reached(head):
+            node = self.nodes[number]
+            name, attributes = node.name, node.attributes()
+            inputs = [[places[n], *rest, 0][:3] for n, *rest in node.inputs]
+            if node.op == SHARED_NORM:
+                own = {key: text for key, text in attributes.items() if key not in ("key", "ndev")}
+                add("BatchNorm", name, inputs, own)
+            elif node.op == "LeakyReLU":
+                low = add("negative", f"{name}_negative", inputs[:1], {})
+                low = add("Activation", f"{name}_low", [low], {"act_type": "relu"})
+                if attributes.get("act_type", "leaky") == "prelu":
+                    slopes = add("Reshape", f"{name}_slopes", inputs[1:2], {"shape": "(1, -1, 1, 1)"})
+                    low = add("broadcast_mul", f"{name}_product", [low, slopes], {})
+                else:
+                    slope = float(np.float32(attributes.get("slope", "0.25")))
+                    low = add("_mul_scalar", f"{name}_product", [low], {"scalar": repr(slope)})
+                high = add("Activation", f"{name}_high", inputs[:1], {"act_type": "relu"})
+                add("elemwise_sub", name, [high, low], {})
+            else:
+                add(node.op, name, inputs, attributes)
+            places[number] = len(nodes) - 1
         graph: dict[str, Any] = {
-            "nodes": [
-                {"op": op, "name": node.name, "inputs": [[kept[n], *rest, 0][:3] for n, *rest in node.inputs]}
-                | ({"attrs": attributes} if op != "null" else {})
-                for node, op, attributes in ((node, *_in_any_dtype(node)) for node in nodes)
-            ],
-            "arg_nodes": [number for number, node in enumerate(nodes) if node.op == "null"],
-            "heads": [[kept[head], 0, 0]],
+            "nodes": nodes,
+            "arg_nodes": [number for number, node in enumerate(nodes) if node["op"] == "null"],
+            "heads": [[places[head], 0, 0]],
         }
         if self.version is not None:
             graph["attrs"] = {"mxnet_version": ["int", self.version]}
@@ -120,13 +144,6 @@ class Symbol:
                     reached.add(source)
                     waiting.append(source)
         return sorted(reached)
-
-
-def _in_any_dtype(node: SymbolNode) -> tuple[str, dict[str, str]]:
-    """Return a node's operator and attributes, or those of an equal operator that MXNet has not in float32 alone."""
-    if node.op != SHARED_NORM:
-        return node.op, node.attributes()
-    return "BatchNorm", {key: text for key, text in node.attributes().items() if key not in ("key", "ndev")}
 
 
 def symbol_beside(params: str | Path) -> Path | None:

@@ -31,11 +31,9 @@ FORMAT = 1  # the version of the file's format
 
 CHUNKS = 256  # the number of sums that stand for a large array
 
+SOFTMAX = ("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation", "log_softmax", "_npx_log_softmax")
 LOSSES = ("MakeLoss", "make_loss", "SVMOutput", "LinearRegressionOutput", "MAERegressionOutput")
-ENDINGS = (
-    *("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation", "log_softmax", "_npx_log_softmax"),
-    *("L2Normalization", *LOSSES),
-)
+ENDINGS = SOFTMAX + LOSSES + ("L2Normalization",)
 """Operators at the end of a graph that are left out."""
 
 CASTS = ("Cast", "cast", "_npi_cast", "_npx_cast", "amp_cast", "amp_multicast")
@@ -97,60 +95,46 @@ def say(text: str) -> None:
     print(f"capture: {text}", file=sys.stderr)
 
 
-def simplify(graph: Dict[str, Any]) -> None:
-    """Change a graph (decoded JSON) so that it can be run in any one type, and computes the same.
+def rewritten(graph: Dict[str, Any], exact: bool) -> Dict[str, Any]:
+    """Return a graph (decoded JSON) that computes the same in one type: without casts, and with ordinary batch norms.
 
-    What reads the output of a cast is connected to what is cast. A batch norm that shares its statistics in training
-    becomes an ordinary one, because MXNet has it in float32 alone.
+    If ``exact``, also with simple operators for leaky ReLUs. MXNet's own computes in float32, as SyncBatchNorm does.
     """
+    nodes = []  # type: List[Dict[str, Any]]
     sources = {}  # type: Dict[Tuple[int, int], List[int]]
 
-    def rewired(connections: List[List[int]]) -> List[List[int]]:
-        return [sources.get((entry[0], entry[1]), entry) for entry in connections]
-
-    for number, node in enumerate(graph["nodes"]):
-        node["inputs"] = rewired(node["inputs"])
-        if node["op"] == "_contrib_SyncBatchNorm":
-            node["op"] = "BatchNorm"
-            node["attrs"] = {key: text for key, text in node["attrs"].items() if key not in ("key", "ndev")}
-        if node["op"] in CASTS and (node.get("attrs", {}).get("dtype", FLOATS[0]) in FLOATS):
-            sources.update({(number, output): given for output, given in enumerate(node["inputs"])})
-    graph["heads"] = rewired(graph["heads"])
-
-
-def exact(graph: Dict[str, Any]) -> Dict[str, Any]:
-    """Return a graph (decoded JSON) with simple operators for leaky ReLUs, since MXNet's own computes in float32."""
-    nodes = []  # type: List[Dict[str, Any]]
-    places = {}  # type: Dict[int, int]
-
-    def add(op: str, name: str, inputs: List[List[int]], **attributes: str) -> List[int]:
+    def add(op: str, name: str, inputs: List[List[int]], attributes: Dict[str, str]) -> List[int]:
         nodes.append({"op": op, "name": name, "inputs": inputs, "attrs": attributes})
         return [len(nodes) - 1, 0, 0]
 
+    def source(entry: List[int]) -> List[int]:
+        first = sources[entry[0], 0]
+        return sources.get((entry[0], entry[1]), [first[0], entry[1], 0])
+
     for number, node in enumerate(graph["nodes"]):
-        inputs = [[places[entry[0]]] + entry[1:] for entry in node["inputs"]]
-        attributes, name = node.get("attrs", {}), node["name"]
-        kind = attributes.get("act_type", "leaky")
-        if node["op"] == "LeakyReLU" and kind in ("leaky", "prelu"):
-            low = add("negative", name + "_negative", inputs[:1])
-            low = add("Activation", name + "_low", [low], act_type="relu")
-            if kind == "prelu":
-                slopes = add("Reshape", name + "_slopes", inputs[1:2], shape="(1, -1, 1, 1)")
-                low = add("broadcast_mul", name + "_product", [low, slopes])
+        inputs, op, name = [source(entry) for entry in node["inputs"]], node["op"], node["name"]
+        # Variables say what they are, as __dtype__; here they have the type of the network.
+        attributes = {key: text for key, text in node.get("attrs", {}).items() if not key.startswith("__")}
+        if op in CASTS and attributes.get("dtype", "float16") in FLOATS:
+            sources.update({(number, output): given for output, given in enumerate(inputs)})
+            continue
+        if exact and op == "LeakyReLU" and attributes.get("act_type", "leaky") in ("leaky", "prelu"):
+            low = add("negative", name + "_negative", inputs[:1], {})
+            low = add("Activation", name + "_low", [low], {"act_type": "relu"})
+            if attributes.get("act_type", "leaky") == "prelu":
+                slopes = add("Reshape", name + "_slopes", inputs[1:2], {"shape": "(1, -1, 1, 1)"})
+                low = add("broadcast_mul", name + "_product", [low, slopes], {})
             else:
                 slope = float(np.float32(attributes.get("slope", "0.25")))
-                low = add("_mul_scalar", name + "_product", [low], scalar=repr(slope))
-            high = add("Activation", name + "_high", inputs[:1], act_type="relu")
-            add("elemwise_sub", name, [high, low])
-        else:
-            nodes.append(dict(node, inputs=inputs))
-        places[number] = len(nodes) - 1
-    return {
-        "nodes": nodes,
-        "arg_nodes": [number for number, node in enumerate(nodes) if node["op"] == "null"],
-        "heads": [[places[entry[0]]] + entry[1:] for entry in graph["heads"]],
-        "attrs": graph.get("attrs", {}),
-    }
+                low = add("_mul_scalar", name + "_product", [low], {"scalar": repr(slope)})
+            high = add("Activation", name + "_high", inputs[:1], {"act_type": "relu"})
+            op, inputs, attributes = "elemwise_sub", [high, low], {}
+        elif op == "_contrib_SyncBatchNorm":
+            op, attributes = "BatchNorm", {k: text for k, text in attributes.items() if k not in ("key", "ndev")}
+        sources[number, 0] = add(op, name, inputs, attributes)
+    arguments = [number for number, node in enumerate(nodes) if node["op"] == "null"]
+    heads = [source(entry) for entry in graph["heads"]]
+    return {"nodes": nodes, "arg_nodes": arguments, "heads": heads, "attrs": graph.get("attrs", {})}
 
 
 class Network:
@@ -167,11 +151,8 @@ class Network:
         self.mx, self.graph = mx, symbol.tojson()
         if len(symbol.list_outputs()) != 1:
             raise CaptureError(f"the network has {len(symbol.list_outputs())} outputs; expected one")
-        nodes = json.loads(self.graph)
-        simplify(nodes)
+        nodes = rewritten(json.loads(self.graph), exact=False)
         head, self.softmax = nodes["nodes"][nodes["heads"][0][0]], ""
-        for node in nodes["nodes"]:  # variables say what they are, as __dtype__; here they are float64 too
-            node["attrs"] = {key: text for key, text in node.get("attrs", {}).items() if not key.startswith("__")}
         symbol = mx.sym.load_json(json.dumps(nodes))
         while head["op"] in ENDINGS and head["inputs"]:
             self.softmax = head["name"]
@@ -179,7 +160,7 @@ class Network:
             symbol = symbol.get_internals()[head["name"] + "_output"]
             say(f"{self.softmax} at the end is left out")
         self.symbol, self.head = symbol, head["name"]
-        self.exact = mx.sym.load_json(json.dumps(exact(json.loads(symbol.tojson()))))
+        self.exact = mx.sym.load_json(json.dumps(rewritten(json.loads(symbol.tojson()), exact=True)))
         needed = symbol.list_arguments() + symbol.list_auxiliary_states()
         missing = [name for name in needed if name not in arrays]
         if len(missing) != 1:
