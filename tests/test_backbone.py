@@ -46,6 +46,7 @@ from resnet_xf.architecture.plan import headless, plan, resized
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.backend.observe import capture_layers
 from resnet_xf.errors import WeightsError
+from resnet_xf.formats import verify
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf_mxnet.arrays import ndarray
@@ -224,8 +225,9 @@ def test_a_zoo_s_features_that_were_saved_alone_are_a_trunk(tmp_path, command, n
 def test_a_graph_is_named_where_mxnet_cannot_run_it(tmp_path, monkeypatch) -> None:
     symbol = head(v1_block(stem(), "a", 4))
     path = write(tmp_path, symbol, tensors_of(symbol))
-    module = import_module("resnet_xf.formats.convert")
-    monkeypatch.setattr(module, "is_installed", lambda name: name != "mxnet")
+    module = import_module("resnet_xf.formats.convert")  # the package has a function of this name
+    for one in (module, verify):
+        monkeypatch.setattr(one, "is_installed", lambda name: name != "mxnet")
     identity, says = module.identify_verified(path)
     assert says == f", the network of the graph {tmp_path / 'net-symbol.json'}"
     assert identity.plan.outputs == 5

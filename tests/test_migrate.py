@@ -19,6 +19,7 @@ from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_backend
 from resnet_xf.backend import registry
 from resnet_xf.data import photographs
 from resnet_xf.errors import WeightsError
+from resnet_xf.formats import verify
 from resnet_xf.formats.description import Description
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.ladder.capture import script
@@ -177,7 +178,7 @@ def test_evidence_proves_it_without_mxnet(
 
 def without_mxnet(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = registry.is_installed
-    for module in (registry, resnet_xf.formats.convert, folder):
+    for module in (registry, resnet_xf.formats.convert, verify, folder):
         monkeypatch.setattr(module, "is_installed", lambda name: name != "mxnet" and installed(name))
 
 
