@@ -90,7 +90,7 @@ class Speeds:
 
 def slower(row: dict[str, Any]) -> bool:
     """Whether a row is slower after the change, or not measured any more."""
-    return max(row["after"], default=0.0) < min(row["before"], default=0.0) and ratio(row) < 1 - NOISE
+    return max(row["after"], default=0.0) < min(row["before"]) and ratio(row) < 1 - NOISE
 
 
 def ratio(row: dict[str, Any]) -> float:

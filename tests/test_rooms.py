@@ -77,5 +77,4 @@ def test_no_function_hides_a_module(name: str) -> None:
 
 def test_no_module_is_long() -> None:
     lines = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.parent.glob("resnet_xf*/**/*.py")}
-    assert lines.pop("script.py") <= 420  # users copy it as one file, so it cannot be divided
     assert not {name: count for name, count in lines.items() if count > 400}

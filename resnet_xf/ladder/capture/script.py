@@ -33,12 +33,9 @@ CHUNKS = 256  # the number of sums that stand for a large array
 
 SOFTMAX = ("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation", "log_softmax", "_npx_log_softmax")
 LOSSES = ("MakeLoss", "make_loss", "SVMOutput", "LinearRegressionOutput", "MAERegressionOutput")
-ENDINGS = SOFTMAX + LOSSES + ("L2Normalization",)
-"""Operators at the end of a graph that are left out."""
-
-CASTS = ("Cast", "cast", "_npi_cast", "_npx_cast", "amp_cast", "amp_multicast")
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-"""Operators that change the type of values, and the types between which a cast is left out."""
+ENDINGS = SOFTMAX + LOSSES + ("L2Normalization",)  # operators at the end of a graph that are left out
+CASTS = ("Cast", "cast", "_npi_cast", "_npx_cast", "amp_cast", "amp_multicast")  # operators that change a type
+FLOATS = ("float16", "bfloat16", "float32", "float64")  # casts to these types are left out
 
 SIDES = (64, 112, 32, 28, 224, 96, 128, 299, 320, 448, 512)  # heights and widths to try, if no --shape is given
 
@@ -108,8 +105,7 @@ def rewritten(graph: Dict[str, Any], exact: bool) -> Dict[str, Any]:
         return [len(nodes) - 1, 0, 0]
 
     def source(entry: List[int]) -> List[int]:
-        first = sources[entry[0], 0]
-        return sources.get((entry[0], entry[1]), [first[0], entry[1], 0])
+        return sources.get((entry[0], entry[1]), [sources[entry[0], 0][0], entry[1], 0])
 
     for number, node in enumerate(graph["nodes"]):
         inputs, op, name = [source(entry) for entry in node["inputs"]], node["op"], node["name"]
@@ -332,16 +328,9 @@ def measure(network: Network, images: Any) -> Dict[str, Any]:
         states = [statistics[name].ravel() for name in network.arrays if name in statistics]
         arrays["statistics_" + dtype] = np.concatenate(states + [np.zeros(0)]).astype(np.float64)
     arrays["weights"] = np.concatenate([sketch(array) for array in network.arrays.values()])
-    facts = {
-        "format": FORMAT,
-        "mxnet": network.mx.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "head": network.head,
-        "softmax": network.softmax,
-        "layers": shapes,
-        "losses": losses,
-    }  # type: Dict[str, Any]
+    facts = {"format": FORMAT, "python": platform.python_version()}  # type: Dict[str, Any]
+    facts.update({"mxnet": network.mx.__version__, "numpy": np.__version__})
+    facts.update({"head": network.head, "softmax": network.softmax, "layers": shapes, "losses": losses})
     facts["arrays"] = {
         name: {"shape": array.shape, "sha256": digest(array), "zero": not array.any(), "learns": name in order}
         for name, array in network.arrays.items()
