@@ -33,7 +33,7 @@ def measure(size: int, seeds: int) -> list[dict[str, Any]]:
             options = ["--level", level, "--image-size", str(size), "--seed", str(seed), "--json"]
             command = [sys.executable, "-m", "resnet_xf", "parity", name, *options]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-            if done.returncode not in (0, 1):  # the command has printed why
+            if done.returncode not in (0, 1, 3):  # the command has printed why
                 sys.exit(done.returncode)
             report = json.loads(done.stdout)
             print(report["verdict"], flush=True)
@@ -72,8 +72,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             panel.plot(depths, bounds, color="#c0392b", label="bound")
             tightened = [bound / HEADROOM for bound in bounds]
             panel.plot(depths, tightened, color="#c0392b", ls=":", label=f"bound / {HEADROOM}")
-            points = [(row["depth"], row["error"]) for row in mine]
-            panel.scatter(*zip(*points, strict=True), color="#1f4e79", label="measured")
+            of_rows, errors = ([row[field] for row in mine] for field in ("depth", "error"))
+            panel.scatter(of_rows, errors, color="#1f4e79", label="measured")
             panel.set(title=rung, xlabel="layers", yscale="log", xticks=depths)
         panels[0].set_ylabel("relative error")
         panels[0].legend(loc="center right", fontsize=8)

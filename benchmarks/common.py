@@ -7,11 +7,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from resnet_xf.speed.bench.charts import figure
@@ -41,6 +42,11 @@ def in_checkout(folder: Path) -> dict[str, str]:
 def rungs_held(report: Mapping[str, Any]) -> str:
     """How many rungs of a report of ``parity --json`` hold: ``8 of 8 rungs``."""
     return f"{sum(rung['status'] == 'pass' for rung in report['rungs'])} of {len(report['rungs'])} rungs"
+
+
+def exponent(values: Sequence[float], times: Sequence[float]) -> float:
+    """The exponent of a power law fitted by least squares to the logarithms; 1 is linear."""
+    return float(np.polyfit(np.log(values), np.log(times), 1)[0])
 
 
 def write_results(path: Path, results: object) -> None:

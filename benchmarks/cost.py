@@ -13,7 +13,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from common import DOCS, RESULTS, picture, read_results, write_between, write_results
+from common import DOCS, RESULTS, exponent, picture, read_results, write_between, write_results
 from rich.progress import Progress
 
 from resnet_xf import ResNetSpec, Stage, Stem
@@ -97,11 +97,6 @@ def measure(
             point = {"what": sweep.name, "value": value, "backend": backend, "mode": mode}
             rows.append(point | {"milliseconds": milliseconds, "share": row.result.share})
     return sorted(rows, key=lambda row: [str(row["what"]), row["value"], str(row["backend"]), str(row["mode"])])
-
-
-def exponent(values: list[float], times: list[float]) -> float:
-    """The exponent of a power law fitted by least squares to the logarithms."""
-    return float(np.polyfit(np.log(values), np.log(times), 1)[0])
 
 
 def series(rows: list[dict[str, object]], sweep: Sweep, backend: str, mode: str) -> tuple[list[float], list[float]]:

@@ -36,7 +36,7 @@ def run(name: str, size: int, runs: Path | None) -> dict[str, object]:
     """Run one network; its report without the long parts. ``runs`` is the folder that keeps its training runs."""
     command = ["parity", name, "--level", "full", "--image-size", str(size), *OPTIONS.get(name, []), "--json"]
     with TemporaryDirectory() as folder:
-        printed = resnet_xf(*command, "--runs", str(runs / name if runs else folder), codes=(0, 1))
+        printed = resnet_xf(*command, "--runs", str(runs / name if runs else folder), codes=(0, 1, 3))
     report = json.loads(printed)
     keep = ("network", "holds", "verdict", "backends", "environment", "input_shape", "rungs", "accuracy")
     threads = {"cpus": os.cpu_count(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
@@ -69,15 +69,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "full_ladder.json")
     parser.add_argument("--runs", type=Path, help="folder that keeps the training runs; those that are there continue")
     options = parser.parse_args()
+    if unknown := [name for name in options.networks if name not in SIZES]:
+        parser.error(f"{', '.join(unknown)}: choose from {', '.join(SIZES)}")
     results = read_results(options.out) if options.out.exists() else {}
     missing = [name for name in options.networks if options.again or name not in results]
     for name in track(missing, "networks"):
         results[name] = run(name, SIZES[name], options.runs)
+        results = {known: results[known] for known in SIZES if known in results}
         print(results[name]["verdict"], flush=True)
-        write_results(options.out, {name: results[name] for name in SIZES if name in results})
-    ordered = {name: results[name] for name in SIZES if name in results}
-    print(table(ordered))
-    write_between(DOCS / "ladder.md", "full ladder", table(ordered))
+        write_results(options.out, results)
+    print(table(results))
+    write_between(DOCS / "ladder.md", "full ladder", table(results))
     sys.exit(0 if all(report["holds"] for report in results.values()) else 1)
 
 

@@ -23,6 +23,7 @@ import msgspec
 from common import RESULTS, write_results
 
 from resnet_xf import Recipe, ResNetSpec, Stage, Stem, get_backend
+from resnet_xf.architecture.measures import same_bits
 from resnet_xf.architecture.weights import Weights
 from resnet_xf.errors import ResNetXFError
 from resnet_xf.support.environment import environment, processors
@@ -167,9 +168,7 @@ def left_behind(run: Path, backend: str) -> dict[str, Any]:
 
 def same(ours: Weights, theirs: Weights) -> bool:
     """Whether two sets of arrays have the same bits."""
-    return ours.keys() == theirs.keys() and all(
-        ours[name].dtype == theirs[name].dtype and ours[name].tobytes() == theirs[name].tobytes() for name in ours
-    )
+    return ours.keys() == theirs.keys() and all(same_bits(ours[name], theirs[name]) for name in ours)
 
 
 def untimed(run: Path) -> list[EpochRecord]:

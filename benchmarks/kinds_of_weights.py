@@ -31,6 +31,9 @@ TRAINED = {
 }
 """How two networks are trained."""
 
+KINDS = ("own", "he", "xavier", "trained")
+"""The kinds of weights."""
+
 
 def run(name: str, kind: str, folder: Path) -> dict[str, Any]:
     """The report of one network with one kind of weights, without the long parts."""
@@ -48,11 +51,10 @@ def run(name: str, kind: str, folder: Path) -> dict[str, Any]:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Markdown: a row for each network, with its verdicts and the rungs that hold."""
-    kinds = ("own", "he", "xavier", "trained")
     lines = ["| network | image | own draw | He | Xavier | trained |", "| --- | --- | --- | --- | --- | --- |"]
     for name, size in SIZES.items():
         cells = []
-        for kind in kinds:
+        for kind in KINDS:
             report = results.get(f"{name} {kind}")
             if report is None:
                 cells.append("")
@@ -69,9 +71,11 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="run also what has results")
     parser.add_argument("--out", type=Path, default=RESULTS / "kinds_of_weights.json")
     options = parser.parse_args()
+    if unknown := [name for name in options.networks if name not in SIZES]:
+        parser.error(f"{', '.join(unknown)}: choose from {', '.join(SIZES)}")
     stored = read_results(options.out) if options.out.exists() else {}
     results = stored.get("reports", {})
-    cases = [(name, kind) for kind in ("own", "he", "xavier", "trained") for name in options.networks]
+    cases = [(name, kind) for kind in KINDS for name in options.networks]
     cases = [case for case in cases if case[1] != "trained" or case[0] in TRAINED]
     missing = [case for case in cases if options.again or " ".join(case) not in results]
     with TemporaryDirectory() as folder:

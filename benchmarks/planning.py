@@ -6,7 +6,6 @@ median in milliseconds.
 
 from __future__ import annotations
 
-import math
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from common import RESULTS, write_results
+from common import RESULTS, exponent, write_results
 
 from resnet_xf import ResNetSpec, Stage, Stem, get_backend, get_spec, parity, plan, trace
 from resnet_xf.support.environment import environment
@@ -59,14 +58,6 @@ def deep(blocks: int) -> ResNetSpec:
     return ResNetSpec(name="deep", stem=Stem(kind="conv3", width=8), stages=(Stage(depth=blocks, channels=8),))
 
 
-def exponent(sizes: tuple[int, ...], times: list[float]) -> float:
-    """The exponent of a power law fitted by least squares to the logarithms; 1 is linear."""
-    x, y = [math.log(size) for size in sizes], [math.log(one) for one in times]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
-    return round(slope, 2)
-
-
 def main() -> None:
     """Measure, print and write."""
     backends = [get_backend(name) for name in ("torch", "mxnet")]
@@ -94,7 +85,7 @@ def main() -> None:
         "models, ms": rows,
         "blocks": BLOCKS,
         "by blocks, ms": scaling,
-        "exponent of time against blocks": {key: exponent(BLOCKS, times) for key, times in scaling.items()},
+        "exponent of time against blocks": {key: round(exponent(BLOCKS, times), 2) for key, times in scaling.items()},
     }
     write_results(RESULTS / "planning.json", result)
     for key, value in result.items():

@@ -35,7 +35,7 @@ EVERY = {"backend": "torch,mxnet", "mode": "infer,train"}
 """What is measured of each network, precision and preset, as far as there is such a thing."""
 
 NOISE = 0.05
-"""By how much the speeds of two processes differ without a cause; ``--launches`` measures it."""
+"""By how much the speeds of two processes differ without a cause, as ``resnet-xf bench --launches`` measures it."""
 
 MORE = 3
 """How many further turns decide of a row that is slower."""

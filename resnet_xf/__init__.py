@@ -1,9 +1,9 @@
-"""One description of a residual network, built in PyTorch and in MXNet Gluon, and proven to be the same network.
+"""One description of a residual network, built in PyTorch, MXNet Gluon and ONNX, and proven to be the same network.
 
 >>> import resnet_xf
 >>> spec = resnet_xf.get_spec("resnet18")
 >>> network = resnet_xf.build(spec, "torch")  # a torch.nn.Module; "mxnet" gives a HybridBlock
->>> report = resnet_xf.parity(spec, level="quick")  # builds it in both frameworks and compares them
+>>> report = resnet_xf.parity(spec, level="quick")  # builds it in every installed framework and compares them
 >>> report.holds
 True
 

@@ -21,7 +21,7 @@ from resnet_xf.architecture.spec import ResNetSpec, Stage, Stem
 from resnet_xf.architecture.trace import observed_rows, trace
 from resnet_xf.architecture.weights import Array, all_weight_shapes, draw_weights
 from resnet_xf.backend.fast import FastTask
-from resnet_xf.backend.learner import TIMEOUT, Learner, Task
+from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.backend.observe import capture_layers, running_order, trace_network
 from resnet_xf.backend.registry import features
 from resnet_xf.data.pixels import Normalisation, Pixels
@@ -274,8 +274,6 @@ class TrainsContract(_Contract):
                 freeze_statistics=freeze_statistics,
                 device="cpu",
                 opens_with_norm=False,
-                together=False,
-                timeout=TIMEOUT,
             )
         )
         learner.load(draw_weights(SPEC, scheme="probe", dtype="float64"), {})

@@ -2,7 +2,8 @@
 
 import gc
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 # Before any framework is imported. The processes that run tests share the cores. A value that such a process inherits
 # does not count: its parent, which runs no tests, has set it here for itself.
@@ -15,6 +16,9 @@ import pytest
 from hypothesis import settings
 
 from resnet_xf import ResNetSpec, cli
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest.register_assert_rewrite("resnet_xf.testing")
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
@@ -41,6 +45,17 @@ def command(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exported_in_this_process() -> Iterator[None]:
+    """Verifications run exported networks here. A module that keeps the real process replaces this fixture."""
+    from helpers.exported import running_exported
+    from resnet_xf.formats import verify
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "running_exported", running_exported)
+        yield
 
 
 @pytest.fixture(scope="session")

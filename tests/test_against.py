@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,10 +15,12 @@ import pytest
 from helpers.runs import RECIPE, TINY
 from helpers.sabotage import Bare, Saboteur, only
 from mutants.learning import steeper
-from resnet_xf import ResNetSpec, capture, convert, draw_weights, parity, parity_against
+from resnet_xf import Report, ResNetSpec, capture, convert, draw_weights, get_recipe, parity, parity_against
 from resnet_xf.architecture.zoo import ZOO
-from resnet_xf.errors import EvidenceError, ResNetXFError, WeightsError
+from resnet_xf.errors import BackendError, EvidenceError, ResNetXFError, WeightsError
+from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.capture.evidence import manifest_digest, read_manifest
+from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf.ladder.sketch import CHUNKS, sketch
 from resnet_xf_mxnet.numpy_compat import mx
@@ -35,14 +38,19 @@ def captures(tmp_path_factory) -> dict[str, Path]:
     return {backend: folder / backend for backend in ("torch", "mxnet")}
 
 
+@pytest.fixture(scope="module")
+def direct() -> Report:
+    """Of both backends, without a capture."""
+    return parity(TINY, precisions=["bfloat16"], **SMALL)
+
+
 @pytest.mark.parametrize("backend, other", [("torch", "mxnet"), ("mxnet", "torch")])
-def test_a_capture_is_compared_with_the_other_backend(captures, backend: str, other: str) -> None:
+def test_a_capture_is_compared_with_the_other_backend(captures, direct, backend: str, other: str) -> None:
     report = parity_against([captures[backend]])
     assert report.holds, report.verdict()
     assert set(report.backends) == {backend, other}
     assert [rung.number for rung in report.rungs] == [1, 2, 3, 4, 5, 5, 6, 7, 8]
     assert report.rungs[5].name == "forward bfloat16"
-    direct = parity(TINY, precisions=["bfloat16"], **SMALL)
     for ours, theirs in zip(report.rungs, direct.rungs, strict=True):
         assert ours.value == pytest.approx(
             theirs.value, rel=9, abs=1e-15
@@ -50,11 +58,11 @@ def test_a_capture_is_compared_with_the_other_backend(captures, backend: str, ot
     assert [layer.own is None for layer in report.layers] == [False] * len(report.layers)
 
 
-def test_two_captures_are_compared_with_no_backend(captures) -> None:
+def test_two_captures_are_compared_with_no_backend(captures, direct) -> None:
     report = parity_against(list(captures.values()))
     assert report.holds, report.verdict()
     assert all(layer.own is None for layer in report.layers)
-    assert report.rungs[3].value == pytest.approx(parity(TINY, level="quick", **SMALL).rungs[3].value)
+    assert report.rungs[3].value == pytest.approx(direct.rungs[3].value)
 
 
 def test_a_capture_is_compared_with_the_backend_it_is_of(captures) -> None:
@@ -62,6 +70,23 @@ def test_a_capture_is_compared_with_the_backend_it_is_of(captures) -> None:
     assert set(report.backends) == {"torch", f"torch of {captures['torch']}"}
     assert all(rung.status == "pass" for rung in report.rungs)
     assert not any(rung.value for rung in report.rungs[:4])
+
+
+def test_one_capture_needs_no_list_and_no_backends_mean_the_default(captures) -> None:
+    path = captures["torch"]
+    for one in (path, str(path), [path]):
+        report = parity_against(one, [], level="quick")
+        assert report.holds, report.verdict()
+        assert set(report.backends) == {"torch", "mxnet"}
+    with pytest.raises(EvidenceError, match="^name a capture: a folder that `resnet-xf capture` wrote, or an evidence"):
+        parity_against([])
+
+
+def test_one_evidence_file_needs_no_list(tmp_path) -> None:
+    (tmp_path / "evidence.npz").touch()
+    for path in (tmp_path / "evidence.npz", str(tmp_path / "evidence.npz")):
+        with pytest.raises(EvidenceError, match=r"evidence\.npz: holds no weights; name a file of them"):
+            parity_against(path)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +106,19 @@ def test_a_defect_on_either_side_is_found_at_its_layer(captures, tmp_path, plant
         assert (report.failure.name, report.failure.where) == (rung, where)
 
 
-def test_learning_curves_and_accuracies_are_captured(tmp_path) -> None:
+@pytest.fixture
+def in_this_process(monkeypatch) -> None:
+    """Rung 10 trains its runs here, one after the other; ``test_study`` has their processes."""
+
+    def train_all(runs, jobs, callback) -> None:
+        for run in runs:
+            study.work(run.job, SimpleNamespace(send=lambda message, droppable: None))
+            run.read_progress()
+
+    monkeypatch.setattr(study, "_train_all", train_all)
+
+
+def test_learning_curves_and_accuracies_are_captured(tmp_path, in_this_process) -> None:
     for backend in ("torch", "mxnet"):
         capture(TINY, tmp_path / backend, backend, level="full", trial=TRIAL, **SMALL)
     report = parity_against([tmp_path / "torch", tmp_path / "mxnet"], trial=TRIAL)
@@ -95,6 +132,27 @@ def test_learning_curves_and_accuracies_are_captured(tmp_path) -> None:
     assert failure.where == "the accuracies"
     assert failure.detail.startswith("nothing learnt: mxnet − torch = +0.00 points")
     assert "always naming the commonest class gives 10.31%, so train longer" in failure.detail
+
+
+def test_accuracies_of_another_backend_than_the_installed_one_of_its_name_are_refused(tmp_path) -> None:
+    with pytest.raises(BackendError, match="which know no 'torch' but the installed one; leave the trial out"):
+        capture(TINY, tmp_path / "here", Saboteur("torch"), level="quick", trial=TRIAL, **SMALL)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_recipe_that_was_captured_may_be_named(captures, tmp_path, command, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = get_recipe("digits").to_complete_json()
+    trained = {"dataset": "digits", "recipe": recipe, "accuracies": [90.0, 91.0], "commonest": 10.0}
+    for backend, folder in captures.items():
+        shutil.copytree(folder, backend)
+        rewrite(Path(backend), lambda data: data["evidence"].update(accuracy=trained))
+    two = ("parity", "--against", "torch", "--against", "mxnet", "--level", "quick")
+    code, out, err = command(*two, "--recipe", "digits")
+    assert (code, err) == (0, "")
+    assert "equivalent: mxnet" in out
+    code, _, err = command(*two, "--recipe", "d2l")
+    assert (code, err.strip()) == (2, "resnet-xf: torch: accuracies were captured of another recipe; leave that out")
 
 
 def test_a_capture_refuses_at_once_what_its_last_step_would(tmp_path) -> None:
@@ -287,6 +345,7 @@ def test_commands(command, captures, tmp_path) -> None:
     code, told, _ = command("capture", spec, "--backend", "mxnet", "--out", out, "--level", "quick", "--image-size", 16)
     assert code == 0
     assert f"resnet-xf parity --against {out}" in told
+    (tmp_path / "e.npz").touch()
     html, junit = tmp_path / "report.html", tmp_path / "report.xml"
     code, told, _ = command("parity", "--against", out, "--html", html, "--junit", junit)
     assert code == 0
@@ -302,6 +361,7 @@ def test_commands(command, captures, tmp_path) -> None:
             "a capture brings its images, their size and precisions; leave out those options",
         ),
         (["resnet18", "--against", out], "is of tiny, and resnet18 was asked for"),
+        (["--against", tmp_path / "e.npz", "--accuracy"], "e.npz: holds one training step; leave out --accuracy"),
         ([], "name a network"),
         ([spec, "--level", "high"], "no level is called 'high'; choose one of quick, standard, full"),
         ([spec, "--device", "cuda"], "have no cuda on this machine; choose --device cpu"),
@@ -326,13 +386,12 @@ def test_which_network_a_checkpoint_is_is_proven_or_called_a_guess(tmp_path, mon
     network(mx.nd.zeros((1, 3, 32, 32)))
     network.export(str(tmp_path / "mine"))
     params, symbol = tmp_path / "mine-0000.params", tmp_path / "mine-symbol.json"
-    small = {"level": "quick", "image_size": (32, 32)}
-    two = ["torch", "mxnet"]
-    report = parity(str(params), two, **small)
-    assert report.network == "resnet18_v1"
-    assert report.weights == f"from {params}, which gives what the exported network {symbol} gives"
+    given = str(params), (32, 32), None, None, 0, None
+    subject, weights, _ = subject_of(*given)
+    assert subject.outline.name == "resnet18_v1"
+    assert weights == f"from {params}, which gives what the exported network {symbol} gives"
 
-    capture(str(params), tmp_path / "evidence", "mxnet", **small)
+    capture(str(params), tmp_path / "evidence", "mxnet", level="quick", image_size=(32, 32))
     convert(params, tmp_path / "mine.pth")
     report = parity_against([tmp_path / "evidence"], weights=tmp_path / "mine.pth")
     assert report.holds
@@ -344,8 +403,8 @@ def test_which_network_a_checkpoint_is_is_proven_or_called_a_guess(tmp_path, mon
     with pytest.raises(
         WeightsError, match=r"mine-symbol\.json: node .*relu0_fwd' \(Activation\): act_type is 'softrelu'"
     ):
-        parity(str(params), two, **small)
+        subject_of(*given)
     symbol.unlink()
     assumed = "; assumed from names and shapes: resnet18_v1, eps 1e-05, no dilation, inputs normalised outside"
-    assert parity(str(params), two, **small).weights.endswith(assumed)
-    assert "assumed" not in parity("resnet18_v1", two, weights=params, **small).weights
+    assert subject_of(*given)[1].endswith(assumed)
+    assert "assumed" not in subject_of("resnet18_v1", (32, 32), None, params, 0, None)[1]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.graphs import save
+from helpers.undrawn import undrawn
 from resnet_xf import Stage, Stem, build, convert, draw_weights, get_backend, get_spec, plan
 from resnet_xf.architecture.plan import headless
 from resnet_xf.architecture.spec import ResNetSpec
@@ -45,7 +46,7 @@ SILENT = {
 
 def exported_alone(spec: ResNetSpec, prefix: str, path: Path) -> Path:
     """Write what ``export`` writes into the ``.params``, without its graph."""
-    weights = draw_weights(spec)
+    weights = undrawn(spec)
     rng = np.random.default_rng(0)
     for name in weights:
         if name.endswith("running_var"):
@@ -91,7 +92,7 @@ BESIDE = {
 @pytest.mark.parametrize("prefix", BESIDE)
 def test_what_stands_beside_a_trunk_tells_whether_it_is_dilated(tmp_path, prefix: str) -> None:
     other, name, stride = BESIDE[prefix]
-    weights = draw_weights(name)
+    weights = undrawn(name)
     every = places(plan(name), EXPORTED, counted=True) or []
     tensors = {prefix + place.theirs: weights[place.ours] for place in every if not place.ours.startswith("fc.")}
     path = tmp_path / "net-0000.params"

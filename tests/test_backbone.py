@@ -30,6 +30,7 @@ from helpers.graphs import (
     v1_block,
     write,
 )
+from helpers.narrow import narrowed
 from resnet_xf import (
     build,
     convert,
@@ -184,10 +185,11 @@ def test_a_file_without_a_head_is_timms_network_of_0_classes(tmp_path, command) 
 
 @pytest.mark.parametrize("name", ["cifar_resnet20_v2", "arcface_r18", "resnet10t"])
 def test_a_head_is_taken_off_and_put_on(tmp_path, name: str) -> None:
-    weights = draw_weights(name)
-    save_weights(tmp_path / "whole.safetensors", weights, get_spec(name))
+    spec = narrowed(get_spec(name), 4)
+    weights = draw_weights(spec)
+    save_weights(tmp_path / "whole.safetensors", weights, spec)
     done = convert(tmp_path / "whole.safetensors", tmp_path / "trunk.safetensors", backbone=True, verify=False)
-    assert done.spec == headless(name).spec
+    assert done.spec == headless(spec).spec
     _, kept = load_weights(tmp_path / "trunk.safetensors")
     assert kept.keys() == all_weight_shapes(done.spec).keys()
     assert all(np.array_equal(kept[key], weights[key]) for key in kept)

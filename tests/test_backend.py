@@ -5,10 +5,11 @@ import textwrap
 import numpy as np
 import pytest
 
-from resnet_xf import build, get_backend, list_backends
+from helpers.runs import TINY
+from resnet_xf import build, draw_weights, features, get_backend, list_backends, parity
 from resnet_xf.backend import registry as backend
 from resnet_xf.backend.registry import how_to_install
-from resnet_xf.errors import BackendError
+from resnet_xf.errors import BackendError, SpecError, WeightsError
 
 
 def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -194,3 +195,22 @@ def test_building_asks_for_no_devices(monkeypatch) -> None:
     monkeypatch.setattr(type(backend), "devices", None)
     assert build("cifar_resnet20", backend) is not None
     assert build("cifar_resnet20", "torch") is not None
+
+
+def test_a_session_of_onnx_runtime_is_no_network_of_a_pair() -> None:
+    network, images = build(TINY, "onnx"), np.zeros((1, 1, 12, 12), np.float32)
+    get_backend("onnx").forward(network, images)  # opens a session
+    with pytest.raises(SpecError, match=r"or a mxnet\.gluon\.HybridBlock, got InferenceSession$"):
+        parity((build(TINY, "torch"), network.session), images=images)
+
+
+@pytest.mark.parametrize("make", [build, features])
+def test_spec_and_weights_together_are_no_weights(make) -> None:
+    with pytest.raises(WeightsError, match="^weights: expected a mapping of names to arrays, got tuple; "):
+        make(TINY, "torch", weights=(TINY, draw_weights(TINY)))
+
+
+@pytest.mark.parametrize("make", [build, features])
+def test_a_dtype_that_no_network_is_built_in_is_refused(make) -> None:
+    with pytest.raises(BackendError, match="^no network is built in 'float16'; choose float32 or float64, and cast it"):
+        make(TINY, "torch", dtype="float16")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.images import tensor
 from resnet_xf.data import DRAWS, ArraySplit, Batches, FileSplit, Transform, draws, order, share
 from resnet_xf.data.pixels import cropped
 from resnet_xf.data.transform import FLIP, PLACE, corners_of, random_box
@@ -186,7 +187,7 @@ def test_what_fails_in_a_thread_is_raised_as_itself_where_its_batch_would_come(f
     assert not background()
 
 
-def tensor(image: Image.Image) -> np.ndarray:
+def torchs_tensor(image: Image.Image) -> np.ndarray:
     from torchvision.transforms.functional import to_tensor
 
     return to_tensor(image).numpy()
@@ -200,8 +201,8 @@ def test_whole_and_centre_are_torchvisions(files, crop: str, size: tuple[int, in
 
     mean, std = ((0.3,), (0.2,)) if channels == 1 else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     transform = Transform(size, channels, crop, mean=mean, std=std)
-    ours = transform.test(files, np.arange(5))
-    assert np.array_equal(ours, transform.train(files, np.arange(5), draws(0, 0, 0, 5)))
+    ours = tensor(transform, files, np.arange(5))
+    assert np.array_equal(ours, tensor(transform, files, np.arange(5), draws(0, 0, 0, 5)))
     for image, row in zip(images(5), ours, strict=True):
         grey = image.convert("L" if channels == 1 else "RGB")
         assert np.array_equal(transform.one(image)[0], row)
@@ -224,11 +225,11 @@ def test_padded_crops_are_torchvisions_at_the_same_place(padding: int, start: in
     from torchvision.transforms.functional import crop, hflip, pad
 
     split, drawn = array_split(8, 9, 7, channels), draws(0, 0, start, 8)
-    ours = Transform((9, 7), channels, "padded", True, padding).train(split, np.arange(8), drawn)
+    ours = tensor(Transform((9, 7), channels, "padded", True, padding), split, np.arange(8), drawn)
     for index, row in enumerate(ours):
         top, left = (int(u * (2 * padding + 1)) for u in drawn[index, PLACE])
         theirs = crop(pad(split.image(index, channels), padding), top, left, 9, 7)
-        assert np.array_equal(row, tensor(hflip(theirs) if drawn[index, FLIP] < 0.5 else theirs))
+        assert np.array_equal(row, torchs_tensor(hflip(theirs) if drawn[index, FLIP] < 0.5 else theirs))
 
 
 def test_padded_crops_reach_every_place() -> None:
@@ -271,11 +272,11 @@ def test_random_boxes_are_cut_and_resized_as_torchvision_does(files) -> None:
     from torchvision.transforms.functional import hflip, resized_crop
 
     drawn = draws(0, 0, 0, 5)
-    ours = Transform((24, 31), 3, "random_resized", flip=True).train(files, np.arange(5), drawn)
+    ours = tensor(Transform((24, 31), 3, "random_resized", flip=True), files, np.arange(5), drawn)
     for image, row, numbers in zip(images(5), ours, drawn, strict=True):
         left, top, right, bottom = random_box(image.size, numbers)
         theirs = resized_crop(image, top, left, bottom - top, right - left, [24, 31])
-        assert np.array_equal(row, tensor(hflip(theirs) if numbers[FLIP] < 0.5 else theirs))
+        assert np.array_equal(row, torchs_tensor(hflip(theirs) if numbers[FLIP] < 0.5 else theirs))
 
 
 @pytest.mark.parametrize("crop", CROPS)
@@ -303,9 +304,9 @@ def test_half_of_the_images_are_mirrored_and_the_split_is_left_as_it_was() -> No
 
 def test_channels_are_converted() -> None:
     grey, colour = array_split(4, channels=1), array_split(4, channels=3)
-    spread = Transform((6, 5), 3).test(grey, np.arange(4))
-    assert np.array_equal(spread, np.repeat(Transform((6, 5), 1).test(grey, np.arange(4)), 3, axis=1))
-    assert Transform((6, 5), 1).test(colour, np.arange(4)).shape == (4, 1, 6, 5)
+    spread = tensor(Transform((6, 5), 3), grey, np.arange(4))
+    assert np.array_equal(spread, np.repeat(tensor(Transform((6, 5), 1), grey, np.arange(4)), 3, axis=1))
+    assert tensor(Transform((6, 5), 1), colour, np.arange(4)).shape == (4, 1, 6, 5)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +330,7 @@ def test_a_batch_of_the_right_size_takes_no_time() -> None:
     times = []
     for start in range(20):
         began = time.perf_counter()
-        transform.train(split, order(0, start, 2000)[:256], draws(0, 0, start, 256))
+        tensor(transform, split, order(0, start, 2000)[:256], draws(0, 0, start, 256))
         times.append(time.perf_counter() - began)
     assert min(times) < 3e-3
 
@@ -353,11 +354,11 @@ def test_which_random_numbers_set_a_padded_crop_and_its_mirroring() -> None:
     split = ArraySplit(pixels, np.zeros(1, np.int64))
     transform = Transform((4, 4), 1, "padded", flip=True, padding=1)
     drawn = np.full((1, DRAWS), 0.6)
-    whole = transform.train(split, np.arange(1), drawn)
+    whole = tensor(transform, split, np.arange(1), drawn)
     matter = []
     for column in range(DRAWS):
         other = drawn.copy()
         other[0, column] = 0.1
-        if not np.array_equal(transform.train(split, np.arange(1), other), whole):
+        if not np.array_equal(tensor(transform, split, np.arange(1), other), whole):
             matter.append(column)
     assert matter == [20, 21, 22]

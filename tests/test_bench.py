@@ -186,6 +186,17 @@ def test_two_reports_side_by_side(report: BenchReport) -> None:
         compare(report, larger)
 
 
+def test_specs_of_one_name_that_differ_are_told(report: BenchReport, command, tmp_path) -> None:
+    other = replace(TINY, norm_eps=1e-3)
+    rows = tuple(replace(row, case=replace(row.case, spec=other)) for row in report.rows)
+    paths = tmp_path / "before.json", tmp_path / "after.json"
+    for path, one in zip(paths, (report, replace(report, rows=rows)), strict=True):
+        path.write_text(one.to_complete_json())
+    code, _, complaint = command("bench", "--compare", *paths)
+    assert code == 2
+    assert "no case was measured in both: spec: what both call tiny is not the same; measure both with" in complaint
+
+
 def test_a_measurement_that_lacked_processors_is_told(report: BenchReport, capsys) -> None:
     row = report.rows[0]
     assert row.result is not None
@@ -433,7 +444,7 @@ def test_the_command(command, tmp_path, reference_at_hand) -> None:
         (("--peers", "keras"), "--peers: nothing is called 'keras'"),
         (("--batch", "many"), "--batch: expected a number of images, 1 or more, or auto; got 'many'"),
         (("--device", "cpu", "--batch", 10**9), "choose less than"),
-        (("--time", 0), "time: each case must run for more than 0 seconds, got 0"),
+        (("--time", 0), "time: expected more than 0 seconds, and not for ever, got 0"),
         (("--out", "report.txt"), "report.txt: a report is a .json file"),
         (("--out", "nowhere/report.json"), "nowhere/report.json: there is no folder nowhere; make it first"),
         (("--plot", "plot.bmp"), "plot.bmp: a picture is one of .svg, .png, .pdf"),
@@ -455,6 +466,32 @@ def test_bad_use_is_one_line(command, arguments, says: str, tmp_path, monkeypatc
     assert (code, said) == (2, "")
     assert says in complaint
     assert len(complaint.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "option, says",
+    [
+        ("--time=inf", "time: expected more than 0 seconds, and not for ever, got inf"),
+        ("--time=0", "time: expected more than 0 seconds, and not for ever, got 0"),
+        ("--budget=-5", "budget: expected more than 0 seconds, got -5.0"),
+    ],
+)
+def test_options_are_refused_before_the_best_batch_is_searched_for(command, monkeypatch, option, says) -> None:
+    monkeypatch.setattr(bench_command, "best_batch", lambda *given, **options: pytest.fail("it is searched for"))
+    assert command("bench", "cifar_resnet20", "--batch", "auto", option) == (2, "", f"resnet-xf: {says}\n")
+
+
+def test_a_gpu_that_no_chosen_backend_can_use_is_left_alone(command, monkeypatch) -> None:
+    chosen: list[Case] = []
+
+    def measure(cases: list[Case], **options: object) -> None:
+        chosen.extend(cases)
+        raise BenchError("this is enough")
+
+    monkeypatch.setattr(bench_command, "gpus", lambda: ["H100"])
+    monkeypatch.setattr(bench_command, "measure", measure)
+    assert command("bench", "cifar_resnet20", "--backend", "onnx", "--preset", "eager")[0] == 2
+    assert [one.device for one in chosen] == ["cpu"]
 
 
 def test_nothing_but_refusals_is_bad_use(command, reference_at_hand) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,14 @@ def test_memory_of_a_gpu_is_estimated() -> None:
     assert device_memory(replace(train, mode="infer"), None) < 8e9
 
 
-def test_a_budget_is_a_number_of_seconds() -> None:
-    with pytest.raises(BenchError, match="budget: expected more than 0 seconds, got -1"):
-        bench([case()], budget=-1)
+@pytest.mark.parametrize(
+    "option, says",
+    [
+        ({"budget": -1}, "budget: expected more than 0 seconds, got -1"),
+        ({"seconds": inf}, "time: expected more than 0 seconds, and not for ever, got inf"),
+        ({"launches": 0}, "launches: each case needs 1 process at least, got 0"),
+    ],
+)
+def test_a_bench_refuses_options_without_sense(option, says: str) -> None:
+    with pytest.raises(BenchError, match=says):
+        bench([case()], **option)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,13 @@ def test_a_row_is_slower_if_no_run_of_it_is_as_fast_and_by_more_than_noise(monke
     assert not slower({"before": [10, 12], "after": [9, 10]})
     assert not slower({"before": [100, 101], "after": [99, 97]})
     assert not slower({"before": [10, 12], "after": [12, 14]})
+
+
+@pytest.mark.parametrize("script", ["full_ladder", "kinds_of_weights"])
+def test_a_network_of_no_size_is_refused(script: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr("sys.argv", [script, "resnet18", "resnet34"])
+    with pytest.raises(SystemExit, match="^2$"):
+        import_module(script).main()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"{script}: error: resnet34: choose from d2l_resnet18, resnet18, ")

@@ -1,8 +1,9 @@
 import json
 import re
-import subprocess
+import resource
 import sys
-import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import pi
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.runs import TINY
-from resnet_xf import convert, draw_weights, load_weights, plan, read_checkpoint, save_weights
+from resnet_xf import convert, draw_weights, get_backend, load_weights, plan, read_checkpoint, save_weights
 from resnet_xf.architecture.spec import SPEC_KEY
 from resnet_xf.architecture.weights import RUN_KEY, VELOCITY, Weights, all_weight_shapes, write_arrays
 from resnet_xf.data import Dataset, load_dataset
@@ -318,14 +319,17 @@ def test_a_run_whose_folder_is_a_file_is_named(tmp_path, digits) -> None:
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
-LIMITED = """
-import resource, sys
-from resnet_xf import cli
-import {framework}
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-sys.argv = ["resnet-xf", "train", "--resume", {run!r}, "--device", "cpu", "--backend", {backend!r}]
-cli.main()
-"""
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """A write beyond so many bytes of a file fails as on a full disk: after a part of it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)  # else Python could keep a part of a module
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def unfinished(run: Path) -> Path:
@@ -339,18 +343,17 @@ def unfinished(run: Path) -> Path:
 
 
 @pytest.mark.parametrize("backend, share", [("torch", 0.5), ("mxnet", 0.99)])
-def test_a_write_that_fails_leaves_the_earlier_checkpoint_whole(tmp_path, backend: str, share: float) -> None:
-    """A limit on a file's size fails a write as a full disk does: after a part of it."""
+def test_a_write_that_fails_leaves_the_earlier_checkpoint_whole(tmp_path, command, backend: str, share: float) -> None:
     before = unfinished(tmp_path)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    limit = int(share * before.stat().st_size)
-    code = LIMITED.format(framework=f"resnet_xf_{backend}", backend=backend, limit=limit, run=str(tmp_path))
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    get_backend(backend)  # its import may need files
+    with limited(int(share * before.stat().st_size)):
+        code, _, complaint = command("train", "--resume", tmp_path, "--device", "cpu", "--backend", backend)
     after = before.with_name("step-00000012.safetensors")
-    assert done.returncode == 2, done.stderr
+    assert code == 2
     assert re.fullmatch(
         rf"resnet-xf: {re.escape(str(after))}: cannot be written: [^\n]*File too large[^\n]*; free some disk space and resume the run\n",
-        done.stderr,
+        complaint,
     )
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
     assert load_checkpoint(tmp_path).header.position == Position(epoch=1)
@@ -359,30 +362,13 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint_whole(tmp_path, backen
 
 @pytest.mark.parametrize("limit", [0, 100, 9000, 40_000])
 def test_a_write_that_failed_can_be_done_again(tmp_path, limit: int) -> None:
-    code = f"""
-    import resource
-    from test_checkpoint import *
-    run = Path({str(tmp_path)!r})
-    first = save_checkpoint(run, checkpoint_of(0), keep=1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, hard))
-    try:
-        save_checkpoint(run, checkpoint_of(1), keep=1)
-    except CheckpointError as error:
-        complaint = str(error)
+    first = save_checkpoint(tmp_path, checkpoint_of(0), keep=1)
+    wrong = pytest.raises(CheckpointError, match=r"step-00000004\.safetensors: cannot be written: ")
+    with wrong, limited(limit):
+        save_checkpoint(tmp_path, checkpoint_of(1), keep=1)
     assert [path.name for path in first.parent.iterdir()] == [first.name]
-    assert same(load_checkpoint(run).weights, checkpoint_of(0).weights)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    print(complaint)
-    print(save_checkpoint(run, checkpoint_of(1), keep=1).name)
-    """
-    environment = {"PYTHONPATH": str(Path(__file__).parent), "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    complaint, name = done.stdout.splitlines()
-    assert "step-00000004.safetensors: cannot be written: " in complaint
-    assert name == "step-00000004.safetensors"
+    assert same(load_checkpoint(tmp_path).weights, checkpoint_of(0).weights)
+    assert save_checkpoint(tmp_path, checkpoint_of(1), keep=1).name == "step-00000004.safetensors"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

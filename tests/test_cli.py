@@ -5,11 +5,15 @@ import re
 import subprocess
 import sys
 from functools import cache
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from helpers.runs import TINY
 from helpers.sabotage import Saboteur, only
 from resnet_xf import draw_weights, get_spec, list_models, save_weights
+from resnet_xf.architecture.weights import SPEC_KEY, write_arrays
 from resnet_xf.cli.application import COMMANDS
 
 
@@ -77,7 +81,7 @@ def test_trace_is_the_same_by_arithmetic_and_by_running(command, backend: str) -
 
 
 def test_parity_holds(command) -> None:
-    code, out, _ = command("parity", "d2l_resnet18", "--level", "quick")
+    code, out, _ = command("parity", "cifar_resnet20", "--level", "quick")
     assert code == 0
     assert "torch, mxnet and onnx are the same network in inference (5 rungs hold)" in out
     assert len(re.findall(r"^ +\d  .* pass ", out, re.MULTILINE)) == 5
@@ -108,11 +112,11 @@ def test_parity_on_a_folder_and_saved_weights(command, tmp_path) -> None:
 
     for number, image in enumerate(load_sample_images().images):
         Image.fromarray(image).save(tmp_path / f"{number}.jpg")
-    spec = get_spec("d2l_resnet18")
-    save_weights(tmp_path / "w.safetensors", draw_weights(spec, seed=9), spec)
+    save_weights(tmp_path / "w.safetensors", draw_weights(TINY, seed=9), TINY)
+    (tmp_path / "tiny.toml").write_text(TINY.to_toml())
     quick = ("--image-size", 32, "--level", "quick", "--json")
     options = ("--images", tmp_path, "--weights", tmp_path / "w.safetensors", *quick)
-    code, out, _ = command("parity", "d2l_resnet18", *options)
+    code, out, _ = command("parity", tmp_path / "tiny.toml", *options)
     assert code == 0
     report = json.loads(out)
     assert report["input_shape"] == [2, 1, 32, 32]
@@ -120,16 +124,36 @@ def test_parity_on_a_folder_and_saved_weights(command, tmp_path) -> None:
     assert "w.safetensors" in report["weights"]
     code, out, _ = command("parity", tmp_path / "w.safetensors", *quick)
     assert code == 0
-    assert json.loads(out)["spec"]["name"] == "d2l_resnet18"
+    assert json.loads(out)["spec"]["name"] == "tiny"
     code, _, err = command("parity", "resnet18", *options)
     assert code == 2
     assert "w.safetensors: does not hold the weights of resnet18: " in err
 
 
-def test_doctor(command, monkeypatch) -> None:
-    from resnet_xf.backend import doctor
+def test_accuracies_of_one_network_of_several_in_a_file(command, tmp_path) -> None:
+    """All of it is read; then the data set is refused, before anything is trained."""
+    path, arrays = tmp_path / "two.safetensors", {f"first.{name}": array for name, array in draw_weights(TINY).items()}
+    write_arrays(path, arrays | {"second.weight": np.zeros(3, np.float32)}, {SPEC_KEY: TINY.to_json()})
+    options = ("--accuracy", "--dataset", "nope", "--level", "quick")
+    code, _, err = command("parity", path, "--prefix", "first", *options)
+    assert (code, err.partition(";")[0]) == (2, "resnet-xf: no data set is called 'nope'")
+    code, _, err = command("parity", path, *options)
+    assert (code, "follow no known layout" in err) == (2, True)
 
-    monkeypatch.setattr(doctor, "_diagnose", cache(doctor._diagnose))  # each is a process; two forms of one answer
+
+@cache
+def run_once(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def diagnosed_once(monkeypatch) -> None:
+    """The process in which a backend is imported runs once for all tests."""
+    runs = SimpleNamespace(run=lambda command, **options: run_once(*command))
+    monkeypatch.setattr("resnet_xf.backend.doctor.subprocess", runs)
+
+
+def test_doctor(command, diagnosed_once) -> None:
     code, out, _ = command("doctor")
     assert code == 0
     assert re.search(r"^torch \(PyTorch\): usable, version \d", out, re.MULTILINE)
@@ -138,7 +162,7 @@ def test_doctor(command, monkeypatch) -> None:
     assert [one["usable"] for one in data["backends"]] == [True, True, True]
 
 
-def test_doctor_tells_what_is_missing_and_how_to_mend_it(command, monkeypatch) -> None:
+def test_doctor_tells_what_is_missing_and_how_to_mend_it(command, diagnosed_once, monkeypatch) -> None:
     from resnet_xf.backend import doctor
 
     monkeypatch.setattr(doctor, "is_installed", lambda name: name == "torch")

@@ -207,6 +207,15 @@ def test_names_and_preprocessing_are_options(command, images) -> None:
     assert (code, "'0.1;2' is no number, nor several by comma; write 0.5" in err) == (2, True)
 
 
+@pytest.mark.parametrize("text, says", [("\n", "it is empty"), ("\ufeff\n \n", "names no class")])
+def test_a_file_that_names_no_class_is_refused(command, run, images, text: str, says: str) -> None:
+    Path("names.txt").write_text(text, "utf-8")
+    for words in (("predict", *images, "--run", run), ("evaluate", run)):
+        message = one_line(*command(*words, "--classes", "names.txt"))
+        assert message.startswith("resnet-xf: names.txt: ")
+        assert says in message
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_predict_tells_the_likeliest_classes(command, run, images, backend: str) -> None:
     options = ("--run", run, "--backend", backend, "--device", "cpu", "--top", "3")
@@ -260,6 +269,12 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(command, run) -> None:
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize("options", [("--prefix", "p"), ("--new-head",)])
+def test_what_is_taken_of_weights_needs_weights(command, tmp_path, options) -> None:
+    says = one_line(*command("train", "--out", tmp_path / "run", *options))
+    assert says == "resnet-xf: --prefix and --new-head say what is taken of a checkpoint; name it with --weights\n"
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -273,6 +288,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(command, run) -> None:
         ("--recipe", "d2l"),
         ("--out", "elsewhere"),
         ("--weights", "w.pth"),
+        ("--prefix", "p"),
         ("--in-channels", "1"),
         ("--in-channels", "0"),
         ("--num-classes", "0"),

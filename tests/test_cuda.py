@@ -109,10 +109,12 @@ def test_without_a_driver_there_are_no_gpus(no_driver: Path) -> None:
     assert "BackendError: mxnet sees 0 GPUs on this machine" in python(find, no_driver)
 
 
-@cpu_build
-def test_a_device_that_mxnet_cannot_use_is_refused_with_the_reason(driver: Path) -> None:
+@pytest.fixture(scope="module")
+def told(driver: Path) -> dict[str, dict[str, object]]:
+    """What a process with that driver says of each device, and what ``doctor`` says there."""
     code = """
 import json, resnet_xf
+from resnet_xf.backend.doctor import here
 from resnet_xf_mxnet.learner import find_device
 told = {}
 for name in ("cpu", "auto", "cuda", "cuda:1", "cuda:2"):
@@ -120,9 +122,14 @@ for name in ("cpu", "auto", "cuda", "cuda:1", "cuda:2"):
         told[name] = str(find_device(name))
     except resnet_xf.errors.BackendError as error:
         told[name] = str(error)
-print(json.dumps(told))
+print(json.dumps({"devices": told, "doctor": json.loads(here("mxnet"))}))
 """
-    assert json.loads(python(code, driver)) == {
+    return json.loads(python(code, driver))
+
+
+@cpu_build
+def test_a_device_that_mxnet_cannot_use_is_refused_with_the_reason(told) -> None:
+    assert told["devices"] == {
         "cpu": "cpu(0)",
         "auto": "cpu(0)",
         "cuda": no_code_for(Gpu("First", (9, 0))),
@@ -132,10 +139,9 @@ print(json.dumps(told))
 
 
 @cpu_build
-def test_doctor_tells_why_gpus_are_not_used(driver: Path) -> None:
-    told = json.loads(python("from resnet_xf.backend.doctor import here; print(here('mxnet'))", driver))
-    assert told["usable"]
-    assert told["devices"] == [
+def test_doctor_tells_why_gpus_are_not_used(told) -> None:
+    assert told["doctor"]["usable"]
+    assert told["doctor"]["devices"] == [
         "cpu",
         f"not cuda:0: {no_code_for(Gpu('First', (9, 0)))}",
         f"not cuda:1: {CPU_BUILD}",

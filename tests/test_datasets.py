@@ -19,6 +19,7 @@ import pooch
 import pytest
 from PIL import Image
 
+from helpers.images import tensor
 from resnet_xf.data import DATASETS, Batches, Dataset, FileSplit, Transform, load_dataset, published
 from resnet_xf.errors import DataError
 
@@ -426,6 +427,8 @@ def test_class_folders_alone_are_parted_evenly_and_always_alike(tmp_path) -> Non
         (("train/a*", "test/a*", "test/b*"), "root: class b is in only one of train and test"),
         (("train/a*", "train/b", "test/a*"), "b: holds no image"),
         (("a*", "b1"), "class b has 1 image, and a training and a test half need two"),
+        (("val/a*",), r"root: holds val, but no train; add it, or name one folder of classes: folder:.*root/val$"),
+        (("test/a*", "val/a*"), r"root: holds test and val, but no train; .* folder:.*root/test$"),
     ],
 )
 def test_bad_class_folders_are_named(tmp_path, make, message: str) -> None:
@@ -443,10 +446,9 @@ def test_an_image_that_is_none_is_named_when_it_is_read(tmp_path) -> None:
     pictures(tmp_path / "a", 2)
     (tmp_path / "a" / "1.png").write_bytes(b"no image")
     dataset = load_dataset(f"folder:{tmp_path}")
-    read = Transform((8, 8), 3).test
     held_by = dataset.train if dataset.train.paths[0].endswith("1.png") else dataset.test
     with pytest.raises(DataError, match=r"1\.png: not readable as an image: .*; replace it, or remove it"):
-        read(held_by, np.arange(1))
+        tensor(Transform((8, 8), 3), held_by, np.arange(1))
 
 
 def test_pickled_cifar_is_known_whichever_folder_is_named(tmp_path) -> None:
@@ -463,6 +465,19 @@ def test_pickled_cifar_is_known_whichever_folder_is_named(tmp_path) -> None:
             load_dataset(name, data_dir)
         assert "docs/training.md has the lines that write the binary version" in one_line(refused)
         assert "-binary.tar.gz from https://www.cs" in str(refused.value)
+
+
+def test_a_tilde_is_the_home_folder_or_a_user_who_may_be_unknown(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pictures(tmp_path / "mine" / "a", 2)
+    assert load_dataset("folder:~/mine").classes == ("a",)
+    write(tmp_path / "cifar-10-batches-py", {"data_batch_1": b"", "batches.meta": b""})
+    with pytest.raises(DataError, match="cifar-10-batches-py is Python's pickled version, which is not read"):
+        load_dataset("folder:~")
+    with pytest.raises(DataError, match="^~no-such-user/x: no such folder"):
+        load_dataset("folder:~no-such-user/x")
+    with pytest.raises(DataError, match=r"~no-such-user/x\.rec: No such file"):
+        load_dataset("recordio:~no-such-user/x.rec")
 
 
 @pytest.mark.parametrize("name, labels", [("cifar10", LABELS), ("cifar100", LABELS + 90)])
@@ -577,6 +592,28 @@ def test_a_class_list_sets_the_order_of_folders(tmp_path) -> None:
     pictures(tmp_path / "fox", 5)
     with pytest.raises(DataError, match=r"fox: is no class of the class list"):
         load_dataset(f"folder:{tmp_path}")
+
+
+def test_class_folders_may_be_called_by_numbers(tmp_path) -> None:
+    """A list names such a folder; a number as im2rec writes it is a place among the folders."""
+    for number in range(12):
+        pictures(tmp_path / "train" / str(number), 1)
+    pictures(tmp_path / "val", 3)
+    (tmp_path / "val.txt").write_text("0.png 2\n1.png 11\n2.png 0\n")
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == tuple(sorted(map(str, range(12))))
+    assert [dataset.classes[label] for label in dataset.test.labels] == ["2", "11", "0"]
+    (tmp_path / "val.txt").rename(tmp_path / "val.lst")
+    (tmp_path / "val.lst").write_text("0\t2.000000\t0.png\n1\t11.000000\t1.png\n2\t0.000000\t2.png\n")
+    assert load_dataset(f"folder:{tmp_path}").test.labels.tolist() == [2, 11, 0]
+
+
+def test_a_class_in_a_list_may_have_several_words(tmp_path) -> None:
+    for name in ("great white shark", "tiger shark"):
+        pictures(tmp_path / "train" / name, 1)
+    pictures(tmp_path / "val", 2)
+    (tmp_path / "val.txt").write_text("0.png tiger shark\n1.png great white shark\n")
+    assert load_dataset(f"folder:{tmp_path}").test.labels.tolist() == [1, 0]
 
 
 def test_folders_of_classes_come_before_a_list(tmp_path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.runs import RECIPE, TINY, few_digits
-from resnet_xf import convert, draw_weights
+from resnet_xf import convert, draw_weights, save_weights
 from resnet_xf.data import Dataset, Transform
 from resnet_xf.errors import DataError, WeightsError
 from resnet_xf.formats.convert import write_checkpoint
@@ -145,6 +145,26 @@ def test_a_description_of_ones_own_is_checked(tmp_path, weights, data, text: str
     (tmp_path / "a.pth.json").write_text(text)
     with pytest.raises(WeightsError, match=says):
         evaluate(tmp_path / "a.pth", data, network=str(tmp_path / "tiny.toml"), device="cpu")
+
+
+def test_preprocessing_beside_a_file_leaves_it_the_network_that_it_names(tmp_path, weights) -> None:
+    save_weights(tmp_path / "a.safetensors", weights, TINY)
+    (tmp_path / "a.safetensors.json").write_text('{"resnet_xf": 1, "preprocessing": {"image_size": [9, 11]}}')
+    file = read_checkpoint(tmp_path / "a.safetensors")
+    assert file.spec == TINY
+    assert file.description == Description(preprocessing=Preprocessing(image_size=(9, 11)))
+
+
+@pytest.mark.parametrize("target", ["b.pth", "b.onnx"])
+def test_too_many_class_names_are_told_before_anything_is_run(tmp_path, weights, target: str) -> None:
+    """The expected outputs are wrong, which a run would tell."""
+    write_checkpoint(tmp_path / "a.params", weights, TINY)
+    beside = Description(spec=TINY, classes=(*NAMES, "ten"))
+    (tmp_path / "a.params.json").write_text(beside.to_complete_json())
+    wrong = {"images": np.ones((1, 1, 12, 12)), "expected": np.ones((1, 10))}
+    with pytest.raises(WeightsError, match=r"a\.params: its description does not fit: \$\.classes: has 11 names"):
+        convert(tmp_path / "a.params", tmp_path / target, **wrong)
+    assert not (tmp_path / target).exists()
 
 
 def test_scale_and_channel_order_change_the_tensors() -> None:

@@ -10,12 +10,12 @@ the pages speak of. An HTML comment in front of a fence changes that:
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import re
 import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +29,7 @@ from PIL import Image
 import resnet_xf
 from helpers.narrow import narrowed
 from resnet_xf import ResNetSpec, get_recipe, get_spec, list_models
+from resnet_xf.architecture import nodes
 from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.spec import SqueezeExcitation, Stage, Stem
 from resnet_xf.cli.application import COMMANDS
@@ -142,12 +143,17 @@ def test_links_and_paths_lead_somewhere() -> None:
     links = [
         (page, link)
         for page in (*PAGES, ROOT / "CHANGELOG.md")
-        for link in re.findall(pattern, page.read_text("utf-8"))
+        for link in re.findall(pattern, without_blocks(page.read_text("utf-8")))
     ]
     assert not [link for page, link in links if not (page.parent / link).exists()]
     pattern = r"`((?:backends|benchmarks|docs|examples|resnet_xf|tests)/[\w./]*)`"
     paths = {path for page in PAGES for path in re.findall(pattern, page.read_text("utf-8"))}
     assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def without_blocks(text: str) -> str:
+    """The text without its fenced blocks: ``FUNCTIONS[name](x)`` is no link."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def tables(mark: str) -> Iterator[tuple[str, list[list[str]]]]:
@@ -174,6 +180,21 @@ def test_every_field_has_a_line() -> None:
     assert shown == {name: {field.name: default(field) for field in some} for name, some in fields.items()}
 
 
+def test_every_kind_of_node_has_a_line_and_shows_fields_of_its_own() -> None:
+    kinds = [kind for kind in vars(nodes).values() if isinstance(kind, type) and issubclass(kind, nodes.Node)]
+    fields = {kind.__name__: {field.name for field in dataclasses.fields(kind)} for kind in kinds if is_concrete(kind)}
+    table = (ROOT / "docs" / "backends.md").read_text().partition("\n| node | fields |")[2].partition("\n\n")[0]
+    cells = dict(re.findall(r"^\| `(\w+)` \| (.*?)\|", table, re.MULTILINE))
+    choices = r": `[^;|]*"  # after the colon, as in `operation`: `max`, `avg`; `kernel`
+    shown = {name: {*re.findall(r"`(\w+)`", re.sub(choices, "", cell))} for name, cell in cells.items()}
+    assert shown.keys() == fields.keys()
+    assert not {name: more for name in shown if (more := shown[name] - fields[name])}
+
+
+def is_concrete(kind: type[nodes.Node]) -> bool:
+    return dataclasses.is_dataclass(kind) and kind is not nodes.Chain
+
+
 def test_every_command_has_a_line() -> None:
     ((_, rows),) = tables("commands")
     named = [row[0].removeprefix("`resnet-xf ").partition(" ")[0].strip("`") for row in rows]
@@ -193,7 +214,7 @@ def test_every_json_block_describes_a_checkpoint() -> None:
     assert len(shown) == 1
     description = Description.from_json(shown[0].code)
     assert description.classes == ("cat", "dog")
-    description.check(get_spec("resnet18"))
+    description.check(get_spec("resnet18"), "net.params")
 
 
 def test_the_recipe_in_toml_is_one(tmp_path) -> None:
@@ -238,11 +259,13 @@ def test_the_verdict_shown_is_the_one_found() -> None:
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (BENCHMARKS / "results").glob("fashion_mnist*.json")])
-def test_the_accuracies_shown_are_those_measured(name: str, tmp_path) -> None:
+def test_the_accuracies_shown_are_those_measured(name: str, tmp_path, capsys, monkeypatch) -> None:
     shutil.copy(BENCHMARKS / "results" / f"{name}.json", tmp_path)
-    again = [sys.executable, BENCHMARKS / "fashion_mnist.py", "--name", name, "--plot-only", "--out", tmp_path]
-    printed = subprocess.run(again, capture_output=True, text=True, check=True).stdout
-    assert printed.strip() in shown(ROOT / "docs" / "training.md")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = str(BENCHMARKS / "fashion_mnist.py")
+    monkeypatch.setattr(sys, "argv", [script, "--name", name, "--plot-only", "--out", str(tmp_path)])
+    runpy.run_path(script, run_name="__main__")
+    assert capsys.readouterr().out.strip() in shown(ROOT / "docs" / "training.md")
 
 
 @pytest.mark.parametrize("name", ["build_both", "convert_gluon_file"])

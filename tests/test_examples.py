@@ -13,7 +13,7 @@ from numpy_backend import BACKEND
 
 from helpers.strategies import fits, specs
 from resnet_xf import ResNetSpec, build, draw_weights, get_backend, list_backends, optimize, parity, plan
-from resnet_xf.architecture.nodes import Node, PReLU
+from resnet_xf.architecture import nodes
 from resnet_xf.backend import registry
 from resnet_xf.backend.contract import CAPABILITIES, LayersAlone, Trains, cannot, require
 from resnet_xf.errors import BackendError, SpecError
@@ -46,11 +46,40 @@ def test_it_computes_what_pytorch_computes(spec: ResNetSpec) -> None:
     compare(plan(spec).root, (2, spec.in_channels, *spec.image_size))
 
 
-def test_it_has_a_case_for_layers_that_no_spec_has() -> None:
-    compare(PReLU(3), (2, 3, 4, 4))
+CONV = nodes.Conv(3, 12, 1)  # PyTorch computes in the dtype of its weights: in float32 if there are none
+VECTORS = nodes.Flatten(), nodes.Norm(12 * 10 * 9, 1e-3, 0.1, axes=2)
+LAYERS: dict[str, tuple[nodes.Node, ...]] = {
+    "PReLU": (CONV, nodes.PReLU(12)),
+    "PReLU of one slope in float32": (CONV, nodes.PReLU(1, float32=True)),
+    "leaky ReLU": (CONV, nodes.LeakyReLU(0.1)),
+    "leaky ReLU in float32": (CONV, nodes.LeakyReLU(0.1, float32=True)),
+    "tanh": (CONV, nodes.Activation("tanh")),
+    "softmax": (CONV, nodes.Activation("softmax")),
+    "clip": (CONV, nodes.Clip(-0.5, 0.5)),
+    "scale": (nodes.Scale((0.1, 0.2, 0.3), (2.0,)), CONV),
+    "scale of nothing": (nodes.Scale(), CONV),
+    "group norm": (CONV, nodes.GroupNorm(12, 3, 1e-3)),
+    "dropout": (CONV, nodes.Dropout(0.5)),
+    "pad": (CONV, nodes.Pad(2)),
+    "mean that counts padding": (CONV, nodes.Pool("avg", 3, 2, 1, counts_padding=True)),
+    "mean that counts padding, rounded up": (CONV, nodes.Pool("avg", 3, 2, 1, ceil=True, counts_padding=True)),
+    "mean rounded up": (CONV, nodes.Pool("avg", 3, 2, 1, ceil=True)),
+    "maximum rounded up": (CONV, nodes.Pool("max", 3, 2, 1, ceil=True)),
+    "radix sum": (CONV, nodes.RadixSum(2)),
+    "radix softmax": (CONV, nodes.GlobalPool(), nodes.RadixSoftmax(2, cardinality=2)),
+    "norm of vectors": (CONV, *VECTORS),
+    "softmax of vectors": (CONV, *VECTORS, nodes.Activation("softmax")),
+    "norm without scale": (CONV, nodes.Norm(12, 1e-3, 0.1, scale=False)),
+    "norm without shift": (CONV, nodes.Norm(12, 1e-3, 0.1, shift=False)),
+}
 
 
-def compare(node: Node, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+def test_it_has_a_case_for_layers_that_no_spec_has(layers: tuple[nodes.Node, ...]) -> None:
+    compare(nodes.Sequential(tuple((str(number), node) for number, node in enumerate(layers))), (2, 3, 10, 9))
+
+
+def compare(node: nodes.Node, shape: tuple[int, ...]) -> None:
     """Hold both networks of a node against each other, in float64."""
     images, weights = (
         np.random.default_rng(0).standard_normal(shape),

@@ -34,7 +34,7 @@ from resnet_xf.architecture.spec import ExplicitSpec
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.architecture.zoo import relatives
 from resnet_xf.data import photographs, sample_images
-from resnet_xf.errors import WeightsError
+from resnet_xf.errors import BackendError, DataError, WeightsError
 from resnet_xf.formats.families import LAYOUTS
 from resnet_xf.formats.gluon_params import read_params, write_params
 from resnet_xf.formats.identify import identify
@@ -618,6 +618,27 @@ def test_files_that_are_no_network_are_refused(tmp_path) -> None:
             tmp_path / f"net{suffix}", tmp_path, f"net{suffix}: is an exported network, which is not read; give the"
         )
     refused(tmp_path / "none.pth", tmp_path, "No such file")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.params"])
+def test_weights_of_another_network_are_not_written(tmp_path, name: str) -> None:
+    weights = draw_weights(msgspec.structs.replace(SMALL, num_classes=4))
+    with pytest.raises(WeightsError, match=r"of the wrong shape: fc\.weight \(expected \(3, 8\), got \(4, 8\)\)"):
+        write_checkpoint(tmp_path / name, weights, SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", ["images", "expected"])
+def test_images_and_expected_outputs_are_given_together(good, tmp_path, given: str) -> None:
+    with pytest.raises(DataError, match="images and expected outputs: give both or neither"):
+        convert(good / "a.safetensors", tmp_path / "b.pth", **{given: np.zeros((2, 10), np.float32)})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "fp32"])
+def test_a_network_is_loaded_in_no_other_dtype_than_it_is_built_in(good, dtype: str) -> None:
+    with pytest.raises(BackendError, match=f"no network is built in '{dtype}'; choose float32 or float64"):
+        load(good / "a.safetensors", "torch", dtype=dtype)
 
 
 def test_targets_that_cannot_be_written_are_refused_before_anything_is_read(good, tmp_path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from resnet_xf.errors import WeightsError
+from resnet_xf.formats import exported
 from resnet_xf.formats.exported import running_exported
 from resnet_xf.formats.gluon_symbol import graph_elsewhere, read_symbol
 
@@ -104,12 +105,12 @@ def test_mxnet_is_told_the_version_that_wrote_the_graph(tmp_path) -> None:
         assert json.loads(read_symbol(path).for_mxnet(9)).get("attrs") == kept
 
 
-def run(path: Path, symbol: bytes) -> np.ndarray:
+def run(path: Path, symbol: bytes, images: int = 1) -> np.ndarray:
     rng = np.random.default_rng(0)
     shapes = {"conv_weight": (2, 1, 3, 3), "fc_weight": (3, 32)}
     tensors = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     tensors |= {f"bn_{word}": np.ones(2) for word in ("gamma", "beta", "running_mean", "running_var")}
-    with running_exported(path, symbol, tensors, rng.normal(size=(1, 1, 4, 4)).astype(np.float32)) as output:
+    with running_exported(path, symbol, tensors, rng.normal(size=(images, 1, 4, 4)).astype(np.float32)) as output:
         return output()
 
 
@@ -133,6 +134,15 @@ def test_an_error_of_mxnet_is_one_line(tmp_path) -> None:
     with pytest.raises(WeightsError, match=r"x-symbol\.json: MXNet cannot run it: ") as refused:
         run(path, read_symbol(path).for_mxnet(9))
     assert "/tmp" not in str(refused.value).removeprefix(str(path))
+
+
+def test_a_network_that_takes_too_long_is_told_and_each_image_has_its_time(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(exported, "SECONDS", 0.01)
+    path = write(tmp_path / "x-symbol.json", graph())
+    symbol = read_symbol(path).for_mxnet(9)
+    with pytest.raises(WeightsError, match=r"x-symbol\.json: MXNet cannot run it: the process takes too long$"):
+        run(path, symbol)
+    assert run(path, symbol, images=30_000).shape == (30_000, 3)
 
 
 def test_a_graph_under_another_name_is_told(tmp_path) -> None:

@@ -314,6 +314,10 @@ REFUSALS = {
         lambda: head(sym.broadcast_mul(sym.var("one_scale", shape=(1, 4, 1, 1)), stem(), name="swapped")),
         r"node 'swapped' \(broadcast_mul\): no part of a plan computes this",
     ),
+    "a reshape to one axis": (
+        lambda: sym.reshape(head(stem()), shape=(-1,), name="line"),
+        r"node 'line' \([Rr]eshape\): shape is \(-1,\), which no known part of a residual network needs",
+    ),
     "a product with 0": (lambda: head(stem() * 0), r"node '_mulscalar\d+' \(_mul_scalar\): its scalar is 0"),
 }  # fmt: skip
 
@@ -347,6 +351,24 @@ def test_an_attribute_that_no_plan_has_is_refused(tmp_path, number: str, key: st
     next(one for one in graph["nodes"] if one["name"] == number)["attrs"][key] = text
     with pytest.raises(WeightsError, match=rf"net-symbol\.json: {says}"):
         identify(read_checkpoint(write(tmp_path, symbol, tensors_of(symbol), json.dumps(graph))))
+
+
+@pytest.mark.parametrize("text", ["[3L, 3L]", "(3L , 3)", "(3l,3)"])
+def test_sizes_are_read_as_any_python_wrote_them(tmp_path, text: str) -> None:
+    symbol = head(stem())
+    graph = json.loads(symbol.tojson())
+    next(one for one in graph["nodes"] if one["name"] == "conv0")["attrs"]["kernel"] = text
+    read = identify(read_checkpoint(write(tmp_path, symbol, tensors_of(symbol), json.dumps(graph))))
+    assert read.plan.root == identified(tmp_path, symbol).plan.root
+
+
+@pytest.mark.parametrize("name", ["conv1_bias", "bn1_beta", "bn1_moving_mean", "bn1_moving_var", "fc1_bias"])
+def test_an_array_of_too_few_values_is_refused_by_name(tmp_path, name: str) -> None:
+    symbol = head(bn(conv(stem(), "conv1", 4, no_bias=False), "bn1"))
+    tensors = tensors_of(symbol)
+    tensors[name] = tensors[name][:1]
+    with pytest.raises(WeightsError, match=rf"net-0000\.params: {name} has the shape \(1,\), expected \([45],\)"):
+        identify(read_checkpoint(write(tmp_path, symbol, tensors)))
 
 
 def test_a_batch_norm_without_attributes_has_mxnets_defaults(tmp_path) -> None:

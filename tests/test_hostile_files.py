@@ -200,7 +200,7 @@ def test_more_tensors_than_a_network_has_are_refused(tmp_path) -> None:
 
 
 def test_left_over_tensors_are_counted(tmp_path) -> None:
-    weights = draw_weights("resnet18") | {f"extra{number}": np.zeros(1, np.float32) for number in range(20_000)}
+    weights = draw_weights("cifar_resnet20") | {f"extra{number}": np.zeros(1, np.float32) for number in range(20_000)}
     save_file(weights, tmp_path / "x.safetensors")
     assert str(inspect(tmp_path / "x.safetensors").problem).endswith("; and 19992 more")
 

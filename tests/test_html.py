@@ -181,6 +181,13 @@ def test_every_rung_of_the_ladder_is_explained() -> None:
     assert rung_in_words("forward tf32", "") == "Each network's output in tf32 against the float64 result of rung 4."
 
 
+def test_each_word_is_explained_once() -> None:
+    words = re.findall("<dt.*?</dt>", to_html(holding()))
+    assert "<dt>Nudge</dt>" in words
+    assert len(words) == len(set(words))
+    assert "Nudge" not in " ".join(re.findall("<dt.*?</dt>", to_html(holding(curves=None))))
+
+
 @pytest.mark.parametrize("many", [1, 700])
 def test_any_number_of_layers_is_drawn(many) -> None:
     text = to_html(holding(many))

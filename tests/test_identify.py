@@ -16,7 +16,9 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_spec, load, plan
+from helpers.runs import TINY
+from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_spec, load, load_weights, plan, save_weights
+from resnet_xf.architecture.plan import explicit_spec
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.architecture.zoo import ZOO, relatives
 from resnet_xf.errors import WeightsError
@@ -25,6 +27,8 @@ from resnet_xf.formats.files import CheckpointFile, read_checkpoint
 from resnet_xf.formats.identify import Identity, check_unambiguous, identify
 from resnet_xf.formats.layouts import comparable, places
 from resnet_xf.formats.matching import kernels
+from resnet_xf.support.files import list_checkpoints
+from resnet_xf.training.checkpoint import load_checkpoint
 from resnet_xf_mxnet.numpy_compat import mx
 
 ORIGINALS = {
@@ -399,6 +403,35 @@ def test_a_head_behind_a_dropout_is_the_head(tmp_path: Path) -> None:
     assert identity.plan.spec.num_classes == 7
     assert identity.weights["fc.weight"].shape == (7, 512)
     assert identity.notes[0].startswith("fc.1 is the head; what stands beside it without arrays")
+
+
+@pytest.mark.parametrize("shape, options", [((10, 16), ("--num-classes", 7)), ((10, 32), ())])
+def test_a_head_of_another_shape_is_left_out(
+    shape: tuple[int, int], options: tuple[Any, ...], tmp_path: Path, command: Any
+) -> None:
+    weights = draw_weights(TINY) | {"fc.weight": np.zeros(shape, np.float32)}
+    torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, tmp_path / "a.pth")
+    (tmp_path / "tiny.toml").write_text(TINY.to_toml())
+    options += ("--spec", tmp_path / "tiny.toml", "--backbone", "--no-verify")
+    code, _, err = command("convert", tmp_path / "a.pth", tmp_path / "out.safetensors", *options)
+    assert (code, err) == (0, "")
+    _, kept = load_weights(tmp_path / "out.safetensors")
+    assert kept.keys() == {name for name in weights if not name.startswith("fc.")}
+    assert all(np.array_equal(array, weights[name]) for name, array in kept.items())
+
+
+def test_a_network_that_is_given_layer_by_layer_gets_a_new_head(tmp_path: Path, command: Any) -> None:
+    spec = explicit_spec("mine", plan(TINY).root, TINY.image_size)
+    weights = draw_weights(spec, 5)
+    net, saved, run = (tmp_path / name for name in ("net.json", "net.safetensors", "run"))
+    save_weights(saved, weights, spec)
+    net.write_text(spec.to_json())
+    options = ("--num-classes", 12, "--epochs", 1, "--limit", 64, "--device", "cpu", "--out", run)
+    code, _, err = command("train", net, "--weights", saved, "--new-head", *options)
+    assert (code, err) == (0, "")
+    first = load_checkpoint(list_checkpoints(run)[0]).weights
+    assert first["fc.weight"].shape == (12, 16)
+    assert all(np.array_equal(first[name], array) for name, array in weights.items() if not name.startswith("fc."))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")

@@ -1,12 +1,15 @@
+import dataclasses
 import re
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import pooch
 import pytest
 import torch
 from PIL import Image
 
+from helpers.images import tensor
 from helpers.runs import TINY
 from resnet_xf import build, convert, draw_weights, plan, save_weights
 from resnet_xf.architecture.nodes import Activation, Sequential
@@ -76,7 +79,7 @@ def weights(tmp_path) -> Path:
 def outputs_of(run: Run, data: Dataset, count: int) -> np.ndarray:
     """What PyTorch computes of the run's weights for the first test images."""
     header = load_checkpoint(run.path).header
-    numbers = Transform((16, 16), 1, mean=header.mean, std=header.std).test(data.test, np.arange(count))
+    numbers = tensor(Transform((16, 16), 1, mean=header.mean, std=header.std), data.test, np.arange(count))
     network = build(SPEC, "torch", weights=run.weights).eval()
     with torch.inference_mode():
         return network(torch.tensor(numbers)).numpy()
@@ -123,6 +126,24 @@ def test_a_run_is_evaluated_on_its_own_data_set_where_none_is_named(tmp_path, da
     found = evaluate(tmp_path, device="cpu")
     assert (found.dataset, found.images) == ("digits", 359)
     assert found.loss == pytest.approx(done.history[-1].test_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "dataset, says",
+    [
+        (None, r"files: holds no train-images.*, which mnist needs"),
+        ("mnist", r"files: holds no train-images.*, which mnist needs"),
+        ("fashion-mnist", r"cache.fashion-mnist: cannot be made"),
+    ],
+)
+def test_files_of_a_run_s_data_set_are_not_those_of_another(data, tmp_path, monkeypatch, dataset, says: str) -> None:
+    """The run was trained with --data-dir; without it, files are looked for in the cache."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "cache").touch()  # no folder, so that nothing is fetched
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache")
+    mnist, once = dataclasses.replace(data, name="mnist"), replace(PLAIN, epochs=1, batch_size=120)
+    train(SPEC, mnist, once, device="cpu", data_dir=tmp_path / "files", out=tmp_path / "run")
+    refused(DataError, says, evaluate, tmp_path / "run", dataset)
 
 
 def test_smoothing_is_for_training_alone(tmp_path, data) -> None:
@@ -201,7 +222,7 @@ def test_a_checkpoint_that_is_no_runs_is_taken_with_a_recipe(
     named = None if suffix == ".safetensors" else str(spec)
     found = evaluate(source, data, recipe=PLAIN, network=named, backend=backend, device="cpu")
     network = build(SPEC, "torch", weights=draw_weights(SPEC, seed=4, scheme="probe")).eval()
-    numbers = torch.tensor(Transform((16, 16), 1).test(data.test, np.arange(50)))
+    numbers = torch.tensor(tensor(Transform((16, 16), 1), data.test, np.arange(50)))
     with torch.inference_mode():
         outputs = network(numbers)
     wanted = torch.nn.functional.cross_entropy(outputs, torch.tensor(data.test.labels)).item()
@@ -295,19 +316,19 @@ def test_a_data_set_of_other_channels_is_refused(trained: Run, weights, data) ->
     pixels = np.zeros((4, 8, 8, 3), np.uint8)
     split = ArraySplit(pixels, np.arange(4))
     coloured = Dataset("coloured", 3, NAMES, split, split)
-    says = "coloured: its images have 3 channels and tiny takes 1; change the spec's in_channels"
-    refused(DataError, says, evaluate, trained.path, coloured)
-    refused(DataError, says, evaluate, weights, coloured, recipe=PLAIN)
-    refused(DataError, says, train, SPEC, coloured, PLAIN)
+    says = "coloured: its images have 3 channels and tiny takes 1"
+    refused(DataError, f"{says}$", evaluate, trained.path, coloured)  # it has no option for channels
+    refused(DataError, f"{says}$", evaluate, weights, coloured, recipe=PLAIN)
+    refused(DataError, f"{says}; change the spec's in_channels", train, SPEC, coloured, PLAIN)
 
 
 @pytest.mark.parametrize("half", ["train", "test"])
 def test_labels_beyond_the_classes_are_refused(weights, data, half: str) -> None:
     split = ArraySplit(data.test.images[:4], np.array([0, 3, 10, 1]))
     more = Dataset("more", 1, (*NAMES, "ten"), *((split, data.test) if half == "train" else (data.train, split)))
-    says = "more: its labels go up to 10 and tiny has 10 classes; change the spec's num_classes"
-    refused(DataError, says, evaluate, weights, more, recipe=PLAIN)
-    refused(DataError, says, train, SPEC, more, PLAIN)
+    says = "more: its labels go up to 10 and tiny has 10 classes"
+    refused(DataError, f"{says}$", evaluate, weights, more, recipe=PLAIN)  # as above
+    refused(DataError, f"{says}; change the spec's num_classes", train, SPEC, more, PLAIN)
 
 
 def test_other_classes_than_the_runs_are_refused(trained: Run, data) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import resnet_xf
@@ -57,6 +58,11 @@ with torch.no_grad():
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def exported_in_this_process() -> None:
+    """Exported networks run in a real process."""
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network as MXNet exports it."""
@@ -79,7 +85,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def migrated(exported: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Migration:
-    return migrate(exported, tmp_path_factory.mktemp("out") / "net", images=images)
+    return migrate(exported, tmp_path_factory.mktemp("out") / "net", images=images, keep_softmax=True)
 
 
 def test_the_folder_holds_all_files_and_the_proof(migrated: Any) -> None:
@@ -96,7 +102,11 @@ def test_the_folder_holds_all_files_and_the_proof(migrated: Any) -> None:
     ]
     assert max(check.error for check in migrated.checks) < 1e-5
     assert json.loads((folder / "migration.json").read_text())["ladder"] == migrated.ladder
-    assert "which gives what the exported network" in (folder / "report.html").read_text()
+    report = (folder / "report.html").read_text()
+    assert "which gives what the exported network" in report
+    assert re.search(
+        r"resnet-xf migrate \S+net-0000\.params --level quick --out \S+ --images \S+ --keep-softmax<", report
+    )
 
 
 def test_both_files_of_weights_have_the_same_description(migrated: Any) -> None:
@@ -147,10 +157,15 @@ def test_without_a_graph_nothing_is_proven(exported: Path, tmp_path: Path, comma
     shutil.copy(exported.with_name("net-symbol.json"), tmp_path / "other-symbol.json")
     with pytest.raises(WeightsError):  # MXNet's own names, which tell no network here
         migrate(alone, tmp_path / "out")
-    resnet_xf.save_weights(tmp_path / "w.safetensors", draw_weights(SPEC, 5), SPEC)
-    code, out, _ = command("migrate", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "out"))
+    state = {f"net.{name}": torch.from_numpy(array) for name, array in draw_weights(SPEC, 5).items()}
+    torch.save(state | {"other.weight": torch.zeros(3)}, tmp_path / "w.pth")
+    (tmp_path / "small.toml").write_text(SPEC.to_toml())
+    options = ("--spec", tmp_path / "small.toml", "--prefix", "net.")
+    code, out, _ = command("migrate", tmp_path / "w.pth", "--out", tmp_path / "out", *options)
     assert code == 3
     assert out.startswith("not proven: the file has no graph, so the original was not run; ")
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert re.search(r"--out \S+ --spec \S*small\S* --prefix net\.<", report)  # the command that made it
 
 
 def test_without_mxnet_the_graph_is_read_and_nothing_is_proven(
@@ -190,6 +205,15 @@ def test_nothing_is_left_of_a_migration_that_fails(exported: Path, tmp_path: Pat
     assert code == 2
     assert "Deconvolution" in complaint
     assert {path.name for path in tmp_path.iterdir()} == {"net-0000.params", "net-symbol.json"}
+
+
+def test_a_value_beyond_float32_is_named(tmp_path: Path) -> None:
+    weights = draw_weights(SPEC, 5, "probe", "float64")
+    weights["bn1.running_var"][0] = 1e39
+    resnet_xf.save_weights(tmp_path / "w.safetensors", weights, SPEC)
+    with pytest.raises(WeightsError, match=r"bn1\.running_var has the value 1e\+39, and float32 ends at 3\.403e\+38"):
+        migrate(tmp_path / "w.safetensors", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_holds_something_is_refused(exported: Path, tmp_path: Path) -> None:

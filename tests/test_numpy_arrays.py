@@ -17,6 +17,11 @@ IMAGES = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.floa
 GREY = IMAGES[:, :1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def exported_in_this_process() -> None:
+    """Exported networks run in a real process, for which ``set_np`` is off."""
+
+
 @pytest.fixture
 def set_np() -> Iterator[None]:
     npx.set_np()

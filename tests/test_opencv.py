@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
+from helpers.images import tensor
 from resnet_xf.data import FileSplit, Transform, draws
 from resnet_xf.data.images import antialiased, centre_of, read_file, read_image
 from resnet_xf.data.opencv import bilinear
@@ -166,14 +167,13 @@ def test_without_opencv_one_line_says_what_to_install(tmp_path: Path, monkeypatc
     noise().save(tmp_path / "a.png")
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     opencv._opencv.cache_clear()
+    split = FileSplit((str(tmp_path / "a.png"),), np.zeros(1, np.int64))
     line = (
         r"^the recipe's interpolation is bilinear, and images are resized by OpenCV, which is not installed; "
         r"run: pip install 'resnet-xf\[opencv\]'$"
     )
     with pytest.raises(MissingExtraError, match=line):
-        Transform((4, 4), 3, interpolation="bilinear").test(
-            FileSplit((str(tmp_path / "a.png"),), np.zeros(1, np.int64)), np.zeros(1, np.int64)
-        )
+        tensor(Transform((4, 4), 3, interpolation="bilinear"), split, np.zeros(1, np.int64))
     read_file(tmp_path / "a.png", Transform((4, 4), 3).one)
 
 

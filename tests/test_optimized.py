@@ -8,9 +8,9 @@ from msgspec.structs import replace
 from helpers.runs import RECIPE, TINY, few_digits
 from resnet_xf import build, draw_weights, get_backend, optimize, train
 from resnet_xf.architecture.measures import relative_error
-from resnet_xf.backend.fast import PRECISIONS, FastTask
+from resnet_xf.backend.fast import PRECISIONS, PRESETS, FastTask
 from resnet_xf.data import Batches, Transform
-from resnet_xf.errors import BackendError, MissingExtraError, ShapeError
+from resnet_xf.errors import BackendError, MissingExtraError, ShapeError, WeightsError
 from resnet_xf.training.recipe import Augmentation
 from resnet_xf_mxnet.arrays import ndarray
 from resnet_xf_mxnet.numpy_compat import mx
@@ -137,6 +137,22 @@ def test_what_cannot_be_had_is_refused_in_a_line(says: str, options) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda w: {name: torch.from_numpy(a) for name, a in w.items()}, "is a Tensor; expected a NumPy array"),
+        (list, "weights: expected a mapping of names to arrays, got list"),
+        (lambda w: {name: a for name, a in w.items() if name != "fc.bias"}, r"missing: fc\.bias$"),
+        (lambda w: w | {"fc.bias": np.full(10, 1e39)}, r"^fc\.bias has the value 1e\+39, and float32 ends at 3.4"),
+    ],
+    ids=["tensors", "list", "missing", "large"],
+)
+def test_weights_that_no_network_can_have_are_refused_in_every_preset(change, says: str, preset: str) -> None:
+    with pytest.raises(WeightsError, match=says):
+        optimize(TINY, "torch", weights=change(WEIGHTS), preset=preset, calibration=IMAGES)
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ShapeError, match="batch: at least one image"):
         optimize(TINY, batch=0)
@@ -152,14 +168,14 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize("backend", ["torch", "mxnet"])
 def test_zeros_are_no_int8(monkeypatch, backend: str) -> None:
+    class Zeros:
+        device, steps = "cpu", ()
+
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            return np.zeros((len(images), TINY.num_classes), np.float32)
+
     chosen = get_backend(backend)
-    real = chosen.bench.fast
-
-    def broken(self, task: FastTask):
-        fast = real(task)
-        return type("Zeros", (), {"device": "cpu", "steps": (), "__call__": lambda self, x: 0 * fast(x)})()
-
-    monkeypatch.setattr(type(chosen.bench), "fast", broken)
+    monkeypatch.setattr(type(chosen.bench), "fast", lambda self, task: Zeros())
     with pytest.raises(BackendError, match=r"in int8: the optimised network's outputs are off by 1 of the largest"):
         optimize(TINY, chosen, precision="int8", image_size=SIZE)
 

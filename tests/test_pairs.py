@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
+from helpers import graphs
 from resnet_xf import assert_parity, get_backend, load, parity, suggest_names
 from resnet_xf.data import photographs
 from resnet_xf.errors import DataError, RecipeError, SpecError, WeightsError
@@ -228,6 +229,23 @@ def test_dropout_is_refused_beyond_quick(module: Hand) -> None:
         parity((Hand(dropout=0.5), Hand()), images=IMAGES)
 
 
+class Auxiliary(nn.Sequential):
+    """Has a second output in training, as networks with an auxiliary head."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        output = super().forward(x)
+        return (output, output) if self.training else output
+
+
+def test_a_network_with_two_outputs_in_training_fails_on_gradients() -> None:
+    torch.manual_seed(0)
+    module = Auxiliary(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    failure = parity((module, copy.deepcopy(module)), images=IMAGES).failure
+    assert failure is not None
+    assert (failure.number, failure.name) == (7, "gradients")
+    assert failure.detail.startswith("it does not run: ")
+
+
 def test_a_norm_that_is_given_what_another_norm_gave_is_held_to_its_deviation() -> None:
     """Its means are 0 but for rounding."""
     torch.manual_seed(0)
@@ -426,6 +444,15 @@ def test_a_difference_in_an_imported_network_is_found_at_its_layer(exported: str
     failure = parity((module, block), images=IMAGES, level="quick").failure
     assert failure is not None
     assert (failure.number, failure.where) == (2, "fc.bias")
+
+
+def test_an_imported_network_that_magnifies_rounding_errors_is_compared(tmp_path) -> None:
+    """It divides images, and its plan multiplies them. The last sum cancels all but a ten-millionth of its terms."""
+    symbol = graphs.head(graphs.conv(mx.sym.var("data") / 3.0, "conv0", 4))
+    tensors = graphs.tensors_of(symbol, IMAGES[:1].shape)
+    tensors["fc1_bias"] -= (graphs.run(symbol, tensors, IMAGES[:1])[0] - 1e-7).astype(np.float32)
+    block = imported(str(graphs.write(tmp_path, symbol, tensors)).removesuffix("-0000.params"))
+    assert suggest_names(block, block, IMAGES) == {}
 
 
 def test_an_imported_network_that_no_plan_has_is_refused_by_its_node(module: Hand) -> None:

@@ -5,6 +5,7 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
+from helpers.images import tensor
 from resnet_xf.data import Batches, FileSplit, Kept, Transform, draws, keep, kept_memory
 from resnet_xf.data.images import all_resized, resized
 from resnet_xf.data.splits import ArraySplit
@@ -62,11 +63,11 @@ def test_tensors_made_on_a_device_are_the_arrays(channels: int, crop: str, size:
     for epoch in range(3):
         for batch in Batches(split, transform, 16, seed=1, epoch=epoch, kept=kept, threads=2):
             sent.clear()
-            tensor = device(batch.pixels)
+            made = device(batch.pixels)
             number = draws(1, epoch, batch.number * 16, len(batch.indices))
-            assert tensor.is_contiguous(memory_format=torch.channels_last)
-            assert np.array_equal(tensor.numpy(), batch.images)
-            assert np.array_equal(tensor.numpy(), transform.train(split, batch.indices, number))
+            assert made.is_contiguous(memory_format=torch.channels_last)
+            assert np.array_equal(made.numpy(), batch.images)
+            assert np.array_equal(made.numpy(), tensor(transform, split, batch.indices, number))
             if epoch and kept:  # indices, mirroring and corners alone
                 assert batch.pixels.fixed
                 assert sum(sent) <= len(batch.indices) * (8 + 1 + 16)
@@ -108,7 +109,7 @@ def test_batches_are_the_same_for_any_threads_and_workers_and_when_kept(
 
     for number in range(2):
         expected = [
-            transform.train(file_split, batch.indices, draws(2, number, batch.number * 18, batch.size))
+            tensor(transform, file_split, batch.indices, draws(2, number, batch.number * 18, batch.size))
             for batch in Batches(file_split, transform, 18, seed=2, epoch=number)
         ]
         for threads in (1, 2, 8):

@@ -4,8 +4,21 @@ from hypothesis import given
 
 from helpers.strategies import specs
 from resnet_xf import ResNetSpec, Stage, get_spec, plan
-from resnet_xf.architecture.nodes import Activation, Conv, Linear, Norm, Residual, Sequential, walk
-from resnet_xf.architecture.plan import explicit_spec, plan_block, plan_features, resized
+from resnet_xf.architecture.nodes import (
+    Activation,
+    Clip,
+    Conv,
+    GroupNorm,
+    LeakyReLU,
+    Linear,
+    Node,
+    Norm,
+    PReLU,
+    Residual,
+    Sequential,
+    walk,
+)
+from resnet_xf.architecture.plan import FEATURES, explicit_spec, headless, plan_block, plan_features, resized
 from resnet_xf.architecture.spec import SqueezeExcitation
 from resnet_xf.errors import SpecError
 
@@ -97,6 +110,14 @@ def test_one_block_alone() -> None:
         plan_block("resnet18", in_channels=3, channels=6, widht=2)
 
 
+def test_one_block_takes_lists_and_a_plan() -> None:
+    sizes = {"in_channels": 64, "channels": 256}
+    block = plan_block("resnet50", **sizes, mid_channels=((32, 48),))
+    assert block.body[0] == ("conv1", Conv(64, 32, 1))
+    assert plan_block("resnet50", **sizes, mid_channels=[[32, 48]]) == block
+    assert plan_block(plan("resnet50"), **sizes, mid_channels=[[32, 48]]) == block
+
+
 def test_a_backbone_ends_with_its_last_map() -> None:
     taps = plan_features("resnet18", ["layer3", "act1"])
     assert taps.names == ("act1", "layer3")
@@ -153,3 +174,14 @@ def test_a_network_of_no_classes_has_no_head_and_one_class_is_a_head() -> None:
     assert [name for name, _ in plan(none).root.children][-2:] == ["global_pool", "flatten"]
     features = explicit_spec("features", plan(none).root, (64, 64))
     assert (features.num_classes, plan(features).outputs) == (0, 512)
+
+
+@pytest.mark.parametrize("norm", [Norm(4, 1e-5, 0.1), GroupNorm(4, 2, 1e-5)], ids=lambda node: node.kind)
+@pytest.mark.parametrize(
+    "function", [Activation("relu"), LeakyReLU(0.1), PReLU(4), Clip(0.0, 6.0)], ids=lambda node: node.kind
+)
+def test_without_its_head_a_network_keeps_the_last_norm_and_activation(norm: Node, function: Node) -> None:
+    block = Residual((("act", function),), (("conv", Conv(4, 4, 3, 1, 1)),), None, "input", ())
+    layers = ("conv1", Conv(3, 4, 3, 1, 1)), ("layer1", Sequential((("0", block),))), ("bn", norm), ("act", function)
+    root = Sequential((*layers, *FEATURES, ("fc", Linear(4, 5))))
+    assert headless(explicit_spec("mine", root, (8, 8))).root.children == (*layers, *FEATURES)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from helpers.processes import wait_for
 from resnet_xf.support.processes import Child, ProcessDied, supervise
 
 
@@ -140,10 +141,3 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Every run is a process of its own, as a person's is."""
+"""The plugin in runs of pytest: one in processes of its own, as a person's is, and the others in this process."""
 
 import json
 import re
@@ -25,16 +25,29 @@ class Other:
 """
 
 
+HERE = ("-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:hypothesispytest", "--capture=sys")
+"""Without the plugins that change a process for good."""
+
+
+def write(folder: Path, body: str, ini: str = "") -> None:
+    (folder / "test_nets.py").write_text(BEGIN + body)
+    (folder / "pytest.ini").write_text(f"[pytest]\naddopts = --strict-markers --strict-config\n{ini}")
+
+
 @pytest.fixture
-def run(tmp_path: Path):
-    """pytest in a folder with that test module: its exit code and what it says."""
+def run(tmp_path: Path, monkeypatch, capsys):
+    """pytest in a folder with that test module, in this process: its exit code and what it says."""
 
     def run(body: str, *arguments: str, ini: str = "") -> tuple[int, str]:
-        (tmp_path / "test_nets.py").write_text(BEGIN + body)
-        (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = --strict-markers --strict-config\n{ini}")
-        line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        return done.returncode, done.stdout + done.stderr
+        write(tmp_path, body, ini)
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.setattr(sys, "path", [*sys.path])
+            try:
+                code = pytest.main([*HERE, *arguments])
+            finally:
+                sys.modules.pop("test_nets", None)
+        return int(code), "".join(capsys.readouterr())
 
     return run
 
@@ -44,8 +57,9 @@ def test_importing_the_plugin_imports_nothing_else() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout == "set()\n"
 
 
-def test_proofs_differences_and_reports(run, tmp_path: Path) -> None:
-    code, said = run(
+def test_proofs_differences_and_reports(tmp_path: Path) -> None:
+    write(
+        tmp_path,
         BROKEN
         + """
 @pytest.mark.parity(level="quick")
@@ -64,11 +78,12 @@ class TestNets:
     def test_wrong(self, assert_parity):
         assert_parity("no_such_net")
 """,
-        "--parity-level=standard",
-        "--parity-report=out",
-        "-n2",
     )
-    assert code == 1
+    options = ("--parity-level=standard", "--parity-report=out", "-n2")
+    line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
     assert "2 failed, 2 passed" in said
     assert "parity: 3 networks proven, 1 differs" in said
     assert "- parity of tiny -" in said
@@ -97,7 +112,7 @@ def no_mxnet(monkeypatch):
     resnet_xf.backend.registry._load.cache_clear()
 
 def test_left(no_mxnet, assert_parity):
-    assert_parity(SPEC, "pytorch,gluon")
+    assert_parity(SPEC, "gluon,pytorch")
 """
     code, said = run(body, "-rs", ini="parity_level = quick\n")
     assert code == 0, said

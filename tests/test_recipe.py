@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from resnet_xf import SqueezeExcitation, build, get_spec
+from resnet_xf import SqueezeExcitation, get_backend, get_spec, plan
 from resnet_xf.errors import RecipeError
 from resnet_xf.training.recipe import (
     RECIPES,
@@ -345,6 +345,8 @@ def test_unreadable_recipe_files_are_named(tmp_path, name: str, content: bytes, 
 def test_an_unknown_recipe_is_told_the_known_ones(tmp_path) -> None:
     with pytest.raises(RecipeError, match=r"no recipe is called 'nope'; choose one of digits, d2l, cifar, imagenet"):
         get_recipe("nope")
+    with pytest.raises(RecipeError, match=r"no recipe is called 'n{300}'; choose one"):  # longer than a file's name
+        get_recipe("n" * 300)
     with pytest.raises(RecipeError, match=r"none\.toml: No such file"):
         get_recipe(tmp_path / "none.toml")
 
@@ -354,7 +356,8 @@ def test_all_that_decays_is_what_pytorch_calls_parameters(name: str) -> None:
     spec = get_spec("d2l_resnet18") if name.startswith("se") else get_spec(name)
     if name.startswith("se"):  # a network with every kind of layer
         spec = msgspec.structs.replace(spec, se=SqueezeExcitation(bias=True), preactivation=True)
-    network = build(spec, "torch")
+    with torch.device("meta"):  # names alone
+        network = get_backend("torch").build(plan(spec).root)
     everything = recipe_of(Schedule())
     assert decaying(spec, everything) == {name for name, _ in network.named_parameters()}
     weights = msgspec.structs.replace(everything, optimizer=Optimizer(learning_rate=1, decay="weights"))

@@ -1,5 +1,7 @@
 """The ONNX backend: the contract, and rungs 1 to 6 for networks with every kind of layer."""
 
+import os
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -109,6 +111,16 @@ def test_a_wrong_layer_is_named(small) -> None:
     broken = Saboteur("onnx", node=only("layer1.0.bn1", eps=1e-3))
     failure = parity(small, ["torch", "mxnet", broken], image_size=(16, 16), level="quick").failure
     assert (failure.number, failure.where) == (1, "layer1.0.bn1")
+
+
+@pytest.mark.parametrize("variable, threads", [("3", 3), ("8,2", 8), ("", 5), (None, 5)])
+def test_a_session_has_the_threads_it_is_told_or_one_for_each_processor(monkeypatch, variable, threads: int) -> None:
+    """``8,2`` is OpenMP's: 8 threads, and 2 more for each within them."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(5)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert BACKEND.bench.threads() == threads
 
 
 def test_what_it_cannot_do_is_said(small) -> None:

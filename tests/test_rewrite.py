@@ -3,6 +3,7 @@ import pytest
 from hypothesis import assume, given, settings
 
 from helpers.strategies import specs
+from helpers.undrawn import undrawn
 from resnet_xf import ResNetSpec, draw_weights, get_backend, plan, trace
 from resnet_xf.architecture.measures import relative_error, rounding_bound, roundings
 from resnet_xf.architecture.nodes import Conv, Norm, walk
@@ -46,7 +47,7 @@ def test_a_folded_network_gives_the_same_within_rounding(backend: str, dtype: st
 )
 def test_of_every_norm_behind_a_convolution_nothing_is_left(name: str, left: int) -> None:
     root = plan(name).root
-    node, weights = fold_norms(root, draw_weights(root, scheme="probe"))
+    node, weights = fold_norms(root, undrawn(root))
     before, after = dict(walk(root)), dict(walk(node))
     assert sum(isinstance(one, Norm) for one in after.values()) == left
     assert [n for n in before if n in after] == list(after)

@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from helpers.narrow import shortened
 from helpers.strategies import fits, specs
 from resnet_xf import ResNetSpec, Stage, draw_weights, get_backend, get_spec, list_models, plan, save_weights, source
-from resnet_xf.architecture.nodes import Children, Norm, Sequential
+from resnet_xf.architecture import nodes
+from resnet_xf.architecture.nodes import Children, Conv, Node, Norm, Residual, Sequential
 from resnet_xf.architecture.plan import Plan, explicit_spec
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.errors import BackendError
+from resnet_xf_mxnet.numpy_compat import mx
 
 BACKENDS = ("torch", "mxnet")
 
@@ -37,7 +39,7 @@ def float64_outputs(planned: Plan, name: str) -> tuple[Any, Any]:
     backend = get_backend(name)
     network = made(source(planned, name))
     if name == "mxnet":
-        network.initialize()
+        network.initialize(mx.init.Zero())
         network.cast("float64")
     else:
         network.double()
@@ -116,6 +118,37 @@ def test_blocks_that_differ_in_momentum_keep_it(backend: str) -> None:
     small = plan(ResNetSpec(name="small", num_classes=5, image_size=(33, 33), stages=SMALL[:2]))
     spec = explicit_spec("momenta", Sequential(changed(small.root.children)), (33, 33))
     np.testing.assert_array_equal(*float64_outputs(plan(spec), backend))
+
+
+def residual(*body: tuple[str, Node], shortcut: Node | None = None) -> Residual:
+    return Residual((), body, shortcut, "input", (("act1", nodes.Activation("relu")),))
+
+
+def skip(channels: int, shortcut: Node | None = None) -> Residual:
+    """A block that skips over two blocks."""
+    conv, norm = Conv(channels, channels, 3, 1, 1), Norm(channels, 1e-5, 0.1)
+    inner = residual(("conv1", conv), ("bn1", norm), shortcut=shortcut)
+    return residual(("block", inner), ("block_2", inner))
+
+
+def pooled(operation: Any) -> Residual:
+    return residual(("pool", nodes.Pool(operation, 3, 1, 1)), ("conv1", Conv(4, 4, 3, 1, 1)))
+
+
+UNLIKE: dict[str, tuple[Node, ...]] = {
+    "blocks around blocks of other widths": (skip(4), Conv(4, 6, 1), skip(6), Conv(6, 4, 1)),
+    "blocks around blocks of which one has a shortcut": (skip(4), skip(4, Conv(4, 4, 1))),
+    "poolings of two kinds": (pooled("max"), pooled("avg")),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_blocks_that_no_class_has_in_common(name: str, backend: str) -> None:
+    end = ("global_pool", nodes.GlobalPool()), ("flatten", nodes.Flatten()), ("fc", nodes.Linear(4, 5))
+    blocks = Sequential(tuple((str(number), node) for number, node in enumerate(UNLIKE[name])))
+    root = Sequential((("conv1", Conv(3, 4, 3, 1, 1)), ("layer1", blocks), *end))
+    np.testing.assert_array_equal(*float64_outputs(plan(explicit_spec("unlike", root, (9, 9))), backend))
 
 
 @pytest.fixture(scope="session")

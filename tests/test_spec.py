@@ -4,11 +4,11 @@ from hypothesis import given
 from safetensors.numpy import save_file
 
 from helpers.strategies import specs
-from resnet_xf import ResNetSpec, Stage, draw_weights, get_spec, list_models, plan, save_weights
+from resnet_xf import ResNetSpec, Stage, draw_weights, get_recipe, get_spec, list_models, plan, save_weights
 from resnet_xf.architecture.nodes import Conv, Flatten, Linear, Norm, Sequential
 from resnet_xf.architecture.plan import explicit_spec, resized
 from resnet_xf.architecture.spec import ExplicitSpec
-from resnet_xf.errors import SpecError
+from resnet_xf.errors import RecipeError, SpecError
 
 GOOD = {"name": "x", "stages": [{"depth": 1, "channels": 8}, {"depth": 2, "channels": 16, "stride": 2}]}
 
@@ -123,6 +123,12 @@ def test_an_unknown_name_suggests_near_ones() -> None:
         get_spec("resnet-18")
     with pytest.raises(SpecError, match="`resnet-xf list` shows them all"):
         get_spec("zzzzzz")
+
+
+@pytest.mark.parametrize("get, error", [(get_spec, SpecError), (get_recipe, RecipeError)])
+def test_a_name_longer_than_any_file_s_is_unknown(get, error: type[Exception]) -> None:
+    with pytest.raises(error, match="^no (spec|recipe) is called 'xxx"):
+        get("x" * 5000)
 
 
 def layered() -> ExplicitSpec:

@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from helpers.processes import wait_for
 from helpers.runs import RECIPE, TINY
 from resnet_xf import draw_weights, save_weights
 from resnet_xf.errors import CheckpointError, DataError
@@ -48,13 +50,6 @@ def start(tmp_path, monkeypatch):
         process.communicate()
 
 
-def wait_until(holds) -> None:
-    until = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
 def left(folder: Path) -> list[str]:
     """All but what was there before the command."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "w.safetensors")
@@ -67,29 +62,34 @@ ENDLESS = ("bench", "tiny.toml", "--backend", "torch", "--preset", "eager", "--t
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_bench_leaves_nothing(start, tmp_path, number) -> None:
     process = start(*ENDLESS)
-    wait_until(lambda: any((tmp_path / "tmp").rglob("*.output")))
+    wait_for(lambda: any((tmp_path / "tmp").rglob("*.output")))
     time.sleep(0.5)  # the process that measures starts now; it outlives a parent that is killed
     process.send_signal(number)
     code = process.wait(SECONDS)
     assert code == (-9 if number == signal.SIGKILL else 128 + number)
-    wait_until(lambda: left(tmp_path) == BEFORE)
+    wait_for(lambda: left(tmp_path) == BEFORE)
 
 
 def test_a_capture_leaves_nothing(start, tmp_path) -> None:
     process = start("capture", "tiny.toml", "--backend", "torch", "--out", "evidence")
-    wait_until(lambda: any(path.name.startswith(".evidence") for path in tmp_path.iterdir()))
+    wait_for(lambda: any(path.name.startswith(".evidence") for path in tmp_path.iterdir()))
     process.terminate()
     assert (process.wait(SECONDS), process.communicate()) == (143, ("", ""))
     assert left(tmp_path) == BEFORE
 
 
-@pytest.mark.parametrize("seconds", [0.4, 1.0])
-def test_a_conversion_leaves_nothing(start, tmp_path, seconds: float) -> None:
-    process = start("convert", "w.safetensors", "out.pth")
-    time.sleep(seconds)
-    process.terminate()
-    assert process.wait(SECONDS) in (143, -signal.SIGTERM)  # the latter if Python itself has only begun
-    assert left(tmp_path) == BEFORE
+def test_a_conversion_leaves_nothing(command, tmp_path, monkeypatch) -> None:
+    save = torch.save
+
+    def save_and_stop(state: object, path: Path) -> None:
+        save(state, path)
+        assert left(tmp_path) == [path.name]
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    save_weights(tmp_path / "w.safetensors", draw_weights(TINY), TINY)
+    monkeypatch.setattr(torch, "save", save_and_stop)
+    assert command("convert", tmp_path / "w.safetensors", tmp_path / "out.pth") == (143, "", "")
+    assert left(tmp_path) == []
 
 
 def test_a_training_whose_reader_is_gone_saves_and_says_how_to_go_on(start) -> None:

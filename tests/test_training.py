@@ -3,6 +3,7 @@ import inspect
 import os
 import shutil
 import signal
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -13,7 +14,7 @@ from helpers.narrow import narrowed
 from helpers.runs import RECIPE, TINY, few_digits
 from resnet_xf import draw_weights, get_spec
 from resnet_xf.architecture.measures import same_bits
-from resnet_xf.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped
+from resnet_xf.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped, WeightsError
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import Header, load_checkpoint
 from resnet_xf.training.loop import Progress
@@ -112,6 +113,14 @@ def test_lock_step_notices_momentum_that_is_not_rescaled(first: str, second: str
     assert parted(first, second, tmp_path, RECIPE.optimizer, RECIPE.schedule) > 1e-5
 
 
+@cache
+def exact_losses(backend: str) -> dict[int, float]:
+    """The loss of each step of an uninterrupted run in float64."""
+    losses: dict[int, float] = {}
+    go(backend, replace(RECIPE, precision="float64"), callback=lambda at: losses.setdefault(at.step, at.loss))
+    return losses
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("lost", ["velocity", "sign", "position"])
 def test_lock_step_notices_what_a_checkpoint_loses(backend: str, lost: str, tmp_path, monkeypatch) -> None:
@@ -126,10 +135,9 @@ def test_lock_step_notices_what_a_checkpoint_loses(backend: str, lost: str, tmp_
         factor = 0 if lost == "velocity" else -1
         return dataclasses.replace(found, velocity={name: factor * array for name, array in found.velocity.items()})
 
+    whole, after = exact_losses(backend), {}
     monkeypatch.setattr(resnet_xf.training.runs, "load_checkpoint", lossy)
-    whole, after = {}, {}
     recipe = replace(RECIPE, precision="float64")
-    go(backend, recipe, callback=lambda at: whole.setdefault(at.step, at.loss))
     with pytest.raises(TrainingStopped):
         go(backend, recipe, out=tmp_path / "run", callback=stopping_at(8))
     go_on(tmp_path / "run", backend, callback=lambda at: after.setdefault(at.step, at.loss))
@@ -230,6 +238,22 @@ def test_a_run_begins_with_the_weights_given(tmp_path) -> None:
     go("torch", replace(RECIPE, epochs=1, schedule=Schedule()), weights=weights, out=tmp_path / "run")
     first = load_checkpoint(list_checkpoints(tmp_path / "run")[0]).weights
     assert all(same_bits(first[name], array) for name, array in weights.items())
+
+
+def test_weights_that_are_not_finite_begin_no_run(tmp_path) -> None:
+    weights = draw_weights(TINY, 77)
+    weights["fc.bias"][3] = np.nan
+    with pytest.raises(
+        WeightsError, match=r"^fc\.bias: holds NaN or infinite values, and no training begins with them$"
+    ):
+        go("torch", weights=weights, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_stopped_before_its_first_step_is_in_epoch_1(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("resnet_xf.training.loop.refuse_run", lambda folder: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(TrainingStopped, match=r"^stopped after step 0 of 18 \(epoch 1 of 3\); go on with"):
+        go("torch", out=tmp_path / "run")
 
 
 def test_the_callback_is_told_of_every_step_and_epoch() -> None:

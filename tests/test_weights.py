@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 
 from helpers.strategies import fits, specs
@@ -144,6 +145,13 @@ def test_saved_weights_come_back_to_the_bit_with_their_spec(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 
 
+@pytest.mark.parametrize("form", [str, plan])
+def test_a_spec_is_saved_by_its_name_and_from_a_plan(tmp_path, form) -> None:
+    name = "cifar_resnet20"
+    save_weights(tmp_path / "w.safetensors", draw_weights(name), form(name))
+    assert load_weights(tmp_path / "w.safetensors")[0] == get_spec(name)
+
+
 def _without(name: str):
     return lambda weights: {k: v for k, v in weights.items() if k != name}
 
@@ -154,6 +162,10 @@ def _without(name: str):
         (_without("fc.bias"), r"missing: fc\.bias$"),
         (lambda w: w | {"fc.extra": w["fc.bias"]}, r"left over: fc\.extra$"),
         (lambda w: w | {"fc.weight": w["fc.weight"].T}, r"wrong shape: fc\.weight \(expected \(3, 8\), got \(8, 3\)\)"),
+        (
+            lambda w: {k: torch.from_numpy(v) for k, v in w.items()},
+            r"conv1\.weight is a Tensor; expected a NumPy array, ",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named_and_nothing_is_written(tmp_path, change, says: str) -> None:

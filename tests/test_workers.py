@@ -6,14 +6,17 @@ import sys
 import time
 from itertools import product
 from pathlib import Path
+from threading import Thread
 
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.processes import children, wait_for
 from helpers.runs import RECIPE, TINY
 from resnet_xf import get_backend, load_dataset
+from resnet_xf.backend import workers
 from resnet_xf.backend.workers import free_port
 from resnet_xf.data import Batches
 from resnet_xf.data.transform import Transform
@@ -52,15 +55,23 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
 
 
-@pytest.mark.parametrize(
-    "backend, start, workers", [("torch", TORCHRUN, []), ("mxnet", COMMAND, ["--workers", "2"])], ids=["torchrun", "kvstore"]
-)  # fmt: skip
-def test_two_processes_train_as_one_does_with_the_whole_batch(backend: str, start, workers, tmp_path) -> None:
-    arguments = [*files(tmp_path), "--backend", backend, "--out", str(tmp_path / "two"), *workers]
-    done = subprocess.run([*start, *arguments], env=environment(), capture_output=True, text=True, timeout=120)
+def test_two_processes_of_torchrun_train_as_one_does_with_the_whole_batch(tmp_path) -> None:
+    arguments = [*TORCHRUN, *files(tmp_path), "--backend", "torch", "--out", str(tmp_path / "two")]
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    two = load_checkpoint(tmp_path / "two")
-    one = train(TINY, load_dataset("digits"), FROZEN, backend=backend, device="cpu", out=tmp_path / "one")
+    assert_trained_as_by_one_process(tmp_path / "two", "torch")
+
+
+def test_two_workers_train_as_one_process_does_with_the_whole_batch(command, tmp_path) -> None:
+    arguments = [*files(tmp_path), "--backend", "mxnet", "--out", tmp_path / "two", "--workers", 2]
+    code, _, complaint = command("train", *arguments)
+    assert (code, complaint) == (0, "")
+    assert_trained_as_by_one_process(tmp_path / "two", "mxnet")
+
+
+def assert_trained_as_by_one_process(run: Path, backend: str) -> None:
+    two = load_checkpoint(run)
+    one = train(TINY, load_dataset("digits"), FROZEN, backend=backend, device="cpu")
     assert two.header.step == 10
     assert two.header.history[0].workers == 2
     for name, array in one.weights.items():
@@ -164,76 +175,74 @@ def test_workers_that_cannot_meet_say_so(command, monkeypatch, tmp_path) -> None
     assert "DMLC_ROLE is 'wrker'; expected worker, server or scheduler" in done.stderr
 
 
-def children(parent: int) -> dict[int, str]:
-    """The processes that one started, and their DMLC_ROLE or rank."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                    variables = dict(v.split("=", 1) for v in (entry / "environ").read_text().split("\0") if "=" in v)
-                    found[int(entry.name)] = variables.get("DMLC_ROLE") or f"rank {variables.get('RANK')}"
-            except (OSError, ValueError):
-                continue
-    return found
+def role(pid: int) -> str:
+    """A process's DMLC_ROLE, or its rank."""
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    found = dict(variable.split("=", 1) for variable in variables if "=" in variable)
+    return found.get("DMLC_ROLE") or f"rank {found.get('RANK')}"
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 @pytest.mark.parametrize("backend", ["torch", "mxnet"])
-def test_a_worker_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(backend: str, tmp_path) -> None:
+def test_a_worker_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(
+    backend: str, command, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setattr(workers, "GRACE", 0.5)
     recipe = msgspec.structs.replace(FROZEN, epochs=10_000, batch_size=720)
-    run = tmp_path / "run"
-    arguments = [*files(tmp_path, recipe), "--backend", backend, "--out", str(run), "--workers", "2"]
-    process = subprocess.Popen([*COMMAND, *arguments], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
-    try:
-        wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") >= 2)
-        started = children(process.pid)
-        victim = next(pid for pid, role in started.items() if role in ("worker", "rank 1"))
-        os.kill(victim, signal.SIGKILL)
-        _, complaint = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 2
-    assert "Traceback" not in complaint
-    last = complaint.strip().splitlines()[-1]
-    assert "was killed by SIGKILL" in last
-    assert f"`resnet-xf train --resume {run} --workers 2` goes on" in last
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+    run, metrics = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
+    others = children(os.getpid())
+    started: list[int] = []
+
+    def kill_a_worker() -> None:
+        try:
+            wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
+        finally:
+            started.extend(pid for pid in children(os.getpid()) if pid not in others)
+            os.kill(next(pid for pid in started if role(pid) in ("worker", "rank 1")), signal.SIGKILL)
+
+    (killer := Thread(target=kill_a_worker)).start()
+    arguments = [*files(tmp_path, recipe), "--backend", backend, "--out", run, "--workers", 2]
+    code, _, complaint = command("train", *arguments)
+    killer.join()
+    assert code == 2
+    assert complaint.count("\n") == 1
+    assert complaint.count("was killed by SIGKILL") == 1  # the processes that are ended because of it are not told
+    assert f"`resnet-xf train --resume {run} --workers 2` goes on" in complaint
+    assert len(started) == {"torch": 2, "mxnet": 4}[backend]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)
     assert load_checkpoint(run).header.position.epoch >= 2
 
 
 @pytest.mark.parametrize("backend", ["torch", "mxnet"])
-def test_an_image_that_a_worker_cannot_read_ends_all_at_one_step_and_loses_none(backend: str, tmp_path) -> None:
+def test_an_image_that_a_worker_cannot_read_ends_all_at_one_step_and_loses_none(
+    backend: str, command, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setattr(workers, "GRACE", 60)  # no process is waited for that does not end by itself
     for half, name, number in product(("train", "test"), "ab", range(8)):
         path = tmp_path / "pictures" / half / name / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (9, 9), 20 * number).save(path)
     augmentation = Augmentation(crop="resize", mean=(0.0,), std=(1.0,))
     recipe = msgspec.structs.replace(FROZEN, batch_size=4, augmentation=augmentation)
-    arguments = [*files(tmp_path, recipe), "--num-classes", "2", "--in-channels", "3", "--dataset"]
-    arguments += [
-        f"folder:{tmp_path / 'pictures'}",
-        "--backend",
-        backend,
-        "--out",
-        str(tmp_path / "run"),
-        "--workers",
-        "2",
-    ]
-    data = load_dataset(f"folder:{tmp_path / 'pictures'}")
+    pictures, run = f"folder:{tmp_path / 'pictures'}", tmp_path / "run"
+    arguments = [*files(tmp_path, recipe), "--num-classes", 2, "--in-channels", 3, "--dataset", pictures]
+    arguments += ["--backend", backend, "--out", run, "--workers", 2]
+    data = load_dataset(pictures)
     transform = Transform((12, 12), 3, "resize", mean=(0.0,), std=(1.0,))
     batches = [*Batches(data.train, transform, 4, seed=recipe.seed, rank=1, workers=2, threads=1)]
     index = int(batches[-1].indices[0])  # the other worker's share of the last batch
     path = tmp_path / "pictures" / "train" / "ab"[index // 8] / f"{index % 8}.png"
     path.write_bytes(path.read_bytes()[:40])
-    done = subprocess.run([*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=90)
-    assert done.returncode == 2
-    said = done.stderr.strip().splitlines()[-1]
-    assert f"{path.name}: not readable as an image" in said
-    assert (
-        "another worker could not read an image of its share; stopped after step 3 of 4 (epoch 1 of 1); go on" in said
-    )
-    assert load_checkpoint(tmp_path / "run").header.step == 3
+    began = time.monotonic()
+    code, _, complaint = command("train", *arguments)
+    assert time.monotonic() < began + 60
+    assert code == 2
+    assert complaint.count("\n") == 1
+    assert f"{path.name}: not readable as an image" in complaint
+    other = "another worker could not read an image of its share; stopped after step 3 of 4 (epoch 1 of 1); go on"
+    assert other in complaint
+    assert "killed" not in complaint
+    assert load_checkpoint(run).header.step == 3
 
 
 def test_a_worker_that_finds_nobody_gives_up_with_a_message(tmp_path) -> None:
@@ -243,10 +252,3 @@ def test_a_worker_that_finds_nobody_gives_up_with_a_message(tmp_path) -> None:
     done = subprocess.run([*COMMAND, *arguments], env=environment() | alone, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.strip().endswith("no answer from the other workers for 1 s; has one died? Resume the run")
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.1)

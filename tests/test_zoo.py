@@ -28,6 +28,7 @@ def collected():
     """Large networks that refer to themselves are freed at once, and not when Python happens to."""
     yield
     gc.collect()
+    gc.freeze()  # so that the next one looks at new objects alone
 
 
 def test_the_zoo_holds_the_whole_family() -> None:
@@ -52,15 +53,16 @@ def reference(name: str):
             base, _, stride = name.partition("_os")
             network = timm.create_model(base, **({"output_stride": int(stride)} if stride else {}))
     network.to_empty(device="cpu")
-    drawn = torch.randn(1_000_003)  # a prime number, so that no two filters are the same
+    tensors, prime = network.state_dict(), 1_000_003  # a prime number, so that no two filters are the same
+    drawn = torch.randn(prime).repeat(max(map(torch.numel, tensors.values())) // prime + 2)
     with torch.no_grad():
-        for number, (key, tensor) in enumerate(network.state_dict().items()):
+        for number, (key, tensor) in enumerate(tensors.items()):
             if not tensor.is_floating_point():
                 tensor.zero_()
             elif tensor.ndim == 1:
                 tensor.uniform_(*((-0.2, 0.2) if key.endswith(("bias", "mean")) else (0.5, 1.5)))
             else:
-                values = drawn.roll(7919 * number).repeat(-(-tensor.numel() // len(drawn)))[: tensor.numel()]
+                values = drawn[7919 * number % prime :][: tensor.numel()]
                 torch.mul(values.view_as(tensor), tensor[0].numel() ** -0.5, out=tensor)
     return network.eval()
 

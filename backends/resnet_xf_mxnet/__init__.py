@@ -58,11 +58,11 @@ class MxnetBackend:
         return usable + [f"not {', '.join(names)}: {problem}" for problem, names in unusable.items()]
 
     def build(self, node: Node, dtype: str = "float32") -> Any:
-        """Build the block of a node, on the CPU, with Gluon's default initialization."""
+        """Build the block of a node, on the CPU, with weights of 0."""
         with kind(numpy=False):
             network = builder.build(node)
-            network.initialize(ctx=mx.cpu())
             network.cast(dtype)
+            builder.initialize(network, mx.cpu())
         return network
 
     @_in_its_kind

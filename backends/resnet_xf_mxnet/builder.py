@@ -8,7 +8,7 @@ from typing import Any
 
 from resnet_xf.architecture import nodes
 from resnet_xf.architecture.nodes import Children, Node, join
-from resnet_xf_mxnet.arrays import as_kind, is_numpy, kind
+from resnet_xf_mxnet.arrays import as_kind, in_kind_of, is_numpy, kind
 from resnet_xf_mxnet.numpy_compat import mx
 
 nn = mx.gluon.nn
@@ -77,6 +77,19 @@ def build(node: Node, name: str = "") -> Any:
         case nodes.Gate():
             return ChannelGate(node, name, prefix=prefix)
     raise TypeError(f"{node!r} is not a node")
+
+
+class _Unset(mx.init.Initializer):
+    """Leaves a new array as it is: 0."""
+
+    def _init_weight(self, name: Any, array: Any) -> None:
+        pass
+
+
+def initialize(network: Any, context: Any) -> None:
+    """Make the arrays of a new network: variances of 1, all else 0. Weights are loaded next, and to draw takes long."""
+    for param in network.collect_params().values():
+        param.initialize(None if param.name.endswith("running_var") else _Unset(), ctx=context)
 
 
 class ExactPReLU(mx.gluon.nn.PReLU):
@@ -165,6 +178,9 @@ class Sum(mx.gluon.HybridBlock):
         return body + shortcut
 
 
+_in_own_kind = in_kind_of(lambda self, *args: self)
+
+
 class _EitherKind(mx.gluon.HybridBlock):
     """A block that takes both kinds of arrays and returns the kind that it was given, before and after ``set_np()``."""
 
@@ -177,20 +193,10 @@ class _EitherKind(mx.gluon.HybridBlock):
             output = super().__call__(as_kind(x, own))
         return as_kind(output, given)
 
-    def save_parameters(self, *args: Any, **options: Any) -> None:
-        """Do as Gluon, which refuses the other kind of arrays."""
-        with kind(is_numpy(self)):
-            super().save_parameters(*args, **options)
-
-    def load_parameters(self, *args: Any, **options: Any) -> None:
-        """Do as Gluon, which refuses the other kind of arrays."""
-        with kind(is_numpy(self)):
-            super().load_parameters(*args, **options)
-
-    def export(self, *args: Any, **options: Any) -> Any:
-        """Do as Gluon, which refuses the other kind of arrays."""
-        with kind(is_numpy(self)):
-            return super().export(*args, **options)
+    # Gluon's own refuse the other kind of arrays.
+    save_parameters = _in_own_kind(mx.gluon.HybridBlock.save_parameters)
+    load_parameters = _in_own_kind(mx.gluon.HybridBlock.load_parameters)
+    export = _in_own_kind(mx.gluon.HybridBlock.export)
 
 
 class HybridSequential(_EitherKind, mx.gluon.nn.HybridSequential):

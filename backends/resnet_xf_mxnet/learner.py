@@ -58,12 +58,12 @@ class MxnetLearner:
         self._task = task
         native = isinstance(task.network, mx.gluon.Block)
         self._network: Any = task.network if native else builder.build(task.network)
+        self._network.cast(self._dtype)
         if native:
             for param in self._network._collect_params_with_prefix().values():
                 param.reset_ctx(self._context)
         else:
-            self._network.initialize(ctx=self._context)
-        self._network.cast(self._dtype)
+            builder.initialize(self._network, self._context)
         plain_mean = self.device == "cpu" and task.preset in COMPILED and not native
         for _, block in named_blocks(self._network):
             if plain_mean and isinstance(block, mx.gluon.nn.GlobalAvgPool2D):
@@ -258,8 +258,7 @@ def _exit_now(code: int) -> None:
 def _give_up(seconds: float) -> None:
     """End this process, whose main thread waits inside MXNet."""
     report_failure(f"no answer from the other workers for {seconds:g} s; has one died? Resume the run")
-    sys.stderr.flush()
-    os._exit(2)
+    _exit_now(2)
 
 
 def _global_mean(F: Any, x: Any) -> Any:  # noqa: N803 - Gluon's own name

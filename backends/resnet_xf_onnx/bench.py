@@ -15,6 +15,7 @@ from resnet_xf.architecture.weights import Array, plain
 from resnet_xf.backend.fast import Bench, FastTask
 from resnet_xf.backend.learner import device_number
 from resnet_xf.errors import BackendError
+from resnet_xf.support.environment import processors
 from resnet_xf_onnx.graph import Graph
 
 
@@ -44,8 +45,7 @@ class OnnxFast:
 class OnnxBench(Bench):
     """See :class:`resnet_xf.backend.fast.Bench`. A session's run ends when its work is done: no ``wait`` is needed."""
 
-    def fast(self, task: FastTask) -> OnnxFast:
-        return OnnxFast(task)
+    fast = staticmethod(OnnxFast)
 
     def products(self, size: int, precision: str, device: str) -> list[Callable[[], object]]:
         graph, matrix = Graph(Linear(size, size, bias=False), "float32"), np.ones((size, size), np.float32)
@@ -53,8 +53,8 @@ class OnnxBench(Bench):
         return [lambda: session.run(None, {"images": matrix})] if precision == "float32" else []
 
     def threads(self) -> int:
-        """Return how many threads a session uses: ``OMP_NUM_THREADS``, as other frameworks do, or one for each core."""
-        return int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
+        """Return how many threads a session uses: ``OMP_NUM_THREADS``, as other frameworks do, or one a processor."""
+        return int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0) or processors()
 
 
 def open_session(model: ModelProto, *, optimized: bool = False) -> InferenceSession:

@@ -10,8 +10,8 @@ from torch.nn import functional
 from resnet_xf.architecture.weights import Array
 from resnet_xf.data.pixels import Pixels
 
-SHARE = 8
-"""The part of a GPU's free memory that a copy of kept images may take: an eighth."""
+SHARE = 1 / 8
+"""The share of a GPU's free memory that a copy of kept images may take."""
 
 
 class DevicePixels:
@@ -53,7 +53,7 @@ class DevicePixels:
     def _copy(self, array: Array) -> torch.Tensor | None:
         """Return a copy of an array on the device, the same one each time; None if it is too large."""
         if id(array) not in self._copies:
-            free = torch.cuda.mem_get_info(self._device)[0] // SHARE if self._device.type == "cuda" else array.nbytes
+            free = torch.cuda.mem_get_info(self._device)[0] * SHARE if self._device.type == "cuda" else array.nbytes
             source = array if array.flags.writeable else array.copy()  # PyTorch warns of read-only arrays
             copy = torch.from_numpy(source).to(self._device) if array.nbytes <= free else None
             self._copies[id(array)] = array, copy

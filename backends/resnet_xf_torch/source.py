@@ -12,7 +12,7 @@ from resnet_xf_torch import builder
 
 
 def layer(node: Node) -> str:
-    """The expression that makes a layer. A PReLU is PyTorch's own: in float32 that is MXNet's too."""
+    """The expression that makes a layer. PReLUs and leaky ReLUs are PyTorch's own: in float32 they are MXNet's too."""
     match node:
         case nodes.Conv(channels, out, kernel, stride, padding, dilation, groups, bias):
             options = {"stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1), "groups": (groups, 1)}

@@ -46,12 +46,26 @@ def compute(weights: Weights, name: str, node: nodes.Node, x: Array, *others: Ar
             sums = columns @ scale.reshape(node.groups, -1, scale[0].size).swapaxes(1, 2)
             return sums.swapaxes(2, 3).reshape(len(x), -1, *x.shape[2:4]) + shift[:, None, None]
         case nodes.Norm():
-            mean, deviation = own["running_mean"], np.sqrt(own["running_var"] + node.eps)
-            return (x - mean[:, None, None]) * (scale / deviation)[:, None, None] + shift[:, None, None]
+            ends = (1,) * (node.axes - 2)  # (N, C, H, W) or (N, C)
+            mean, variance = (own[word].reshape(-1, *ends) for word in ("running_mean", "running_var"))
+            return (x - mean) / np.sqrt(variance + node.eps) * scale.reshape(-1, *ends) + shift.reshape(-1, *ends)
+        case nodes.GroupNorm():
+            groups = x.reshape(len(x), node.groups, -1)
+            centred = groups - groups.mean(2, keepdims=True)
+            normal = centred / np.sqrt(groups.var(2, keepdims=True) + node.eps)
+            return normal.reshape(x.shape) * scale[:, None, None] + shift[:, None, None]
         case nodes.Activation():
-            return np.maximum(x, 0) if node.function == "relu" else 1 / (1 + np.exp(-x))
-        case nodes.PReLU():
-            return np.maximum(x, 0) + scale[:, None, None] * np.minimum(x, 0)
+            return FUNCTIONS[node.function](x)
+        case nodes.PReLU() | nodes.LeakyReLU():
+            slope, dtype = scale[:, None, None] if own else node.slope, np.float32 if node.float32 else x.dtype
+            return np.maximum(x, 0) + np.multiply(slope, np.minimum(x, 0), dtype=dtype, casting="same_kind")
+        case nodes.Clip():
+            return x.clip(node.low, node.high)
+        case nodes.Scale():
+            minus, times = (np.array(values, x.dtype).reshape(-1, 1, 1) for values in (node.shift, node.scale))
+            return (x - minus) * times
+        case nodes.Dropout():
+            return x  # in inference
         case nodes.Pad():
             return np.pad(x, [(0, 0), (0, 0), (0, node.after), (0, node.after)])
         case nodes.Pool():
@@ -59,8 +73,15 @@ def compute(weights: Weights, name: str, node: nodes.Node, x: Array, *others: Ar
             pads = [[node.padding, node.padding + end] for end in ends]
             if node.operation == "max":
                 return windows(x, node.kernel, node.stride, pads, -np.inf).max((4, 5))
-            total, count = (windows(y, node.kernel, node.stride, pads).sum((4, 5)) for y in (x, np.ones_like(x)))
-            return total / count  # padding does not enter a mean
+            edges = [[0, 0], [0, 0], *2 * [2 * [node.padding]]]
+            ones = np.pad(np.ones_like(x), edges, constant_values=node.counts_padding)
+            count = windows(ones, node.kernel, node.stride, [[0, end] for end in ends]).sum((4, 5))
+            return windows(x, node.kernel, node.stride, pads).sum((4, 5)) / count
+        case nodes.RadixSum():
+            return x.reshape(len(x), node.radix, -1, *x.shape[2:]).sum(1)
+        case nodes.RadixSoftmax():
+            groups = x.reshape(len(x), node.cardinality, node.radix, -1).swapaxes(1, 2)
+            return softmax(groups).reshape(x.shape)
         case nodes.GlobalPool():
             return x.mean((2, 3), keepdims=True)
         case nodes.Flatten():
@@ -72,6 +93,19 @@ def compute(weights: Weights, name: str, node: nodes.Node, x: Array, *others: Ar
         case nodes.Gate():
             return x * others[0]
     raise BackendError(f"numpy has no {node.kind}; give it a case")
+
+
+def softmax(x: Array) -> Array:
+    powers = np.exp(x - x.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+FUNCTIONS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "softmax": softmax,
+}
 
 
 def windows(x: Array, kernel: int, stride: int, pads: list[list[int]], fill: float = 0, dilation: int = 1) -> Array:

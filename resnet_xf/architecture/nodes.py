@@ -1,7 +1,7 @@
 """The nodes of a plan: the layers of :mod:`resnet_xf.architecture.layers`, and the containers that hold them.
 
 A container's node says how data flows through its children, once for shapes and for every framework. To add a kind of
-layer, add a class there and one ``case`` to each backend's builder.
+layer, add a class to ``layers``, one ``case`` to each backend's builder, and one where a backend writes it as source.
 
 A tree of nodes is a network or a part of one, and any node can be built alone. A node's dotted name, as
 ``layer1.0.conv1``, is torchvision's and timm's; modules, trace rows and arrays have the same name. Tensors are

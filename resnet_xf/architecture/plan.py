@@ -154,7 +154,8 @@ def headless(network: Plan | Spec | str) -> Plan:
     children = planned.root.children
     blocks = [n for n, (name, node) in enumerate(children) if any(isinstance(one, Residual) for _, one in walk(node))]
     last = max(blocks, default=-1) + 1
-    while last < len(children) and isinstance(children[last][1], Norm | nodes.Activation):
+    ends = Norm | nodes.GroupNorm | nodes.Activation | nodes.LeakyReLU | nodes.PReLU | nodes.Clip
+    while last < len(children) and isinstance(children[last][1], ends):
         last += 1
     return plan(explicit_spec(planned.spec.name, Sequential((*children[:last], *FEATURES)), planned.spec.image_size))
 
@@ -211,7 +212,7 @@ def plan_features(spec: Spec | str, out: Sequence[str] | None = None) -> Taps:
     return Taps(layers[: last + 1], tuple(sorted(chosen, key=names.index)))
 
 
-def plan_block(spec: Spec | str, *, in_channels: int, channels: int, stride: int = 1, **fields: Any) -> Residual:
+def plan_block(spec: Plan | Spec | str, *, in_channels: int, channels: int, stride: int = 1, **fields: Any) -> Residual:
     """A single residual block of the kind in ``spec``: the first block of a stage with the given fields.
 
     ``plan_block("d2l_resnet18", in_channels=3, channels=6, stride=2)`` maps ``(N, 3, H, W)`` to ``(N, 6, H/2, W/2)``.
@@ -220,7 +221,7 @@ def plan_block(spec: Spec | str, *, in_channels: int, channels: int, stride: int
     Raises:
         SpecError: as :func:`plan`; the path of the block's fields is ``$.stages[0]``.
     """
-    spec = get_spec(spec) if isinstance(spec, str) else spec
+    spec = plan(spec).spec
     if not isinstance(spec, ResNetSpec):
         raise SpecError(f"{spec.name}: is given layer by layer, and has no one kind of block")
     if isinstance(in_channels, bool) or not isinstance(in_channels, int) or in_channels < 1:
@@ -230,8 +231,9 @@ def plan_block(spec: Spec | str, *, in_channels: int, channels: int, stride: int
     except TypeError as error:
         raise SpecError(f"$.stages[0]: {error}") from None
     spec = _checked(msgspec.structs.replace(spec, stages=(stage,)))
+    stage = spec.stages[0]  # checked, so that lists are tuples
     first_dilation = stage.first_dilation or stage.dilation
-    return residual_block(spec, stage, in_channels, stride, first_dilation, where="$.stages[0]")
+    return residual_block(spec, stage, in_channels, stage.stride, first_dilation, where="$.stages[0]")
 
 
 def _checked(spec: Spec) -> ResNetSpec:

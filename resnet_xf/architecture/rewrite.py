@@ -32,8 +32,7 @@ def fold_norms(root: Node, weights: Mapping[str, Array]) -> tuple[Node, Weights]
     Raises:
         WeightsError: if the weights do not fit the node.
     """
-    widest = max((array.dtype for array in weights.values()), default=np.dtype("float32"), key=lambda d: d.itemsize)
-    check_weights(weights, all_weight_shapes(root), widest)
+    check_weights(weights, all_weight_shapes(root))
     pairs: Pairs = {}
     folded = root.changed(partial(_chain, "", pairs))
     remaining = all_weight_shapes(folded)
@@ -79,8 +78,9 @@ def _merged(conv: str, norm: str, node: Norm, weights: Mapping[str, Array]) -> W
         return np.asarray(weights.get(name, default), np.float64)
 
     kernel = weights[f"{conv}.weight"]
-    scale = array(f"{norm}.weight", 1.0) / np.sqrt(array(f"{norm}.running_var", 1.0) + node.eps)
-    bias = scale * (array(f"{conv}.bias", 0.0) - array(f"{norm}.running_mean", 0.0)) + array(f"{norm}.bias", 0.0)
+    mean, variance = (weights[f"{norm}.{word}"].astype(np.float64) for word in ("running_mean", "running_var"))
+    scale = array(f"{norm}.weight", 1.0) / np.sqrt(variance + node.eps)
+    bias = scale * (array(f"{conv}.bias", 0.0) - mean) + array(f"{norm}.bias", 0.0)
     scaled = scale[:, None, None, None] * kernel.astype(np.float64)
     return {f"{conv}.weight": scaled.astype(kernel.dtype), f"{conv}.bias": bias.astype(kernel.dtype)}
 

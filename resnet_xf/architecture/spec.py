@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from resnet_xf.architecture.rules import Classes, Constant, Count
 from resnet_xf.errors import SpecError
-from resnet_xf.support.documents import MOST_BYTES, Document, Part, Struct
+from resnet_xf.support.documents import MOST_BYTES, Document, Struct
 from resnet_xf.support.files import open_regular, read_bytes, reading
 
 Depth = Annotated[int, Meta(ge=1, le=10_000)]
@@ -94,7 +94,7 @@ class SqueezeExcitation(Struct, frozen=True, kw_only=True):
     bias: bool = True
 
 
-class Spec(Part):
+class Spec:
     """A network as data: a :class:`ResNetSpec` or an :class:`ExplicitSpec`.
 
     Attributes:

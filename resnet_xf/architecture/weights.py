@@ -179,8 +179,10 @@ def without_counters(weights: Mapping[str, Array]) -> Weights:
     return {name: array for name, array in weights.items() if not name.endswith(COUNTER)}
 
 
-def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike) -> None:
-    """Compare arrays with a network's names, shapes and dtype.
+def check_weights(
+    weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike | None = None
+) -> None:
+    """Compare arrays with a network's names and shapes, and with a dtype unless it is None.
 
     Raises:
         WeightsError: if an array is missing, left over, of another shape, or would lose digits in ``dtype``.
@@ -197,7 +199,9 @@ def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, 
             if name in shapes and tuple(weights[name].shape) != tuple(shapes[name])
         ],
         f"not exact in {np.dtype(dtype)} (cast them, or build in their dtype)": [
-            f"{name} ({array.dtype})" for name, array in weights.items() if not np.can_cast(array.dtype, dtype)
+            f"{name} ({array.dtype})"
+            for name, array in weights.items()
+            if dtype is not None and not np.can_cast(array.dtype, dtype)
         ],
     }
     complaints = [f"{what}: {_first_few(names)}" for what, names in problems.items() if names]
@@ -205,22 +209,24 @@ def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, 
         raise WeightsError(f"weights do not fit the network; {'; '.join(complaints)}")
 
 
-def _first_few(names: Sequence[str], count: int = 5) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+def _first_few(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
-def save_weights(path: str | Path, weights: Mapping[str, Array], spec: Spec, texts: Mapping[str, str] = {}) -> None:
+def save_weights(
+    path: str | Path, weights: Mapping[str, Array], spec: Plan | Spec | str, texts: Mapping[str, str] = {}
+) -> None:
     """Write weights as a safetensors file with the spec and further texts in its metadata, atomically.
 
     Raises:
         WeightsError: if the weights do not fit the spec, or the file cannot be written.
     """
-    dtype = np.result_type(*weights.values()) if weights else np.dtype("float32")
-    check_weights(weights, all_weight_shapes(spec), dtype)
+    planned = plan(spec)
+    check_weights(weights, all_weight_shapes(planned))
     try:
-        write_arrays(path, weights, {SPEC_KEY: spec.to_json(), **texts})
+        write_arrays(path, weights, {SPEC_KEY: planned.spec.to_json(), **texts})
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from None
 
@@ -261,7 +267,7 @@ def load_weights(path: str | Path) -> tuple[Spec, Weights]:
         raise WeightsError(f"{path}: holds no spec in its metadata; `resnet-xf convert` writes a file that does")
     try:
         shapes = all_weight_shapes(spec)
-        check_weights(weights, shapes, np.result_type(*weights.values()) if weights else "float32")
+        check_weights(weights, shapes)
     except (SpecError, WeightsError) as error:
         raise WeightsError(f"{path}: {error}") from None
     return spec, {name: weights[name] for name in shapes}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -34,25 +35,31 @@ BASIC_DEPTHS = (10, 18, 34)
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
 
 
-def _imagenet(name: str, depth: int, *, groups: int = 1, base_width: int = 64, **fields: Any) -> ResNetSpec:
-    """Four stages of 64, 128, 256 and 512 channels (times four in bottlenecks); the last three have stride 2.
+def _staged(
+    name: str, blocks: Sequence[int], block: Block, *, groups: int = 1, base_width: int = 64, **fields: Any
+) -> ResNetSpec:
+    """Stages of 64, 128, 256 … channels (times four in bottlenecks); all but the first have stride 2.
 
     ``groups`` and ``base_width`` are torchvision's and timm's: in the first stage a bottleneck has
     ``base_width`` · ``groups`` inner channels, and twice as many in each later one.
     """
-    block: Block = "basic" if depth in BASIC_DEPTHS else "bottleneck"
     plain = (groups, base_width) == (1, 64)
     stages = tuple(
         Stage(
-            depth=blocks,
+            depth=depth,
             channels=64 * 2**index * (1 if block == "basic" else 4),
-            stride=1 if index == 0 else 2,
+            stride=2 if index else 1,
             mid_channels=None if plain else base_width * 2**index * groups,
             groups=groups,
         )
-        for index, blocks in enumerate(IMAGENET_BLOCKS[depth])
+        for index, depth in enumerate(blocks)
     )
     return ResNetSpec(name=name, stages=stages, block=block, **fields)
+
+
+def _imagenet(name: str, depth: int, **fields: Any) -> ResNetSpec:
+    """The stages of a network of this depth for ImageNet."""
+    return _staged(name, IMAGENET_BLOCKS[depth], "basic" if depth in BASIC_DEPTHS else "bottleneck", **fields)
 
 
 def _cifar(name: str, depth: int, *, widen: int = 1, **fields: Any) -> ResNetSpec:
@@ -266,22 +273,10 @@ def relatives() -> dict[str, ResNetSpec]:
     return {spec.name: spec for spec in specs}
 
 
-def _cifar_resnext(name: str, depth: int, groups: int, width: int, **fields: Any) -> ResNetSpec:
-    """A ResNeXt for CIFAR: three stages of 256, 512 and 1024 channels, with ``width`` · ``groups`` inner channels."""
-    stages = tuple(
-        Stage(
-            depth=(depth - 2) // 9,
-            channels=256 * 2**i,
-            stride=2 if i else 1,
-            mid_channels=groups * width * 2**i,
-            groups=groups,
-        )
-        for i in range(3)
-    )
-    stem = replace(CIFAR_STEM, width=64, activation=True)
-    return ResNetSpec(
-        name=name, num_classes=10, image_size=(32, 32), stages=stages, block="bottleneck", stem=stem, **fields
-    )
+def _cifar_resnext(name: str, depth: int, groups: int, base_width: int, **fields: Any) -> ResNetSpec:
+    """A ResNeXt for CIFAR: three stages of 256, 512 and 1024 channels."""
+    fields |= {"num_classes": 10, "image_size": (32, 32), "stem": replace(CIFAR_STEM, width=64, activation=True)}
+    return _staged(name, ((depth - 2) // 9,) * 3, "bottleneck", groups=groups, base_width=base_width, **fields)
 
 
 def _gluoncv2() -> Iterator[ResNetSpec]:
@@ -297,17 +292,8 @@ def _gluoncv2() -> Iterator[ResNetSpec]:
     }  # fmt: skip
     average: dict[str, Any] = {"stem": DEEP, "shortcut": "avg_conv"}
 
-    def network(
-        name: str, blocks: Sequence[int], *, wide: bool, groups: int = 1, width: int = 64, **fields: Any
-    ) -> ResNetSpec:
-        stages = tuple(
-            Stage(
-                depth=n, channels=64 * 2**i * (4 if wide else 1), stride=2 if i else 1, groups=groups,
-                mid_channels=None if (groups, width) == (1, 64) else width * groups * 2**i,
-            )
-            for i, n in enumerate(blocks)
-        )  # fmt: skip
-        return ResNetSpec(name=f"gluoncv2_{name}", stages=stages, block="bottleneck" if wide else "basic", **fields)
+    def network(name: str, blocks: Sequence[int], *, wide: bool, **fields: Any) -> ResNetSpec:
+        return _staged(f"gluoncv2_{name}", blocks, "bottleneck" if wide else "basic", **fields)
 
     for kind, fields in kinds.items():
         for depth, blocks in basic.items():
@@ -328,7 +314,7 @@ def _gluoncv2() -> Iterator[ResNetSpec]:
     for depth, groups, width in itertools.product(blocks_next, (16, 32, 64), (2, 4)):
         for kind, fields in (("resnext", {}), ("seresnext", {"se": gate})):
             name = f"{kind}{depth}_{groups}x{width}d"
-            yield network(name, blocks_next[depth], wide=True, groups=groups, width=width, **fields)
+            yield network(name, blocks_next[depth], wide=True, groups=groups, base_width=width, **fields)
     yield from _gluoncv2_cifar(kinds, gate)
 
 
@@ -372,7 +358,7 @@ def get_spec(name_or_path: str | Path) -> Spec:
         return ZOO[ALIASES.get(name, name)]
     if name in relatives():
         return relatives()[name]
-    if Path(name).suffix.lower() in (".toml", ".json", ".safetensors") or Path(name).exists():
+    if Path(name).suffix.lower() in (".toml", ".json", ".safetensors") or os.path.exists(name):
         return read_spec_file(name)
     near = difflib.get_close_matches(name, ZOO, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`resnet-xf list` shows them all."

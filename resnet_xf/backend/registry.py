@@ -31,8 +31,8 @@ class _BuiltIn:
     """A backend of this project: its entry point, the module of its framework, and the framework's title.
 
     ``variables`` are environment variables for speed, which the framework reads during its import. ``compilers`` is the
-    name of another one: with the number of processes that its compiler uses. ``besides`` names further modules that it
-    needs. A backend that does not train is the default only if it is the only one.
+    environment variable that says how many processes the framework's compiler may use. ``besides`` names further
+    modules that the backend needs. A backend that does not train is the default only if it is the only one.
     """
 
     target: str
@@ -154,7 +154,7 @@ def backend_of(network: object) -> Backend:
             with suppress(BackendError):  # a broken backend must not hide the others
                 if isinstance(network, getattr(get_backend(name), "network_type", ())):
                     return get_backend(name)
-        elif BUILT_IN[name].framework in modules:
+        elif BUILT_IN[name].trains and BUILT_IN[name].framework in modules:  # a session of ONNX Runtime has no layers
             return get_backend(name)
     others = "".join(f" or of the backend {name}" for name in list_backends() if name not in BUILT_IN)
     kinds = f"a torch.nn.Module or a mxnet.gluon.HybridBlock{others}"
@@ -169,7 +169,7 @@ def build(
     seed: int = 0,
     dtype: str = "float32",
 ) -> Any:
-    """Build a native network: a ``torch.nn.Module`` or a ``mxnet.gluon.HybridBlock``.
+    """Build a native network: a ``torch.nn.Module``, a ``mxnet.gluon.HybridBlock``, or what another backend has.
 
     Args:
         network: a plan, a spec, the name of a spec, or a single node, for example a residual block.
@@ -184,13 +184,18 @@ def build(
             :func:`resnet_xf.architecture.weights.check_weights`.
     """
     chosen = check_members(get_backend(backend))  # devices are not asked for: that would start CUDA
-    if dtype not in DTYPES:
-        raise BackendError(f"no network is built in {dtype!r}; choose {' or '.join(DTYPES)}, and cast it natively")
+    check_dtype(dtype)
     node = root_of(network)
     require_memory(node)
     native = chosen.build(node, dtype)
     chosen.load(native, draw_weights(node, seed) if weights is None else without_counters(weights))
     return native
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise BackendError unless networks are built in a dtype."""
+    if dtype not in DTYPES:
+        raise BackendError(f"no network is built in {dtype!r}; choose {' or '.join(DTYPES)}, and cast it natively")
 
 
 def features(
@@ -215,7 +220,7 @@ def features(
     node = plan_features(spec, out)
     if weights is not None:
         omitted = set(all_weight_shapes(spec)) - set(all_weight_shapes(node))
-        weights = {name: array for name, array in weights.items() if name not in omitted}
+        weights = {name: array for name, array in without_counters(weights).items() if name not in omitted}
     return build(node, backend, weights=weights, seed=seed, dtype=dtype)
 
 

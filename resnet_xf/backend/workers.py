@@ -64,10 +64,13 @@ def run_together(roles: Sequence[Role], arguments: Sequence[str]) -> str:
         for child, _ in supervisor.events(training):
             if child.exit_code and not supervisor.stopping:
                 break
-        for _ in supervisor.events(children, GRACE):
+        # MXNet's scheduler and server end if all workers end well, and never after one that failed or stopped.
+        failed = any(child.exit_code for child in children)
+        for _ in supervisor.events(training if failed else children, GRACE):
             pass
+        ended = [child for child in children if child.exit_code]  # the end of this block kills the others
     reasons = "; ".join(dict.fromkeys(child.failure for child in children if child.failure))
     if supervisor.request.signal:
         raise TrainingStopped(reasons or "stopped before the first step", supervisor.request.signal)
-    silent = [f"{child.name} {child.ending}" for child in children if child.exit_code and child.failure is None]
+    silent = [f"{child.name} {child.ending}" for child in ended if child.failure is None]
     return "; ".join(filter(None, (*silent, reasons)))

@@ -1,7 +1,8 @@
 """The command ``resnet-xf``.
 
-Exit codes: 0 all holds, 1 parity fails, no backend is usable or a measurement fails, 2 bad use, 70 a bug of resnet-xf;
-130 after Ctrl-C, 143 after SIGTERM, and 141 if nobody reads the output any more; a training saves its checkpoint first.
+Exit codes: 0 all is well; 1 a rung fails, a checkpoint is incomplete, layers differ, no backend is usable or a
+measurement fails; 2 wrong use; 3 parity is inconclusive, or a migration is not proven; 70 a bug of resnet-xf; 130 after
+Ctrl-C, 143 after SIGTERM, and 141 if nobody reads the output any more; a training saves its checkpoint first.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench.case import MODES, PEERS, cases
 from resnet_xf.speed.bench.charts import check_format, plot
 from resnet_xf.speed.bench.harness import bench as measure
-from resnet_xf.speed.bench.harness import best_batch
+from resnet_xf.speed.bench.harness import best_batch, check_options
 from resnet_xf.speed.bench.report import BenchReport, Comparison, Row, baseline, compare
 from resnet_xf.speed.bench.statistics import format_rate
 from resnet_xf.support.environment import gpus, process_age, processors
@@ -38,10 +38,10 @@ IDLE = 0.7
 """A measurement is reported as doubtful if fewer than this share of its processors were busy; sound ones have 0.85."""
 
 PREPARING = 4
-"""On a GPU, how many processors there are for each CPU thread of a case: many cases get ready at the same time."""
+"""On a GPU, a case gets one CPU thread for this many processors, because several cases get ready at the same time."""
 
 STARTING = 30.0
-"""Seconds within which a process comes to the command; one that is older was not started for it."""
+"""Seconds. The age of an older process is not counted: it was started for something else, as a test run."""
 
 SEARCHING = 0.5
 """The share of a budget in which the fastest batches are searched for."""
@@ -116,10 +116,13 @@ def bench(
     check_outputs(out, plot_)
     if backend is None:
         get_backend()  # raises if none is installed
+    check_options(time, launches, budget)
     images = _batch(batch)
-    place = device if device != "auto" else "cuda" if gpus() else "cpu"
+    installed = ",".join(name for name in list_backends() if is_installed(name))
+    named = _names("--backend", backend or installed, list_backends())
+    place = device if device != "auto" else "cuda" if gpus() and _having(named, "cuda") else "cpu"
     settings: dict[str, Any] = {
-        "backends": _names("--backend", backend or ",".join(_backends_on(place)), list_backends()),
+        "backends": named if backend else _having(named, place) or named,  # if none has it, for its reason
         "modes": _names("--mode", mode, MODES),
         "precisions": _names("--precision", precision, PRECISIONS),
         "presets": tuple(name for name in PRESETS if name in _names("--preset", preset, PRESETS)),
@@ -149,13 +152,12 @@ def bench(
         raise typer.Exit(1)
 
 
-def _backends_on(device: str) -> list[str]:
-    """Return the installed backends that have a kind of device; all of them if none has it, for its reasons."""
-    installed = [name for name in list_backends() if is_installed(name)]
+def _having(names: tuple[str, ...], device: str) -> tuple[str, ...]:
+    """Return the backends that have a kind of device; every one has a CPU."""
     kind = device.partition(":")[0]
-    return [
-        name for name in installed if kind == "cpu" or any(one.startswith(kind) for one in get_backend(name).devices())
-    ] or installed
+    if kind == "cpu":
+        return names
+    return tuple(name for name in names if any(one.startswith(kind) for one in get_backend(name).devices()))
 
 
 class _Output:

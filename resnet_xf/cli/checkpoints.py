@@ -10,7 +10,7 @@ import typer
 from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.cli.application import new_app
-from resnet_xf.cli.options import AsJson, Prefix, option
+from resnet_xf.cli.options import AsJson, KeepSoftmax, Prefix, option
 from resnet_xf.cli.printing import ProgressBar, by_sign, echo, list_names, print_json, print_table
 from resnet_xf.formats.convert import convert
 from resnet_xf.formats.description import Description, path_beside
@@ -31,9 +31,7 @@ def convert_(
     prefix: Prefix = None,
     num_classes: Annotated[int | None, option("Number of classes.", default="as in the file", min=1)] = None,
     verify: Annotated[bool, option("Run the source's own network and ours, and compare outputs.")] = True,
-    keep_softmax: Annotated[
-        bool, option("Keep the softmax at the end of an exported graph.", "--keep-softmax")
-    ] = False,
+    keep_softmax: KeepSoftmax = False,
     backbone: Annotated[
         bool, option("Take the residual network without its head, out of a detector too.", "--backbone")
     ] = False,

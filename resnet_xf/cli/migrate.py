@@ -9,7 +9,7 @@ import typer
 
 from resnet_xf.architecture.plan import plan
 from resnet_xf.cli.application import new_app
-from resnet_xf.cli.options import AsJson, Prefix, option
+from resnet_xf.cli.options import AsJson, KeepSoftmax, Prefix, option
 from resnet_xf.cli.printing import ProgressBar, echo, print_json, print_table
 from resnet_xf.ladder.report.report import Level, check_level
 from resnet_xf.migration import Migration, migrate
@@ -27,9 +27,7 @@ def migrate_(
     out: Annotated[Path, option("The folder to write; it must be new or empty.")],
     spec: Annotated[str | None, option("The network.", default="the graph's, or identified by names")] = None,
     prefix: Prefix = None,
-    keep_softmax: Annotated[
-        bool, option("Keep the softmax at the end of an exported graph.", "--keep-softmax")
-    ] = False,
+    keep_softmax: KeepSoftmax = False,
     against: Annotated[
         Path | None, option("What `capture-script` recorded of the original.", default="MXNet runs the graph here")
     ] = None,

@@ -67,6 +67,7 @@ SpecArgument = Annotated[
         autocompletion=lambda: [*ZOO],
     ),
 ]
+KeepSoftmax = Annotated[bool, option("Keep the softmax at the end of an exported graph.", "--keep-softmax")]
 AsJson = Annotated[bool, option("Print JSON.", "--json")]
 ImageSize = Annotated[Size | None, size_option("the spec's")]
 ANY_BACKEND = "RESNET_XF_BACKEND, else an installed one"

@@ -36,7 +36,7 @@ NETWORK = "A name from `resnet-xf list`, a .toml or .json file, or a checkpoint 
 LevelName = Annotated[
     Level | None,
     option(
-        "quick: inference, seconds; standard: also gradients and training steps, half a minute for resnet18 "
+        "quick: inference, seconds; standard: also gradients and training steps, a minute for resnet18 "
         "on 2 cores; full: also learning curves and accuracies, minutes.",
         default="standard",
         metavar="LEVEL",
@@ -123,13 +123,14 @@ def parity_(
         epochs,
         data_dir,
         not_none(dataset=dataset, recipe=recipe, seeds=seeds, margin=margin, out=runs, jobs=jobs),
+        prefix,
     )
     with ProgressBar() as bar:
         shared: dict[str, Any] = {
             "device": device,
             "max_memory": max_memory,
             "trial": trial,
-            "on_rung": lambda number, name, share: bar.update(share or 0.0, 1.0, f"rung {number}: {name}"),
+            "on_rung": lambda number, name, share: bar.update(share, 1.0, f"rung {number}: {name}"),
         }
         if against:
             if images or image_size or precision:
@@ -213,7 +214,7 @@ def capture_(
             precisions=_names(precision),
             trial=_trial(spec, accuracy or level == "full", epochs, data_dir, settings),
             max_memory=max_memory,
-            tell=lambda text, share: bar.update(share or 0.0, 1.0, text),
+            tell=lambda text, share: bar.update(share, 1.0, text),
         )
     size = sum(path.stat().st_size for path in out.iterdir())
     if as_json:
@@ -247,13 +248,20 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _trial(
-    network: str | Manifest, wanted: bool, epochs: int | None, data_dir: Path | None, settings: dict[str, Any]
+    network: str | Manifest,
+    wanted: bool,
+    epochs: int | None,
+    data_dir: Path | None,
+    settings: dict[str, Any],
+    prefix: str | None = None,
 ) -> Trial | None:
     """Return the training runs that compare accuracies; None if they are not ``wanted`` and no option sets them."""
     if not (wanted or settings or epochs):
         return None
+    if not network:  # evidence of an original, which parity_against refuses to compare by accuracies
+        return Trial(data_dir=data_dir, **settings)
     if isinstance(network, str):
-        spec = (identify(read_checkpoint(network)).plan if is_checkpoint(network) else plan(network)).spec
+        spec = (identify(read_checkpoint(network, prefix)).plan if is_checkpoint(network) else plan(network)).spec
     else:
         spec = network.spec
         settings = ({"dataset": network.trial.dataset} if network.trial else {}) | settings

@@ -70,13 +70,20 @@ def _class_names(text: str | None) -> tuple[str, ...]:
         return tuple(name.strip() for name in text.removesuffix(",").split(","))  # ``cat,`` is one name
     with reading(text, DataError, "a file of class names", "; or give the names by comma"):
         lines = read_bytes(text, MOST_NAMES).decode("utf-8-sig").splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
+        if not (names := tuple(line.strip() for line in lines if line.strip())):
+            raise DataError("names no class")
+        return names
 
 
 Mean = Annotated[
     Any, option("Mean of pixels of 0 to 1, for all or each channel.", default=CHECKPOINTS_OWN, parser=_channels)
 ]
-Std = Annotated[Any, option("Deviation of pixels, likewise.", default=CHECKPOINTS_OWN, parser=_channels)]
+Std = Annotated[
+    Any,
+    option(
+        "Standard deviation of pixels of 0 to 1, for all or each channel.", default=CHECKPOINTS_OWN, parser=_channels
+    ),
+]
 MaxMemory = Annotated[
     int | None,
     option(
@@ -142,7 +149,8 @@ def train_(
         device=device, preset=preset, data_dir=data_dir, keep=keep, timeout=timeout, max_memory=max_memory
     )
     if resume is not None:
-        if sizes or changes or new_head or not_none(lr=lr, recipe=recipe, out=out, weights=weights, limit=limit):
+        begun_with = not_none(lr=lr, recipe=recipe, out=out, weights=weights, limit=limit, prefix=prefix)
+        if sizes or changes or new_head or begun_with:
             raise CheckpointError(
                 f"{resume}: a run resumes with its own settings; with --resume give only --backend, --device, "
                 "--preset, --workers, --keep, --timeout, --max-memory, --data-dir, --epochs, and --dataset if its "
@@ -151,6 +159,8 @@ def train_(
         out = resume
         training = runs.prepare_resume(resume, spec, backend=backend, dataset=dataset, epochs=epochs, **settings)
     else:
+        if weights is None and (prefix or new_head):
+            raise CheckpointError("--prefix and --new-head say what is taken of a checkpoint; name it with --weights")
         dataset = dataset or DEFAULT_DATASET
         planned = plan(resized(plan(spec or DEFAULT_NETWORK).spec, **sizes))
         backend = get_backend(backend).name  # in a parameter server's process it does not return

@@ -11,30 +11,21 @@ WIDTH = 88
 
 def lines(statement: str, indent: int, end: str = "") -> Iterator[str]:
     """The lines of a statement, and what ends it; brackets are opened where it is too long."""
-    yield from _lines(statement, " " * indent, end)
-
-
-def _lines(text: str, margin: str, end: str) -> Iterator[str]:
-    start = _last_bracket(text)
-    choice = re.fullmatch(r"(.*\)) (if .*) (else .*)", text)
-    if len(margin + text + end) <= WIDTH:
-        yield margin + text + end
-        return
-    if choice and choice[1].count("(") == choice[1].count(")"):
+    margin, start = " " * indent, _last_bracket(statement)
+    choice = re.fullmatch(r"(.*\)) (if .*) (else .*)", statement)
+    if len(margin + statement + end) <= WIDTH:
+        yield margin + statement + end
+    elif choice and choice[1].count("(") == choice[1].count(")"):
         yield from (margin + choice[1], margin + choice[2], margin + choice[3] + end)
-        return
-    if start is None:
-        yield margin + text + end
-        return
-    yield margin + text[: start + 1]
-    inside, deeper = text[start + 1 : -1], margin + "    "
-    if len(deeper + inside) <= WIDTH:
-        yield deeper + inside
+    elif start is None:
+        yield margin + statement + end
     else:
-        parts = [*_arguments(inside)]
+        yield margin + statement[: start + 1]
+        inside = statement[start + 1 : -1]
+        parts = [inside] if indent + 4 + len(inside) <= WIDTH else [*_arguments(inside)]
         for part in parts:
-            yield from _lines(part, deeper, "," if len(parts) > 1 else "")
-    yield margin + text[-1] + end
+            yield from lines(part, indent + 4, "," if len(parts) > 1 else "")
+        yield margin + statement[-1] + end
 
 
 def _last_bracket(text: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -20,27 +21,27 @@ DEFAULTS = {"stride": 1, "dilation": 1, "groups": 1, "present": False}
 """The defaults of parameters by their kind; the others must be given."""
 
 
-class Symbol(str):
+class Expression(str):
     """An expression in a block's source, as ``4 * channels``, with its value in each of the merged blocks."""
 
     __slots__ = ("values",)
 
     values: tuple[Any, ...]
 
-    def __new__(cls, text: str, values: Iterable[Any]) -> Symbol:
+    def __new__(cls, text: str, values: Iterable[Any]) -> Expression:
         """Make an expression from its text and its values."""
-        symbol = super().__new__(cls, text)
-        symbol.values = tuple(values)
-        return symbol
+        expression = super().__new__(cls, text)
+        expression.values = tuple(values)
+        return expression
 
     def __repr__(self) -> str:
         return str(self)
 
-    def __rsub__(self, number: float) -> Symbol:
+    def __rsub__(self, number: float) -> Expression:
         """The expression ``number - self``."""
-        return Symbol(f"{number} - {self}", (number - value for value in self.values))
+        return Expression(f"{number} - {self}", (number - value for value in self.values))
 
-    def __round__(self, digits: int) -> Symbol:
+    def __round__(self, digits: int) -> Expression:
         """The expression itself, which keeps all digits."""
         return self
 
@@ -64,14 +65,14 @@ class Template:
     Attributes:
         name: of the class.
         blocks: the different blocks, each of them once.
-        root: a block whose fields hold numbers and :class:`Symbol`.
+        root: a block whose fields hold numbers and :class:`Expression`.
         parameters: the class's parameters, with their kinds, in the order of the signature.
     """
 
     name: str
     blocks: list[Residual]
     root: Residual = field(init=False)
-    parameters: dict[Symbol, str] = field(init=False)
+    parameters: dict[Expression, str] = field(init=False)
 
     def __post_init__(self) -> None:
         merge = _Merge()
@@ -105,10 +106,10 @@ def templates(root: Node) -> list[Template]:
             group.extend([node] if node not in group else [])
     found: list[Template] = []
     for group in groups.values():
-        try:
-            found.append(Template(_title(found), group))
-        except ConflictError:
-            found += [Template(_title(found, n), part) for n, part in enumerate(_by_shortcut(group))]
+        for split in (lambda blocks: [blocks], _by_shortcut, lambda blocks: [[block] for block in blocks]):
+            with suppress(ConflictError):
+                found += [Template(_title(found, n), part) for n, part in enumerate(split(group))]
+                break
     return found
 
 
@@ -150,7 +151,7 @@ class _Merge:
     """Merges blocks, and collects the parameters by which they differ."""
 
     def __init__(self) -> None:
-        self.parameters: dict[Symbol, str] = {}
+        self.parameters: dict[Expression, str] = {}
 
     def block(self, blocks: Sequence[Residual]) -> Residual:
         """Merge blocks; the body comes before the shortcut, whose numbers are mostly the body's."""
@@ -185,6 +186,10 @@ class _Merge:
         """Merge nodes of one kind; absent ones are None."""
         known = [one for one in several if one is not None]
         first = known[0]
+        if isinstance(first, Residual):  # a block inside a block has a class of its own
+            if any(one != first for one in known):
+                raise ConflictError
+            return first
         if any(type(one) is not type(first) or [*_words(one)] != [*_words(first)] for one in known):
             raise ConflictError
         changed: dict[str, Any] = {}
@@ -213,19 +218,19 @@ class _Merge:
             title = "channels" if kind in self.parameters.values() else "in_channels"
         return self.new(kind, known[0], values, title)
 
-    def new(self, kind: str, filler: Any, values: Sequence[Any], name: str) -> Symbol:
+    def new(self, kind: str, filler: Any, values: Sequence[Any], name: str) -> Expression:
         """A new parameter, with a name that no other has."""
         number = 1 + sum(str(one).rstrip("0123456789") == name for one in self.parameters)
-        symbol = Symbol(name if number == 1 else f"{name}{number}", (filler if v is None else v for v in values))
+        symbol = Expression(name if number == 1 else f"{name}{number}", (filler if v is None else v for v in values))
         self.parameters[symbol] = kind
         return symbol
 
-    def condition(self, name: str, present: Sequence[bool | None], ends: tuple[Any, Any] = (0, 0)) -> str:
+    def condition(self, name: str, present: Sequence[bool | None], ends: tuple[Any, Any]) -> str:
         """An expression that is true where something is present; None stands for any."""
         strides = [
             (f"{one} != 1", [v != 1 for v in one.values]) for one, kind in self.parameters.items() if kind == "stride"
         ]
-        inner, outer = ([*end.values] if isinstance(end, Symbol) else [end] * len(present) for end in ends)
+        inner, outer = ([*end.values] if isinstance(end, Expression) else [end] * len(present) for end in ends)
         widens = [(f"{ends[0]} != {ends[1]}", [a != b for a, b in zip(inner, outer, strict=True)])]
         both = [(f"{a} or {b}", [*map(any, zip(x, y, strict=True))]) for a, x in strides for b, y in widens]
         for text, values in (*strides, *widens, *both):
@@ -238,7 +243,7 @@ def _match(values: Sequence[Any], wanted: Sequence[Any]) -> bool:
     return all(other is None or value == other for value, other in zip(values, wanted, strict=True))
 
 
-def _in_terms_of(parameter: Symbol, wanted: Sequence[Any], *, multiples: bool) -> Symbol | None:
+def _in_terms_of(parameter: Expression, wanted: Sequence[Any], *, multiples: bool) -> Expression | None:
     """The parameter, a multiple or a part of it, if that has the wanted values."""
     if _match(parameter.values, wanted):
         return parameter
@@ -250,5 +255,5 @@ def _in_terms_of(parameter: Symbol, wanted: Sequence[Any], *, multiples: bool) -
             (f"{parameter} // {less}", [value // less if less else 0 for value in parameter.values]),
         ):
             if _match(values, wanted):
-                return Symbol(text, values)
+                return Expression(text, values)
     return None

@@ -35,7 +35,7 @@ class Batch:
         indices: indices of the images in their split, ``(B,)`` int64.
         pixels: the images as bytes, for a learner.
         labels: ``(B,)`` int64.
-        size: number of images in the whole batch, of all workers together; B may be 0 if it is small.
+        size: number of images in the whole batch, of all workers together. If there are more workers, B is 0 for some.
     """
 
     number: int
@@ -57,7 +57,7 @@ class Batches:
     In training, images come in the epoch's random order, each with its own random crop and mirroring. A batch depends
     only on the seed, the epoch, its number and the batch size. In a test, images come in the split's order.
 
-    Each iteration starts at the first batch. Its threads end when the iteration ends. An error in a thread is raised by
+    Each iteration starts at batch ``first``. Its threads end when the iteration ends. An error in a thread is raised by
     the iteration when it reaches that batch.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from resnet_xf.data.folders import FOLDER, load_folder
@@ -35,8 +36,9 @@ def load_dataset(name: Dataset | str, data_dir: str | Path | None = None, *, pro
     if isinstance(name, Dataset):
         return name
     if name.startswith(FOLDER):
-        refuse_pickles(name.removeprefix(FOLDER))
-        return load_folder(name.removeprefix(FOLDER))
+        folder = os.path.expanduser(name.removeprefix(FOLDER))  # leaves the ~ of an unknown user alone
+        refuse_pickles(folder)
+        return load_folder(folder)
     if name.startswith(RECORDS):
         return load_records(name.removeprefix(RECORDS))
     if name == "digits":

@@ -49,7 +49,7 @@ def load_folder(path: str | Path) -> Dataset:
         DataError: if a folder is missing or holds no image, training and test have different classes, or a list does
             not fit.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     name = f"{FOLDER}{root.resolve()}"
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one that holds a folder of images for each class")
@@ -58,6 +58,11 @@ def load_folder(path: str | Path) -> Dataset:
         if image_list := _image_list(root):
             classes, split = _listed(root, image_list, classes or class_list(root.parent))
             return Dataset(name, 3, classes, split.take(np.array([], np.int64)), split)
+        if (names := _subfolders(root)) and set(names) <= set(TEST):
+            raise DataError(
+                f"{root}: holds {' and '.join(names)}, but no {TRAIN}; add it, or name one folder of classes: "
+                f"{FOLDER}{root / names[0]}"
+            )
         classes, split = _labelled(root, classes)
         return Dataset(name, 3, classes, *hold_out(str(root), split, classes))
     tests = [root / test for test in TEST if (root / test).is_dir()]
@@ -119,7 +124,10 @@ def _listed(folder: Path, path: Path, classes: Sequence[str]) -> tuple[tuple[str
     stems = {Path(image).stem: image for image in paths}
     titles: dict[str, str] = {}
     for number, line in read_lines(path, "a list of images and their classes"):
-        fields = [field.strip() for field in re.split(r"[\t,]" if re.search(r"[\t,]", line) else r"\s+", line)]
+        if re.search(r"[\t,]", line):
+            fields = [field.strip() for field in re.split(r"[\t,]", line)]
+        else:
+            fields = line.split(None, -1 if path.suffix == ".lst" else 1)
         if path.suffix == ".lst" and len(fields) > 2:
             fields = [fields[-1], fields[1]]
         if len(fields) > 1:
@@ -139,7 +147,8 @@ def _listed(folder: Path, path: Path, classes: Sequence[str]) -> tuple[tuple[str
         raise DataError(f"{path}: has no line for {left}; add one, or move the image away")
     if not titles:
         raise DataError(f"{folder}: holds no image; expected files that end in {', '.join(SUFFIXES)}")
-    if all(map(NUMBER.fullmatch, titles.values())):
+    named = set(titles.values()) <= {synset(name) for name in classes}  # a class may be called 7
+    if not named and all(map(NUMBER.fullmatch, titles.values())):
         titles = {image: str(int(float(title))) for image, title in titles.items()}
         classes = classes or tuple(map(str, range(1 + max(map(int, titles.values())))))
         numbers = {str(number): number for number in range(len(classes))}

@@ -27,7 +27,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """The formats that are read, whatever the name says; for others, Pillow would start other programs."""
 
 MOST_PIXELS, MOST_OBLONG = 80_000_000, 100
-"""The most pixels of an image, in all and along its longer side for each along the shorter: both bound the memory."""
+"""The most pixels of an image, and the most times that one side is as long as the other: both bound the memory."""
 
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode for each number of channels."""
@@ -49,9 +49,9 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
-    """Return the image in a file, in one of Pillow's modes. Raises DataError if the file is no image, or damaged."""
-    return read_file(path, lambda image: decoded(image, mode))
+def read_image(path: str | Path) -> Image.Image:
+    """Return the image in a file, in colour. Raises DataError if the file is no image, or damaged."""
+    return read_file(path, lambda image: decoded(image, "RGB"))
 
 
 def read_file(path: str | Path, use: Callable[[Image.Image], T]) -> T:
@@ -136,15 +136,15 @@ def all_resized(images: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
         return images.reshape(count, *size, channels)
     if _resizes_across_first((height, width), size):
         return _together(images, size)
-    return np.stack([np.asarray(resized(_image(image), size)).reshape(*size, channels) for image in images])
+    return np.stack([np.asarray(resized(image_of(image), size)).reshape(*size, channels) for image in images])
 
 
 def _together(images: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Resize all images across as one tall image, then down as one wide image: two calls of Pillow in place of N."""
     (count, height, _, channels), (down, across) = images.shape, size
-    tall = resized(_image(images.reshape(count * height, -1, channels)), (count * height, across))
+    tall = resized(image_of(images.reshape(count * height, -1, channels)), (count * height, across))
     rows = np.asarray(tall).reshape(count, height, across * channels).swapaxes(0, 1)
-    wide = resized(_image(rows.reshape(height, -1, channels)), (down, count * across))
+    wide = resized(image_of(rows.reshape(height, -1, channels)), (down, count * across))
     return np.ascontiguousarray(np.asarray(wide).reshape(down, count, -1).swapaxes(0, 1)).reshape(-1, *size, channels)
 
 
@@ -152,10 +152,11 @@ def _together(images: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 def _resizes_across_first(old: Size, new: Size) -> bool:
     """Return whether Pillow resizes across, rounds to bytes, then resizes down. The order depends on the sizes."""
     noise = np.random.default_rng(0).integers(0, 256, (1, *old, 1), np.uint8)
-    return np.array_equal(np.asarray(resized(_image(noise[0]), new)), _together(noise, new)[0, :, :, 0])
+    return np.array_equal(np.asarray(resized(image_of(noise[0]), new)), _together(noise, new)[0, :, :, 0])
 
 
-def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+def image_of(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Return the image of pixels ``(H, W, C)``, grey if C is 1."""
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
@@ -181,10 +182,10 @@ def centre_of(image: Image.Image, size: Size) -> tuple[Size, Box]:
     return (down, across), (left, top, left + width, top + height)
 
 
-def sample_images(channels: int, size: Size, folder: str | Path | None = None, count: int = 8) -> Images:
+def sample_images(channels: int, size: Size, folder: str | Path | None = None) -> Images:
     """Return real images for a network with that many input channels, ``(N, channels, H, W)``.
 
-    With a folder, its first ``count`` images by name. Without, scikit-learn's handwritten digits for one channel, and
+    With a folder, its first eight images by name. Without, scikit-learn's handwritten digits for one channel, and
     its two photographs for any other number of channels, which repeat red, green and blue.
 
     Raises:
@@ -193,7 +194,7 @@ def sample_images(channels: int, size: Size, folder: str | Path | None = None, c
     if min(size) < 1:
         raise DataError(f"images of {size[0]}×{size[1]} pixels are empty; each side is at least 1 pixel")
     if folder is not None:
-        return _stack(map(read_image, image_files(folder)[:count]), channels, size)
+        return _stack(map(read_image, image_files(folder)[:8]), channels, size)
     if channels == 1:
         return digits(size)
     return _stack((read_image(_sklearn_file(f"images/{name}.jpg")) for name in ("china", "flower")), channels, size)
@@ -218,10 +219,10 @@ def photographs(size: Size = (224, 224)) -> Images:
     return sample_images(3, size)
 
 
-def digits(size: Size = (96, 96), count: int = 4) -> Images:
-    """Return the first of scikit-learn's handwritten digits, enlarged, with values in 0…1: ``(count, 1, H, W)``."""
+def digits(size: Size = (96, 96)) -> Images:
+    """Return the first four of scikit-learn's handwritten digits, enlarged, with values in 0…1: ``(4, 1, H, W)``."""
     pixels, _ = all_digits()
-    return _grey(resized(Image.fromarray(image), size) for image in pixels[:count])
+    return _grey(resized(Image.fromarray(image), size) for image in pixels[:4])
 
 
 @cache

@@ -106,7 +106,7 @@ def load_records(path: str | Path) -> Dataset:
     Raises:
         DataError: if a file is missing, cut off or damaged, or a label is no class.
     """
-    path = Path(path).expanduser().resolve()
+    path = Path(os.path.expanduser(path)).resolve()
     if path.suffix in (".idx", ".lst"):
         raise DataError(f"{path}: is a list of records; name the file with the records themselves, {path.stem}.rec")
     match = re.fullmatch(r"(|.*[^a-z])(train|test|val)", path.stem)

@@ -86,24 +86,6 @@ class Transform:
         }
         refuse(DataError, complaints)
 
-    def train(self, split: Split, indices: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return images for training, ``(B, C, H, W)``.
-
-        Args:
-            split: all images.
-            indices: indices of the images to return, ``(B,)``.
-            draws: random numbers for each image, ``(B, DRAWS)`` in [0, 1).
-
-        Raises:
-            DataError: if an image's file cannot be read.
-            MissingExtraError: if the interpolation is bilinear and OpenCV is not installed.
-        """
-        return np.asarray(self.pixels(self.bytes(split, indices, draws), draws))
-
-    def test(self, split: Split, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return images for a test, ``(B, C, H, W)``, as :meth:`train` does, but nothing is random."""
-        return np.asarray(self.pixels(self.bytes(split, indices)))
-
     def one(self, image: Image.Image) -> NDArray[np.float32]:
         """Return one image for a test: ``(1, C, H, W)``. It may be not decoded yet."""
         return np.asarray(self.pixels(self._stacked([self._shown(image)], 1)))

@@ -17,7 +17,9 @@ from resnet_xf.architecture.weights import (
     DESCRIPTION_KEY,
     Array,
     Weights,
+    all_weight_shapes,
     cast_weights,
+    check_weights,
     save_weights,
 )
 from resnet_xf.backend.contract import OwnsFiles, require
@@ -95,7 +97,7 @@ def convert(
     Else it is assumed from names and shapes, unless the file or ``spec`` says it.
 
     Args:
-        source: safetensors, a state_dict (``.pth``, ``.pt``) or MXNet's ``.params``.
+        source: safetensors, a state_dict (``.pth``, ``.pt``), MXNet's ``.params``, or the folder of a training run.
         target: its suffix gives the format: ``.safetensors``, ``.pth``, ``.pt`` or ``.params``; or a network that runs
             without this package, as :func:`resnet_xf.formats.exports.export` writes it: ``.pt2``, ``.onnx``, or a
             folder for timm, which has no suffix or ends in a slash.
@@ -127,9 +129,11 @@ def convert(
     description = file.description
     if backbone and description is not None:
         description = msgspec.structs.replace(description, classes=())
+    if description is not None:
+        description.check(identity.plan.spec, file.path)
     if images is not None and expected is not None:
         identity = settled(identity, _array_of(images, 4), _array_of(expected, 2))
-    elif (images, expected) != (None, None):
+    elif images is not None or expected is not None:
         raise DataError("images and expected outputs: give both or neither")
     check_unambiguous(file, identity)
     checks = verify_identity(file, identity, format_) if verify else ()
@@ -234,7 +238,8 @@ def write_checkpoint(
     """
     path, planned, described = _writable(path), plan(network), description or Description()
     in_file = SUFFIXES[path.suffix] == "safetensors"
-    described.check(planned.spec)
+    described.check(planned.spec, path)
+    check_weights(weights, all_weight_shapes(planned))
     described = msgspec.structs.replace(described, spec=None if in_file else planned.spec)
     check_beside(path)
     texts = {DESCRIPTION_KEY: described.to_complete_json()} if in_file and description else {}
@@ -266,7 +271,7 @@ def _theirs(planned: Plan, layout: Layout, weights: Weights) -> Weights:
     """Arrays by the family's structural names, including those that it has and we do not."""
     dtype = next(iter(weights.values())).dtype
     return {
-        place.theirs: weights[place.ours].reshape(weights[place.ours].shape[: len(place.shape)])  # a gate may be dense
+        place.theirs: weights[place.ours].reshape(place.shape)  # a gate may be dense
         if place.fixed is None
         else np.full(place.shape, place.fixed, dtype)
         for place in places(planned, layout) or ()

@@ -91,8 +91,7 @@ def _activation(op: Operator) -> Layer:
 
 
 def _leaky(op: Operator) -> Layer:
-    op.expect("act_type", "leaky", "prelu")
-    if op.text("act_type", "leaky") == "leaky":
+    if op.expect("act_type", "leaky", "prelu") == "leaky":
         return nodes.LeakyReLU(op.single("slope", 0.25), float32=True), {}
     op.text("slope", "")
     op.needs(4)
@@ -104,12 +103,10 @@ def _leaky(op: Operator) -> Layer:
 def _pool(op: Operator) -> Layer:
     op.needs(4)
     op.expect("layout", "NCHW", "None")
-    operation = op.text("pool_type", "max")
-    op.expect("pool_type", "max", "avg")
+    operation = op.expect("pool_type", "max", "avg")
     everywhere = op.flag("global_pool", default=False)
     kernel, stride = op.square("kernel", 1 if everywhere else None), op.square("stride", 1)
-    op.expect("pooling_convention", "valid", "full")
-    padding, ceil = op.square("pad", 0), op.text("pooling_convention", "valid") == "full"
+    padding, ceil = op.square("pad", 0), op.expect("pooling_convention", "valid", "full") == "full"
     counts = op.flag("count_include_pad", default=True)
     if everywhere:
         if operation == "max":
@@ -270,7 +267,7 @@ def _reshape(op: Operator) -> Layer:
         op.value.view = ("grouped", shape[2], shape[1])
     elif not view and (flat or (numpy and written == SQUEEZED)):
         return _flatten(op)
-    elif not view and op.value.axes == 2 and shape in ((0, shape[1], 1, 1), (-1, op.value.channels, 1, 1)):
+    elif not view and op.value.axes == 2 and shape in ((0, *shape[1:2], 1, 1), (-1, op.value.channels, 1, 1)):
         op.value.axes = 4
     elif not view and op.value.axes == 2 and len(shape) == 3 and shape[:2] == (-1, 1):
         op.value.view = ("segments",)

@@ -62,8 +62,8 @@ class Preprocessing(Struct, frozen=True, kw_only=True, omit_defaults=False):
             interpolation=self.interpolation,
         )
 
-    def text(self, channels: int | None = None) -> str:
-        """Return the preprocessing in words, for a network of so many channels; None if that is not known."""
+    def text(self, channels: int | None) -> str:
+        """Return the preprocessing in words. ``channels``: of the network's input; None if they are not known."""
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         height, width = self.image_size
         order = "grey" if channels == 1 else self.channel_order
@@ -93,15 +93,18 @@ class Description(Document, frozen=True, kw_only=True, omit_defaults=False):
     trained: bool = True
     digest: str | None = None
 
-    def check(self, spec: Spec) -> None:
-        """Raise WeightsError if the description does not fit the network; the message begins with the field."""
+    def check(self, spec: Spec, where: str | Path) -> None:
+        """Raise WeightsError if the description of a file does not fit the network; it names the file and the field."""
+        wrong = f"{where}: its description does not fit"
         if len(self.classes) > spec.num_classes:
-            raise WeightsError(f"$.classes: has {len(self.classes)} names, and {spec.name} {spec.num_classes} classes")
+            raise WeightsError(
+                f"{wrong}: $.classes: has {len(self.classes)} names, and {spec.name} {spec.num_classes} classes"
+            )
         try:
             if self.preprocessing is not None:
                 self.preprocessing.transform(spec.in_channels)
         except DataError as error:
-            raise WeightsError(f"$.preprocessing.{error}") from None
+            raise WeightsError(f"{wrong}: $.preprocessing.{error}") from None
 
 
 class _Augmentation(msgspec.Struct):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import DEVNULL
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -20,7 +20,7 @@ from resnet_xf.support.parent import connect, report_failure
 from resnet_xf.support.processes import Child, ProcessDied
 
 SECONDS = 600.0
-"""How long a network may run; ResNet-152 needs 10."""
+"""How long a network may run for each image; ResNet-152 needs 10."""
 
 GRAPH, TENSORS, IMAGES, OUTPUT = "graph.json", "tensors.safetensors", "images.npy", "output.npy"
 
@@ -38,23 +38,21 @@ def running_exported(
         symbol: the file, for messages.
         graph: as :meth:`resnet_xf.formats.gluon_symbol.Symbol.for_mxnet` returns it.
         tensors: the weights, by the names in the graph.
-        images: ``(N, C, H, W)``.
+        images: as the graph takes them: ``(N, C, H, W)``, or ``(N, H, W, C)``.
     """
     with temporary_folder() as folder:
         (folder / GRAPH).write_bytes(graph)
         save_file({key: np.ascontiguousarray(array) for key, array in tensors.items()}, folder / TENSORS)
         np.save(folder / IMAGES, images)
-        with open(os.devnull, "wb") as nowhere:
-            silent = nowhere.fileno()
-            command = [sys.executable, "-m", __name__, str(folder)]
-            child = Child("mxnet", command, {}, stdout=silent, stderr=silent, folder=folder)
+        command = [sys.executable, "-m", __name__, str(folder)]
+        child = Child("mxnet", command, {}, stdout=DEVNULL, stderr=DEVNULL, folder=folder)
 
         def output() -> Array:
             try:
-                child.receive(SECONDS)
+                child.receive(SECONDS * len(images))
             except (ProcessDied, TimeoutError) as end:
                 if child.exit_code != 0:
-                    how = child.failure or f"MXNet cannot run it: the process {end or 'takes too long'}"
+                    how = child.failure or f"MXNet cannot run it: the process {str(end) or 'takes too long'}"
                     raise WeightsError(f"{symbol}: {how.removeprefix(f'{folder / GRAPH}: ')}") from None
             array: Array = np.load(folder / OUTPUT, allow_pickle=False)
             return array

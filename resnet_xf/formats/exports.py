@@ -22,7 +22,7 @@ from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array, Weights, cast_weights
 from resnet_xf.backend.contract import Exports, require
-from resnet_xf.backend.registry import BUILT_IN, get_backend, is_installed
+from resnet_xf.backend.registry import BUILT_IN, build, get_backend, is_installed
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, ResNetXFError, SpecError, WeightsError, one_line
 from resnet_xf.formats.description import Description, check_beside, write_beside
@@ -99,7 +99,8 @@ def export(
         verify: run what was written.
 
     Returns:
-        The comparison with our network in float64; nothing without ``verify``.
+        The comparison with our network in float64; empty without ``verify``, and for a folder where timm or PyTorch is
+        not installed.
 
     Raises:
         SpecError: if timm has no network with this arithmetic.
@@ -113,7 +114,7 @@ def export(
     if precision not in PRECISIONS:
         raise BackendError(f"no network is exported in {precision!r}; choose one of {', '.join(PRECISIONS)}")
     described, path = msgspec.structs.replace(description or Description(), spec=planned.spec), Path(path)
-    described.check(planned.spec)
+    described.check(planned.spec, path)
     arrays = cast_weights(weights, "float32")
     if precision == "float16":
         cast_weights(arrays, precision)  # raises if a value is too large
@@ -142,8 +143,7 @@ def _write_graph(
     backend = get_backend(BACKENDS[path.suffix])
     exports = require(backend, Exports)
     images = _images(planned, description)
-    network = backend.build(planned.root)
-    backend.load(network, weights)
+    network = build(planned.root, backend, weights=weights)
     exports.export(network, temporary, images, precision)
     return _compare(planned, weights, temporary, path, images, precision) if verify else ()
 
@@ -215,8 +215,7 @@ def compared(
         WeightsError: if half of the digits of an output are wrong.
     """
     backend = get_backend(ours)
-    network = backend.build(planned.root, "float64")
-    backend.load(network, {name: array.astype(np.float64) for name, array in weights.items()})
+    network = build(planned.root, backend, weights=weights, dtype="float64")
     expected = backend.forward(network, images)
     difference = max(relative_error(output, expected[: len(output)]) for output in outputs)
     check = Check(title, f"ours on {ours} in float64", difference, precision)

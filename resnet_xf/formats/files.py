@@ -47,7 +47,7 @@ class CheckpointFile(msgspec.Struct, frozen=True):
         path: the file.
         format: its format.
         tensors: arrays by the names in the file, without step counters, the common prefix, and ``arg:``/``aux:``.
-        prefix: the common prefix that was removed.
+        prefix: the prefix that was removed: the chosen one, or the one that all names share.
         spec: the spec in the file or beside it, if resnet_xf wrote it.
         symbol: the graph in a ``-symbol.json`` beside it, or None.
         notes: remarks on the file.
@@ -149,7 +149,7 @@ def read_checkpoint(path: str | Path, prefix: str | None = None, *, part: bool =
             f"{path}: holds {len(tensors):,} tensors; at most {MOST_TENSORS:,} are read, so choose a part with --prefix"
         )
     if description is None and (description := read_beside(path)) is not None:
-        spec, description = description.spec, msgspec.structs.replace(description, spec=None, digest=None)
+        spec, description = spec or description.spec, msgspec.structs.replace(description, spec=None, digest=None)
         description = None if description == Description() else description
     return CheckpointFile(path, format_, tensors, removed, spec, symbol, notes, description)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.converters import CROPS, OPERATORS, SHARED_NORM
+from resnet_xf.formats.operators import whole_numbers
 from resnet_xf.support.files import read_bytes, reading
 
 MOST_BYTES = 2**24
@@ -236,9 +237,7 @@ def _check_node(number: int, node: SymbolNode, operators: frozenset[str]) -> Non
     attributes = node.attributes()
     for key in attributes.keys() & SIZES.keys():
         low, high = SIZES[key]
-        words = attributes[key].strip("()[] ").split(",")
-        sizes = [int(word.strip().rstrip("L")) for word in words if word.strip()]
-        if not all(low <= size <= high for size in sizes):
+        if not all(low <= size <= high for size in whole_numbers(attributes[key])):
             raise WeightsError(f"{where}: {key} is {attributes[key]!r}; expected sizes from {low} to {high:,}")
 
 

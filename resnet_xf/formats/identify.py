@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from resnet_xf.architecture.measures import layer_of
+from resnet_xf.architecture.nodes import GroupNorm, walk
 from resnet_xf.architecture.plan import Plan, headless, plan
 from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.weights import Array, Weights, all_weight_shapes
@@ -55,7 +58,7 @@ class Exported:
     graph: bytes
     tensors: Weights
     channels_last: bool
-    layer: str = ""
+    layer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +119,16 @@ def identify(
         match, others = _by_names(file, spec or file.spec, num_classes, backbone=backbone)
         identity = _identity(file, match, others, guessed=not (spec or file.spec))
         return _without_head(identity, match) if backbone else identity
-    if any(name in file.tensors for name in file.symbol.variables):
-        return _from_graph(file, file.symbol, file.tensors, spec, keep_softmax=keep_softmax, trunk=backbone)
-    match, _ = _by_names(file, spec, num_classes)  # save_parameters() wrote the file, and export() the graph
-    names = names_in_graph(match, file.symbol.variables)
-    if names is None:
-        raise WeightsError(
-            f"{file.symbol.path}: has not the names of {match.plan.spec.name}; is it the graph of {file.path}? "
-            "Write both with network.export(…)"
-        )
-    tensors = {names[place.ours]: file.tensors[place.theirs] for place in match.places}
+    tensors = file.tensors
+    if not any(name in tensors for name in file.symbol.variables):
+        match, _ = _by_names(file, spec, num_classes)  # save_parameters() wrote the file, and export() the graph
+        names = names_in_graph(match, file.symbol.variables)
+        if names is None:
+            raise WeightsError(
+                f"{file.symbol.path}: has not the names of {match.plan.spec.name}; is it the graph of {file.path}? "
+                "Write both with network.export(…)"
+            )
+        tensors = {names[place.ours]: file.tensors[place.theirs] for place in match.places}
     return _from_graph(file, file.symbol, tensors, spec, keep_softmax=keep_softmax, trunk=backbone)
 
 
@@ -168,22 +171,25 @@ def _by_names(
 
 def _listed(planned: Plan) -> Plan:
     """The plan of a network in the zoo that is equal, if the zoo does not list this one."""
-    if planned.spec.name in ZOO or not isinstance(planned.spec, ResNetSpec) or planned.spec.name not in relatives():
+    spec = planned.spec
+    if spec.name in ZOO or not isinstance(spec, ResNetSpec) or spec.name not in relatives():
         return planned
-    sizes = planned.spec.num_classes, planned.spec.in_channels
-    count = kernels(planned.spec)
-    plans = (plan(sized(spec, *sizes)) for spec in ZOO.values() if kernels(spec) == count)
-    return next((one for one in plans if one.root == planned.root), planned)
+    return next((one for one in map(plan, _alike(spec)) if one.root == planned.root), planned)
 
 
-def twins(planned: Plan) -> list[str]:
-    """Names of zoo specs of other arithmetic with the same array names and shapes: no file distinguishes them."""
+def twins(planned: Plan) -> list[Spec]:
+    """The zoo's specs of other arithmetic with the same array names and shapes: no file distinguishes them."""
     if not isinstance(planned.spec, ResNetSpec):
         return []
     shapes, root = all_weight_shapes(planned), arithmetic(planned.spec).root
-    sizes, count = (planned.spec.num_classes, planned.spec.in_channels), kernels(planned.spec)
-    candidates = [sized(spec, *sizes) for spec in ZOO.values() if kernels(spec) == count]
-    return [spec.name for spec in candidates if all_weight_shapes(spec) == shapes and arithmetic(spec).root != root]
+    return [one for one in _alike(planned.spec) if all_weight_shapes(one) == shapes and arithmetic(one).root != root]
+
+
+def _alike(spec: ResNetSpec) -> Iterator[Spec]:
+    """Yield the zoo's specs with as many kernels, each with this spec's numbers of classes and channels."""
+    for one in ZOO.values():
+        if kernels(one) == kernels(spec):
+            yield sized(one, spec.num_classes, spec.in_channels)
 
 
 def arithmetic(spec: Spec) -> Plan:
@@ -203,7 +209,7 @@ def _identity(file: CheckpointFile, match: Match, others: tuple[str, ...], *, gu
     weights: Weights = {}
     shifts: Weights = {}
     for place in match.places:
-        if place.theirs not in file.tensors:
+        if place.theirs not in file.tensors or place.theirs in match.misshapen:
             continue  # the head of a backbone
         array = file.tensors[place.theirs]
         _check_values(file, place.theirs, array, is_variance=place.ours.endswith("running_var"))
@@ -254,23 +260,25 @@ def _from_graph(
         planned, names = named_plan(graph.steps, symbol.title, zeros, spec)
     except (WeightsError, SpecError, ShapeError) as error:
         raise WeightsError(f"{symbol.path}: {error}; {WAY_WITHOUT_GRAPH}") from None
-    shapes = all_weight_shapes(planned)
-    weights = {}
-    for ours, shape in shapes.items():
+    layers, weights = dict(walk(planned.root)), {}
+    for ours, shape in all_weight_shapes(planned).items():
         array = tensors[names[ours]]
         _check_values(file, names[ours], array, is_variance=ours.endswith("running_var"))
-        if array.size != prod(shape):  # one value for each group of channels
-            array = np.repeat(array, prod(shape) // array.size)
+        if array.size != prod(shape):
+            layer = layers[layer_of(ours)]
+            if not isinstance(layer, GroupNorm) or array.size != layer.groups:
+                raise WeightsError(f"{file.path}: {names[ours]} has the shape {array.shape}, expected {shape}")
+            array = np.repeat(array, layer.channels // layer.groups)  # one value for each group of channels
         weights[ours] = array.reshape(shape)
     notes = list(graph.notes)
     in_graph = {symbol.nodes[number].name for number in symbol.reached(graph.end)}
     if left := [name for name in tensors if name not in in_graph]:
         whose = "of other parts" if trunk else "not in the graph"
         notes.append(f"{len(left)} arrays are {whose}, and are left out: {', '.join(left[:3])}")
-    layer = _layer_with(symbol.nodes[graph.head].name, planned, graph) if trunk else ""
+    top = _layer_with(symbol.nodes[graph.head].name, planned, graph) if trunk else ""
     shown = {symbol.nodes[number].name for number in symbol.reached(graph.head)}
     inner = {name: array for name, array in tensors.items() if name in shown}
-    exported = Exported(symbol.path, symbol.for_mxnet(graph.head), inner, graph.channels_last, layer)
+    exported = Exported(symbol.path, symbol.for_mxnet(graph.head), inner, graph.channels_last, top)
     return Identity(planned, f"the graph {symbol.path.name}", "gluon", "", weights, exported, notes=tuple(notes))
 
 
@@ -285,7 +293,7 @@ def _without_head(identity: Identity, match: Match) -> Identity:
     """The network of a file without graph, without its head."""
     planned, notes = headless(identity.plan), identity.notes
     weights = {name: identity.weights[name] for name in all_weight_shapes(planned)}
-    if left := [name for name in match.left_over if name not in match.head]:
+    if left := match.left_over:
         notes = (*notes, f"{len(left)} arrays are of other parts, and are left out: {', '.join(left[:3])}")
     return replace(identity, plan=planned, weights=weights, notes=notes)
 

@@ -76,7 +76,7 @@ def inspect(path: str | Path, spec: Spec | None = None, prefix: str | None = Non
         bytes=file.path.stat().st_size,
         network=network,
         spec=spec if identity else None,
-        others=tuple(twins(identity.plan)) if identity else (),
+        others=tuple(one.name for one in twins(identity.plan)) if identity else (),
         prefix=file.prefix + (identity.prefix if identity else ""),
         tensors=tuple(TensorInfo(name, array.shape, str(array.dtype)) for name, array in file.tensors.items()),
         numbers=sum(array.size for array in file.tensors.values()),

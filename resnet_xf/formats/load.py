@@ -9,7 +9,7 @@ from typing import Any
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import cast_weights
 from resnet_xf.backend.contract import Backend
-from resnet_xf.backend.registry import build, features
+from resnet_xf.backend.registry import build, check_dtype, features
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import Identity, check_unambiguous, identify
 
@@ -43,6 +43,7 @@ def load(
         BackendError: if no backend is installed.
     """
     identity = read_network(path, spec, prefix)
+    check_dtype(dtype)
     weights = cast_weights(identity.weights, dtype)
     if out is not None:
         return features(identity.plan.spec, backend, out=out, weights=weights, dtype=dtype)

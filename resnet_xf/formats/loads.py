@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.zoo import REFERENCE, ZOO
 from resnet_xf.formats.families import GLUON, LAYOUTS
 from resnet_xf.formats.identify import arithmetic
 from resnet_xf.formats.layouts import Layout
+from resnet_xf.formats.matching import sized
 
 EPS = 1e-5
 """The eps of the batch norms in all networks of torchvision, timm, Gluon's zoo and GluonCV."""
@@ -38,7 +37,7 @@ def _has_common_eps(planned: Plan) -> bool:
 def _torch_calls(planned: Plan) -> list[str]:
     """The calls of torchvision and timm that build the network."""
     spec = planned.spec
-    name = _torch_name(planned)
+    name = torch_name(planned)
     if name is None:
         return []
     model, arguments = _timm_call(name, spec)
@@ -49,7 +48,8 @@ def _torch_calls(planned: Plan) -> list[str]:
     return [*calls, f"timm's {model}({options})"]
 
 
-def _torch_name(planned: Plan) -> str | None:
+def torch_name(planned: Plan) -> str | None:
+    """Return the name of torchvision's or timm's network with the plan's arithmetic; None if there is none."""
     return equal_name(planned, [n for n, source in REFERENCE.items() if source in ("torchvision", "timm")])
 
 
@@ -61,7 +61,7 @@ def _timm_call(name: str, spec: Spec) -> tuple[str, dict[str, int]]:
 
 def timm_model(planned: Plan) -> tuple[str, dict[str, int]] | None:
     """Return timm's name of the network, and further arguments of ``create_model``; None if timm has none like it."""
-    name = _torch_name(planned) if _has_common_eps(planned) else None
+    name = torch_name(planned) if _has_common_eps(planned) else None
     return None if name is None else _timm_call(name, planned.spec)
 
 
@@ -86,6 +86,6 @@ def gluon_layout(planned: Plan) -> tuple[Layout, str | None]:
 
 def equal_name(planned: Plan, names: Iterable[str]) -> str | None:
     """The first of these names in the zoo whose network has the plan's arithmetic, or None."""
-    root = arithmetic(planned.spec).root
-    sizes = {"num_classes": planned.spec.num_classes, "in_channels": planned.spec.in_channels}
-    return next((n for n in names if arithmetic(msgspec.structs.replace(ZOO[n], **sizes)).root == root), None)
+    spec, root = planned.spec, arithmetic(planned.spec).root
+    alike = (n for n in names if arithmetic(sized(ZOO[n], spec.num_classes, spec.in_channels)).root == root)
+    return next(alike, None)

@@ -30,6 +30,9 @@ MAX_COUNT = 1_000_000
 NEAREST = 8
 """How many networks are compared in full to name the nearest one, if none fits."""
 
+MOST = 8
+"""How many tensors a complaint names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -58,14 +61,14 @@ class Match:
         """Whether nothing is missing or of the wrong shape but the head."""
         return not {*self.missing, *self.misshapen} - {*self.head}
 
-    def complaints(self, tensors: Weights, most: int = 8) -> str:
+    def complaints(self, tensors: Weights) -> str:
         """Phrases for the tensors that are missing, left over or of the wrong shape."""
         shapes = {place.theirs: place.shape for place in self.places}
-        phrases = [f"missing {name}" for name in self.missing[:most]]
-        phrases += [f"{n} has shape {tensors[n].shape}, expected {shapes[n]}" for n in self.misshapen[:most]]
-        phrases += [f"left over {name}" for name in self.left_over[:most]]
-        more = f"; and {self.wrong - most} more" if self.wrong > most else ""
-        return "; ".join(phrases[:most]) + more
+        phrases = [f"missing {name}" for name in self.missing[:MOST]]
+        phrases += [f"{n} has shape {tensors[n].shape}, expected {shapes[n]}" for n in self.misshapen[:MOST]]
+        phrases += [f"left over {name}" for name in self.left_over[:MOST]]
+        more = f"; and {self.wrong - MOST} more" if self.wrong > MOST else ""
+        return "; ".join(phrases[:MOST]) + more
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,11 @@ IGNORED = frozenset(("workspace", "cudnn_off", "cudnn_tune", "p_value", "lower_b
 """Attributes that change no result."""
 
 
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers in a text as ``(3, 3)`` or ``[3L, 3L]``. Raises ValueError for any other text."""
+    return tuple(int(word.strip().rstrip("Ll")) for word in text.strip("()[] ").split(",") if word.strip())
+
+
 @dataclass
 class Value:
     """What is known of an operator's output before the image's size is: its axes and its channels.
@@ -96,7 +101,7 @@ class Operator:
         """Return an attribute as whole numbers, as ``(3, 3)``."""
         text = self.text(key, default)
         try:
-            return tuple(int(word.rstrip("Ll")) for word in text.strip("()[] ").split(",") if word.strip())
+            return whole_numbers(text)
         except ValueError:
             raise self.refuse(f"{key} is {text!r}, expected whole numbers") from None
 
@@ -116,10 +121,11 @@ class Operator:
             raise self.refuse(f"{key} is {sizes}, expected the same number for height and width")
         return sizes[0]
 
-    def expect(self, key: str, *choices: str) -> None:
-        """Refuse an attribute with any other value; the first choice is the default."""
+    def expect(self, key: str, *choices: str) -> str:
+        """Return an attribute as text, which must be one of the choices; the first one is the default."""
         if (text := self.text(key, choices[0])) not in choices:
             raise self.refuse(f"{key} is {text!r}, expected {' or '.join(map(repr, choices))}")
+        return text
 
     def array(self, number: int, axes: int) -> tuple[int, ...]:
         """Return the shape of the array that an input is."""

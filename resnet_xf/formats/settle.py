@@ -16,8 +16,8 @@ from resnet_xf.architecture.nodes import output_shapes
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import ResNetSpec, Spec
 from resnet_xf.architecture.weights import Array, all_weight_shapes
-from resnet_xf.architecture.zoo import ZOO, with_output_stride
-from resnet_xf.backend.registry import get_backend
+from resnet_xf.architecture.zoo import with_output_stride
+from resnet_xf.backend.registry import build, get_backend
 from resnet_xf.errors import DataError, ShapeError, SpecError, WeightsError
 from resnet_xf.formats.assume import EPS, assumption
 from resnet_xf.formats.identify import Identity, twins
@@ -68,9 +68,8 @@ def settled(identity: Identity, images: Array, expected: Array) -> Identity:
             output_shapes(candidate.root, images.shape)
         except ShapeError as error:
             raise DataError(f"images: {candidate.spec.name} cannot take them: {error}") from None
-        network = backend.build(candidate.root, "float64")
-        backend.load(network, {name: array.astype(np.float64) for name, array in identity.weights.items()})
-        errors.append((relative_error(backend.forward(network, images.astype(np.float64)), expected), candidate))
+        network = build(candidate.root, backend, weights=identity.weights, dtype="float64")
+        errors.append((relative_error(backend.forward(network, images), expected), candidate))
     errors.sort(key=lambda one: one[0])
     (least, best), others = errors[0], [one for one in errors[1:] if one[1].root != errors[0][1].root]
     if not least <= BOUND:
@@ -96,8 +95,7 @@ def _candidates(identity: Identity) -> Iterator[Plan]:
     yield identity.plan
     if not isinstance(base, ResNetSpec):
         return
-    sizes = {"num_classes": base.num_classes, "in_channels": base.in_channels}
-    specs: list[Spec] = [base, *(msgspec.structs.replace(ZOO[name], **sizes) for name in twins(identity.plan))]
+    specs: list[Spec] = [base, *twins(identity.plan)]
     for stride in (16, 8):
         with suppress(SpecError, ShapeError):
             specs.append(with_output_stride(base, stride))

@@ -16,7 +16,7 @@ from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.weights import Array, all_weight_shapes
 from resnet_xf.architecture.zoo import REFERENCE
 from resnet_xf.backend.contract import BuildsPeers, require
-from resnet_xf.backend.registry import get_backend, is_installed
+from resnet_xf.backend.registry import build, get_backend, is_installed
 from resnet_xf.data import sample_images
 from resnet_xf.errors import BackendError, ShapeError, WeightsError
 from resnet_xf.formats.exported import running_exported
@@ -24,7 +24,7 @@ from resnet_xf.formats.exports import Check
 from resnet_xf.formats.files import CheckpointFile
 from resnet_xf.formats.identify import Identity, arithmetic
 from resnet_xf.formats.layouts import renamed
-from resnet_xf.formats.loads import equal_name, gluon_layout
+from resnet_xf.formats.loads import gluon_layout, torch_name
 
 CHECKED_SIDE = 64
 """Height and width of the images on which networks are compared, where they take such."""
@@ -36,8 +36,9 @@ CHANGE = 1e-9
 def verify_identity(file: CheckpointFile, identity: Identity, target: str = "") -> tuple[Check, ...]:
     """Compare our network in float64 with the exported one, if there is one and MXNet is installed.
 
-    Else compare it on every installed backend with a library's network of the same arithmetic; if there is none, with
-    each other. ``target`` is the format to be written, whose backend runs ours beside the exported network.
+    Else run ours on PyTorch and MXNet, or on ONNX Runtime beside the one of them that is installed. Compare with a
+    library's network of the same arithmetic; if there is none, with each other. ``target`` is the format to be written,
+    whose backend runs ours beside the exported network.
 
     Raises:
         WeightsError: if an error is above ``FLOAT64_BOUND``, and rounding errors as this network magnifies them do not
@@ -64,7 +65,7 @@ def verify_identity(file: CheckpointFile, identity: Identity, target: str = "") 
     for check in checks:
         if check.error <= FLOAT64_BOUND:
             continue
-        bound = max(FLOAT64_BOUND, _rounding(identity, images))
+        bound = max(FLOAT64_BOUND, rounding_of(identity, images))
         if not check.error <= bound:
             raise WeightsError(
                 f"{file.path}: {check.ours} and {check.theirs} differ by {check.error:.1e} of the largest output, "
@@ -81,12 +82,11 @@ def output_of(backend: str, identity: Identity, images: Array) -> Array:
         names = [name for name, _ in root.children]
         root = Sequential(root.children[: names.index(layer) + 1])
         weights = {name: weights[name] for name in all_weight_shapes(root)}
-    network = chosen.build(in_full_precision(root), "float64")
-    chosen.load(network, weights)
+    network = build(in_full_precision(root), chosen, weights=weights, dtype="float64")
     return chosen.forward(network, images)
 
 
-def _rounding(identity: Identity, images: Array) -> float:
+def rounding_of(identity: Identity, images: Array) -> float:
     """Return the largest relative error of a float64 output that rounding explains, where a network magnifies it.
 
     How much it does is measured by a small change of all weights, as on rung 4 of the ladder.
@@ -121,8 +121,7 @@ def _reference(file: CheckpointFile, identity: Identity, images: Array) -> tuple
         layout, model = gluon_layout(identity.plan)
         weights = renamed(layout, identity.weights)
     else:
-        model = equal_name(identity.plan, [n for n, source in REFERENCE.items() if source in ("torchvision", "timm")])
-        weights = file.tensors
+        model, weights = torch_name(identity.plan), file.tensors
     if model is None:
         return None
     try:

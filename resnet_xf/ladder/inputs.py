@@ -54,27 +54,28 @@ def subject_of(
     Raises:
         SpecError, ShapeError, WeightsError, DataError: if these do not make a network, or do not fit it.
     """
-    is_file = isinstance(spec, str) and is_checkpoint(spec)
-    if isinstance(spec, str) and is_file:
+    drawn = weights is None
+    if isinstance(spec, str) and is_checkpoint(spec):
         if weights is not None:
             raise WeightsError(f"{spec}: is a checkpoint itself, so leave out --weights; or name its spec in its place")
         planned, arrays, origin = _read(spec, None, prefix)
+        drawn = False
     else:
         planned = plan(spec)
         require_memory(planned)
         if weights is not None:
-            planned, arrays, origin = weights_of(planned, weights, seed, prefix)
+            planned, arrays, origin = weights_of(planned, weights, prefix)
     pixels, images_origin = _images(planned, images, image_size)
     trace(planned, pixels.shape)  # refuses images that do not fit, by the layer's name
-    if weights is None and not is_file:  # last, because it takes the longest
-        planned, arrays, origin = weights_of(planned, None, seed)
+    if drawn:  # last, because it takes the longest
+        arrays, origin = draw_weights(planned, seed, "probe"), f"drawn as probe from seed {seed}"
     subject = Subject(
         outline=outline_of(planned, pixels.shape),
         weights=arrays,
         images=pixels,
-        probe=None if weights is None else draw_weights(planned, seed, "probe"),
+        probe=None if drawn else draw_weights(planned, seed, "probe"),
         lockstep_run=lockstep_run(planned, seed),
-        curve_start=lambda: draw_weights(planned, seed) if weights is None else arrays,
+        curve_start=lambda: draw_weights(planned, seed) if drawn else arrays,
         curve_run=curve_run(planned, seed),
         max_memory=memory_limit(max_memory),
     )
@@ -111,18 +112,16 @@ def pixels_of(images: Array) -> Array:
 
 
 def weights_of(
-    planned: Plan, weights: Mapping[str, Array] | str | Path | None, seed: int, prefix: str | None = None
+    planned: Plan, weights: Mapping[str, Array] | str | Path, prefix: str | None
 ) -> tuple[Plan, Weights, str]:
     """Return a plan, its float32 weights by name, and a text that says where these came from.
 
-    ``weights``: arrays, or a checkpoint, or None to draw them from ``seed``. A checkpoint's plan replaces ``planned``,
-    because it may have another eps or number of classes. ``prefix``: see :func:`subject_of`.
+    ``weights``: arrays, or a checkpoint. A checkpoint's plan replaces ``planned``, because it may have another eps or
+    number of classes. ``prefix``: see :func:`subject_of`.
 
     Raises:
         WeightsError: if the weights do not fit the plan or are not finite.
     """
-    if weights is None:
-        return planned, draw_weights(planned, seed, "probe"), f"drawn as probe from seed {seed}"
     if isinstance(weights, str | Path):
         return _read(weights, planned.spec, prefix)
     weights = without_counters(weights)

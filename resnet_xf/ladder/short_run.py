@@ -18,7 +18,7 @@ from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.rewrite import in_full_precision, without_dropout
 from resnet_xf.architecture.trace import Row, trace
 from resnet_xf.architecture.weights import Array, all_weight_shapes
-from resnet_xf.backend.learner import TIMEOUT, Task
+from resnet_xf.backend.learner import Task
 from resnet_xf.data import Batches, load_dataset
 from resnet_xf.data.transform import Transform
 from resnet_xf.errors import ShapeError
@@ -143,12 +143,9 @@ class ShortRun:
             weight_decay=rounded(optimizer.weight_decay),
             decaying=frozenset(name for name in self.weights if not is_statistic(name)),
             precision=precision,
-            preset="tuned",
             freeze_statistics=False,
             device=device,
             opens_with_norm=self.opens_with_norm,
-            together=False,
-            timeout=TIMEOUT,
         )
         return dataclasses.replace(task, **changes)  # type: ignore[arg-type]
 
@@ -218,14 +215,15 @@ def _short_run(planned: Plan, seed: int, size: tuple[int, int], settings: Mappin
 def _smallest_size(planned: Plan, sizes: Sequence[int], pixels: int) -> tuple[int, int]:
     """Return the smallest of ``sizes`` that gives every norm at least ``pixels`` pixels; the spec's own if none does.
 
-    Norms that see a single pixel at any size, after a global pool, do not count. ``sizes`` rise.
+    Norms that see a single pixel even at the largest size, as after a global pool, do not count. Without batch norms,
+    it is the first size that the network takes. ``sizes`` are in rising order.
     """
 
     def seen(size: int) -> dict[str, int]:
         """Return by name how many pixels each norm sees; empty if the network does not take images of this size."""
         with suppress(ShapeError):
             rows = trace(planned, (1, planned.spec.in_channels, size, size))
-            return {row.name: prod(row.output_shape[2:]) for row in rows if row.kind == "norm"} or {"": pixels}
+            return {row.name: prod(row.output_shape[2:]) for row in rows if row.kind == "norm"} or {"": size}
         return {}
 
     most = seen(sizes[-1])

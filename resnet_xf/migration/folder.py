@@ -13,7 +13,7 @@ import numpy as np
 
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import Spec
-from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.architecture.weights import Array, Weights, cast_weights
 from resnet_xf.backend.contract import Exports, WritesSource, require
 from resnet_xf.backend.registry import get_backend, how_to_install, is_installed
 from resnet_xf.codegen.writer import source as written_source
@@ -150,8 +150,10 @@ def migrate(
         report = _report(original, folder / WEIGHTS, against, level)
         proof, unproven = _proof(conversion, against, report)
         origin = f"from {source}" + (f", which gives what {proof} gives" if proof else f"; {unproven}")
-        words = {"--out": out, "--against": against, "--images": images if isinstance(images, str | Path) else None}
+        words = {"--out": out, "--spec": spec and spec.name, "--prefix": prefix, "--against": against}
+        words["--images"] = images if isinstance(images, str | Path) else None
         options = [str(word) for key, value in words.items() if value for word in (key, value)]
+        options += ["--keep-softmax"] if keep_softmax else []
         command = shlex.join(["resnet-xf", "migrate", str(source), "--level", level, *options])
         texts = {"weights": escaped(origin), "command": escaped(command)}
         write_html(msgspec.structs.replace(report, **texts), folder / REPORT)
@@ -209,7 +211,7 @@ def _run_source(path: Path, planned: Plan, weights: Weights) -> Check:
     scope: dict[str, Any] = {"__name__": path.stem}
     exec(compile(path.read_text(encoding="utf-8"), path, "exec"), scope)
     backend, network = get_backend("torch"), scope["ResNet"]()
-    backend.load(network, {name: array.astype(np.float32) for name, array in weights.items()})
+    backend.load(network, cast_weights(weights, "float32"))
     images = sample_images(planned.spec.in_channels, planned.spec.image_size)[:2]
     outputs = [backend.forward(network, images)]
     return compared(f"{path} in PyTorch", outputs, "torch", planned, weights, images, "float32")

@@ -14,7 +14,16 @@ from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.rewrite import fold_norms
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.trace import trace
-from resnet_xf.architecture.weights import Array, draw_weights, plain, require_memory, without_counters
+from resnet_xf.architecture.weights import (
+    Array,
+    all_weight_shapes,
+    cast_weights,
+    check_weights,
+    draw_weights,
+    plain,
+    require_memory,
+    without_counters,
+)
 from resnet_xf.backend.contract import Backend, Optimizes, require
 from resnet_xf.backend.fast import COMPILED, PRECISIONS, PRESETS, Fast, FastTask, no_gradients
 from resnet_xf.backend.registry import get_backend
@@ -135,6 +144,7 @@ def optimize(
         raise ShapeError(f"calibration: expected images of {size[0]}×{size[1]} pixels, got {images.shape}")
     trace(planned, (batch, *images.shape[1:]))  # raises ShapeError, with the layer's name, if the images do not fit
     arrays = draw_weights(planned, seed) if weights is None else without_counters(weights)
+    check_weights(arrays, all_weight_shapes(planned), "float64")
     whole_batches = images[np.arange(ceil(len(images) / batch) * batch) % len(images)]
     native, before = native_of(chosen, planned, arrays, preset)
     fast = bench.fast(FastTask(native, precision, preset, device, (batch, *images.shape[1:]), whole_batches))
@@ -153,7 +163,7 @@ def native_of(
     folds = preset in COMPILED
     node, arrays = fold_norms(planned.root, weights) if folds else (planned.root, weights)
     native = backend.build(node)
-    backend.load(native, {name: array.astype(np.float32, copy=False) for name, array in arrays.items()})
+    backend.load(native, cast_weights(arrays, "float32"))
     return native, ("folded norms",) if folds else ()
 
 

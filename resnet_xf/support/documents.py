@@ -24,19 +24,8 @@ MOST_DOTS = 4000
 """The most dots in TOML. The time to read a key grows with the square of the dots in it."""
 
 
-class Part:
-    """A part of a document that says itself how it is read. Subclasses are plain classes or structs."""
-
-    __slots__ = ()
-
-    @classmethod
-    def from_builtins(cls, data: Any) -> Part:
-        """Return the part in plain data."""
-        raise NotImplementedError
-
-
 def read_part(kind: Any, data: Any) -> Any:
-    """Return a :class:`Part`; the ``dec_hook`` of every document."""
+    """Return a field whose class reads plain data by its own ``from_builtins``; the ``dec_hook`` of every document."""
     return kind.from_builtins(data)
 
 

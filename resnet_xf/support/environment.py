@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +46,8 @@ def memory() -> Memory | None:
         free = int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[0]) * 1024
     with suppress(OSError, ValueError):  # a container's limit, or "max"
         limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        total, free = min(total, limit), min(free, limit - used)
+        cached = re.findall(r"active_file (\d+)", Path("/sys/fs/cgroup/memory.stat").read_text())  # and inactive_file
+        total, free = min(total, limit), min(free, limit - used + sum(map(int, cached)))
     return Memory(total, free)
 
 
@@ -88,6 +90,13 @@ def environment() -> dict[str, str]:
     """Return the versions of Python, of the system, and of the libraries that results depend on."""
     versions = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
     versions["resnet_xf"] = __version__
+    return versions | _versions()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Return the versions of the installed packages. They are read once, because each parity report has them."""
+    versions = {}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
@@ -119,8 +128,8 @@ def _cpu() -> dict[str, str]:
 
 
 def gpus() -> list[str]:
-    """The NVIDIA GPUs that this process may use, each with driver and clocks, as ``nvidia-smi`` tells them."""
-    if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+    """The machine's NVIDIA GPUs, with driver and clocks, as ``nvidia-smi`` tells them; none if CUDA is told of none."""
+    if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return []
     command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
     with suppress(OSError, subprocess.SubprocessError):

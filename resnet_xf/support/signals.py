@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -25,22 +25,14 @@ def exit_on_stop_signals() -> Iterator[None]:
     The exit code is 128 and the signal's number. A second signal ends the process at once. A signal that was ignored
     before stays so; outside the main thread, where Python allows no handlers, nothing is changed.
     """
-    replaced: dict[int, Any] = {}
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        for each in replaced:
+    def leave(number: int) -> None:
+        for each in _handlers():
             signal.signal(each, signal.SIG_DFL)
         raise SystemExit(128 + number)
 
-    if threading.current_thread() is threading.main_thread():
-        replaced = {n: handler for n in STOP_SIGNALS if (handler := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
-    for each in replaced:
-        signal.signal(each, leave)
-    try:
+    with _handled_once(leave):
         yield
-    finally:
-        for each, handler in replaced.items():
-            signal.signal(each, handler)
 
 
 class StopRequest:
@@ -50,40 +42,57 @@ class StopRequest:
 
 
 @contextmanager
-def catch_stop_signals(
-    announcement: bytes = b"", *, enabled: bool = True, wake: Callable[[], object] = lambda: None
-) -> Iterator[StopRequest]:
+def catch_stop_signals(announcement: bytes = b"", wake: Callable[[], object] = lambda: None) -> Iterator[StopRequest]:
     """Within the block, turn the first Ctrl-C or SIGTERM into a request; a second one acts as it did before.
+
+    A signal that was ignored before stays so. Outside the main thread, nothing is changed.
 
     Args:
         announcement: what the user is told on stderr when the signal comes.
-        enabled: if False, no signal is caught; nor outside the main thread, where Python allows no handlers.
         wake: called when the signal comes, so that whoever waits can look at the request.
 
     Yields:
         The request.
     """
     request = StopRequest()
-    if not enabled or threading.current_thread() is not threading.main_thread():
+
+    def note(number: int) -> None:
+        request.signal = number
+        with suppress(OSError):  # stderr is closed, as when Ctrl-C has also ended the program that reads it
+            os.write(2, announcement)
+        wake()
+
+    with _handled_once(note):
         yield request
-        return
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    # None: the handler was not set by Python, and could not be put back; its signal is left alone.
-    replaced = {number: handler for number, handler in handlers.items() if handler is not None}
+
+
+@contextmanager
+def _handled_once(handle: Callable[[int], object]) -> Iterator[None]:
+    """Within the block, call ``handle`` at the first stop signal, once the handlers before are put back."""
+    replaced = _handlers()
 
     def restore() -> None:
         for number, handler in replaced.items():
             signal.signal(number, handler)
 
-    def note(number: int, frame: FrameType | None) -> None:
-        request.signal = number
+    def handle_once(number: int, frame: FrameType | None) -> None:
         restore()
-        os.write(2, announcement)
-        wake()
+        handle(number)
 
     for number in replaced:
-        signal.signal(number, note)
+        signal.signal(number, handle_once)
     try:
-        yield request
+        yield
     finally:
         restore()
+
+
+def _handlers() -> dict[int, Any]:
+    """Return the handlers of the stop signals, without those that are ignored or that Python did not set.
+
+    Outside the main thread, where Python allows no handlers, there are none.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    return {number: handler for number, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}

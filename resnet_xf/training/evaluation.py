@@ -12,7 +12,7 @@ from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.data import Batches, Dataset, Kept, Split, Transform
 from resnet_xf.data.splits import pixel_statistics
 from resnet_xf.errors import DataError, RecipeError
-from resnet_xf.training.recipe import Recipe, decaying, rounded, targets
+from resnet_xf.training.recipe import Recipe, decaying, rounded
 
 
 def normalisation(recipe: Recipe, data: Dataset | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -67,8 +67,8 @@ def check_fit(planned: Plan, data: Dataset, *, training: bool = True) -> None:
         )
     if data.channels != spec.in_channels:
         raise DataError(
-            f"{data.name}: its images have {data.channels} channels and {spec.name} takes {spec.in_channels}; "
-            f"change the spec's in_channels (--in-channels {data.channels})"
+            f"{data.name}: its images have {data.channels} channels and {spec.name} takes {spec.in_channels}"
+            + (f"; change the spec's in_channels (--in-channels {data.channels})" if training else "")
         )
     for half, split in (("training", data.train), ("test", data.test)):
         if not len(split) and (training or split is data.test):
@@ -79,8 +79,8 @@ def check_fit(planned: Plan, data: Dataset, *, training: bool = True) -> None:
         raise DataError(f"{data.name}: has the label {least}; expected 0 and more")
     if largest >= spec.num_classes:
         raise DataError(
-            f"{data.name}: its labels go up to {largest} and {spec.name} has {spec.num_classes} classes; "
-            f"change the spec's num_classes (--num-classes {len(data.classes)})"
+            f"{data.name}: its labels go up to {largest} and {spec.name} has {spec.num_classes} classes"
+            + (f"; change the spec's num_classes (--num-classes {len(data.classes)})" if training else "")
         )
 
 
@@ -89,7 +89,6 @@ def evaluate_split(
     split: Split,
     transform: Transform,
     batch_size: int,
-    num_classes: int,
     *,
     kept: Kept | None = None,
     stopped: Callable[[], bool] = lambda: False,
@@ -105,7 +104,7 @@ def evaluate_split(
             outputs[~np.isfinite(outputs)] = np.nan
             shifted = outputs - outputs.max(axis=1, keepdims=True)
             log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-            sums[0] -= (log_probability * targets(batch.labels, num_classes, 0.0, 1)).sum()
+            sums[0] -= log_probability[np.arange(len(batch.labels)), batch.labels].sum()
             sums[1] += (outputs.argmax(axis=1) == batch.labels).sum()
         if stopped():
             return None

@@ -117,8 +117,8 @@ def evaluate(
     """
     known = _read(source, network)
     planned, run = known.planned, known.run
-    if run is not None:
-        dataset, data_dir = dataset or run.dataset, data_dir or run.data_dir
+    if run is not None and dataset in (None, run.dataset):
+        dataset, data_dir = run.dataset, data_dir or run.data_dir
     if dataset is None:
         raise DataError(f"{source}: is no run, so a data set must be named (--dataset)")
     data = load_dataset(dataset, data_dir)
@@ -139,7 +139,7 @@ def evaluate(
             callback(min(next(batches) * size, len(data.test)), len(data.test))
         return False
 
-    means = evaluate_split(learner, data.test, transform, size, planned.spec.num_classes, stopped=report)
+    means = evaluate_split(learner, data.test, transform, size, stopped=report)
     assert means is not None  # it is never stopped
     check_finite(source, means[0])
     return Evaluation(
@@ -276,10 +276,7 @@ def _read(source: str | Path, network: str | None) -> _Known:
     file = read_checkpoint(path)
     identity = identify(file, plan(network).spec if network else None)
     description = file.description or Description()
-    try:
-        description.check(identity.plan.spec)
-    except WeightsError as error:
-        raise WeightsError(f"{source}: its description does not fit: {error}") from None
+    description.check(identity.plan.spec, source)
     if not identity.plan.spec.num_classes:
         raise WeightsError(f"{source}: has no head, so it has no classes; train one (train --weights FILE --new-head)")
     assumed = (f"{source}: assumed to be {identity.assumed}; --spec names another",) if identity.assumed else ()
@@ -346,7 +343,8 @@ def _view(
     """Return the recipe that was asked for, else the checkpoint's or the data set's; the preprocessing; its origin."""
     planned, own = known.planned, known.description.preprocessing
     refuse(DataError, {"mean: give mean and std both or neither": (mean is None) != (std is None)})
-    chosen = known.run.recipe if known.run and recipe is None else get_recipe(recipe or _default_recipe(data))
+    default = default_recipe(data.name if data else "")
+    chosen = known.run.recipe if known.run and recipe is None else get_recipe(recipe or default)
     if own is not None and recipe is None:
         view, origin = own, "the checkpoint's"
     else:
@@ -366,12 +364,7 @@ def _view(
     if given:
         view = msgspec.structs.replace(view, **given)
         origin = f"{', '.join(key for key in given if key != 'scale')} given; otherwise {origin}"
-    view.transform(planned.spec.in_channels)
     return chosen, view, origin
-
-
-def _default_recipe(data: Dataset | None) -> str:
-    return default_recipe(data.name if data else "")
 
 
 def _usage(known: _Known, view: Preprocessing, view_from: str, names: tuple[str, ...], names_from: str) -> Usage:
@@ -387,7 +380,7 @@ def _usage(known: _Known, view: Preprocessing, view_from: str, names: tuple[str,
 
 
 def _learner(planned: Plan, weights: Weights, recipe: Recipe, backend: str | None, device: str) -> Learner:
-    """Return a learner in the precision of the weights, so that a network trained in float16 also runs on a CPU."""
+    """Return a learner in float32 or float64, as the recipe, so what was trained in float16 runs on a CPU too."""
     exact = msgspec.structs.replace(recipe, precision=recipe.dtype)
     learner = require(get_backend(backend), Trains).learner(task_of(planned, exact, device))
     learner.load(weights, {})

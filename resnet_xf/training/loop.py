@@ -47,7 +47,7 @@ class Progress:
     Attributes:
         epoch, epochs: number of the epoch, from 1, and of the last one.
         step, steps: number of the step in the run, from 1, and of the last one.
-        loss, accuracy: means over the epoch so far.
+        loss, accuracy: means over this worker's images of the epoch so far; with a record, over those of all workers.
         images_per_second: mean over the epoch so far, of all workers together.
         record: the epoch's record, if the epoch is finished and evaluated.
     """
@@ -149,7 +149,8 @@ class Training:
             for batches in (self._batches(threads=1), test):  # if an image cannot be read, no folder is made
                 next(iter(batches), None)
             lock = nullcontext() if self.folder is None else locked(self.folder)
-            signals = catch_stop_signals(b"" if has_parent() else ANNOUNCEMENT, enabled=self.out is not None)
+            announcement = b"" if has_parent() else ANNOUNCEMENT
+            signals = nullcontext(StopRequest()) if self.out is None else catch_stop_signals(announcement)
             with lock, signals as self.stop_request:
                 if self.folder is not None:
                     clear_leftovers(self.folder)
@@ -276,9 +277,9 @@ class Training:
         learner, position = self.learner, self.header.position
         loss, correct, seen = self._total(position.loss, position.correct, position.seen)
         self._share_statistics()
-        classes, size = self.planned.spec.num_classes, self.recipe.batch_size
+        size = self.recipe.batch_size
         means = evaluate_split(
-            learner, self.data.test, self.transform, size, classes, kept=self.kept_test, stopped=self._must_stop
+            learner, self.data.test, self.transform, size, kept=self.kept_test, stopped=self._must_stop
         )
         if means is None:
             return False
@@ -353,7 +354,7 @@ class Training:
 
     def _where(self, step: int) -> str:
         """Return a step's number and epoch in words."""
-        epoch = (step - 1) // self.header.steps_per_epoch + 1
+        epoch = max(step - 1, 0) // self.header.steps_per_epoch + 1
         return f"step {step} of {self.steps} (epoch {epoch} of {self.recipe.epochs})"
 
     def _last_good(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -203,7 +204,7 @@ def get_recipe(name_or_path: Recipe | str | Path) -> Recipe:
     name = str(name_or_path)
     if name in RECIPES:
         return RECIPES[name]
-    if Path(name).suffix.lower() not in (".toml", ".json") and not Path(name).exists():
+    if Path(name).suffix.lower() not in (".toml", ".json") and not os.path.exists(name):
         raise RecipeError(f"no recipe is called {name!r}; choose one of {', '.join(RECIPES)}, or a .toml or .json file")
     recipe = Recipe.read(name)
     try:

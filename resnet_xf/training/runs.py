@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import Spec
@@ -16,7 +17,7 @@ from resnet_xf.backend.learner import TIMEOUT
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.splits import limited
-from resnet_xf.errors import CheckpointError
+from resnet_xf.errors import CheckpointError, WeightsError
 from resnet_xf.training.checkpoint import Checkpoint, Header, load_checkpoint, refuse_run
 from resnet_xf.training.evaluation import check_fit, normalisation
 from resnet_xf.training.loop import Progress, Run, Training
@@ -119,6 +120,8 @@ def prepare(
         weights = draw_weights(planned, recipe.seed, recipe.init, recipe.dtype)
     weights = without_counters(weights)
     check_weights(weights, all_weight_shapes(planned), recipe.dtype)
+    if broken := next((name for name, array in weights.items() if not np.isfinite(array).all()), None):
+        raise WeightsError(f"{broken}: holds NaN or infinite values, and no training begins with them")
     if out is not None:
         refuse_run(out)
     folder = None if out is None else Path(out)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import io
 import json
 import random
+import shutil
 import struct
 import sys
 import tarfile
@@ -41,6 +43,7 @@ from resnet_xf.data.transform import Transform
 from resnet_xf.formats.convert import write_checkpoint
 from resnet_xf.formats.description import Description, Preprocessing, path_beside, read_beside
 from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.gluon_params import read_params, write_params
 from resnet_xf.formats.gluon_symbol import read_symbol
 from resnet_xf.formats.graph import read_graph
 from resnet_xf.formats.identify import identify
@@ -135,10 +138,13 @@ def _recipe() -> Prepared:
 
 def _params() -> Prepared:
     weights = draw_weights(TINY)
+
+    def write_misshapen(path: Path) -> None:
+        write_checkpoint(path, weights, TINY)
+        write_params(path, {name: array[:1] for name, array in read_params(path).items()})
+
     whole = _bytes_of(lambda path: write_checkpoint(path, weights, TINY), ".params")
-    small = _bytes_of(
-        lambda path: write_checkpoint(path, {name: array[:1] for name, array in weights.items()}, TINY), ".params"
-    )
+    small = _bytes_of(write_misshapen, ".params")
     return partial(_one_file, "x.params", [whole, small]), partial(_checkpoint, "x.params")
 
 
@@ -168,7 +174,7 @@ def _description() -> Prepared:
     def read(folder: Path) -> None:
         description = read_beside(folder / "x.params")
         if description is not None:
-            description.check(TINY)
+            description.check(TINY, folder / "x.params")
             if description.preprocessing is not None:
                 description.preprocessing.text(TINY.in_channels)
 
@@ -357,6 +363,7 @@ def _capture() -> Prepared:
     from numpy_backend import NumpyBackend
 
     sound = Path(tempfile.mkdtemp(prefix="resnet-xf-fuzz-"))
+    atexit.register(shutil.rmtree, sound, True)
     capture(TINY, sound / "x", NumpyBackend(), level="quick")  # type: ignore[arg-type]
     files = {path.name: path.read_bytes() for path in (sound / "x").iterdir()}
     manifest = files["manifest.json"].decode()

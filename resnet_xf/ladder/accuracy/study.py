@@ -18,7 +18,6 @@ import numpy as np
 
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import Spec
-from resnet_xf.backend.learner import TIMEOUT
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.backend.workers import threads_each
 from resnet_xf.data import ArraySplit, Dataset, Split, load_dataset
@@ -79,12 +78,10 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     """The results of training runs from several seeds on several backends.
 
     Attributes:
-        seeds: the runs' seeds, in order.
         histories: for each backend and each seed, the records of all epochs.
         already_trained: how many of the runs an earlier call had finished.
     """
 
-    seeds: tuple[int, ...]
     histories: dict[str, tuple[tuple[EpochRecord, ...], ...]]
     already_trained: int = 0
 
@@ -154,7 +151,7 @@ def train_seeds(
     already_trained = sum(run.finished for run in runs.values())
     _train_all(tuple(runs.values()), jobs, callback)
     histories = {backend: tuple(runs[backend, seed].history for seed in seeds) for backend in backends}
-    return Study(seeds=seeds, histories=histories, already_trained=already_trained)
+    return Study(histories=histories, already_trained=already_trained)
 
 
 def _prepare(
@@ -171,10 +168,7 @@ def _prepare(
     The arguments are as in :func:`train_seeds`, with one recipe for each seed.
     """
     data = images_for(planned.spec, load_dataset(dataset, data_dir))
-    settings: dict[str, Any] = {"device": device, "preset": "tuned", "keep": 1, "timeout": TIMEOUT, "callback": None}
-    begun = prepare(
-        planned, data, recipes[0], backend=backends[0], out=None, weights=None, data_dir=data_dir, **settings
-    )
+    begun = prepare(planned, data, recipes[0], backend=backends[0], data_dir=data_dir, device=device, keep=1)
     begun.check_shares(1)
     try:
         out.mkdir(parents=True, exist_ok=True)

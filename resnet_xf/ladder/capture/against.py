@@ -73,7 +73,7 @@ def capture(
 
 
 def parity_against(
-    captures: Sequence[str | Path],
+    captures: str | Path | Sequence[str | Path],
     backends: str | Sequence[str | Backend] | None = None,
     *,
     spec: Plan | Spec | str | None = None,
@@ -93,7 +93,7 @@ def parity_against(
     writes it. It holds only digests of the weights, so ``weights`` must be given. The comparison ends at rung 7.
 
     Args:
-        captures: folders that :func:`capture` wrote, or one evidence file.
+        captures: folders that :func:`capture` wrote, or one of them, or one evidence file.
         backends: the backends to run here. If None: for a single capture, the first other one that is installed; for
             several captures, none.
         spec: the network that was captured; refused if the captures are of another. If None, this is not checked.
@@ -109,6 +109,9 @@ def parity_against(
         EvidenceError: if a capture cannot be read, or is of another network, other weights, images or settings.
         BackendError: if no backend is left to compare with.
     """
+    captures = [captures] if isinstance(captures, str | Path) else captures
+    if not captures:
+        raise EvidenceError("name a capture: a folder that `resnet-xf capture` wrote, or an evidence file")
     if any(Path(path).is_file() for path in captures):
         return _against_evidence(captures, backends, spec, weights, prefix, level, device, trial, max_memory, on_rung)
     captured = [Captured(folder) for folder in captures]
@@ -171,10 +174,10 @@ def _against_evidence(
     evidence = read_evidence(path)
     translation = translate(evidence, None if spec is None else plan(spec))
     planned = translation.plan if spec is None else plan(spec)
-    planned, arrays, origin = weights_of(planned, weights, 0, prefix)
+    planned, arrays, origin = weights_of(planned, weights, prefix)
     original = Original(evidence, translation, arrays)
     subject = original.subject(planned, memory_limit(max_memory))
-    chosen = backends_of(backends) if backends is not None else [_other_than("mxnet")]
+    chosen = backends_of(backends) if backends else [_other_than("mxnet")]
     sides = live_sides(subject, chosen, device)
     if original.name in {side.name for side in sides}:
         original.name = f"{original.name} of {path}"
@@ -205,7 +208,7 @@ def _trial(first: Captured, asked: Trial | None, level: Level) -> Trial | None:
     if asked is None and level != "full":
         return None
     trained = Trial(dataset=record.dataset, recipe=Recipe.from_json(record.recipe), seeds=len(record.accuracies))
-    asked = asked or trained
+    asked = replace(asked, recipe=asked.recipe and asked.resolved()) if asked else trained
     for field in ("dataset", "recipe", "seeds"):
         if getattr(asked, field) not in (getattr(trained, field), getattr(Trial(), field)):
             raise EvidenceError(f"{first.folder}: accuracies were captured of another {field}; leave that out")
@@ -228,14 +231,14 @@ def _check_subject(
     planned = plan(captured if spec is None else spec)
     arrays: Weights = {}
     if weights is not None:
-        planned, arrays, _ = weights_of(planned, weights, first.manifest.seed, prefix)
+        planned, arrays, _ = weights_of(planned, weights, prefix)
     asked = planned.spec
     if fields := [field for field in captured.differences(asked) if field != "name"]:
         raise EvidenceError(
             f"{first.folder}: is of {captured.name}, and {asked.name} was asked for; they differ in "
             f"{', '.join(fields)}; name the capture's network, or capture this one"
         )
-    digests = first.digests()
+    digests = first.inputs().get("weights", {})
     wrong = [name for name, array in arrays.items() if digests.get(name) != array_digest(array)]
     if wrong:
         raise EvidenceError(
@@ -262,7 +265,7 @@ def _level(captured: Sequence[Captured], asked: Level | None) -> Level:
 
 def _backends(captured: Sequence[Captured], asked: str | Sequence[str | Backend] | None) -> list[Backend]:
     """Return the backends to run: those ``asked`` for; if None, another one for a single capture, none for several."""
-    if asked is not None:
+    if asked:
         return backends_of(asked)
     if len(captured) > 1:
         return []

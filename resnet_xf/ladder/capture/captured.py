@@ -140,7 +140,7 @@ class Captured:
         self.name, self.version = manifest.backend, f"{manifest.backend_version} {captured}"
         self.device, self.unbiased_variance = manifest.device, manifest.unbiased_variance
         self.tell: Callable[[float], object] = lambda share: None
-        self.cannot, self.runs = manifest.cannot.get, False
+        self.cannot = manifest.cannot.get
 
     def release(self) -> None:
         """Do nothing, since nothing is held."""
@@ -176,12 +176,7 @@ class Captured:
             max_memory=max_memory,
         )
 
-    def digests(self) -> dict[str, str]:
-        """Return the digest of each of the captured weights, by name."""
-        digests: dict[str, str] = self._inputs().get("weights", {})
-        return digests
-
-    def _inputs(self) -> dict[str, Any]:
+    def inputs(self) -> dict[str, Any]:
         """Return the captured :class:`Inputs` as a dict, with digests in place of arrays."""
         inputs: dict[str, Any] = self._reader.load(INPUTS, dict[str, Any])
         return inputs
@@ -195,10 +190,10 @@ class Captured:
             return f"seed ({ours.seed} and {theirs.seed})"
         if ours.recipe != theirs.recipe:
             return "recipe of the training runs"
-        for name, mark in self.digests().items():
-            if mark != other.digests().get(name):
+        inputs, others = self.inputs(), other.inputs()
+        for name, mark in inputs.get("weights", {}).items():
+            if mark != others.get("weights", {}).get(name):
                 return f"the weights' {name}"
-        inputs, others = self._inputs(), other._inputs()
         # A capture of a lower level has fewer inputs, but each has a probe or has none.
         wrong = [
             key

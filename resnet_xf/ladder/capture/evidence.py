@@ -206,15 +206,12 @@ def manifest_digest(data: Mapping[str, Any]) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json``, with its digest, into a capture's folder; raise EvidenceError if that fails."""
+    """Write ``manifest.json``, with its digest, into a capture's folder."""
     path = folder / MANIFEST
     data = msgspec.json.decode(manifest.to_complete_json())
     data["digest"] = manifest_digest(data)
-    try:
-        with atomic(path) as temporary:
-            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1))
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be written: {error.strerror}") from None
+    with atomic(path) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1))
 
 
 def read_manifest(folder: str | Path) -> Manifest:

@@ -97,7 +97,7 @@ class Original:
     def __init__(self, evidence: Evidence, translation: Translation, weights: Weights) -> None:
         self.evidence, self.translation, self.weights = evidence, translation, weights
         facts = evidence.facts
-        self.name, self.device, self.unbiased_variance, self.runs = "mxnet", "cpu", False, False
+        self.name, self.device, self.unbiased_variance = "mxnet", "cpu", False
         self.version = f"{facts.mxnet} (recorded under Python {facts.python}, NumPy {facts.numpy})"
         self.tell: Callable[[float], object] = lambda share: None
         self._measurements: dict[str, Callable[[], Any]] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from resnet_xf.architecture.nodes import Node
+from resnet_xf.architecture.nodes import Node, join
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.contract import Backend, GradientsAlone, LayersAlone, Look, Trains, require
 from resnet_xf.backend.learner import Learner, Task
@@ -92,8 +92,7 @@ class ForeignBackend:
         """
         own = self.layers[name]
         gradients = require(self.real, GradientsAlone).differentiate(network, own, inputs, cotangent)
-        tensors = {key: f"{own}.{key}" if own else key for key in gradients}
-        return {self.names.get(tensors[key], key).rpartition(".")[2]: array for key, array in gradients.items()}
+        return {self.names.get(join(own, key), key).rpartition(".")[2]: array for key, array in gradients.items()}
 
     def _learner(self, task: Task) -> ForeignLearner:
         """Return a learner that trains a copy of the network by the settings of ``task``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan, prod, sqrt
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnet_xf.architecture.measures import layer_of
-from resnet_xf.architecture.trace import Observed, ObservedTrace, Row, observed_rows
+from resnet_xf.architecture.trace import Observed, ObservedTrace, observed_rows
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.contract import Backend, Trains, cannot, require
 from resnet_xf.backend.observe import running_order, trace_network
@@ -99,20 +99,28 @@ def pair_of(
     first, second = _both(pair, images)
     layers = partners(first.layers, second.layers, names)
     tensors = tensor_partners(first.layers, second.layers, layers)
-    compared = layers.values()
-    order = [*(n for n in first.layers.seen if n in compared), *(n for n in compared if n not in first.layers.seen)]
     owns = {partner: name for name, partner in layers.items()}
-    same = {name: name for name in order}
-    ours = ForeignBackend(first.backend, first.layers.side, first.network, same, *_named(first, layers))
-    order_there = {name: owns[name] for name in order}
-    named_there = _named(second, layers, tensors)
-    theirs = ForeignBackend(second.backend, second.layers.side, second.network, order_there, *named_there)
+    order = [*(n for n in first.layers.seen if n in owns), *(n for n in owns if n not in first.layers.seen)]
+    same = {name: name for name in first.arrays if layer_of(name) in owns}
+    ours = _as_backend(first, {name: name for name in order}, same)
+    theirs = _as_backend(second, {name: owns[name] for name in order}, {name: own for own, name in tensors.items()})
     pixels = _with_drawn_image(pixels_of(np.asarray(images)))
     brought = {given.name: given.dump(given.network) for given in (ours, theirs)}
     arrays, rounded = float32_of(brought[ours.name])
     outline = _outline(pair, ours, pixels)
     lockstep_run, curve_run = (
-        _short_run(outline.rows, arrays, pixels.shape, first.classes, seed, settings) for settings in (LOCKSTEP, CURVE)
+        ShortRun(
+            network=None,
+            weights=tuple(arrays),
+            channels=pixels.shape[1],
+            classes=first.classes,
+            size=(pixels.shape[2], pixels.shape[3]),  # the user's, which may be the only one that the networks take
+            opens_with_norm=True,
+            rows=outline.rows,
+            seed=seed,
+            **settings,
+        )
+        for settings in (LOCKSTEP, CURVE)
     )
     if level != "quick":
         for own, given in ((first, ours), (second, theirs)):
@@ -194,19 +202,10 @@ def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
     )
 
 
-def _named(
-    own: _Member, layers: Mapping[str, str], tensors: Mapping[str, str] | None = None
-) -> tuple[dict[str, str], frozenset[str]]:
-    """Return a dict from each compared weight's name in the first network to its name in ``own``, and the idle ones.
-
-    Idle weights belong to layers that never run, and have the first network's names. ``layers`` and ``tensors`` are
-    results of :func:`partners` and :func:`tensor_partners`; ``tensors`` is None if ``own`` is the first network.
-    """
-    if tensors is None:
-        compared = set(layers.values())
-        tensors = {name: name for name in own.arrays if layer_of(name) in compared}
-    idle = frozenset(name for o, name in tensors.items() if layer_of(o) not in own.layers.seen)
-    return {name: o for o, name in tensors.items()}, idle
+def _as_backend(member: _Member, layers: Mapping[str, str], tensors: Mapping[str, str]) -> ForeignBackend:
+    """Return a network as a backend. ``layers``, ``tensors``: from the first network's names to this network's own."""
+    idle = frozenset(name for name, own in tensors.items() if layer_of(own) not in member.layers.seen)
+    return ForeignBackend(member.backend, member.layers.side, member.network, layers, tensors, idle)
 
 
 def _outline(pair: Pair, first: ForeignBackend, pixels: Array) -> Outline:
@@ -247,31 +246,6 @@ def _kind(layer: Observed) -> str:
     return "layer"
 
 
-def _short_run(
-    rows: Sequence[Row],
-    arrays: Weights,
-    shape: tuple[int, ...],
-    classes: int,
-    seed: int,
-    settings: Mapping[str, Any],
-) -> ShortRun:
-    """Return a training run on images of the user's size, which may be the only one that the networks take.
-
-    ``rows``: the layers; ``arrays``: the weights; ``shape``: the images'; ``settings``: ``LOCKSTEP`` or ``CURVE``.
-    """
-    return ShortRun(
-        network=None,
-        weights=tuple(arrays),
-        channels=shape[1],
-        classes=classes,
-        size=(shape[2], shape[3]),
-        opens_with_norm=True,
-        rows=rows,
-        seed=seed,
-        **settings,
-    )
-
-
 def _refuse_chance(member: _Member, backend: ForeignBackend, run: ShortRun) -> None:
     """Raise SpecError if training is random, or if a batch norm keeps a plain mean, as only one framework can.
 
@@ -294,7 +268,9 @@ def _refuse_chance(member: _Member, backend: ForeignBackend, run: ShortRun) -> N
         step = next(iter(run))
         try:
             losses.append(learner.step(step.images, step.targets, 0.0)()[0])
-        except ResNetXFError:  # a network that does not train is a finding, of rung 7
+        except MemoryError:
+            raise
+        except Exception:  # a network that does not train is a finding, of rung 7
             return
         finally:
             learner.close()

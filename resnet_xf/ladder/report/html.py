@@ -8,7 +8,7 @@ from typing import Any
 
 from resnet_xf.ladder.report.charts import draw, room
 from resnet_xf.ladder.report.panel import HEIGHT, WIDTH
-from resnet_xf.ladder.report.report import LayerError, Report
+from resnet_xf.ladder.report.report import Report
 from resnet_xf.ladder.report.wording import beyond, legal, number, rung_in_words
 from resnet_xf.support.files import atomic
 from resnet_xf.support.optional import optional
@@ -70,17 +70,10 @@ def _derived(report: Report) -> dict[str, Any]:
         "seconds": sum(rung.seconds for rung in report.rungs),
         "created": report.created.strftime("%Y-%m-%d %H:%M UTC") if report.created else "",
         "layer_sides": list(dict.fromkeys(side for layer in report.layers for side in layer.float32)),
-        "wrong_layers": [layer.name for layer in report.layers if _is_wrong(layer)],
+        "wrong_layers": [layer.name for layer in report.layers if layer.excess()],
         "spec": report.spec.to_toml() if report.spec else "",
         "room": room(report.rungs),
         "charts": draw(report),
         "box": (WIDTH, HEIGHT),
         "explain": rung_in_words,
     }
-
-
-def _is_wrong(layer: LayerError) -> bool:
-    """Return whether any of a layer's errors is beyond its bound."""
-    pairs = [(layer.inherited, layer.inherited_bound), (layer.own, layer.own_bound)]
-    pairs += [(error, layer.float32_bound) for error in layer.float32.values()]
-    return any(beyond(error, bound) for error, bound in pairs)

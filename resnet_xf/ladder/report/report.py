@@ -86,6 +86,17 @@ class LayerError(msgspec.Struct, frozen=True, kw_only=True):
     float32: dict[str, float] = {}
     float32_bound: float = 0.0
 
+    def excess(self) -> tuple[float, float, str] | None:
+        """Return the first error that exceeds its bound, the bound, and what is wrong; None if none does."""
+        if self.own is not None and self.own_bound is not None and not self.own <= self.own_bound:
+            return self.own, self.own_bound, "given the other side's input it gives another output"
+        for side, error in self.float32.items():
+            if not error <= self.float32_bound:
+                return error, self.float32_bound, f"{side} in float32 is not its own float64 result"
+        if not self.inherited <= self.inherited_bound:
+            return self.inherited, self.inherited_bound, "its output differs in the whole network"
+        return None
+
 
 class Curves(msgspec.Struct, frozen=True, kw_only=True):
     """The float32 training losses of rung 9, step by step.

@@ -11,8 +11,9 @@ ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 RUNGS = {
-    "shapes": "Every layer's name, output shape, parameters and multiply-accumulates, and each batch norm's eps and "
-    "momentum: all equal to what the description says.",
+    "shapes": "Every layer's name, output shape, parameters, multiply-accumulates, and its settings, such as a batch "
+    "norm's eps and momentum or a convolution's stride and padding: all as the spec says, or as the first network of a "
+    "pair has them.",
     "weights": "Every weight is loaded into each network and read back, in float32 and float64: no bit may change.",
     "determinism": "Each backend builds and runs the network twice: the outputs must be equal to the bit.",
     "forward float64": "The networks' outputs for the same images and weights, computed in float64, where rounding "

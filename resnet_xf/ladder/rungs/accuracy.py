@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
@@ -17,6 +17,7 @@ from resnet_xf.backend.registry import get_backend, list_backends
 from resnet_xf.data import load_dataset
 from resnet_xf.errors import BackendError, EvidenceError, TrainingError
 from resnet_xf.ladder.accuracy.equivalence import compare
+from resnet_xf.ladder.accuracy.study import Callback as Tell
 from resnet_xf.ladder.accuracy.study import images_for, train_seeds
 from resnet_xf.ladder.capture.evidence import ACCURACY, TrialRecord
 from resnet_xf.ladder.rungs.rung import Finding, Rung
@@ -28,8 +29,6 @@ from resnet_xf.support.optional import optional
 from resnet_xf.training.evaluation import check_fit
 from resnet_xf.training.recipe import RECIPES, Recipe, get_recipe
 from resnet_xf.training.runs import default_recipe
-
-Tell = Callable[[int, int, str], object]
 
 DIGITS_TRIAL = msgspec.structs.replace(
     RECIPES["digits"],
@@ -96,7 +95,7 @@ class Trial:
 @measured(ACCURACY)
 def accuracies(live: Live, trial: Trial, tell: Tell) -> TrialRecord:
     """Train a side (network) from every seed of a trial, and return the test accuracies."""
-    found, _ = run_trial(trial, live.subject, {live.name: live.device}, tell)
+    found, _ = run_trial(trial, live.subject, [live], tell)
     return TrialRecord(
         dataset=trial.dataset,
         recipe=trial.resolved().to_complete_json(),
@@ -140,18 +139,10 @@ def accuracy(trial: Trial, tell: Tell, subject: Subject, sides: Sequence[Side]) 
         sides: the backends or captures to compare.
 
     Raises:
-        BackendError: if a side's backend is not the installed one of its name.
-        ResNetXFError: as :func:`resnet_xf.ladder.accuracy.study.train_seeds`.
+        ResNetXFError: as :func:`run_trial`.
     """
     live = [side for side in sides if isinstance(side, Live)]
-    for side in live:
-        if side.name not in list_backends() or get_backend(side.name) is not side.backend:
-            raise BackendError(
-                f"accuracies are trained in processes of their own, which know no {side.name!r} but the installed "
-                "one; leave the trial out, or install yours under a name of its own"
-            )
-    devices = {side.name: side.device for side in live}
-    reached, already_trained = run_trial(trial, subject, devices, tell) if devices else ({}, 0)
+    reached, already_trained = run_trial(trial, subject, live, tell) if live else ({}, 0)
     captured = {side.name: _captured(side, trial, tell) for side in sides if not isinstance(side, Live)}
     reached |= {name: record.accuracies for name, record in captured.items()}
     commonest = min((record.commonest for record in captured.values()), default=None) or commonest_share(trial)
@@ -176,13 +167,24 @@ def commonest_share(trial: Trial) -> float:
 
 
 def run_trial(
-    trial: Trial, subject: Subject, devices: Mapping[str, str], tell: Tell
+    trial: Trial, subject: Subject, live: Sequence[Live], tell: Tell
 ) -> tuple[dict[str, tuple[float, ...]], int]:
-    """Measure: train every seed on every backend, each backend on its device. ``devices``: from backend to device.
+    """Measure: train every seed on the backend of every side (network that runs here), on the side's device.
 
     Returns:
         The accuracies of every backend in percent, by seed; and how many of the runs were trained by an earlier call.
+
+    Raises:
+        BackendError: if a side's backend is not the installed one of its name.
+        ResNetXFError: as :func:`resnet_xf.ladder.accuracy.study.train_seeds`.
     """
+    for side in live:
+        if side.name not in list_backends() or get_backend(side.name) is not side.backend:
+            raise BackendError(
+                f"accuracies are trained in processes of their own, which know no {side.name!r} but the installed "
+                "one; leave the trial out, or install yours under a name of its own"
+            )
+    devices = {side.name: side.device for side in live}
     assert subject.outline.spec is not None
     planned = plan(subject.outline.spec)
     accuracies: dict[str, tuple[float, ...]] = {}

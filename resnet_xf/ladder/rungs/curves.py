@@ -24,8 +24,8 @@ CURVE_MULTIPLE = 3.0
 It was chosen and not derived.
 
 Training in float32 is chaotic: within ten steps, a change by one rounding error makes the losses as different as chance
-would. Eight networks were 0.7 to 1.6 times as far apart as a side's perturbed runs (results/full_ladder.json).
-A run at another learning rate is further away, because of its trend."""
+would. Eight networks were 0.7 to 1.6 times as far apart as a side's perturbed runs
+(benchmarks/results/full_ladder.json). A run at another learning rate is further away, because of its trend."""
 
 PERTURBED_RUNS = 2
 """How many runs from perturbed weights each side makes."""

@@ -160,7 +160,7 @@ def gradient_errors(step: Step, truth: Step) -> dict[str, float]:
 def sensitivities(sides: Sequence[Side]) -> dict[str, float]:
     """Return each layer's largest :func:`sensitivity` among the networks that run here, or all if none does."""
     found: dict[str, float] = {}
-    for side in [side for side in sides if side.runs] or sides:
+    for side in [side for side in sides if isinstance(side, Live)] or sides:
         for layer, gain in sensitivity(side).items():
             found[layer] = max(found.get(layer, 0.0), gain)
     return found

@@ -26,6 +26,7 @@ from resnet_xf.ladder.perturb import (
     tile,
 )
 from resnet_xf.ladder.report.report import LayerError
+from resnet_xf.ladder.report.wording import beyond
 from resnet_xf.ladder.rungs.forward import capture_inside, layer_error
 from resnet_xf.ladder.rungs.rung import Finding, Rung
 from resnet_xf.ladder.rungs.shapes import observe
@@ -179,8 +180,8 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     for names in batches_of_layers(subject, observe(first).layers, subject.outline.layers, len(sides) + 1):
         found, longest = _compare(subject, sides, names, longest)
         layers += found
-    wrong = [(layer, *excess) for layer in layers if (excess := _excess(layer))]
-    wrong.sort(key=lambda one: one[0].own is None or one[0].own <= (one[0].own_bound or 0))
+    wrong = [(layer, *excess) for layer in layers if (excess := layer.excess())]
+    wrong.sort(key=lambda one: not beyond(one[0].own, one[0].own_bound))
     if wrong:
         layer, value, bound, detail = wrong[0]
         return Finding(value, bound, detail, layer.name, layers=tuple(layers))
@@ -189,7 +190,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     if alone := [layer for layer in layers if layer.own is not None]:
         top = max(alone, key=lambda layer: layer.own or 0.0)
         detail += f"; given the other's input at most {top.own:.1e} ({top.name})"
-    elif any(side.runs for side in sides):
+    elif any(isinstance(side, Live) for side in sides):
         detail += "; the other's inputs were not recorded"
     else:
         detail += "; no side is here to be given the other's input"
@@ -258,18 +259,6 @@ def _own_error(
     gain = relative_error(run(perturbed), output) / PERTURBATION
     bound = rounding_bound("float64", roundings_of_sum(longest_sum(subject.weights, name, expected)), gain)
     return relative_error(output, expected.output), bound
-
-
-def _excess(layer: LayerError) -> tuple[float, float, str] | None:
-    """Return the first error of a layer that exceeds its bound, the bound, and a description; None if none does."""
-    if layer.own is not None and layer.own_bound is not None and not layer.own <= layer.own_bound:
-        return layer.own, layer.own_bound, "given the other side's input it gives another output"
-    for side, error in layer.float32.items():
-        if not error <= layer.float32_bound:
-            return error, layer.float32_bound, f"{side} in float32 is not its own float64 result"
-    if not layer.inherited <= layer.inherited_bound:
-        return layer.inherited, layer.inherited_bound, "its output differs in the whole network"
-    return None
 
 
 RUNG = Rung(6, "layers", "relative error", measure, judge, "standard", ("run layers alone",))

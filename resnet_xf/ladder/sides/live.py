@@ -32,7 +32,6 @@ class Live:
     def __init__(self, subject: Subject, backend: Backend, device: str = "cpu") -> None:
         self.subject, self.backend, self.device = subject, backend, device
         self.name, self.version = backend.name, backend.version()
-        self.runs = True
         self.unbiased_variance = getattr(backend, "unbiased_variance", False)  # used by rungs that train
         self.tell: Callable[[float], object] = lambda share: None
         self.save: Callable[[str, object], object] = lambda key, value: None

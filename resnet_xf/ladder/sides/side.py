@@ -22,8 +22,6 @@ class Side(Protocol):
     device: str
     unbiased_variance: bool
     """See :class:`resnet_xf.backend.contract.Backend`."""
-    runs: bool
-    """Whether the network runs here, so that anything can be measured."""
     tell: Callable[[float], object]
     """Called with the finished share of a long measurement, from 0 to 1."""
 

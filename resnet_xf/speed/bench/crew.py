@@ -37,6 +37,9 @@ from resnet_xf.support.processes import Child, ProcessDied, Supervisor
 LONGEST = 1800.0
 """Seconds without an answer after which a process is ended; compilers that try many kernels need minutes."""
 
+NO_ANSWER = f"the process gave no answer in {LONGEST / 60:.0f} minutes"
+"""What is said of such a process."""
+
 LEAST, PREPARING = 3.0, 0.6
 """Under a budget, getting ready must leave ``LEAST`` seconds to time each case that is ready. But it may always take up
 to the share ``PREPARING`` of the time left."""
@@ -120,22 +123,17 @@ class Crew:
         runner.worker.child.send(Request(do, seconds))
         while event := self._next(time.monotonic() + LONGEST):
             child, message = event
-            if message is None:
-                self._note_death(child)
+            dead = next((one for one in self.runners if message is None and one.worker.child is child), None)
+            if dead:
+                dead.failure = dead.worker.died()
             if runner.failure:
                 raise runner.failure
             if child is runner.worker.child:
                 assert isinstance(message, answer)
                 return message
-        runner.failure = ProcessDied(f"the process gave no answer in {LONGEST / 60:.0f} minutes")
+        runner.failure = ProcessDied(NO_ANSWER)
         self.end(runner)
         raise runner.failure
-
-    def _note_death(self, child: Child) -> None:
-        """Set ``failure`` of the runner whose process is ``child``, which has ended."""
-        for runner in self.runners:
-            if runner.worker.child is child:
-                runner.failure = runner.worker.died()
 
     def end(self, runner: Runner) -> None:
         """End a runner's process and remove it from ``runners``."""
@@ -181,11 +179,16 @@ class Crew:
             if event:
                 self._receive(*event, later)
                 continue
-            preparing = [runner for runner in self.runners if runner.state != "ready"]
             self._end_referees()
-            for runner in preparing:
-                self._give_up(runner, in_time=time.monotonic() < until)
-            if time.monotonic() >= until:
+            spent = time.monotonic() >= until
+            for runner in [runner for runner in self.runners if runner.state != "ready"]:
+                if not spent:
+                    self._fail(runner, ProcessDied(NO_ANSWER))
+                    continue
+                self.end(runner)
+                seconds = time.monotonic() - runner.began
+                self.log(f"{runner.case.group_title}: {runner.case}: not ready after {seconds:.0f} s, ended")
+            if spent:
                 return []
 
     def _start(self, case: Case) -> Runner | None:
@@ -206,17 +209,11 @@ class Crew:
         self.progress(self.parts, f"{case}: {error}")
         self.refuse(unmeasured(case, error))
 
-    def _give_up(self, runner: Runner, *, in_time: bool) -> None:
-        """End the process of a case that does not get ready.
-
-        ``in_time``: True if it gave no answer for too long, which is a failure; False if the budget is spent.
-        """
+    def _fail(self, runner: Runner, error: Exception) -> None:
+        """End a runner's process, and log and pass on why its case cannot be measured."""
         self.end(runner)
-        if in_time:
-            self._drop(runner.case, ProcessDied(f"the process gave no answer in {LONGEST / 60:.0f} minutes"))
-        else:
-            seconds = time.monotonic() - runner.began
-            self.log(f"{runner.case.group_title}: {runner.case}: not ready after {seconds:.0f} s, ended")
+        self.log(f"{runner.case.group_title}: {runner.case}: {error}")
+        self._drop(runner.case, error)
 
     def _receive(self, child: Child, message: Any, later: list[Case]) -> None:
         """Act on a message of a process, or (None) on its end. Add cases that must wait for memory to ``later``."""
@@ -227,10 +224,9 @@ class Crew:
         elif runner is None:
             return
         elif message is None:
-            self._note_death(child)
-            if runner.state != "ready" and runner.failure:
-                self.end(runner)
-                self._failed(runner, runner.failure)
+            runner.failure = runner.worker.died()
+            if runner.state != "ready":
+                self._fail(runner, runner.failure)
         elif isinstance(message, Built):
             runner.state = "built"
             self.capacity = max(self.capacity, message.memory.free)
@@ -246,17 +242,13 @@ class Crew:
             if message.full and not runner.alone:
                 runner.state, runner.alone = "built", True
                 return
-            self.end(runner)
             holders = any(one.state == "ready" for one in self.runners)
             if message.full and holders and runner.case not in self.waited:
+                self.end(runner)
                 self.waited.add(runner.case)
                 later.append(runner.case)
             else:
-                self._failed(runner, (WrongError if message.wrong else BenchError)(message.reason))
-
-    def _failed(self, runner: Runner, error: Exception) -> None:
-        self.log(f"{runner.case.group_title}: {runner.case}: {error}")
-        self._drop(runner.case, error)
+                self._fail(runner, (WrongError if message.wrong else BenchError)(message.reason))
 
     def _let_start(self, preparing: Sequence[Runner]) -> bool:
         """Tell built runners to start if their reference outputs are there and the GPU's memory suffices.
@@ -273,15 +265,13 @@ class Crew:
             if runner.state != "built" or (full and compiles):
                 continue
             if path in self._refused:
-                self.end(runner)
-                self._failed(runner, BenchError(self._refused[path]))
+                self._fail(runner, BenchError(self._refused[path]))
                 return False
             if not path.exists():
                 if not self._is_computed(path):
                     self._start_referees([runner.case])
                 if not self._is_computed(path):
-                    self.end(runner)
-                    self._failed(runner, BenchError("its reference outputs do not fit into the memory"))
+                    self._fail(runner, BenchError("its reference outputs do not fit into the memory"))
                     return False
                 continue
             if not self._fits_device(runner, starting):

@@ -177,7 +177,7 @@ class Engine:
         crops = max(2 * CHECKED, distinct_images(case.batch))
         self._images = sample_crops(case.spec.in_channels, case.image_size, crops)
         start = time.perf_counter()
-        self._built: tuple[Any, tuple[str, ...]] | None = self._build(self._weights)
+        self._built: tuple[Any, tuple[str, ...]] | None = self._build()
         self._build_seconds, self._failed_seconds = time.perf_counter() - start, 0.0
         self._released = False
 
@@ -192,11 +192,10 @@ class Engine:
             ResNetXFError, MemoryError: if it cannot be measured for another reason.
         """
         start = time.perf_counter()
-        native, folded = self._built or self._build(self._weights)
+        native, folded = self._built or self._build()
         self._built = None  # starting changes it
         try:
-            infers = self.case.mode == "infer"
-            started = self._infer(native, self._images) if infers else self._train(native, self._weights, self._images)
+            started = (self._infer if self.case.mode == "infer" else self._train)(native)
         except Exception:
             self._failed_seconds += time.perf_counter() - start
             raise
@@ -209,7 +208,6 @@ class Engine:
             steps=(*folded, *started.steps),
             build=self._build_seconds,
             first=self._failed_seconds + started.first,
-            warm_up=0.0,
             error=error,
             agreement=float((started.outputs.argmax(1) == reference.argmax(1)).mean()),
             threads=self.bench.threads(),
@@ -220,12 +218,12 @@ class Engine:
         self._released = True
         return self.bench.release(self.device)
 
-    def _build(self, weights: Weights) -> tuple[Any, tuple[str, ...]]:
+    def _build(self) -> tuple[Any, tuple[str, ...]]:
         """Build the network in its framework; return it, and what was done to its plan before, such as folded norms.
 
         The network is None if the learner will build it.
         """
-        case = self.case
+        case, weights = self.case, self._weights
         if case.library == OURS:
             return native_of(self.backend, self.planned, weights, case.preset) if case.mode == "infer" else (None, ())
         model = case.spec.name
@@ -239,9 +237,9 @@ class Engine:
         self.backend.load(native, weights)  # raises unless the layers are the same
         return native, ()
 
-    def _infer(self, native: Any, images: Array) -> _Started:
+    def _infer(self, native: Any) -> _Started:
         """Make the network fast, run it, and return it with its outputs for the first ``CHECKED`` images."""
-        case = self.case
+        case, images = self.case, self._images
         shape = (case.batch, *images.shape[1:])
         # int8 is calibrated on other images than those it is checked on.
         checked, others = images[:CHECKED], images[CHECKED : 2 * CHECKED]
@@ -252,7 +250,7 @@ class Engine:
         batch = fast.put(np.resize(checked, shape))
         return _Started(fast.device, fast.steps, first, fast(checked), lambda: fast(batch))
 
-    def _train(self, native: Any, weights: Weights, images: Array) -> _Started:
+    def _train(self, native: Any) -> _Started:
         """Build the learner, take a step, check the gradients, and return it with its outputs for distinct images.
 
         ``native`` is another library's network, or None for this project's. Raises WrongError if a gradient is zero.
@@ -260,10 +258,10 @@ class Engine:
         case = self.case
         if case.precision == "int8":
             raise BackendError("no network is trained in int8; choose bfloat16")
-        named = weights if native is None else self.backend.dump(native)
+        named = self._weights if native is None else self.backend.dump(native)
         start = time.perf_counter()
         learner = _learner(case, self.planned, native, named)
-        distinct = images[: distinct_images(case.batch)]
+        distinct = self._images[: distinct_images(case.batch)]
         batch = learner.put(np.tile(distinct, (case.batch // len(distinct), 1, 1, 1)))
         labels = _targets(case, self.planned.outputs, case.batch)
         _, outputs = learner.step(batch, labels, RATE)()

@@ -6,7 +6,6 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, groupby
 from math import inf
@@ -50,6 +49,25 @@ STOPPING = b"\nresnet-xf: stopping, as soon as the report is written; again to q
 """What the user is told when a signal stops a bench."""
 
 
+def check_options(seconds: float, launches: int, budget: float | None) -> None:
+    """Check options of :func:`bench` before hours are spent.
+
+    Raises:
+        BenchError: if one is wrong, or on Windows.
+        MissingExtraError: if SciPy is not installed; for two launches and more.
+    """
+    complaints = {
+        "measurements need processes that Windows does not have; use Linux, or a container of it": (
+            sys.platform == "win32"
+        ),
+        f"time: expected more than 0 seconds, and not for ever, got {seconds:g}": not 0 < seconds < inf,
+        f"launches: each case needs 1 process at least, got {launches}": launches < 1,
+        f"budget: expected more than 0 seconds, got {budget}": budget is not None and not budget > 0,
+    }
+    refuse(BenchError, complaints)
+    widening(launches)  # needs SciPy
+
+
 def bench(
     cases: Sequence[Case],
     *,
@@ -58,7 +76,7 @@ def bench(
     budget: float | None = None,
     start: float | None = None,
     command: str = "",
-    callback: Callback | None = None,
+    callback: Callback = lambda done, total, text: None,
     log: Log = lambda line: None,
     keep: Keep = lambda report, complete: None,
 ) -> BenchReport:
@@ -82,28 +100,19 @@ def bench(
         keep: called at the start, after each group, and at the end. The report is marked as partial until the last.
 
     Raises:
-        BenchError: if an argument is wrong, or on Windows.
-        MissingExtraError: if SciPy is not installed; for two launches and more.
+        BenchError, MissingExtraError: as :func:`check_options`.
         SystemExit: after Ctrl-C or SIGTERM, when ``keep`` has got the report so far.
     """
     start = time.monotonic() if start is None else start
-    complaints = {
-        "measurements need processes that Windows does not have; use Linux, or a container of it": (
-            sys.platform == "win32"
-        ),
-        f"time: each case must run for more than 0 seconds, got {seconds:g}": not seconds > 0,
-        f"launches: each case needs 1 process at least, got {launches}": launches < 1,
-        f"budget: expected more than 0 seconds, got {budget}": budget is not None and not budget > 0,
-    }
-    refuse(BenchError, complaints)
-    widening(launches)  # needs SciPy: say so before hours are spent
+    check_options(seconds, launches, budget)
     turns = min(MOST, max(-(-TURNS // launches), round(seconds / LONGEST)))
     parts = turns + 1
     results = _Results({case: [] for case in cases}, launches, budget, command)
     progress = _Progress(launches * len(results.rows) * parts, callback)
     keep(results.report(), 0)
     number = 0
-    with _crew(cases, progress, log, results.add, parts, _deadline(start, budget)) as crew:
+    with temporary_folder() as folder, supervise(STOPPING) as supervisor:
+        crew = Crew(cases, supervisor, folder, progress, log, results.add, parts, _deadline(start, budget))
         try:
             number_of_first = 0
             for span in _spans(list(results.rows)):
@@ -131,23 +140,6 @@ def _deadline(start: float, budget: float | None) -> float:
     """Return when processes must end, in :func:`time.monotonic` seconds; infinite if ``budget`` is None."""
     least, share, most = RESERVE
     return inf if budget is None else start + budget - min(most, max(least, share * budget))
-
-
-@contextmanager
-def _crew(
-    cases: Sequence[Case],
-    progress: Callable[[int, str], object],
-    log: Log,
-    refuse_: Callable[[Row], object],
-    parts: int,
-    ends: float,
-) -> Iterator[Crew]:
-    """Yield a :class:`Crew` without processes. At the block's end, its processes are ended and its folder is removed.
-
-    ``refuse_`` and ``ends`` are its fields of these names.
-    """
-    with temporary_folder() as folder, supervise(STOPPING) as supervisor:
-        yield Crew(cases, supervisor, folder, progress, log, refuse_, parts, ends)
 
 
 def _spans(cases: Sequence[Case]) -> Iterator[list[list[Case]]]:
@@ -221,7 +213,7 @@ def _measure(
                 yield number
 
 
-def best_batch(case: Case, callback: Callback | None = None, *, budget: float | None = None) -> Case:
+def best_batch(case: Case, callback: Callback = lambda done, total, text: None, *, budget: float | None = None) -> Case:
     """Return the case with the batch size that gives the most images per second, among powers of two.
 
     The search ends when two batch sizes in a row are not faster by the factor ``GAIN``, one does not fit into the
@@ -241,7 +233,9 @@ def best_batch(case: Case, callback: Callback | None = None, *, budget: float | 
         trial = replace(case, batch=batch)
         progress(0, f"{trial}: getting ready")
         try:
-            with _crew([trial], lambda parts, text: None, lambda line: None, refused.append, turns + 1, ends) as crew:
+            with temporary_folder() as folder, supervise(STOPPING) as supervisor:
+                silent = (lambda parts, text: None), (lambda line: None)
+                crew = Crew([trial], supervisor, folder, *silent, refused.append, turns + 1, ends)
                 crew.prepare([trial])
                 runners = list(crew.runners)
                 if runners:
@@ -334,13 +328,12 @@ class _Progress:
     """Counts the parts done, and calls the callback. A launch of a case has one part to get ready and one per turn."""
 
     total: int
-    callback: Callback | None
+    callback: Callback
     done: int = 0
 
     def __call__(self, parts: int, text: str) -> None:
         self.done += parts
-        if self.callback is not None:
-            self.callback(self.done, self.total, text)
+        self.callback(self.done, self.total, text)
 
 
 def _with_share(row: Row, ceilings: dict[str, float]) -> Row:

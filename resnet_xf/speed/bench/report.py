@@ -25,8 +25,7 @@ class Prepared(Struct, frozen=True, kw_only=True):
     Attributes:
         version: the framework's version.
         steps: what was done to make the network fast, in order.
-        build, first, warm_up: seconds to build the network, then to its first outputs (compilation included), then
-            until it got no faster.
+        build, first: seconds to build the network, then to its first outputs (compilation included).
         error: the largest error of the outputs against those in float64, relative to the largest output.
         agreement: the share of images with the reference's top-1 class, 0 to 1.
         threads: how many threads the framework says it uses.
@@ -36,7 +35,6 @@ class Prepared(Struct, frozen=True, kw_only=True):
     steps: tuple[str, ...]
     build: float
     first: float
-    warm_up: float
     error: float
     agreement: float
     threads: int
@@ -49,10 +47,11 @@ Launch = Annotated[dict[int, Rate], Meta(min_length=1, max_length=1000)]
 class Result(Prepared, frozen=True, kw_only=True):
     """What was measured of one case, in one or more launches (starts of its process).
 
-    Of the fields of :class:`Prepared`, ``error`` and ``agreement`` are the worst of all launches, and ``build``,
-    ``first`` and ``warm_up`` are the first launch's, which finds nothing compiled.
+    ``error`` and ``agreement`` are the worst of all launches; ``build``, ``first`` and ``warm_up`` are those of the
+    first launch, which finds nothing compiled.
 
     Attributes:
+        warm_up: seconds of the warm-up, until it got no faster.
         speed: images per second: median and quartiles over all turns.
         rates: for each launch, the images per second by the turn's number. Cases ran one after the other in a turn.
         share: the network's operations per second as a share of those of the machine's fastest matrix product in this
@@ -61,6 +60,7 @@ class Result(Prepared, frozen=True, kw_only=True):
         busy_processors: how many processors were busy on average.
     """
 
+    warm_up: float
     speed: Speed
     rates: Annotated[tuple[Launch, ...], Meta(min_length=1, max_length=1000)]
     share: float | None
@@ -339,5 +339,8 @@ def _differences(before: Collection[Case], after: Collection[Case]) -> str:
         values = [{getattr(case, name) for case in cases} for cases in (before, after)]
         if values[0].isdisjoint(values[1]):
             first, second = (sorted(getattr(value, "name", str(value)) for value in one) for one in values)
+            if first == second:  # specs of one name
+                differences.append(f"{name}: what both call {' and '.join(first)} is not the same")
+                continue
             differences.append(f"{name} is {' or '.join(first)} in the first and {' or '.join(second)} in the second")
     return ", ".join(differences) or "what each has of backend, preset, precision and batch goes together otherwise"

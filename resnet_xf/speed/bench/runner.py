@@ -77,7 +77,8 @@ class Runner:
         settings = tuple(f"{name}={value}" for name, value in sorted(variables.items()))
         prepared, peak = self.ready.prepared, peak or self.ready.peak
         result = Result(
-            **asdict(prepared) | {"steps": (*prepared.steps, *settings), "warm_up": self.warm_up},
+            **asdict(prepared) | {"steps": (*prepared.steps, *settings)},
+            warm_up=self.warm_up,
             speed=speed(self.rates),
             rates=(dict(zip(self.rounds, self.rates, strict=True)),),
             share=None,

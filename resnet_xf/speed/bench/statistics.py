@@ -1,6 +1,7 @@
 """Statistics of measured speeds: median and quartiles, and the ratio of two speeds with its confidence interval.
 
-Images per second are measured in rounds. A launch is one start of the processes, in which some rounds are measured.
+Cases are measured in turns. A round is what one case does in one turn: some batches, timed together. A launch is one
+start of the processes, with several rounds.
 """
 
 from __future__ import annotations
@@ -79,11 +80,10 @@ def speed(rates: Sequence[float]) -> Speed:
     return Speed(median=float(middle), low=float(low), high=float(high), rounds=len(rates))
 
 
-def ratio(first: Launches, second: Launches, seed: int = 0) -> Ratio:
+def ratio(first: Launches, second: Launches) -> Ratio:
     """Return the ratio of the ``first`` speed to the ``second``, if they were measured in the same rounds, in turns.
 
-    Each round has its own ratio. What slowed the machine in a round slowed both, and cancels out. ``seed`` is the seed
-    of the bootstrap.
+    Each round has its own ratio. What slowed the machine in a round slowed both, and cancels out.
 
     Raises:
         ValueError: if the two have different numbers of rounds, or none.
@@ -91,15 +91,15 @@ def ratio(first: Launches, second: Launches, seed: int = 0) -> Ratio:
     if [len(rates) for rates in first] != [len(rates) for rates in second] or not first or not all(first):
         raise ValueError(f"rounds: {sum(map(len, first))} of the one and {sum(map(len, second))} of the other")
     ratios = [[one / other for one, other in zip(*rates, strict=True)] for rates in zip(first, second, strict=True)]
-    return _with_interval(_center(ratios), _bootstrap(ratios, np.random.default_rng(seed)), ratios)
+    return _with_interval(_center(ratios), _bootstrap(ratios, np.random.default_rng(0)), ratios)
 
 
-def unpaired(first: Launches, second: Launches, seed: int = 0) -> Ratio:
+def unpaired(first: Launches, second: Launches) -> Ratio:
     """Return the ratio of the ``first`` speed to the ``second``, if they were measured at different times.
 
-    The bootstrap, whose seed is ``seed``, resamples each speed by itself.
+    The bootstrap resamples each speed by itself.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     center, samples = _center(first) / _center(second), _bootstrap(first, rng) / _bootstrap(second, rng)
     return _with_interval(center, samples, min(first, second, key=len))
 
@@ -146,12 +146,6 @@ def widening(launches: int) -> float:
     return float(t / z * np.sqrt(launches / (launches - 1)))
 
 
-def steady(rates: Sequence[float], window: int = 2, within: float = 0.05) -> bool:
-    """Return whether a warm-up is over: its last rounds are hardly faster than those before.
-
-    Args:
-        rates: images per second of each round so far.
-        window: how many rounds are the last ones.
-        within: how much faster their best may be than the best of all rounds before, as a share.
-    """
-    return len(rates) >= 2 * window and max(rates[-window:]) <= max(rates[:-window]) * (1 + within)
+def steady(rates: Sequence[float]) -> bool:
+    """Return whether a warm-up is over: the best of its last two rounds is at most 5 % faster than all before."""
+    return len(rates) >= 4 and max(rates[-2:]) <= 1.05 * max(rates[:-2])

@@ -128,21 +128,29 @@ class Worker:
         supervisor: starts and ends it.
         name: its name in messages to the user.
         command: the program and its arguments.
+        threads: how many threads it may use.
         variables: environment variables.
         folder: a folder for its temporary files, and for its output.
     """
 
     def __init__(
-        self, supervisor: Supervisor, name: str, command: Sequence[str], variables: Mapping[str, str], folder: Path
+        self,
+        supervisor: Supervisor,
+        name: str,
+        command: Sequence[str],
+        threads: int,
+        variables: Mapping[str, str],
+        folder: Path,
     ) -> None:
         # A folder for temporary files of its own, where no compiler finds what another case has left.
         temporary = folder / sha256("\n".join(command).encode()).hexdigest()[:16]
         temporary.mkdir(exist_ok=True)
         with NamedTemporaryFile(dir=folder, suffix=".output", delete=False) as output:
             self._output, file = Path(output.name), output.fileno()
-            places = {"TMPDIR": str(temporary), **variables}
+            most = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+            environment = {"TMPDIR": str(temporary), **most, **variables}
             self.child: Child = supervisor.start(
-                name, command, places, Message, stdout=file, stderr=file, folder=folder
+                name, command, environment, Message, stdout=file, stderr=file, folder=folder
             )
         self.end = self.child.end
 
@@ -159,13 +167,12 @@ def case_worker(supervisor: Supervisor, case: Case, reference: Path, folder: Pat
 
     ``compilers``: how many processes its compiler may use, or 0 for its own choice.
     """
-    threads = str(case.threads)
-    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **backend_variables(case.backend, case.preset)}
+    variables = backend_variables(case.backend, case.preset)
     name = BUILT_IN[case.backend].compilers if case.backend in BUILT_IN else ""
     if compilers and name and name not in os.environ:
         variables[name] = str(compilers)
     command = [*COMMAND, case.to_complete_json(), str(reference)]
-    return Worker(supervisor, str(case), command, variables, folder)
+    return Worker(supervisor, str(case), command, case.threads, variables, folder)
 
 
 def backend_variables(backend: str, preset: str) -> dict[str, str]:
@@ -248,10 +255,9 @@ def start_referee(supervisor: Supervisor, tasks: Sequence[tuple[Path, Case]], fo
     ``tasks``: for each, the file to write and the case.
     """
     first = tasks[0][1]
-    threads = str(first.threads)
     arguments = [text for path, case in tasks for text in (str(path), case.to_complete_json())]
-    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    return Worker(supervisor, f"{first.spec.name} in float64", [*REFEREE, *arguments], variables, folder)
+    name = f"{first.spec.name} in float64"
+    return Worker(supervisor, name, [*REFEREE, *arguments], first.threads, {}, folder)
 
 
 def referee() -> None:
