@@ -22,6 +22,7 @@ from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.capture.evidence import manifest_digest, read_manifest
 from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.rungs.accuracy import Trial
+from resnet_xf.ladder.short_run import CURVE
 from resnet_xf.ladder.sketch import CHUNKS, sketch
 from resnet_xf_mxnet.numpy_compat import mx
 
@@ -118,13 +119,14 @@ def in_this_process(monkeypatch) -> None:
     monkeypatch.setattr(study, "_train_all", train_all)
 
 
-def test_learning_curves_and_accuracies_are_captured(tmp_path, in_this_process) -> None:
+def test_learning_curves_and_accuracies_are_captured(tmp_path, in_this_process, monkeypatch) -> None:
+    monkeypatch.setitem(CURVE, "steps", 8)  # where there would be 40
     for backend in ("torch", "mxnet"):
         capture(TINY, tmp_path / backend, backend, level="full", trial=TRIAL, **SMALL)
     report = parity_against([tmp_path / "torch", tmp_path / "mxnet"], trial=TRIAL)
     assert [rung.status for rung in report.rungs] == ["pass"] * 10, report.verdict()
     assert report.accuracy.accuracies["mxnet"] == read_manifest(tmp_path / "mxnet").trial.accuracies
-    assert len(report.curves.losses["torch"]) == 40
+    assert len(report.curves.losses["torch"]) == 8
 
     for backend in ("torch", "mxnet"):
         rewrite(tmp_path / backend, lambda data: data["evidence"]["accuracy"].update(accuracies=[10.0, 20.0]))

@@ -96,6 +96,11 @@ class ShortRun:
         """For each batch norm, by name: how many values per channel it sees in a step."""
         return {row.name: self.batch_size * prod(row.output_shape[2:]) for row in self.rows if row.kind == "norm"}
 
+    @cached_property
+    def all_steps(self) -> tuple[TrainingStep, ...]:
+        """The inputs of every step, in order. They are computed once and kept, so a run of rung 9 is iterated over."""
+        return tuple(self)
+
     @property
     def roundings(self) -> float:
         """How many rounding errors a step makes: along the layers, and in the longest sum over a batch's pixels."""

@@ -151,9 +151,7 @@ def sound(
     spec, size = NETWORKS[network]
     subject, *words = subject_of(spec, (size, size), images and images(spec), weights and weights(spec), 0, None)
     # Accuracies are of a spec, and none are compared where it is left out.
-    outline, run = dataclasses.replace(subject.outline, spec=None), subject.lockstep_run
-    run = dataclasses.replace(run, saved=tuple(run))  # or else its images are resized again for every mutant
-    subject = dataclasses.replace(subject, outline=outline, lockstep_run=run)
+    subject = dataclasses.replace(subject, outline=dataclasses.replace(subject.outline, spec=None))
     return [Remembering(subject, get_backend(name)) for name in BOTH], words
 
 

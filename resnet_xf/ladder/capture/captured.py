@@ -93,7 +93,7 @@ def record(
 def _inputs_of(subject: Subject, level: Level) -> Inputs:
     inputs = Inputs(subject.weights, subject.images, subject.probe)
     if level != "quick":
-        inputs = replace(inputs, lockstep_run=tuple(subject.lockstep_run))
+        inputs = replace(inputs, lockstep_run=subject.lockstep_run.all_steps)
     if level == "full":
         inputs = replace(inputs, curve_start=subject.curve_start(), curve_run=tuple(subject.curve_run))
     return inputs

@@ -73,7 +73,7 @@ def _take_step(live: Live, dtype: str, weights: Mapping[str, Array], perturbatio
     There is no weight decay and no earlier momentum, so the momentum buffers are the gradients. The images are
     perturbed by the relative size ``perturbation``.
     """
-    step = next(iter(live.subject.lockstep_run))
+    step = live.subject.lockstep_run.all_steps[0]
     images = perturb(step.images, perturbation, "lesson") if perturbation else step.images
     task = live.subject.lockstep_run.task(dtype, live.device, weight_decay=0.0, nesterov=False)
     with live.learner(task, weights) as learner:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from math import prod, sqrt
 
 import numpy as np
@@ -82,7 +81,7 @@ def states(live: Live, steps: Sequence[int], *, growing: bool, sketching: bool =
         growing: train from perturbed weights too, to measure the growth.
         sketching: put sketches in place of the large arrays, in every state but the last.
     """
-    batches = list(live.subject.lockstep_run)
+    batches = live.subject.lockstep_run.all_steps
     momentum: Mapping[str, Array] = {}
     for place in range(0, len(steps), 2):
         pair = steps[place : place + 2]
@@ -145,7 +144,7 @@ def free_run(live: Live, begun: tuple[Learner, Sequence[float]] | None = None) -
 
 
 def _continue(run: ShortRun, learner: Learner, losses: Sequence[float]) -> tuple[float, ...]:
-    epoch = islice(run, len(losses), run.steps // 2)
+    epoch = run.all_steps[len(losses) : run.steps // 2]
     return *losses, *(learner.step(step.images, step.targets, step.learning_rate)()[0] for step in epoch)
 
 
