@@ -47,7 +47,7 @@ def kind(spec: ResNetSpec) -> ResNetSpec:
     return replace(spec, stem=replace(spec.stem, width=1, hidden=None), stages=tuple(stages))
 
 
-# One network of each kind: test_source builds all of them, with their own widths.
+# One network of each kind: test_source has all of them.
 KINDS = {kind(shortened(name)): name for name in reversed((*FIRST, *OTHERS))}
 
 
