@@ -99,7 +99,7 @@ def test_a_partial_report_is_read_shown_drawn_and_compared(partial: BenchReport,
 def test_reports_of_several_launches_have_a_verdict(partial: BenchReport) -> None:
     row = partial.rows[1]
     assert row.result is not None
-    launches = row.result.rates * 3
+    launches = ({0: 10.0, 1: 11.0},) * 3
     slow, fast = (
         replace(partial, rows=(replace(row, result=replace(row.result, rates=rates)),))
         for rates in (launches, tuple({turn: 9 * rate for turn, rate in launch.items()} for launch in launches))
