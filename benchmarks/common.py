@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -37,6 +38,12 @@ def resnet_xf(*words: str, codes: Collection[int] = (0,)) -> str:
 def in_checkout(folder: Path) -> dict[str, str]:
     """The environment of a process that imports the packages of the checkout in ``folder``."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (folder, folder / "backends")))}
+
+
+def refuse_unknown(parser: argparse.ArgumentParser, networks: Sequence[str], known: Collection[str]) -> None:
+    """End the program, with the parser's usage, if a network is none of ``known``."""
+    if unknown := [name for name in networks if name not in known]:
+        parser.error(f"{', '.join(unknown)}: choose from {', '.join(known)}")
 
 
 def rungs_held(report: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common import DOCS, RESULTS, read_results, resnet_xf, rungs_held, write_between, write_results
+from common import DOCS, RESULTS, read_results, refuse_unknown, resnet_xf, rungs_held, write_between, write_results
 from rich.progress import track
 
 SIZES = {
@@ -69,8 +69,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "full_ladder.json")
     parser.add_argument("--runs", type=Path, help="folder that keeps the training runs; those that are there continue")
     options = parser.parse_args()
-    if unknown := [name for name in options.networks if name not in SIZES]:
-        parser.error(f"{', '.join(unknown)}: choose from {', '.join(SIZES)}")
+    refuse_unknown(parser, options.networks, SIZES)
     results = read_results(options.out) if options.out.exists() else {}
     missing = [name for name in options.networks if options.again or name not in results]
     for name in track(missing, "networks"):

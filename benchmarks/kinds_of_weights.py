@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common import DOCS, RESULTS, read_results, resnet_xf, rungs_held, write_between, write_results
+from common import DOCS, RESULTS, read_results, refuse_unknown, resnet_xf, rungs_held, write_between, write_results
 from full_ladder import SIZES
 from rich.progress import track
 
@@ -71,8 +71,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="run also what has results")
     parser.add_argument("--out", type=Path, default=RESULTS / "kinds_of_weights.json")
     options = parser.parse_args()
-    if unknown := [name for name in options.networks if name not in SIZES]:
-        parser.error(f"{', '.join(unknown)}: choose from {', '.join(SIZES)}")
+    refuse_unknown(parser, options.networks, SIZES)
     stored = read_results(options.out) if options.out.exists() else {}
     results = stored.get("reports", {})
     cases = [(name, kind) for kind in KINDS for name in options.networks]

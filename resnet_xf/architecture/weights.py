@@ -179,6 +179,18 @@ def without_counters(weights: Mapping[str, Array]) -> Weights:
     return {name: array for name, array in weights.items() if not name.endswith(COUNTER)}
 
 
+def fitting_weights(weights: Mapping[str, Array], network: Plan | Spec | str | Node, dtype: DTypeLike) -> Weights:
+    """Return weights without step counters. Raises WeightsError as :func:`check_weights` if they do not fit."""
+    weights = without_counters(weights)
+    check_weights(weights, all_weight_shapes(network), dtype)
+    return weights
+
+
+def first_not_finite(arrays: Mapping[str, Array]) -> str | None:
+    """Return the name of the first array that holds NaN or an infinite value; None if none does."""
+    return next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
+
+
 def check_weights(
     weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike | None = None
 ) -> None:

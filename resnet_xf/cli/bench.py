@@ -118,8 +118,7 @@ def bench(
         get_backend()  # raises if none is installed
     check_options(time, launches, budget)
     images = _batch(batch)
-    installed = ",".join(name for name in list_backends() if is_installed(name))
-    named = _names("--backend", backend or installed, list_backends())
+    named = _names("--backend", backend, list_backends()) if backend else tuple(filter(is_installed, list_backends()))
     place = device if device != "auto" else "cuda" if gpus() and _having(named, "cuda") else "cpu"
     settings: dict[str, Any] = {
         "backends": named if backend else _having(named, place) or named,  # if none has it, for its reason

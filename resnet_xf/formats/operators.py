@@ -25,7 +25,11 @@ IGNORED = frozenset(("workspace", "cudnn_off", "cudnn_tune", "p_value", "lower_b
 
 def whole_numbers(text: str) -> tuple[int, ...]:
     """Return the numbers in a text as ``(3, 3)`` or ``[3L, 3L]``. Raises ValueError for any other text."""
-    return tuple(int(word.strip().rstrip("Ll")) for word in text.strip("()[] ").split(",") if word.strip())
+    return tuple(int(word.rstrip("Ll")) for word in _words(text))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.strip("()[] ").split(",") if word.strip()]
 
 
 @dataclass
@@ -109,7 +113,7 @@ class Operator:
         """Return an attribute as numbers, as ``(0.5, 0.4, 0.3)``; one for each channel, or one for all."""
         text = self.text(key, default)
         with suppress(ValueError):
-            numbers = tuple(float(word) for word in text.strip("()[] ").split(",") if word.strip())
+            numbers = tuple(map(float, _words(text)))
             if numbers and all(abs(number) <= LARGEST for number in numbers):
                 return numbers
         raise self.refuse(f"{key} is {text!r}, expected numbers")

@@ -13,13 +13,11 @@ from resnet_xf.architecture.trace import trace
 from resnet_xf.architecture.weights import (
     Array,
     Weights,
-    all_weight_shapes,
     cast_weights,
-    check_weights,
     draw_weights,
+    fitting_weights,
     plain,
     require_memory,
-    without_counters,
 )
 from resnet_xf.data import sample_images
 from resnet_xf.errors import DataError, WeightsError, escaped
@@ -124,9 +122,7 @@ def weights_of(
     """
     if isinstance(weights, str | Path):
         return _read(weights, planned.spec, prefix)
-    weights = without_counters(weights)
-    check_weights(weights, all_weight_shapes(planned), "float64")
-    arrays, rounded = float32_of(weights)
+    arrays, rounded = float32_of(fitting_weights(weights, planned, "float64"))
     return planned, arrays, "given as arrays" + rounded
 
 

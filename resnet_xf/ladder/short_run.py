@@ -98,7 +98,7 @@ class ShortRun:
 
     @cached_property
     def all_steps(self) -> tuple[TrainingStep, ...]:
-        """The inputs of every step, in order. They are computed once and kept, so a run of rung 9 is iterated over."""
+        """The inputs of every step, made once and kept. Rung 9's run is longer, so its steps are iterated over."""
         return tuple(self)
 
     @property

@@ -14,16 +14,7 @@ from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.rewrite import fold_norms
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.trace import trace
-from resnet_xf.architecture.weights import (
-    Array,
-    all_weight_shapes,
-    cast_weights,
-    check_weights,
-    draw_weights,
-    plain,
-    require_memory,
-    without_counters,
-)
+from resnet_xf.architecture.weights import Array, cast_weights, draw_weights, fitting_weights, plain, require_memory
 from resnet_xf.backend.contract import Backend, Optimizes, require
 from resnet_xf.backend.fast import COMPILED, PRECISIONS, PRESETS, Fast, FastTask, no_gradients
 from resnet_xf.backend.registry import get_backend
@@ -143,8 +134,7 @@ def optimize(
     if image_size is not None and images.shape[2:] != tuple(image_size):
         raise ShapeError(f"calibration: expected images of {size[0]}×{size[1]} pixels, got {images.shape}")
     trace(planned, (batch, *images.shape[1:]))  # raises ShapeError, with the layer's name, if the images do not fit
-    arrays = draw_weights(planned, seed) if weights is None else without_counters(weights)
-    check_weights(arrays, all_weight_shapes(planned), "float64")
+    arrays = draw_weights(planned, seed) if weights is None else fitting_weights(weights, planned, "float64")
     whole_batches = images[np.arange(ceil(len(images) / batch) * batch) % len(images)]
     native, before = native_of(chosen, planned, arrays, preset)
     fast = bench.fast(FastTask(native, precision, preset, device, (batch, *images.shape[1:]), whole_batches))

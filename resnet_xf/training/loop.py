@@ -17,7 +17,7 @@ from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.trace import trace
-from resnet_xf.architecture.weights import Weights
+from resnet_xf.architecture.weights import Weights, first_not_finite
 from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.fast import PRESETS
 from resnet_xf.backend.learner import TIMEOUT, Learner, Outcome
@@ -325,7 +325,7 @@ class Training:
         """Write the checkpoint and the metrics; raise TrainingError if a weight is not finite."""
         weights, velocity = self.learner.dump()
         self.header = msgspec.structs.replace(self.header, loss_scaling=self.learner.loss_scaling())
-        broken = next((name for name, array in weights.items() if not np.isfinite(array).all()), None)
+        broken = first_not_finite(weights)
         if broken is not None:
             raise TrainingError(
                 f"{broken} is no longer finite after {self._where(self.header.step)}; {self._last_good()}"

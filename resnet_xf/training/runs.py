@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import Spec
-from resnet_xf.architecture.weights import Array, all_weight_shapes, check_weights, draw_weights, without_counters
+from resnet_xf.architecture.weights import Array, draw_weights, first_not_finite, fitting_weights
 from resnet_xf.backend.learner import TIMEOUT
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.data import Dataset, load_dataset
@@ -118,9 +117,8 @@ def prepare(
     )
     if weights is None:
         weights = draw_weights(planned, recipe.seed, recipe.init, recipe.dtype)
-    weights = without_counters(weights)
-    check_weights(weights, all_weight_shapes(planned), recipe.dtype)
-    if broken := next((name for name, array in weights.items() if not np.isfinite(array).all()), None):
+    weights = fitting_weights(weights, planned, recipe.dtype)
+    if broken := first_not_finite(weights):
         raise WeightsError(f"{broken}: holds NaN or infinite values, and no training begins with them")
     if out is not None:
         refuse_run(out)

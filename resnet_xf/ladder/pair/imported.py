@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from resnet_xf.architecture.measures import FLOAT64_BOUND, relative_error
+from resnet_xf.architecture.measures import relative_error
 from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.contract import Backend, RunsExports, cannot, require
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.formats.files import CheckpointFile
 from resnet_xf.formats.gluon_symbol import read_symbol
 from resnet_xf.formats.identify import identify
-from resnet_xf.formats.verify import output_of, rounding_of
+from resnet_xf.formats.verify import bound_of, output_of
 from resnet_xf.support.files import temporary_folder
 
 
@@ -48,7 +48,7 @@ def with_layers(backend: Backend, side: str, network: Any, image: Array) -> Any:
         except WeightsError as error:
             raise SpecError(f"{side}: {str(error).removeprefix(f'{folder}/')}") from None
     apart = relative_error(output_of(backend.name, identity, image), expected)
-    if not apart <= FLOAT64_BOUND and not apart <= rounding_of(identity, image):
+    if not apart <= bound_of(identity, image, apart):
         raise SpecError(
             f"{side}: {name}, built again from its graph, gives another output (relative error {apart:.1e})"
         )

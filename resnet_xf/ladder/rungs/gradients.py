@@ -10,7 +10,7 @@ from math import sqrt
 import numpy as np
 
 from resnet_xf.architecture.measures import EPSILON, layer_errors, rounding_bound
-from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.architecture.weights import Array, Weights, first_not_finite
 from resnet_xf.ladder.capture.script import sketch
 from resnet_xf.ladder.perturb import PERTURBATION, next_values, perturb, perturb_all
 from resnet_xf.ladder.rungs.layers import rounding
@@ -171,7 +171,7 @@ def _check_gradients(side: Side, dtype: str) -> Finding | None:
     gradients = first_step(side, dtype).gradients
     if not gradients:
         return Finding(float("inf"), 0, f"{side.name} keeps no momentum in {dtype}", "the optimiser")
-    where = next((name for name, array in gradients.items() if not np.isfinite(array).all()), None)
+    where = first_not_finite(gradients)
     if where is None:
         return None
     return Finding(float("inf"), 0, f"{side.name} holds a gradient that is not finite in {dtype}", where)

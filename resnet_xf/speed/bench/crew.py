@@ -123,8 +123,7 @@ class Crew:
         runner.worker.child.send(Request(do, seconds))
         while event := self._next(time.monotonic() + LONGEST):
             child, message = event
-            dead = next((one for one in self.runners if message is None and one.worker.child is child), None)
-            if dead:
+            if message is None and (dead := self._runner_of(child)):
                 dead.failure = dead.worker.died()
             if runner.failure:
                 raise runner.failure
@@ -134,6 +133,9 @@ class Crew:
         runner.failure = ProcessDied(NO_ANSWER)
         self.end(runner)
         raise runner.failure
+
+    def _runner_of(self, child: Child) -> Runner | None:
+        return next((one for one in self.runners if one.worker.child is child), None)
 
     def end(self, runner: Runner) -> None:
         """End a runner's process and remove it from ``runners``."""
@@ -217,7 +219,7 @@ class Crew:
 
     def _receive(self, child: Child, message: Any, later: list[Case]) -> None:
         """Act on a message of a process, or (None) on its end. Add cases that must wait for memory to ``later``."""
-        runner = next((one for one in self.runners if one.worker.child is child), None)
+        runner = self._runner_of(child)
         referee = next((one for one in self._referees if one.child is child), None)
         if referee is not None:
             self._receive_references(referee, message)
