@@ -1,6 +1,7 @@
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -9,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from helpers.bench import CASE, QUICK, SECONDS, case, patched
+from helpers.bench import CASE, QUICK, SECONDS, case, in_this_process, patched, references_here
 from helpers.runs import TINY
 from resnet_xf import plan, trace
 from resnet_xf.cli import bench as bench_command
 from resnet_xf.errors import BenchError, ResNetXFError
 from resnet_xf.speed.bench import crew as crew_module
+from resnet_xf.speed.bench import engine as engine_module
 from resnet_xf.speed.bench import harness as harness_module
 from resnet_xf.speed.bench import memory as memory_module
 from resnet_xf.speed.bench import worker as worker_module
@@ -26,6 +28,7 @@ from resnet_xf.speed.bench.report import BenchReport, compare
 from resnet_xf.speed.bench.statistics import ratio, speed, steady, unpaired
 from resnet_xf.speed.bench.worker import COMMAND, backend_variables
 from resnet_xf.support.environment import Memory, environment, hardware
+from resnet_xf_torch.cudagraph import WARM_UP
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,13 +41,13 @@ def quick_processes() -> Iterator[None]:
 @pytest.fixture
 def reference_at_hand(monkeypatch) -> None:
     """Compute the reference outputs in this process. In the tests without this fixture a process of its own does."""
+    references_here(monkeypatch)
 
-    def write(crew, cases: Sequence[Case]) -> None:
-        for one in cases:
-            if not crew._reference(one).exists():
-                np.save(crew._reference(one), reference_outputs(one))
 
-    monkeypatch.setattr(crew_module.Crew, "_start_referees", write)
+@pytest.fixture
+def here(monkeypatch) -> None:
+    """Measure in this process; what is tried is the same. The tests without this fixture start processes."""
+    in_this_process(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +259,22 @@ def test_gradients_that_are_zero_are_no_training(monkeypatch, reference_at_hand)
         assert row.reason == "7 of its gradients are zero, the first is that of conv1.weight"
 
 
+def test_a_gpu_s_memory_is_told_after_the_steps_that_fill_it(monkeypatch) -> None:
+    """A CUDA graph is recorded in these, and what it holds is never given back."""
+    one, made, steps = case(mode="train"), engine_module._learner, []
+    reference = reference_outputs(one)
+
+    def on_a_gpu(*given: Any) -> Any:
+        learner = made(*given)
+        take, learner.device = learner.step, "cuda:0"
+        learner.step = lambda *batch: steps.append(1) or take(*batch)
+        return learner
+
+    monkeypatch.setattr(engine_module, "_learner", on_a_gpu)
+    Engine(one).start(reference)
+    assert len(steps) > WARM_UP + 1
+
+
 def test_what_cannot_be_measured_has_a_reason() -> None:
     """What the process of a case sends as its refusal; ``report`` holds a refused case."""
     wanted = {
@@ -271,7 +290,7 @@ def test_what_cannot_be_measured_has_a_reason() -> None:
         assert "\n" not in str(refused.value)
 
 
-def test_peers_are_the_same_networks(reference_at_hand) -> None:
+def test_peers_are_the_same_networks(here) -> None:
     """Their own, with our weights by their names: loading them is strict, and the referee is our own."""
     spec = replace(plan("resnet18").spec, num_classes=10)
     peers = cases(
@@ -306,7 +325,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch) ->
             check_memory(case(mode=mode, batch=fits + 1))
 
 
-def test_the_best_batch_is_searched_for_as_long_as_it_fits(monkeypatch, reference_at_hand) -> None:
+def test_the_best_batch_is_searched_for_as_long_as_it_fits(monkeypatch, here) -> None:
     rows = trace(TINY, (1, 1, 12, 12))
     largest = max(np.prod(row.output_shape) for row in rows if row.kind == "conv")
     monkeypatch.setattr(memory_module, "memory", lambda: Memory(2**30, int(8 * largest * 3)))
@@ -411,7 +430,7 @@ def test_the_machine_is_described(monkeypatch) -> None:
         assert "MXNET_CUDNN_AUTOTUNE_DEFAULT" in backend_variables("mxnet", preset)
 
 
-def test_the_command(command, tmp_path, reference_at_hand) -> None:
+def test_the_command(command, tmp_path, here) -> None:
     spec, out, picture = tmp_path / "tiny.json", tmp_path / "out.json", tmp_path / "out.svg"
     spec.write_text(TINY.to_json())
     options = ("--batch", 4, "--threads", 1, "--time", SECONDS, "--preset", "eager", "--out", out, "--plot", picture)
@@ -494,7 +513,7 @@ def test_a_gpu_that_no_chosen_backend_can_use_is_left_alone(command, monkeypatch
     assert [one.device for one in chosen] == ["cpu"]
 
 
-def test_nothing_but_refusals_is_bad_use(command, reference_at_hand) -> None:
+def test_nothing_but_refusals_is_bad_use(command, here) -> None:
     code, _, complaint = command(
         *("bench", "cifar_resnet20", "--backend", "torch,mxnet", "--precision", "float16", "--preset", "best"),
         *("--time", SECONDS),

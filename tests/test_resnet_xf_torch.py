@@ -1,5 +1,7 @@
+import gc
 import subprocess
 import sys
+import weakref
 
 import msgspec
 import numpy as np
@@ -13,7 +15,7 @@ from resnet_xf import ResNetSpec, build, draw_weights, get_backend, plan
 from resnet_xf.architecture.nodes import Activation
 from resnet_xf.architecture.plan import plan_block
 from resnet_xf.backend.observe import trace_network
-from resnet_xf.errors import BackendError
+from resnet_xf.errors import BackendError, TrainingError
 from resnet_xf.testing import (
     BackboneContract,
     BackendContract,
@@ -26,6 +28,7 @@ from resnet_xf.testing import (
 from resnet_xf.training.checkpoint import Header
 from resnet_xf.training.evaluation import task_of
 from resnet_xf.training.recipe import targets
+from resnet_xf_torch.learner import TorchLearner, find_device, refuse_uncompiled
 
 
 class TestTorch(
@@ -184,6 +187,73 @@ def test_a_scaled_loss_takes_the_same_steps_and_its_scale_goes_on() -> None:
 def test_a_device_that_is_not_there_is_refused_by_name(device: str) -> None:
     with pytest.raises(BackendError, match=f"no device is called '{device}'|there is no cuda:99"):
         get_backend("torch").learner(task_of(plan(TINY), RECIPE, device))
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_left_alone(monkeypatch) -> None:
+    """As with a driver that is too old for this PyTorch: it still counts the GPU."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert get_backend("torch").devices() == ["cpu"]
+    assert find_device("auto").type == "cpu"
+
+    def set_device(index: int) -> None:
+        raise RuntimeError("no kernel image is available for execution on the device\nCompile with ...")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    with pytest.raises(BackendError, match="^torch cannot use cuda:0: no kernel image .* on the device; choose cpu$"):
+        find_device("cuda")
+
+
+def test_what_pytorch_would_not_compile_is_not_called_compiled(monkeypatch) -> None:
+    place = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (7, 5))
+    with pytest.raises(BackendError, match="compiles no bfloat16 for this GPU; choose float16, or preset tuned"):
+        refuse_uncompiled(place, "bfloat16", "best")
+    for precision, preset in (("bfloat16", "tuned"), ("float16", "best")):
+        refuse_uncompiled(place, precision, preset)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (8, 0))
+    refuse_uncompiled(place, "bfloat16", "best")
+
+
+def test_pytorch_s_newer_settings_stay_as_a_program_has_set_them(network: torch.nn.Module) -> None:
+    cudnn = torch.backends.cudnn
+    before, cudnn.conv.fp32_precision = cudnn.allow_tf32, "ieee"
+    try:
+        get_backend("torch").forward(network, images(1, 3, 67, 61))
+        assert cudnn.conv.fp32_precision == "ieee"
+    finally:
+        cudnn.allow_tf32 = before
+
+
+def a_learner() -> TorchLearner:
+    return get_backend("torch").learner(task_of(plan(TINY), RECIPE, "cpu"))
+
+
+def test_a_closed_learner_is_freed_at_once() -> None:
+    """A GPU's memory is short, and Python looks for what refers to itself late."""
+    learner = a_learner()
+    learner.step(np.zeros((4, 1, 12, 12), np.float32), targets(np.arange(4), 10, 0.0, 4), 0.1)()
+    learner.close()
+    gc.collect()
+    gone = weakref.ref(learner)
+    gc.disable()
+    try:
+        del learner
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_an_error_that_a_gpu_tells_late_is_told_in_a_line(monkeypatch) -> None:
+    def late() -> None:
+        raise RuntimeError("CUDA error: uncorrectable ECC error\nCompile with ...")
+
+    learner = a_learner()
+    monkeypatch.setattr(learner, "_fetch", lambda *tensors: late)
+    outcome = learner.step(np.zeros((4, 1, 12, 12), np.float32), targets(np.arange(4), 10, 0.0, 4), 0.1)
+    with pytest.raises(TrainingError, match="^torch failed on cpu: CUDA error: uncorrectable ECC error$"):
+        outcome()
 
 
 def test_narrow_shortcuts_train_in_channels_last_on_two_threads() -> None:

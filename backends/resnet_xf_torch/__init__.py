@@ -24,7 +24,7 @@ from resnet_xf_torch import builder
 from resnet_xf_torch.arrays import numpy_copies, to_numpy, weights_of
 from resnet_xf_torch.bench import TorchBench
 from resnet_xf_torch.export import export, run_export
-from resnet_xf_torch.learner import TorchLearner, find_device, roles, settings_of_convolutions
+from resnet_xf_torch.learner import TorchLearner, count_gpus, find_device, roles, settings_of_convolutions
 from resnet_xf_torch.reference import peer
 from resnet_xf_torch.source import DIALECT
 from resnet_xf_torch.state_dict import read_file, write_file
@@ -52,7 +52,7 @@ class TorchBackend:
         return str(torch.__version__)
 
     def devices(self) -> list[str]:
-        names = [f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(torch.cuda.device_count())]
+        names = [f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(count_gpus())]
         return ["cpu", *names]
 
     def build(self, node: Node, dtype: str = "float32") -> nn.Module:

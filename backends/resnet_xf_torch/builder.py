@@ -163,7 +163,8 @@ class Scale(nn.Module):
         return (x - self._constant(self.shift, x)) * self._constant(self.scale, x)
 
     def _constant(self, values: Any, x: torch.Tensor) -> torch.Tensor | float:
-        return values[0] if len(values) == 1 else x.new_tensor(values)[:, None, None]
+        """Return a number, or a number for each channel. They are made on the device: a CUDA graph may copy none."""
+        return values[0] if len(values) == 1 else torch.cat([x.new_full((1, 1, 1), value) for value in values])
 
 
 class Clip(nn.Module):

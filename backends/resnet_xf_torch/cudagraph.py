@@ -23,11 +23,12 @@ class Recorded:
     The function may read and write other tensors too, as the weights, if these stay where they are. Each replay writes
     into the same outputs: read them, in the same stream, before the next call.
 
-    If PyTorch cannot record the function, as one that waits for the GPU, there is a warning, and it is called as it is.
+    If PyTorch cannot record the function, as one that waits for the GPU, there is a warning, ``failed`` is called, and
+    then the function as it is.
     """
 
-    def __init__(self, function: Callable[..., Tensors]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., Tensors], failed: Callable[[], object] = lambda: None) -> None:
+        self._function, self._failed = function, failed
         self._calls: Counter[Any] = Counter()
         self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Tensors, Tensors]] = {}
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -41,6 +42,7 @@ class Recorded:
                 self._graphs[shapes] = self._record(inputs)
             except RuntimeError as error:
                 self._works = False
+                self._failed()
                 text = f"steps are no CUDA graph, which is slower: PyTorch cannot record one: {one_line(error)}"
                 warnings.warn(text, stacklevel=2)
         if shapes not in self._graphs:
@@ -66,6 +68,10 @@ class Recorded:
         """Record the function, without running it. Graphs share their memory, because they run one after another."""
         graph, places = torch.cuda.CUDAGraph(), tuple(tensor.clone() for tensor in inputs)
         pool = next((other.pool() for other, _, _ in self._graphs.values()), None)
-        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
-            outputs = self._function(*places)
+        before = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+                outputs = self._function(*places)
+        finally:
+            torch.cuda.set_stream(before)  # if a recording fails, PyTorch may stay in its stream
         return graph, places, outputs

@@ -16,7 +16,7 @@ from resnet_xf.backend.fast import COMPILED, FastTask, no_gradients
 from resnet_xf.errors import BackendError, one_line
 from resnet_xf.support.optional import optional
 from resnet_xf_torch.fused import with_fused_convolutions, with_pooled_stem, with_wide_stem
-from resnet_xf_torch.learner import find_device, settings_of_convolutions
+from resnet_xf_torch.learner import find_device, refuse_uncompiled, settings_of_convolutions
 
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("cpu", "best"): {"freezing": True},
@@ -40,6 +40,7 @@ class TorchFast:
             )
         if task.precision == "int8" and (place.type != "cpu" or task.preset not in COMPILED):
             raise BackendError("torch computes in int8 where it compiles for a CPU alone; choose bfloat16")
+        refuse_uncompiled(place, task.precision, task.preset)
         self.device, self._place, self._batch = str(place), place, task.shape[0]
         self._dtype = LOW.get(task.precision, torch.float32)
         self._tf32 = task.precision == "tf32"

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from resnet_xf_torch.arrays import numpy_copies, weights_of
 from resnet_xf_torch.cudagraph import Recorded
 from resnet_xf_torch.fused import with_wide_stem
 from resnet_xf_torch.pixels import DevicePixels
+
+GRAPH = "steps as one CUDA graph"
+"""What is said of training steps that are recorded and replayed (:mod:`resnet_xf_torch.cudagraph`)."""
 
 OPTIONS: dict[str, dict[str, Any]] = {"best": {}, "max": {"max_autotune": True, "coordinate_descent_tuning": True}}
 """Options of ``torch.compile`` for training, by preset."""
@@ -51,6 +54,7 @@ class TorchLearner:
             raise BackendError(
                 f"torch trains in {task.precision} on a GPU alone; on the CPU choose bfloat16, float32 or float64"
             )
+        refuse_uncompiled(place, task.precision, task.preset)
         mixed = task.precision in ("bfloat16", "float16")
         self.device = str(place)
         self._place = place
@@ -103,7 +107,7 @@ class TorchLearner:
             # Measured: on a CPU, compiled training is no faster.
             "compiled": on_gpu and compiles and not exact,
             "convolutions chosen by trying": on_gpu and compiles,
-            "steps as one CUDA graph": records,
+            GRAPH: records,
         }
         self.steps = tuple(name for name, done in steps.items() if done)
         self._compiled: Any = None
@@ -111,7 +115,12 @@ class TorchLearner:
         if steps["compiled"]:
             self._compiled = torch.compile(self._run, dynamic=False, options=OPTIONS[task.preset])
         self._rate = torch.zeros((), device=place) if records else None
-        self._take_step: Callable[..., tuple[torch.Tensor, ...]] = Recorded(self._step) if records else self._step
+        self._take_step: Callable[..., tuple[torch.Tensor, ...]] = self._step
+        if records:
+            self._take_step = Recorded(self._step, self._not_recorded)
+
+    def _not_recorded(self) -> None:
+        self.steps = tuple(step for step in self.steps if step != GRAPH)
 
     def _join(self, timeout: float) -> DistributedDataParallel:
         """Join the process group that ``torchrun``'s variables describe."""
@@ -170,7 +179,7 @@ class TorchLearner:
             if self._rate is not None:
                 self._rate.fill_(rate)
             fetched = self._fetch(*self._take_step(self.put(images), self._send(targets).to(self._dtype)))
-        return lambda: self._outcome(*fetched())
+        return lambda: self._outcome(fetched)
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Take a step, and return the loss and the outputs before it. Nothing here may wait for a GPU."""
@@ -206,8 +215,9 @@ class TorchLearner:
 
         return wait
 
-    def _outcome(self, loss: torch.Tensor, outputs: torch.Tensor) -> tuple[float, Array]:
-        with self._errors_in_one_line():
+    def _outcome(self, fetched: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[float, Array]:
+        with self._errors_in_one_line():  # a GPU tells some of a step's errors only here
+            loss, outputs = fetched()
             return loss.item(), outputs.to(self._dtype).numpy()
 
     def outputs(self, images: Array | Pixels) -> Array:
@@ -251,8 +261,14 @@ class TorchLearner:
 
     def close(self, failure: BaseException | None = None) -> None:
         """Stay in the process group for this process's next run. After a failure, do not wait for others at exit."""
+        # These refer to this learner. Python would find that late, and its memory of a GPU would not be free before.
+        self._take_step, self._pixels, self._compiled = _closed, None, None
         if self._distributed is not None and failure is not None and not isinstance(failure, TrainingStopped):
             atexit.unregister(distributed.destroy_process_group)
+
+
+def _closed(*tensors: torch.Tensor) -> NoReturn:
+    raise TrainingError("the learner is closed")
 
 
 @contextmanager
@@ -263,13 +279,21 @@ def settings_of_convolutions(tf32: bool = False, tries: bool = False) -> Iterato
         tf32: whether factors in float32 may be rounded to TF32 (11 bits).
         tries: whether cuDNN tries its kernels for a new shape and takes the fastest.
     """
-    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark
+    cudnn: Any = torch.backends.cudnn
+    products = torch.backends.cuda.matmul
+    tried = cudnn.benchmark
+    try:
+        before = [(flags, "allow_tf32", flags.allow_tf32) for flags in (cudnn, products)]
+    except RuntimeError:  # the program has used PyTorch's newer settings; the older ones can then be set, but not read
+        newer = cudnn.conv, cudnn.rnn, products
+        before = [(flags, "fp32_precision", flags.fp32_precision) for flags in newer]
     cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = tf32, tf32, tries
     try:
         yield
     finally:
-        cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = before
+        cudnn.benchmark = tried
+        for flags, name, value in before:
+            setattr(flags, name, value)
 
 
 def roles(workers: int) -> list[Role]:
@@ -284,8 +308,24 @@ def roles(workers: int) -> list[Role]:
 
 def find_device(name: str) -> torch.device:
     """Return the device of a name, and make a GPU the current one. Raises BackendError if there is no such device."""
-    index = device_number(name, torch.cuda.device_count(), "torch")
+    index = device_number(name, 0 if name == "cpu" else count_gpus(), "torch")
     if index is None:
         return torch.device("cpu")
-    torch.cuda.set_device(index)
+    try:
+        torch.cuda.set_device(index)
+        torch.zeros(1, device="cuda")  # a kernel: this PyTorch may have no code for the GPU
+    except RuntimeError as error:
+        raise BackendError(f"torch cannot use cuda:{index}: {one_line(error)}; choose cpu") from error
     return torch.device("cuda", index)
+
+
+def refuse_uncompiled(place: torch.device, precision: str, preset: str) -> None:
+    """Raise BackendError for bfloat16 on a GPU before Ampere: PyTorch's compiler would skip it, and only warn."""
+    compiles = place.type == "cuda" and preset in COMPILED and precision == "bfloat16"
+    if compiles and torch.cuda.get_device_capability(place) < (8, 0):
+        raise BackendError("torch compiles no bfloat16 for this GPU; choose float16, or preset tuned")
+
+
+def count_gpus() -> int:
+    """Return how many GPUs PyTorch can use. ``device_count`` alone also counts them if their driver is too old."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -41,6 +41,9 @@ RATE, DECAY = 1e-6, 1e-4
 TRIES = 20
 """The most training steps until no gradient overflows in float16. Each overflow halves the loss scale."""
 
+SETTLING = 4
+"""Training steps on a GPU before a case tells how much memory it holds. In them a CUDA graph is recorded."""
+
 ROUND, WARM_UP = 0.25, 10.0
 """Seconds of one round of the warm-up; and seconds after which it ends even if the network still gets faster."""
 
@@ -275,6 +278,8 @@ class Engine:
         if zero:
             raise WrongError(f"{len(zero)} of its gradients are zero, the first is that of {zero[0]}")
         step = partial(learner.step, batch, labels, RATE)
+        for _ in range(0 if learner.device == "cpu" else SETTLING):
+            step()()
         return _Started(learner.device, learner.steps, first, outputs[: len(distinct)], step)
 
     def run(self, steps: int) -> Round:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -184,29 +184,40 @@ def main() -> None:
     """Entry point of a case's process: build the case on the command line, then answer the parent's requests."""
     parent = connect()
     assert parent is not None
-    case, reference = Case.from_json(sys.argv[1]), Path(sys.argv[2])
-    try:
-        engine = Engine(case)
-        parent.send(Built(_release(engine)))
-    except Exception as error:
-        parent.send(msgspec.structs.replace(_refusal(error, case), full=False))  # it cannot be asked again
+    engine, first = build(Case.from_json(sys.argv[1]))
+    parent.send(first)
+    if engine is None:
         return
     for request in parent.messages(Request):
-        try:
-            answer = _answer(engine, request, reference)
-        except Exception as error:
-            if request.do != "start":
-                raise
-            answer = _refusal(error, case)
-        if isinstance(answer, Refused) and answer.full:
-            engine.release()  # only now: the exception has held the tensors
-        parent.send(answer)
-        if isinstance(answer, Refused) and not answer.full:
+        parent.send(message := answer(engine, request, Path(sys.argv[2])))
+        if isinstance(message, Refused) and not message.full:
             return
 
 
-def _answer(engine: Engine, request: Request, reference: Path) -> Any:
-    """Do what a request asks, and return the answer (:data:`Do`). ``reference``: the file of reference outputs."""
+def build(case: Case) -> tuple[Engine | None, Built | Refused]:
+    """Build a case. Return its engine and the first message; the engine is None if the case is refused."""
+    try:
+        engine = Engine(case)
+        return engine, Built(_release(engine))
+    except Exception as error:
+        return None, msgspec.structs.replace(_refusal(error, case), full=False)  # it cannot be asked again
+
+
+def answer(engine: Engine, request: Request, reference: Path) -> Message:
+    """Do what a request asks, and return the answer. ``reference``: the file of reference outputs."""
+    try:
+        return _done(engine, request, reference)
+    except Exception as error:
+        if request.do != "start":
+            raise
+        refused = _refusal(error, engine.case)
+    if refused.full:
+        engine.release()  # only now: the exception has held the tensors
+    return refused
+
+
+def _done(engine: Engine, request: Request, reference: Path) -> Message:
+    """Do what a request asks, and return the answer that :data:`Do` lists; raise what is wrong."""
     match request.do:
         case "start":
             prepared = engine.start(np.load(reference, allow_pickle=False))
