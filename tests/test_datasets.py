@@ -420,6 +420,11 @@ def test_class_folders_alone_are_parted_evenly_and_always_alike(tmp_path) -> Non
     "make, message",
     [
         ((), "root: no such folder"),
+        (
+            ("Train/a*", "Test/a*", "Meta*"),
+            "root: holds Test and Train, which are no classes; call them train and test",
+        ),
+        (("training/a*",), "root: holds training, which are no classes"),
         (("",), "root: holds no folder; expected one of images for each class"),
         (("a",), "a: holds no image; expected files that end in"),
         (("train/a*",), "root: holds train, but neither test nor val beside it"),
@@ -427,7 +432,7 @@ def test_class_folders_alone_are_parted_evenly_and_always_alike(tmp_path) -> Non
         (("train/a*", "test/a*", "test/b*"), "root: class b is in only one of train and test"),
         (("train/a*", "train/b", "test/a*"), "b: holds no image"),
         (("a*", "b1"), "class b has 1 image, and a training and a test half need two"),
-        (("val/a*",), r"root: holds val, but no train; add it, or name one folder of classes: folder:.*root/val$"),
+        (("val/a*",), r"root: holds val, but no train; add it, or test on one folder of classes: folder:.*root/val$"),
         (("test/a*", "val/a*"), r"root: holds test and val, but no train; .* folder:.*root/test$"),
     ],
 )
@@ -624,4 +629,14 @@ def test_folders_of_classes_come_before_a_list(tmp_path) -> None:
         (tmp_path / name).write_text("notes")
     dataset = load_dataset(f"folder:{tmp_path}")
     assert [Path(path).parent.parent.name for path in dataset.test.paths] == ["test"] * 4
-    assert len(load_dataset(f"folder:{tmp_path / 'val'}").train) == 2
+    alone = load_dataset(f"folder:{tmp_path / 'val'}")
+    assert (len(alone.train), len(alone.test)) == (0, 4), "a test half by its name, as a .rec file is"
+
+
+def test_images_behind_links_are_read(tmp_path) -> None:
+    pictures(tmp_path / "elsewhere", 2)
+    for half in ("train", "test"):
+        pictures(tmp_path / "root" / half / "a", 1)
+        (tmp_path / "root" / half / "a" / "more").symlink_to(tmp_path / "elsewhere")
+    dataset = load_dataset(f"folder:{tmp_path / 'root'}")
+    assert (len(dataset.train), len(dataset.test)) == (3, 3)

@@ -26,7 +26,7 @@ from resnet_xf.errors import (
 )
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import load_checkpoint
-from resnet_xf.training.inference import evaluate, predict, relabelled
+from resnet_xf.training.inference import evaluate, predict, prepare, relabelled
 from resnet_xf.training.loop import Run
 from resnet_xf.training.recipe import Augmentation, Optimizer, Recipe
 from resnet_xf.training.runs import train
@@ -238,6 +238,18 @@ def test_a_recipe_without_mean_takes_the_data_sets(weights, data) -> None:
     wanted = evaluate(weights, data, recipe=replace(PLAIN, augmentation=same), device="cpu")
     found = evaluate(weights, data, recipe="cifar", device="cpu")
     assert found.loss == pytest.approx(wanted.loss, rel=1e-5)
+
+
+def test_a_network_with_its_own_mean_is_given_the_pixels_that_it_takes(data, images, tmp_path) -> None:
+    own = replace(SPEC, stem=replace(SPEC.stem, input_scale=(127.5, 0.0078125)))
+    source = tmp_path / "own.safetensors"
+    save_weights(source, draw_weights(own, seed=4, scheme="probe"), own)
+    assert 100 < prepare(source, images).inputs[0].max() <= 255
+    found = evaluate(source, data, device="cpu")
+    assert "the network has its own mean and scale, for pixels of 0 to 255" in found.usage.preprocessing_from
+    run = train(own, data, replace(RECIPE, epochs=1), backend="torch", device="cpu", out=tmp_path / "run")
+    header = load_checkpoint(run.path).header
+    assert (header.mean, header.std) == ((0.0,), (1 / 255,))
 
 
 def test_another_recipe_may_be_named_for_a_run(trained: Run, data, images) -> None:

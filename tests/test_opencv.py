@@ -177,6 +177,19 @@ def test_without_opencv_one_line_says_what_to_install(tmp_path: Path, monkeypatc
     read_file(tmp_path / "a.png", Transform((4, 4), 3).one)
 
 
+def test_an_opencv_without_rgb_is_told_and_not_the_image(tmp_path: Path, monkeypatch) -> None:
+    import cv2
+
+    from resnet_xf.data import opencv
+
+    noise().save(tmp_path / "a.jpg")
+    monkeypatch.delattr(cv2, "IMREAD_COLOR_RGB")
+    opencv._opencv.cache_clear()
+    split = FileSplit((str(tmp_path / "a.jpg"),), np.zeros(1, np.int64))
+    with pytest.raises(MissingExtraError, match="by OpenCV 4.11 or later, and 4.* is installed; run: pip install"):
+        tensor(Transform((4, 4), 3, interpolation="bilinear"), split, np.zeros(1, np.int64))
+
+
 def test_a_checkpoint_keeps_its_interpolation(tmp_path: Path) -> None:
     """From the recipe into the run's preprocessing, the file's description, and the images of `predict`."""
     pytest.importorskip("resnet_xf_torch")

@@ -223,6 +223,15 @@ def test_a_list_names_the_classes_and_is_compared(tmp_path) -> None:
         load_dataset(f"recordio:{path}")
 
 
+def test_lists_that_number_the_classes_in_two_ways_are_refused(tmp_path) -> None:
+    for half, names in (("train", "abc"), ("val", "acb")):
+        path = write(tmp_path / f"x_{half}.rec", packed())
+        lines = [f"{number}\t{label:f}\t{names[label]}/{number}.png" for number, label in enumerate(LABELS)]
+        path.with_suffix(".lst").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"x_val\.lst: has the label 2 for b, and .*x_train\.lst has 1; number the"):
+        load_dataset(f"recordio:{tmp_path / 'x_train.rec'}")
+
+
 def changed(data: bytes, at: int, new: bytes) -> bytes:
     return data[:at] + new + data[at + len(new) :]
 

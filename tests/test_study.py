@@ -12,7 +12,7 @@ import pytest
 
 from helpers.processes import children
 from helpers.runs import RECIPE, TINY
-from resnet_xf import load_dataset, plan, train
+from resnet_xf import evaluate, load_dataset, plan, resume, train
 from resnet_xf.data.splits import pixel_statistics
 from resnet_xf.errors import (
     BackendError,
@@ -25,11 +25,12 @@ from resnet_xf.errors import (
 )
 from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.accuracy.equivalence import compare
-from resnet_xf.ladder.accuracy.study import Study, images_for, train_seeds
+from resnet_xf.ladder.accuracy.study import Study, train_seeds
 from resnet_xf.support import processes
 from resnet_xf.support.environment import processors
 from resnet_xf.support.files import list_checkpoints, locked
 from resnet_xf.training.checkpoint import load_checkpoint, save_checkpoint
+from resnet_xf.training.evaluation import images_for
 from resnet_xf.training.recipe import Schedule
 
 BACKENDS = ("torch", "mxnet")
@@ -193,7 +194,7 @@ def test_what_is_wrong_is_told_before_anything_is_trained(no_process, tmp_path, 
         go(tmp_path / "out")
 
 
-def test_grey_images_have_three_equal_channels_for_a_network_of_three() -> None:
+def test_grey_images_have_three_equal_channels_for_a_network_of_three(tmp_path) -> None:
     digits, spec = load_dataset("digits"), replace(TINY, in_channels=3)
     assert images_for(TINY, digits) is digits
     shown = images_for(spec, digits)
@@ -203,6 +204,9 @@ def test_grey_images_have_three_equal_channels_for_a_network_of_three() -> None:
         assert split.digest() == wanted.digest()
         assert split.stack(np.arange(2), 3).shape == (2, 8, 8, 3)
         np.testing.assert_array_equal(np.asarray(split.image(1, 3)), np.asarray(wanted.image(1, 3)))
+    run = train(spec, shown, ONE, backend="torch", device="cpu", out=tmp_path / "run")
+    assert evaluate(run.path, device="cpu").accuracy == run.history[-1].test_accuracy
+    assert resume(run.path, epochs=2, device="cpu").history[:1] == run.history
     colour = dataclasses.replace(shown, channels=3)
     assert images_for(TINY, colour) is colour  # and check_fit refuses it
 

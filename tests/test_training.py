@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from functools import cache
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ from helpers.narrow import narrowed
 from helpers.runs import RECIPE, TINY, few_digits
 from resnet_xf import draw_weights, get_spec
 from resnet_xf.architecture.measures import same_bits
+from resnet_xf.data.splits import FileSplit
 from resnet_xf.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingStopped, WeightsError
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import Header, load_checkpoint
@@ -273,7 +275,41 @@ def test_a_batch_too_small_for_a_norm_is_refused_unless_it_is_dropped() -> None:
         RecipeError, match=r"\$\.batch_size: the smallest batch has 1 of the images, for 1 at work.*drop_last"
     ):
         go("torch", recipe, deep)
+    embedding = replace(TINY, head="embedding")  # its norm sees a vector of each image
+    with pytest.raises(RecipeError, match="the smallest batch has 1 of the images"):
+        go("torch", replace(recipe, image_size=(12, 12)), embedding)
     assert len(go("torch", replace(recipe, drop_last=True), deep).history) == 2
+
+
+def test_workers_that_were_given_other_things_are_found_out(monkeypatch) -> None:
+    begun = prepare(TINY, few_digits(), RECIPE, backend="torch", device="cpu")
+    assert prepare(TINY, few_digits(), RECIPE, backend="torch", device="cpu")._identity() == begun._identity()
+    for data, recipe in (
+        (few_digits(179), RECIPE),
+        (few_digits(180, 59), RECIPE),
+        (few_digits(), replace(RECIPE, seed=6)),
+    ):
+        assert prepare(TINY, data, recipe, backend="torch", device="cpu")._identity() != begun._identity()
+    monkeypatch.setattr(begun, "_total", lambda *values: tuple(2 * value + 1 for value in values))
+    with pytest.raises(TrainingError, match="worker 0 begins at step 0, others at another"):
+        begun.run()
+    monkeypatch.setattr(begun, "_total", lambda step, own: (step, own + 1))
+    with pytest.raises(TrainingError, match="has another recipe, network, data set or weights than others; give each"):
+        begun.run()
+
+
+def test_a_test_image_that_cannot_be_read_loses_no_epoch(tmp_path) -> None:
+    """Its batch is not the first one, which is read before the run begins."""
+    digits = few_digits()
+    paths = []
+    for number in range(60):
+        paths.append(str(tmp_path / f"{number}.png"))
+        digits.test.image(number, 1).save(paths[-1])
+    Path(paths[-1]).write_bytes(b"no image")
+    data = dataclasses.replace(digits, test=FileSplit(tuple(paths), digits.test.labels))
+    with pytest.raises(DataError, match=r"59\.png: .*stopped after step 6 of 18 .*; go on with"):
+        go("torch", data=data, out=tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run").header.step == 6
 
 
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path) -> None:

@@ -34,6 +34,9 @@ IMAGE_LISTS = (
 The first is Tiny ImageNet's; the last two are Kaggle's and TensorFlow's, of ImageNet's folder ``val``.
 """
 
+HALVES = ("train", "training", "test", "testing", "val", "valid", "validation")
+"""Names of folders, in any case, that hold a half of the images and are no classes."""
+
 NUMBER = re.compile(r"([0-9]{1,6})(?:\.0*)?")
 """A class by its number; ``im2rec`` writes it with a decimal point."""
 
@@ -43,7 +46,8 @@ def load_folder(path: str | Path) -> Dataset:
 
     Images lie at any depth in a folder of their class, or in a folder with a list of their classes (``IMAGE_LISTS``).
     Hidden files are skipped. Without a folder train, a fixed fifth of each class is for testing; all images are if
-    ``path`` has a list of images. Classes have the order of a class list (``synset.txt``), or else of their names.
+    ``path`` has a list of images, or is itself called test or val. Classes have the order of a class list
+    (``synset.txt``), or else of their names.
 
     Raises:
         DataError: if a folder is missing or holds no image, training and test have different classes, or a list does
@@ -60,10 +64,18 @@ def load_folder(path: str | Path) -> Dataset:
             return Dataset(name, 3, classes, split.take(np.array([], np.int64)), split)
         if (names := _subfolders(root)) and set(names) <= set(TEST):
             raise DataError(
-                f"{root}: holds {' and '.join(names)}, but no {TRAIN}; add it, or name one folder of classes: "
+                f"{root}: holds {' and '.join(names)}, but no {TRAIN}; add it, or test on one folder of classes: "
                 f"{FOLDER}{root / names[0]}"
             )
+        halves = [one for one in names if one.lower() in HALVES]
+        if len(halves) > 1 or (halves and halves == [*names]):
+            raise DataError(
+                f"{root}: holds {' and '.join(halves)}, which are no classes; call them {TRAIN} and {TEST[0]}, or name "
+                "one folder of classes"
+            )
         classes, split = _labelled(root, classes)
+        if root.resolve().name in TEST:  # a test half by its name
+            return Dataset(name, 3, classes, split.take(np.array([], np.int64)), split)
         return Dataset(name, 3, classes, *hold_out(str(root), split, classes))
     tests = [root / test for test in TEST if (root / test).is_dir()]
     if not tests:
@@ -164,6 +176,6 @@ def _listed(folder: Path, path: Path, classes: Sequence[str]) -> tuple[tuple[str
 
 def _images(folder: Path) -> Iterator[str]:
     """Yield the paths of all images below a folder that are not hidden."""
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "."]
         yield from (os.path.join(parent, name) for name in names if is_image(Path(name)))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from resnet_xf.data.images import Box, Size, decoded
+from resnet_xf.errors import MissingExtraError
 from resnet_xf.support.optional import optional
 
 MOST_BYTES = 2**27
@@ -63,5 +64,7 @@ def _opencv() -> Any:
     """Import OpenCV, and let it use no threads of its own: several images are read at a time."""
     mend = "pip install 'resnet-xf[opencv]'"
     cv2 = optional("cv2", "the recipe's interpolation is bilinear, and images are resized by OpenCV", mend)
+    if not hasattr(cv2, "IMREAD_COLOR_RGB"):
+        raise MissingExtraError(f"images are resized by OpenCV 4.11 or later, and {cv2.__version__} is installed", mend)
     cv2.setNumThreads(1)
     return cv2

@@ -117,6 +117,13 @@ def load_records(path: str | Path) -> Dataset:
     for file in filter(None, (path, other)):
         split, listed = _read(file)
         splits.append(split)
+        labels = {name: label for label, name in names.items()}
+        for label, name in listed.items():
+            if labels.get(name, label) != label:
+                raise DataError(
+                    f"{file.with_suffix('.lst')}: has the label {label} for {name}, and {path.with_suffix('.lst')} has "
+                    f"{labels[name]}; number the classes of both alike, and write the records again"
+                )
         names = listed | names
     count = 1 + max(int(split.labels.max()) for split in splits)
     classes = class_list(path.parent) or tuple(names.get(label, str(label)) for label in range(count))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 
 from resnet_xf.architecture.plan import Plan
+from resnet_xf.architecture.spec import Spec
 from resnet_xf.backend.learner import Learner, Task
 from resnet_xf.data import Batches, Dataset, Kept, Split, Transform
-from resnet_xf.data.splits import pixel_statistics
+from resnet_xf.data.splits import ArraySplit, pixel_statistics
 from resnet_xf.errors import DataError, RecipeError
 from resnet_xf.training.recipe import Recipe, decaying, rounded
 
@@ -27,6 +29,28 @@ def normalisation(recipe: Recipe, data: Dataset | None) -> tuple[tuple[float, ..
         lacking = "training images" if data else "a data set"
         raise DataError(f"recipe {recipe.name}: takes mean and std from {lacking}, and there are none; name another")
     return pixel_statistics(data.train, data.channels)
+
+
+def pixels_taken(planned: Plan) -> Literal[1, 255] | None:
+    """Return the largest pixel for a network that begins with its own mean and scale; None if it has none."""
+    own = planned.input_scale
+    if own is None:
+        return None
+    return 255 if max(map(abs, own.scale)) < 0.1 or max(map(abs, own.shift)) > 2 else 1
+
+
+def images_for(spec: Spec, data: Dataset) -> Dataset:
+    """Return the data set with as many channels as the network takes: grey images are repeated in three channels."""
+    if (data.channels, spec.in_channels) != (1, 3):
+        return data
+    return replace(data, channels=3, train=_in_three_channels(data.train), test=_in_three_channels(data.test))
+
+
+def _in_three_channels(split: Split) -> Split:
+    """Return a split with grey images in three equal channels; images in files are converted when they are read."""
+    if isinstance(split, ArraySplit):
+        return replace(split, images=np.broadcast_to(split.images, (*split.images.shape[:3], 3)))
+    return split
 
 
 def transform_of(planned: Plan, recipe: Recipe, mean: tuple[float, ...], std: tuple[float, ...]) -> Transform:

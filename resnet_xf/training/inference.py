@@ -27,7 +27,15 @@ from resnet_xf.formats.description import UNTRAINED, Description, Preprocessing,
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf.training.checkpoint import Header, load_checkpoint
-from resnet_xf.training.evaluation import check_fit, evaluate_split, normalisation, task_of, transform_of
+from resnet_xf.training.evaluation import (
+    check_fit,
+    evaluate_split,
+    images_for,
+    normalisation,
+    pixels_taken,
+    task_of,
+    transform_of,
+)
 from resnet_xf.training.recipe import Recipe, get_recipe
 from resnet_xf.training.runs import default_recipe
 
@@ -122,6 +130,7 @@ def evaluate(
     if dataset is None:
         raise DataError(f"{source}: is no run, so a data set must be named (--dataset)")
     data = load_dataset(dataset, data_dir)
+    data = data if run is None else images_for(planned.spec, data)
     names, names_from = _names(known, classes)
     data = relabelled(data, names, planned) if names else data
     check_fit(planned, data, training=False)
@@ -348,7 +357,11 @@ def _view(
     if own is not None and recipe is None:
         view, origin = own, "the checkpoint's"
     else:
-        where = normalisation(chosen, data) if mean is None or std is None else (mean, std)
+        top = None if recipe else pixels_taken(planned)
+        if mean is not None and std is not None:
+            where = mean, std
+        else:
+            where = ((0.0,), (1.0,)) if top else normalisation(chosen, data)
         shown = transform_of(planned, chosen, *where)
         view = Preprocessing(
             image_size=shown.size,
@@ -356,8 +369,11 @@ def _view(
             mean=shown.mean,
             std=shown.std,
             interpolation=shown.interpolation,
+            scale=top or 1,
         )
         origin = f"recipe {chosen.name}" if recipe else f"assumed: recipe {chosen.name}; the checkpoint does not tell"
+        if top:
+            origin += f"; the network has its own mean and scale, for pixels of 0 to {top}"
     given: dict[str, Any] = {} if image_size is None else {"image_size": tuple(image_size)}
     if mean is not None and std is not None:
         given |= {"mean": tuple(mean), "std": tuple(std), "scale": 1}

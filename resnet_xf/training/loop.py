@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from signal import SIGTERM
 
@@ -17,7 +18,7 @@ from resnet_xf.architecture.nodes import is_statistic
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.trace import trace
-from resnet_xf.architecture.weights import Weights, first_not_finite
+from resnet_xf.architecture.weights import Weights, digest, first_not_finite
 from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.fast import PRESETS
 from resnet_xf.backend.learner import TIMEOUT, Learner, Outcome
@@ -136,9 +137,15 @@ class Training:
             self.learner.load(self.start.weights, self.start.velocity)
             self.learner.load_loss_scaling(self.header.loss_scaling)
             step, rank, workers = self.header.step, self.learner.rank, self.learner.workers
-            if self._total(step) != (step * workers,):
+            own = self._identity()
+            steps, identities = self._total(step, own)
+            if steps != step * workers:
                 raise TrainingError(
                     f"worker {rank} begins at step {step}, others at another; each needs the same checkpoint"
+                )
+            if identities != own * workers:
+                raise TrainingError(
+                    f"worker {rank} has another recipe, network, data set or weights than others; give each the same"
                 )
             if not first:  # only the first worker continues the sums of an unfinished epoch
                 self._move(loss=0.0, correct=0, seen=0)
@@ -174,7 +181,7 @@ class Training:
         smallest = rest if rest and not self.recipe.drop_last else self.recipe.batch_size
         rows = trace(self.planned, (1, self.planned.spec.in_channels, *self.transform.size))
         single_pixel = not self.recipe.freeze_statistics and any(
-            row.kind == "norm" and row.output_shape[2:] == (1, 1) for row in rows
+            row.kind == "norm" and prod(row.output_shape[2:]) == 1 for row in rows
         )
         if smallest < workers * (2 if single_pixel else 1):
             why = "each needs two, since a norm sees one pixel of each image" if single_pixel else "each needs one"
@@ -187,6 +194,15 @@ class Training:
         """Change the position in the header."""
         position = msgspec.structs.replace(self.header.position, **changes)
         self.header = msgspec.structs.replace(self.header, position=position)
+
+    def _identity(self) -> int:
+        """Return a number that is equal for workers with equal images, recipe, network and weights."""
+        texts = {
+            "spec": self.planned.spec.to_json(),
+            "recipe": self.recipe.to_json(),
+            "images": f"{self.data.train.digest()} {self.data.test.digest()}",
+        }
+        return int(digest(self.start.weights, texts)[:4], 16)  # few digits: their sum is exact in float32 too
 
     def _total(self, *values: float) -> tuple[float, ...]:
         """Wait for all workers, and return the sum of each value over them."""
@@ -227,7 +243,12 @@ class Training:
         if unreadable:
             self._stop(self.unreadable or DataError("another worker could not read an image of its share"))
         if not stop and self.header.position.batch == batches.total:
-            stop = not self._finish_epoch()
+            try:
+                stop = not self._finish_epoch()
+            except DataError as error:
+                if learner.workers > 1:  # others wait in the evaluation
+                    raise
+                self._stop(error)
         if stop:
             self._stop()
 

@@ -18,7 +18,7 @@ from resnet_xf.data import Dataset, load_dataset
 from resnet_xf.data.splits import limited
 from resnet_xf.errors import CheckpointError, WeightsError
 from resnet_xf.training.checkpoint import Checkpoint, Header, load_checkpoint, refuse_run
-from resnet_xf.training.evaluation import check_fit, normalisation
+from resnet_xf.training.evaluation import check_fit, images_for, normalisation, pixels_taken
 from resnet_xf.training.loop import Progress, Run, Training
 from resnet_xf.training.recipe import SMALL, Recipe, check_recipe, get_recipe, learning_rates
 
@@ -102,7 +102,8 @@ def prepare(
     recipe = get_recipe(recipe or default_recipe(data.name, min(limit or len(data.train), len(data.train))))
     data = limited(data, limit, recipe.seed)
     check_fit(planned, data)
-    mean, std = normalisation(recipe, data)
+    own = pixels_taken(planned)  # if the network has a mean and a scale of its own
+    mean, std = ((0.0,), (1 / own,)) if own else normalisation(recipe, data)
     header = Header(
         recipe=recipe,
         backend=backend,
@@ -187,7 +188,8 @@ def prepare_resume(
             f"{run}: is a run of {start.spec.name}, and {spec.name} was asked for; they differ in "
             f"{', '.join(spec.differences(start.spec))}"
         )
-    data = limited(dataset_of(header, dataset, data_dir), header.limit, header.recipe.seed)
+    data = images_for(start.spec, dataset_of(header, dataset, data_dir))
+    data = limited(data, header.limit, header.recipe.seed)
     if (len(data.train), data.train.digest()) != (header.train_images, header.train_digest):
         raise CheckpointError(
             f"{run}: trains on {header.train_images} images of {header.dataset}, and the {len(data.train)} of "

@@ -8,25 +8,25 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.backend.workers import threads_each
-from resnet_xf.data import ArraySplit, Dataset, Split, load_dataset
+from resnet_xf.data import kept_memory, load_dataset
 from resnet_xf.errors import CheckpointError, ResNetXFError, TrainingError, TrainingStopped, one_line
 from resnet_xf.support.documents import Document
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.support.parent import Parent, connect, report_failure
 from resnet_xf.support.processes import STDERR, Child, supervise
 from resnet_xf.training.checkpoint import EpochRecord, Header, load_checkpoint
+from resnet_xf.training.evaluation import images_for
 from resnet_xf.training.loop import Progress
 from resnet_xf.training.recipe import Recipe, check_recipe
 from resnet_xf.training.runs import prepare, resume, train
@@ -53,6 +53,7 @@ class Job(Document, frozen=True, kw_only=True):
         header: the run's checkpoint header before any step: backend, recipe, data set and so on.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         folder: the run's folder.
+        max_memory: as in :func:`resnet_xf.train`. Runs at the same time share what one alone would take.
     """
 
     title = "a job"
@@ -62,6 +63,7 @@ class Job(Document, frozen=True, kw_only=True):
     header: Header
     device: str
     folder: str
+    max_memory: int | None = None
 
     def __str__(self) -> str:
         return f"{self.header.backend} seed {self.header.recipe.seed}"
@@ -147,7 +149,8 @@ def train_seeds(
     if jobs is not None and jobs < 1:
         raise TrainingError(f"jobs: at least 1 run must be trained at a time, got {jobs}")
     jobs = min(jobs or int(threads_each(1)), len(backends) * len(seeds))
-    runs = _prepare(planned, dataset, recipes, backends, Path(out).resolve(), data_dir, device)
+    memory = kept_memory(None) // jobs
+    runs = _prepare(planned, dataset, recipes, backends, Path(out).resolve(), data_dir, device, memory)
     already_trained = sum(run.finished for run in runs.values())
     _train_all(tuple(runs.values()), jobs, callback)
     histories = {backend: tuple(runs[backend, seed].history for seed in seeds) for backend in backends}
@@ -162,10 +165,11 @@ def _prepare(
     out: Path,
     data_dir: str | Path | None,
     device: str,
+    max_memory: int,
 ) -> dict[tuple[str, int], _Run]:
     """Check all that can be checked before training; return the runs by backend and seed, with what is trained already.
 
-    The arguments are as in :func:`train_seeds`, with one recipe for each seed.
+    The arguments are as in :func:`train_seeds`, with one recipe for each seed. ``max_memory``: of each run.
     """
     data = images_for(planned.spec, load_dataset(dataset, data_dir))
     begun = prepare(planned, data, recipes[0], backend=backends[0], data_dir=data_dir, device=device, keep=1)
@@ -179,24 +183,10 @@ def _prepare(
         for backend in backends:
             header = msgspec.structs.replace(begun.header, recipe=recipe, backend=backend)
             folder = str(out / f"{planned.spec.name}-{backend}-seed{recipe.seed}")
-            run = _Run(Job(spec=planned.spec, header=header, device=device, folder=folder))
+            run = _Run(Job(spec=planned.spec, header=header, device=device, folder=folder, max_memory=max_memory))
             run.read_progress()
             runs[backend, recipe.seed] = run
     return runs
-
-
-def images_for(spec: Spec, data: Dataset) -> Dataset:
-    """Return the data set with as many channels as the network takes: grey images are repeated in three channels."""
-    if (data.channels, spec.in_channels) != (1, 3):
-        return data
-    return replace(data, channels=3, train=_in_three_channels(data.train), test=_in_three_channels(data.test))
-
-
-def _in_three_channels(split: Split) -> Split:
-    """Return a split with grey images in three equal channels; images in files are converted when they are read."""
-    if isinstance(split, ArraySplit):
-        return replace(split, images=np.broadcast_to(split.images, (*split.images.shape[:3], 3)))
-    return split
 
 
 @dataclass(eq=False)
@@ -339,7 +329,8 @@ def work(job: Job, parent: Parent) -> None:
 
     header, network = job.header, plan(job.spec)
     data = images_for(job.spec, load_dataset(header.dataset, header.data_dir, progress=False))
-    settings: dict[str, Any] = {"backend": header.backend, "device": job.device, "data_dir": header.data_dir, "keep": 1}
+    settings: dict[str, Any] = {"backend": header.backend, "device": job.device, "max_memory": job.max_memory}
+    settings |= {"data_dir": header.data_dir, "keep": 1}
     if list_checkpoints(job.folder):
         resume(job.folder, network, dataset=data, callback=report, **settings)
     else:

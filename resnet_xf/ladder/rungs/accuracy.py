@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
@@ -15,10 +16,10 @@ from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.backend.registry import get_backend, list_backends
 from resnet_xf.data import load_dataset
-from resnet_xf.errors import BackendError, EvidenceError, TrainingError
+from resnet_xf.errors import BackendError, DataError, EvidenceError, TrainingError
 from resnet_xf.ladder.accuracy.equivalence import compare
 from resnet_xf.ladder.accuracy.study import Callback as Tell
-from resnet_xf.ladder.accuracy.study import images_for, train_seeds
+from resnet_xf.ladder.accuracy.study import train_seeds
 from resnet_xf.ladder.capture.evidence import ACCURACY, TrialRecord
 from resnet_xf.ladder.rungs.rung import Finding, Rung
 from resnet_xf.ladder.sides.live import Live
@@ -26,9 +27,9 @@ from resnet_xf.ladder.sides.side import Side, measured
 from resnet_xf.ladder.subject import Subject
 from resnet_xf.support.files import temporary_folder
 from resnet_xf.support.optional import optional
-from resnet_xf.training.evaluation import check_fit
+from resnet_xf.training.evaluation import check_fit, images_for
 from resnet_xf.training.recipe import RECIPES, Recipe, get_recipe
-from resnet_xf.training.runs import default_recipe
+from resnet_xf.training.runs import DEFAULT_RECIPES, default_recipe
 
 DIGITS_TRIAL = msgspec.structs.replace(
     RECIPES["digits"],
@@ -89,7 +90,13 @@ class Trial:
         """Return the recipe of the training runs: ``recipe``, or the default of the data set."""
         if self.recipe is not None:
             return get_recipe(self.recipe)
-        return DIGITS_TRIAL if self.dataset == "digits" else get_recipe(default_recipe(self.dataset))
+        if self.dataset == "digits":
+            return DIGITS_TRIAL
+        images = None
+        if self.dataset not in DEFAULT_RECIPES:
+            with suppress(DataError):  # a capture's images may be on another machine
+                images = len(load_dataset(self.dataset, self.data_dir).train)
+        return get_recipe(default_recipe(self.dataset, images))
 
 
 @measured(ACCURACY)
