@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from helpers.bench import QUICK, SECONDS, case, patched
+from helpers.bench import QUICK, SECONDS, case, in_this_process, patched
 from helpers.runs import TINY
 from resnet_xf.cli import bench as bench_command
 from resnet_xf.errors import BenchError
 from resnet_xf.speed.bench import crew as crew_module
+from resnet_xf.speed.bench import harness as harness_module
 from resnet_xf.speed.bench import worker as worker_module
 from resnet_xf.speed.bench.case import Case
 from resnet_xf.speed.bench.charts import plot
@@ -69,6 +70,23 @@ def test_a_budget_ends_what_does_not_get_ready(partial: BenchReport) -> None:
     assert (late.result, late.reason, late.failed) == (None, "not measured: budget", False)
     assert (partial.partial, partial.ended) == (True, "the budget of 600 s is spent")
     assert not partial.failed
+
+
+def test_groups_that_come_later_have_their_share_of_a_budget(monkeypatch) -> None:
+    """What does not get ready in the share of its own group takes nothing from the next one."""
+    in_this_process(monkeypatch)
+    monkeypatch.setattr(harness_module, "processors", lambda: 2)  # so the second group gets ready after the first
+    shares, prepare = [], Crew.prepare
+
+    def spy(crew: Crew, cases: list[Case]) -> list[Case]:
+        now = time.monotonic()
+        shares.append((crew.goal - now) / (crew.ends - now))
+        return prepare(crew, cases)
+
+    monkeypatch.setattr(Crew, "prepare", spy)
+    report = bench([case(), case(preset="tuned"), case(mode="train")], seconds=SECONDS, budget=600)
+    assert all(row.result for row in report.rows)
+    assert shares == pytest.approx([2 / 3, 1], abs=0.01)
 
 
 def test_a_partial_report_is_read_shown_drawn_and_compared(partial: BenchReport, command, tmp_path, capsys) -> None:

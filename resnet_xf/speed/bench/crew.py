@@ -71,6 +71,7 @@ class Crew:
         refuse: called with the row of a case that cannot be measured.
         parts: how many parts of the progress a case is.
         ends: when the time is up, in :func:`time.monotonic` seconds.
+        goal: when the cases that are measured now should be done, so that later ones have their share of the time.
         runners: the cases whose processes run, in the order in which they were started.
         waited: cases whose processes were ended once because a GPU's memory was full, to be started again.
         capacity: bytes of a GPU's memory that all runners can hold together.
@@ -90,6 +91,10 @@ class Crew:
     _referees: dict[Worker, list[Path]] = field(default_factory=dict)
     _refused: dict[Path, str] = field(default_factory=dict)
     _compilers: int = 0
+    goal: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.goal = self.ends
 
     # Messages
 
@@ -176,7 +181,7 @@ class Crew:
             if not self._let_start(preparing):
                 continue
             ready = len(self.runners) - len(preparing)
-            until = self.ends - min(LEAST * (ready + 1), (1 - PREPARING) * (self.ends - begin))
+            until = self.goal - min(LEAST * (ready + 1), (1 - PREPARING) * (self.goal - begin))
             event = self._next(min(until, time.monotonic() + LONGEST))
             if event:
                 self._receive(*event, later)

@@ -114,9 +114,11 @@ def bench(
     with temporary_folder() as folder, supervise(STOPPING) as supervisor:
         crew = Crew(cases, supervisor, folder, progress, log, results.add, parts, _deadline(start, budget))
         try:
-            number_of_first = 0
+            number_of_first, left = 0, launches * len(results.rows)
             for span in _spans(list(results.rows)):
                 for launch in range(launches):
+                    now, own = time.monotonic(), sum(map(len, span))
+                    crew.goal, left = now + (crew.ends - now) * own / left, left - own
                     # A case that was refused in an earlier launch is not started again.
                     again = [[case for case in group if results.is_sound(case)] for group in span]
                     progress.total -= (sum(map(len, span)) - sum(map(len, again))) * parts

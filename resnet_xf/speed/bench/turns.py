@@ -43,7 +43,7 @@ def take_turns(
     Raises:
         Ended: if a signal stops the bench, or its time is up.
     """
-    until = time.monotonic() + (crew.ends - time.monotonic()) * share
+    until = time.monotonic() + (crew.goal - time.monotonic()) * share
 
     def left(part: float) -> float:
         """Return the seconds for each runner in ``part`` (0 to 1) of the time that is left."""
