@@ -163,8 +163,10 @@ class Scale(nn.Module):
         return (x - self._constant(self.shift, x)) * self._constant(self.scale, x)
 
     def _constant(self, values: Any, x: torch.Tensor) -> torch.Tensor | float:
-        """Return a number, or a number for each channel. They are made on the device: a CUDA graph may copy none."""
-        return values[0] if len(values) == 1 else torch.cat([x.new_full((1, 1, 1), value) for value in values])
+        """Return a number, or one for each channel, made on the device."""
+        if len(values) == 1:
+            return float(values[0])
+        return torch.cat([x.new_full((1, 1, 1), value) for value in values])
 
 
 class Clip(nn.Module):

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import BinaryIO
 
 from resnet_xf.errors import CheckpointError, MissingExtraError, ResNetXFError, one_line, printable
@@ -127,13 +128,14 @@ def atomic(path: str | Path) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise OSError(errno.ELOOP, "is a link that leads to itself", str(path))
+    # Named before it is there: a signal may come at any moment, and leaves no file.
+    place = Path(tempfile.gettempdir()) if stream else target.parent
+    temporary = place / f".{target.name[:100]}.{token_hex(8)}"
     try:
-        handle, name = tempfile.mkstemp(dir=None if stream else target.parent, prefix=f".{target.name[:100]}.")
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        try:
+            temporary.touch(0o600, exist_ok=False)
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(path)) from None
         yield temporary
         if stream:
             with open(temporary, "rb") as written, open(path, "ab") as out:
@@ -146,7 +148,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())  # otherwise a power cut could keep the name and lose the bytes
         temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def list_checkpoints(run: str | Path) -> list[Path]:
@@ -172,12 +175,17 @@ def temporary_folder(prefix: str = "resnet-xf-", place: str | Path | None = None
             with open_regular(path) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path.parent, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=place, prefix=prefix) as name, open(Path(name) / ".new", "wb") as file:
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.rename(file.name, Path(name) / ALIVE)  # only now, so that nobody finds it unlocked
-        yield Path(name)
+    folder = Path(place or tempfile.gettempdir()) / f"{prefix}{token_hex(8)}"
+    try:  # before the folder is there: a signal may come at any moment
+        folder.mkdir(0o700)
+        with open(folder / ".new", "wb") as file:
+            if fcntl is not None:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.rename(file.name, folder / ALIVE)  # only now, so that nobody finds it unlocked
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
