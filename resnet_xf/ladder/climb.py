@@ -156,7 +156,7 @@ def live_sides(subject: Subject, backends: Sequence[Backend], device: str) -> li
     Raises:
         BackendError: if ``device`` is a GPU and none of the backends has one.
     """
-    devices = [device if len(backend.devices()) > 1 else "cpu" for backend in backends]
+    devices = [device if any(one.startswith("cuda") for one in backend.devices()) else "cpu" for backend in backends]
     if backends and device not in ("auto", "cpu") and set(devices) == {"cpu"}:
         names = " and ".join(backend.name for backend in backends)
         raise BackendError(f"{names} have no {device} on this machine; choose --device cpu")

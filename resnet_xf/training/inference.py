@@ -358,10 +358,7 @@ def _view(
         view, origin = own, "the checkpoint's"
     else:
         top = None if recipe else pixels_taken(planned)
-        if mean is not None and std is not None:
-            where = mean, std
-        else:
-            where = ((0.0,), (1.0,)) if top else normalisation(chosen, data)
+        where = (mean, std) if mean and std else ((0.0,), (1.0,)) if top else normalisation(chosen, data)
         shown = transform_of(planned, chosen, *where)
         view = Preprocessing(
             image_size=shown.size,

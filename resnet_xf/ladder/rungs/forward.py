@@ -145,7 +145,8 @@ def _compare(
     if error <= bound:
         return error, None
     if precision in DTYPES:
-        with suppress(EvidenceError):  # a capture holds layers in float64 and under the given weights alone
+        # A capture holds layers in float64 and under the given weights alone; and many images need much memory.
+        with suppress(EvidenceError, MemoryError):
             return error, _first_divergence(subject, compared, referee, bound, weights)
     return error, "the whole network"
 
