@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.runs import RECIPE, TINY
 from helpers.sabotage import Bare, Saboteur, only
@@ -20,6 +21,7 @@ from resnet_xf.architecture.zoo import ZOO
 from resnet_xf.errors import BackendError, EvidenceError, ResNetXFError, WeightsError
 from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.capture.evidence import manifest_digest, read_manifest
+from resnet_xf.ladder.climb import live_sides
 from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf.ladder.short_run import CURVE
@@ -410,3 +412,26 @@ def test_which_network_a_checkpoint_is_is_proven_or_called_a_guess(tmp_path, mon
     assumed = "; assumed from names and shapes: resnet18_v1, eps 1e-05, no dilation, inputs normalised outside"
     assert subject_of(*given)[1].endswith(assumed)
     assert "assumed" not in subject_of("resnet18_v1", (32, 32), None, params, 0, None)[1]
+
+
+def test_a_gpu_is_used_by_the_backends_that_can_use_it() -> None:
+    """MXNet lists why it cannot, in place of the device."""
+    listed = (["cpu", "not cuda:0: this is MXNet's CPU build"], ["cpu", "cuda:0 (H100)"])
+    both = [
+        Saboteur(name, members={"devices": lambda real, devices=devices: lambda: devices})
+        for name, devices in zip(("mxnet", "torch"), listed, strict=True)
+    ]
+    subject, *_ = subject_of(TINY, (12, 12), None, None, 0, None)
+    assert [side.device for side in live_sides(subject, both, "cuda")] == ["cpu", "cuda"]
+    with pytest.raises(BackendError, match="mxnet have no cuda on this machine"):
+        live_sides(subject, both[:1], "cuda")
+
+
+def test_few_images_of_your_own_take_the_recipe_that_train_takes(tmp_path) -> None:
+    for number in range(2):
+        for half, name in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
+            path = tmp_path / half / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (9, 9)).save(path)
+    assert Trial(dataset=f"folder:{tmp_path}").resolved() == get_recipe("small")
+    assert Trial(dataset=f"folder:{tmp_path / 'elsewhere'}").resolved() == get_recipe("imagenet")

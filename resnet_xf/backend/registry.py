@@ -141,6 +141,14 @@ def check_backend(backend: Backend) -> Backend:
     return backend
 
 
+def has_device(backend: Backend, device: str) -> bool:
+    """Return whether a backend has a device of the kind of ``cpu`` or ``cuda:1``.
+
+    Its list may also say why it has none: ``not cuda:0: this is MXNet's CPU build``.
+    """
+    return any(one.startswith(device.partition(":")[0]) for one in backend.devices())
+
+
 def backend_of(network: object) -> Backend:
     """Return the backend of a native network's framework. Of this project's backends, no other one is imported.
 

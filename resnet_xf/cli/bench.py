@@ -14,7 +14,7 @@ import typer
 
 from resnet_xf.architecture.plan import plan
 from resnet_xf.backend.fast import PRECISIONS, PRESETS
-from resnet_xf.backend.registry import ALIASES, get_backend, is_installed, list_backends
+from resnet_xf.backend.registry import ALIASES, get_backend, has_device, is_installed, list_backends
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, Device, ImageSize, arguments_without, check_outputs, option
 from resnet_xf.cli.printing import ProgressBar, echo, print_json, print_table
@@ -153,10 +153,9 @@ def bench(
 
 def _having(names: tuple[str, ...], device: str) -> tuple[str, ...]:
     """Return the backends that have a kind of device; every one has a CPU."""
-    kind = device.partition(":")[0]
-    if kind == "cpu":
+    if device == "cpu":  # and no backend need be imported
         return names
-    return tuple(name for name in names if any(one.startswith(kind) for one in get_backend(name).devices()))
+    return tuple(name for name in names if has_device(get_backend(name), device))
 
 
 class _Output:

@@ -34,7 +34,7 @@ IMAGE_LISTS = (
 The first is Tiny ImageNet's; the last two are Kaggle's and TensorFlow's, of ImageNet's folder ``val``.
 """
 
-HALVES = ("train", "training", "test", "testing", "val", "valid", "validation")
+NO_CLASSES = ("train", "training", "test", "testing", "val", "valid", "validation")
 """Names of folders, in any case, that hold a half of the images and are no classes."""
 
 NUMBER = re.compile(r"([0-9]{1,6})(?:\.0*)?")
@@ -67,7 +67,7 @@ def load_folder(path: str | Path) -> Dataset:
                 f"{root}: holds {' and '.join(names)}, but no {TRAIN}; add it, or test on one folder of classes: "
                 f"{FOLDER}{root / names[0]}"
             )
-        halves = [one for one in names if one.lower() in HALVES]
+        halves = [one for one in names if one.lower() in NO_CLASSES]
         if len(halves) > 1 or (halves and halves == [*names]):
             raise DataError(
                 f"{root}: holds {' and '.join(halves)}, which are no classes; call them {TRAIN} and {TEST[0]}, or name "

@@ -16,7 +16,7 @@ from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array, digest
 from resnet_xf.backend.contract import Backend
-from resnet_xf.backend.registry import backends_to_compare, check_backend, get_backend
+from resnet_xf.backend.registry import backends_to_compare, check_backend, get_backend, has_device
 from resnet_xf.errors import (
     BackendError,
     CheckpointError,
@@ -156,7 +156,7 @@ def live_sides(subject: Subject, backends: Sequence[Backend], device: str) -> li
     Raises:
         BackendError: if ``device`` is a GPU and none of the backends has one.
     """
-    devices = [device if any(one.startswith("cuda") for one in backend.devices()) else "cpu" for backend in backends]
+    devices = [device if has_device(backend, "cuda") else "cpu" for backend in backends]
     if backends and device not in ("auto", "cpu") and set(devices) == {"cpu"}:
         names = " and ".join(backend.name for backend in backends)
         raise BackendError(f"{names} have no {device} on this machine; choose --device cpu")

@@ -137,7 +137,7 @@ class Training:
             self.learner.load(self.start.weights, self.start.velocity)
             self.learner.load_loss_scaling(self.header.loss_scaling)
             step, rank, workers = self.header.step, self.learner.rank, self.learner.workers
-            own = self._identity()
+            own = self._identity() if workers > 1 else 0
             steps, identities = self._total(step, own)
             if steps != step * workers:
                 raise TrainingError(
@@ -200,7 +200,7 @@ class Training:
         texts = {
             "spec": self.planned.spec.to_json(),
             "recipe": self.recipe.to_json(),
-            "images": f"{self.data.train.digest()} {self.data.test.digest()}",
+            "images": f"{self.header.train_digest} {self.data.test.digest()}",
         }
         return int(digest(self.start.weights, texts)[:4], 16)  # few digits: their sum is exact in float32 too
 

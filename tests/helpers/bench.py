@@ -18,10 +18,11 @@ from resnet_xf.support.processes import Supervisor
 
 CASE = Case(spec=TINY, backend="torch", image_size=(12, 12), threads=1, batch=4, preset="eager")
 SECONDS = 0.05
-QUICK = """import resnet_xf.speed.bench.engine as engine
-engine.ROUND, engine.WARM_UP, engine.MATRIX_SIZE = 0.01, 0.1, {"cpu": 256}
-"""
-"""What a process runs before it measures: no test needs a steady speed or a true ceiling."""
+BRIEF = {"ROUND": 0.01, "WARM_UP": 0.1, "MATRIX_SIZE": {"cpu": 256}}
+"""Constants of the engine: no test needs a steady speed or a true ceiling."""
+
+QUICK = f"import resnet_xf.speed.bench.engine as engine\nvars(engine).update({BRIEF!r})\n"
+"""What a process runs before it measures."""
 
 
 def case(**fields) -> Case:
@@ -71,7 +72,7 @@ class Here:
 
 def in_this_process(monkeypatch) -> None:
     """Measure every case in this process, and compute its reference outputs here."""
-    for name, value in (("ROUND", 0.01), ("WARM_UP", 0.1), ("MATRIX_SIZE", {"cpu": 256})):  # as QUICK
+    for name, value in BRIEF.items():
         monkeypatch.setattr(engine_module, name, value)
     references_here(monkeypatch)
     monkeypatch.setattr(crew_module, "case_worker", Here)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import inf, isfinite
 from pathlib import Path
 
@@ -88,8 +88,10 @@ class Trial:
 
     def resolved(self) -> Recipe:
         """Return the recipe of the training runs: ``recipe``, or the default of the data set."""
-        if self.recipe is not None:
-            return get_recipe(self.recipe)
+        return self._default_recipe if self.recipe is None else get_recipe(self.recipe)
+
+    @cached_property
+    def _default_recipe(self) -> Recipe:
         if self.dataset == "digits":
             return DIGITS_TRIAL
         images = None
