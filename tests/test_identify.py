@@ -16,16 +16,32 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import graphs
 from helpers.runs import TINY
-from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_spec, load, load_weights, plan, save_weights
+from resnet_xf import (
+    ResNetSpec,
+    Stage,
+    Stem,
+    build,
+    convert,
+    draw_weights,
+    get_backend,
+    get_spec,
+    load,
+    load_weights,
+    plan,
+    save_weights,
+    write_checkpoint,
+)
 from resnet_xf.architecture.plan import explicit_spec
 from resnet_xf.architecture.weights import all_weight_shapes
 from resnet_xf.architecture.zoo import ZOO, relatives
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.families import LAYOUTS
-from resnet_xf.formats.files import CheckpointFile, read_checkpoint
+from resnet_xf.formats.files import CheckpointFile, is_checkpoint, read_checkpoint
 from resnet_xf.formats.identify import Identity, check_unambiguous, identify
 from resnet_xf.formats.layouts import comparable, places
+from resnet_xf.formats.loads import gluon_layout
 from resnet_xf.formats.matching import kernels
 from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import load_checkpoint
@@ -435,15 +451,16 @@ def test_a_network_that_is_given_layer_by_layer_gets_a_new_head(tmp_path: Path, 
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-@pytest.mark.parametrize("kind", ["a whole model", "a trainer's settings", "TorchScript"])
+@pytest.mark.parametrize("kind", ["a whole model", "a trainer's settings", "torchvision's", "TorchScript"])
 def test_what_cannot_be_read_safely_tells_the_command(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
     path = tmp_path / "a $(model)'s.pt"
     network = nn.Sequential(nn.Conv2d(1, 2, 3))
     if kind == "TorchScript":
         torch.jit.trace(network, torch.zeros(1, 1, 4, 4)).save(path)
     else:
-        settings = argparse.Namespace(rate=0.1)
-        torch.save(network if kind == "a whole model" else {"state_dict": network.state_dict(), "args": settings}, path)
+        trained = {"args": argparse.Namespace(rate=0.1)}
+        trained["model" if kind == "torchvision's" else "state_dict"] = network.state_dict()
+        torch.save(network if kind == "a whole model" else trained, path)
     with pytest.raises(
         WeightsError, match="any code. If you trust it, save its weights and read that file: python -c"
     ) as error:
@@ -494,6 +511,49 @@ def test_names_of_any_kind_are_refused_soon(name: str) -> None:
     assert time.perf_counter() - start < 10  # a second on a busy machine
 
 
+def test_pytorch_s_own_cifar_networks_have_a_relu_that_gluoncv_s_have_not(tmp_path: Path) -> None:
+    """The names and shapes of both are equal, so that the network has to be named, or told by outputs."""
+    weights = draw_weights("cifar_resnet20_v1", 3, "probe")
+    path = tmp_path / "cifar10_resnet20.pt"
+    torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, path)
+    with pytest.raises(WeightsError, match=r"ReLU after the first norm .* Name the network .* outputs\.npy\)$"):
+        convert(path, tmp_path / "out.safetensors")
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32))
+    original = build("gluoncv2_resnet20_cifar", "torch", weights=weights, dtype="float64")
+    expected = get_backend("torch").forward(original, images)
+    done = convert(path, tmp_path / "out.safetensors", images=images, expected=expected)
+    assert done.spec.name == "gluoncv2_resnet20_cifar"
+
+
+def test_a_graph_beside_a_file_that_we_wrote_is_of_another_file(tmp_path: Path) -> None:
+    """``net.params``, converted from ``net-0000.params``, has the names of a zoo and its network beside it."""
+    spec = get_spec("cifar_resnet20_v1")
+    layout, _ = gluon_layout(plan(spec))
+    write_checkpoint(tmp_path / "net.params", draw_weights(spec), spec)
+    (tmp_path / "net-symbol.json").write_text(graphs.head(graphs.stem()).tojson())
+    identity = identify(read_checkpoint(tmp_path / "net.params"))
+    assert (identity.plan.spec, identity.read_as, identity.exported) == (spec, layout.title, None)
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.pth.tar", "a.bin", "a.pth", "a.onnx"])
+def test_a_checkpoint_is_known_by_its_contents(tmp_path: Path, name: str) -> None:
+    torch.save({"x": torch.zeros(1)}, tmp_path / name)
+    assert is_checkpoint(str(tmp_path / name))
+
+
+def test_a_published_name_and_a_spec_s_file_are_no_checkpoints(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.json").write_text(get_spec("resnet18").to_json())
+    Path("text").write_text("not a network")
+    for folder in ("resnet18", "mine"):
+        (Path(folder) / "checkpoints").mkdir(parents=True)
+        (Path(folder) / "checkpoints" / "step-00000001.safetensors").write_bytes(b"")
+    known = {
+        name: is_checkpoint(name) for name in ("resnet18", "cifar_resnet20", "net.json", "text", "missing", "mine")
+    }
+    assert [name for name, is_one in known.items() if is_one] == ["mine"]
+
+
 def test_commands_take_a_prefix(tmp_path: Path, command: Any) -> None:
     path = tmp_path / "a.pth"
     weights = draw_weights("cifar_resnet20_v1", scheme="probe")
@@ -504,11 +564,11 @@ def test_commands_take_a_prefix(tmp_path: Path, command: Any) -> None:
     code, out, _ = command("inspect", path, "--prefix", "q.")
     assert code == 0
     assert "prefix of every name: q." in out
-    code, out, _ = command("convert", path, tmp_path / "b.safetensors", "--prefix", "k.")
+    code, out, _ = command("convert", path, tmp_path / "b.safetensors", "--prefix", "k.", "--spec", "cifar_resnet20_v1")
     assert code == 0
     assert "prefix removed from every name: k." in out
     assert "only resnet_xf loads it, by resnet_xf.load(file)" in out
-    assert load(path, "torch", prefix="q.").fc.out_features == 10
+    assert load(path, "torch", spec="cifar_resnet20_v1", prefix="q.").fc.out_features == 10
     code, out, _ = command(
         "parity", "cifar_resnet20_v1", "--weights", path, "--prefix", "q", "--level", "quick", "--image-size", 16
     )

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ import resnet_xf
 from resnet_xf import ResNetSpec, Stage, Stem, draw_weights, get_backend
 from resnet_xf.backend import registry
 from resnet_xf.data import photographs
-from resnet_xf.errors import WeightsError
+from resnet_xf.errors import DataError, WeightsError
 from resnet_xf.formats import verify
 from resnet_xf.formats.description import Description
 from resnet_xf.formats.files import read_checkpoint
@@ -195,6 +196,34 @@ def without_mxnet(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = registry.is_installed
     for module in (registry, resnet_xf.formats.convert, verify, folder):
         monkeypatch.setattr(module, "is_installed", lambda name: name != "mxnet" and installed(name))
+
+
+@pytest.mark.parametrize(("status", "code"), [("inconclusive", 3), ("fail", 1)])
+def test_a_rung_that_does_not_hold_proves_nothing(
+    exported: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch, status: str, code: int
+) -> None:
+    def report(*arguments: Any, **options: Any) -> Any:
+        done = resnet_xf.parity(*arguments, **options)
+        last = msgspec.structs.replace(done.rungs[-1], status=status, value=1.0, bound=0.5)
+        return msgspec.structs.replace(done, rungs=(*done.rungs[:-1], last))
+
+    monkeypatch.setattr(folder, "parity", report)
+    got, out, _ = command("migrate", str(exported), "--out", str(tmp_path / "out"))
+    assert got == code
+    assert out.startswith(f"not proven: a rung of the parity report {'fails' if code == 1 else 'is inconclusive'}; ")
+
+
+def test_an_image_that_cannot_be_read_is_told_before_the_long_steps(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(b"no image")
+    steps: list[int] = []
+    with pytest.raises(DataError, match="cat.png"):
+        migrate(
+            exported,
+            tmp_path / "out",
+            images=[tmp_path / "cat.png"],
+            on_step=lambda done, total, what: steps.append(done),
+        )
+    assert steps == [0]
 
 
 def test_nothing_is_left_of_a_migration_that_fails(exported: Path, tmp_path: Path, command: Any) -> None:

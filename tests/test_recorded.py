@@ -55,12 +55,14 @@ def recorded(folder: Path, *arguments: object) -> Path:
     return out
 
 
-def exported(folder: Path, symbol: Any, *options: object, shape: tuple[int, ...] = SHAPE) -> tuple[Path, Path]:
+def exported(
+    folder: Path, symbol: Any, *options: object, shape: tuple[int, ...] = SHAPE, keep_softmax: bool = False
+) -> tuple[Path, Path]:
     """Evidence of a graph with drawn weights, and the converted checkpoint, with nothing of MXNet beside it."""
     path = write(folder, symbol, tensors_of(symbol, shape), symbol.tojson(remove_amp_cast=False))
     evidence = recorded(folder, folder / "net-symbol.json", path, "--batch", 2, *options)
     (folder / "torch").mkdir()
-    convert(path, folder / "torch" / "tuned.safetensors", verify=False)
+    convert(path, folder / "torch" / "tuned.safetensors", verify=False, keep_softmax=keep_softmax)
     return evidence, folder / "torch" / "tuned.safetensors"
 
 
@@ -99,6 +101,16 @@ def test_what_float64_and_plans_do_not_have_is_left_out(tmp_path, name: str) -> 
     evidence, tuned = exported(tmp_path, symbol, "--shape", "3,16,16")
     report = parity_against([evidence], weights=tuned)
     assert [rung.status for rung in report.rungs] == ["pass"] * 7 + ["skip"], report.verdict()
+
+
+@pytest.mark.parametrize("op", ["SoftmaxOutput", "LogisticRegressionOutput"])
+def test_probabilities_that_a_file_keeps_are_no_difference(tmp_path, op: str) -> None:
+    """A softmax is left out of both; a sigmoid stays in both."""
+    symbol = getattr(sym, op)(GRAPHS["a projection after one layer"](), name="end")
+    evidence, tuned = exported(tmp_path, symbol, "--shape", "3,16,16", keep_softmax=True)
+    for spec in (None, str(tuned)):
+        report = parity_against([evidence], spec=spec, weights=tuned)
+        assert [rung.status for rung in report.rungs] == ["pass"] * 7 + ["skip"], report.verdict()
 
 
 def test_what_was_not_recorded_is_named(tmp_path) -> None:

@@ -26,7 +26,10 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_
 """Keys under which training scripts save the state_dict in a larger checkpoint."""
 
 
-STATE = 'x.state_dict() if hasattr(x, "state_dict") else x["state_dict"]'
+STATE = (
+    "(lambda x: x.state_dict() if hasattr(x, 'state_dict') else x)"
+    f"(next((x[key] for key in {WRAPPERS} if key in x), x) if isinstance(x, dict) else x)"
+)
 """An expression for the state_dict of a whole model or a trainer's checkpoint, x."""
 
 

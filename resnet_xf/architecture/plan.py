@@ -160,6 +160,14 @@ def headless(network: Plan | Spec | str) -> Plan:
     return plan(explicit_spec(planned.spec.name, Sequential((*children[:last], *FEATURES)), planned.spec.image_size))
 
 
+def without_softmax(planned: Plan) -> Plan:
+    """Return a plan without the softmax at its end; one that ends in another layer is returned as it is."""
+    if not planned.ends_in_softmax:
+        return planned
+    root = Sequential(planned.root.children[:-1])
+    return plan(explicit_spec(planned.spec.name, root, planned.spec.image_size))
+
+
 def _root(spec: ExplicitSpec) -> Sequential:
     """Return the nodes of an explicit spec. Raises SpecError if they are malformed, or do not fit each other."""
     root = decode(spec.layers)

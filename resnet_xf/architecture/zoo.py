@@ -347,6 +347,11 @@ def list_models(pattern: str = "*") -> list[str]:
     return fnmatch.filter(ZOO, pattern)
 
 
+def is_published(name: str) -> bool:
+    """Whether a network of this name is in the zoo, or related to one of it."""
+    return name in ZOO or name in ALIASES or name in relatives()
+
+
 def get_spec(name_or_path: str | Path) -> Spec:
     """The spec of that name in the zoo, or the spec in a ``.toml``, ``.json`` or ``.safetensors`` file.
 
@@ -354,10 +359,9 @@ def get_spec(name_or_path: str | Path) -> Spec:
         SpecError: if there is no spec of that name, or the file cannot be read or is malformed.
     """
     name = str(name_or_path)
-    if name in ZOO or name in ALIASES:
-        return ZOO[ALIASES.get(name, name)]
-    if name in relatives():
-        return relatives()[name]
+    if is_published(name):
+        name = ALIASES.get(name, name)
+        return ZOO.get(name) or relatives()[name]
     if Path(name).suffix.lower() in (".toml", ".json", ".safetensors") or os.path.exists(name):
         return read_spec_file(name)
     near = difflib.get_close_matches(name, ZOO, n=3)

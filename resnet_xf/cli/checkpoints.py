@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from resnet_xf.architecture.plan import plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, KeepSoftmax, Prefix, option
@@ -54,7 +53,7 @@ def convert_(
         done = convert(
             source,
             target,
-            plan(spec).spec if spec else None,
+            spec,
             num_classes,
             prefix=prefix,
             verify=verify,
@@ -109,7 +108,7 @@ def inspect_(
 
     Exit code 1 if it is not complete.
     """
-    inspection = inspect(path, plan(spec).spec if spec else None, prefix)
+    inspection = inspect(path, spec, prefix)
     if as_json:
         print_json(inspection)
     else:

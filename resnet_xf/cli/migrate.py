@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from resnet_xf.architecture.plan import plan
 from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import AsJson, KeepSoftmax, Prefix, option
 from resnet_xf.cli.printing import ProgressBar, echo, print_json, print_table
@@ -47,13 +46,13 @@ def migrate_(
     """Turn an MXNet checkpoint into a folder for PyTorch, proven.
 
     The folder holds weights, model.py, model.pt2, model.onnx, the preprocessing and the parity report. Exit code 1 if a
-    rung fails, 3 if the original could not be run, so that nothing is proven.
+    rung fails, 3 if the original could not be run or a rung is inconclusive.
     """
     with ProgressBar() as bar:
         done = migrate(
             source,
             out,
-            plan(spec).spec if spec else None,
+            spec,
             prefix=prefix,
             keep_softmax=keep_softmax,
             against=against,
@@ -70,7 +69,7 @@ def migrate_(
 
 def print_migration(done: Migration) -> None:
     """Print the verdict, the comparisons, the files, the images' classes, and how to load the network."""
-    if done.proof is None:
+    if not done.proven:
         echo(f"not proven: {done.unproven}")
     else:
         echo(f"proven: {done.network} gives what {done.proof} gives")

@@ -17,13 +17,12 @@ from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import check_outputs, not_none, option, read_bytes
 from resnet_xf.cli.printing import ProgressBar, by_sign, echo, print_json, print_table
 from resnet_xf.errors import EvidenceError, SpecError, WeightsError, escaped
-from resnet_xf.formats.files import read_checkpoint
+from resnet_xf.formats.files import is_checkpoint, read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf.ladder.capture import script
 from resnet_xf.ladder.capture.against import capture, parity_against
 from resnet_xf.ladder.capture.evidence import Manifest, read_manifest
 from resnet_xf.ladder.climb import parity
-from resnet_xf.ladder.inputs import is_checkpoint
 from resnet_xf.ladder.report.html import write_html
 from resnet_xf.ladder.report.junit import write_junit
 from resnet_xf.ladder.report.report import Level, Report, check_level

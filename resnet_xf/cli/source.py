@@ -14,8 +14,8 @@ from resnet_xf.cli.application import new_app
 from resnet_xf.cli.options import BackendName, Prefix, check_outputs, option
 from resnet_xf.cli.printing import echo
 from resnet_xf.codegen.writer import source
+from resnet_xf.formats.files import is_checkpoint
 from resnet_xf.formats.load import read_network
-from resnet_xf.ladder.inputs import is_checkpoint
 from resnet_xf.support.files import atomic
 
 app = new_app()
@@ -36,10 +36,7 @@ def source_(
     The layers have the names of resnet_xf's own networks, so the same weights fit.
     """
     check_outputs(out)
-    if is_checkpoint(network):
-        planned = read_network(network, plan(spec).spec if spec else None, prefix).plan
-    else:
-        planned = plan(network)
+    planned = read_network(network, spec, prefix).plan if is_checkpoint(network) else plan(network)
     text = source(planned, backend)
     if out is None:
         sys.stdout.write(text)

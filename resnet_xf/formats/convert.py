@@ -80,7 +80,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
 def convert(
     source: str | Path,
     target: str | Path,
-    spec: Spec | None = None,
+    spec: Plan | Spec | str | None = None,
     num_classes: int | None = None,
     *,
     prefix: str | None = None,
@@ -101,7 +101,7 @@ def convert(
         target: its suffix gives the format: ``.safetensors``, ``.pth``, ``.pt`` or ``.params``; or a network that runs
             without this package, as :func:`resnet_xf.formats.exports.export` writes it: ``.pt2``, ``.onnx``, or a
             folder for timm, which has no suffix or ends in a slash.
-        spec: the network that it must be.
+        spec: the network that it must be: a plan, a spec, the name of one, or the path of its file.
         num_classes: of the file; if None read from its last layer.
         prefix: of the network's names, if the file has more than this network.
         verify: before writing, compare our network in float64 with the source's own, if its library is installed.

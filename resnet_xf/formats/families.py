@@ -26,7 +26,12 @@ _ATTENTION = {
 }  # fmt: skip
 _RESNEST: dict[str, Any] = {"inner": _ATTENTION, "dilates": "all", "only": ("resnest*",)}
 
-TORCH = Layout("torchvision and timm", dilates="bottlenecks", words="torch")
+TORCH = Layout(
+    "torchvision and timm",
+    dilates="bottlenecks",
+    words="torch",
+    alike={"cifar_resnet*_v1": "PyTorch's own for CIFAR, with a ReLU after the first norm (gluoncv2_resnet*_cifar)"},
+)
 _RCNN: Rewrites = (
     (r"^features\.0\.", "conv1."),
     (r"^features\.1\.", "bn1."),

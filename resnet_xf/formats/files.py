@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +21,14 @@ from resnet_xf.architecture.weights import (
     read_safetensors,
     without_counters,
 )
+from resnet_xf.architecture.zoo import is_published
 from resnet_xf.backend.contract import OwnsFiles, require
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.description import Description, describe_run, read_beside
 from resnet_xf.formats.gluon_params import MAGIC, read_params
 from resnet_xf.formats.gluon_symbol import Symbol, read_symbol, symbol_beside
+from resnet_xf.support.documents import MOST_BYTES
 from resnet_xf.support.files import list_checkpoints, open_regular, reading
 
 Format = Literal["safetensors", "pth", "params"]
@@ -76,6 +79,20 @@ def sniff(path: str | Path) -> Format:
         with open_regular(path) as file:
             head = file.read(16)
         return _format_of(head, path.suffix)
+
+
+def is_checkpoint(network: str) -> bool:
+    """Whether what a user calls a network is a checkpoint or the folder of a training run, and no published name."""
+    path = Path(network)
+    if is_published(network):
+        return False
+    if path.is_dir():
+        return bool(list_checkpoints(path))
+    if path.suffix in (*SUFFIXES, *EXPORTED):
+        return True
+    with suppress(WeightsError):
+        return path.suffix not in MOST_BYTES and bool(sniff(path))
+    return False
 
 
 def _format_of(head: bytes, suffix: str) -> Format:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -35,7 +35,7 @@ from resnet_xf.formats.graph import Graph, read_graph
 from resnet_xf.formats.layouts import Words
 from resnet_xf.formats.matching import Match, kernels, matches, names_in_graph, sized
 from resnet_xf.formats.recognise import named_plan
-from resnet_xf.formats.refusal import refusal
+from resnet_xf.formats.refusal import or_graph, refusal
 from resnet_xf.formats.steps import steps_of
 
 WAY_WITHOUT_GRAPH = "move the graph away, and name the network with --spec"
@@ -96,7 +96,7 @@ class Identity:
 
 def identify(
     file: CheckpointFile,
-    spec: Spec | None = None,
+    spec: Plan | Spec | str | None = None,
     num_classes: int | None = None,
     *,
     keep_softmax: bool = False,
@@ -106,7 +106,7 @@ def identify(
 
     Args:
         file: the checkpoint.
-        spec: the network that it must be.
+        spec: the network that it must be: a plan, a spec, the name of one, or the path of its file.
         num_classes: of the file; if None as its last layer has.
         keep_softmax: keep the softmax at the end of a graph.
         backbone: take the residual network without its head, out of a larger one too.
@@ -115,12 +115,15 @@ def identify(
         WeightsError: if no candidate fits. The message lists the tensors that are missing, left over or of the wrong
             shape for the nearest candidate. Or if the graph has a part that no plan has, or is not the given spec's.
     """
-    if file.symbol is None:
+    spec = None if spec is None else plan(spec).spec
+    tensors, named = file.tensors, False
+    if file.symbol is not None:
+        named = any(name in tensors for name in file.symbol.variables)
+    if file.symbol is None or (file.spec is not None and not named):  # we wrote the file, of the graph's weights
         match, others = _by_names(file, spec or file.spec, num_classes, backbone=backbone)
         identity = _identity(file, match, others, guessed=not (spec or file.spec))
         return _without_head(identity, match) if backbone else identity
-    tensors = file.tensors
-    if not any(name in tensors for name in file.symbol.variables):
+    if not named:
         match, _ = _by_names(file, spec, num_classes)  # save_parameters() wrote the file, and export() the graph
         names = names_in_graph(match, file.symbol.variables)
         if names is None:
@@ -135,11 +138,10 @@ def identify(
 def check_unambiguous(file: CheckpointFile, identity: Identity) -> None:
     """Raise WeightsError if a network is assumed, and others of the same names and shapes compute something else."""
     if identity.others:
-        name = identity.plan.spec.name
         raise WeightsError(
             f"{file.path}: could be {assumption(identity.plan.spec)}; but {', '.join(identity.others)} have the same "
-            f"names and shapes, and other outputs. Copy the export's -symbol.json beside it, name the network (--spec "
-            f"{name}), or give outputs that you have (convert --images images.npy --expect outputs.npy)"
+            f"names and shapes, and other outputs. Name the network (--spec {identity.plan.spec.name}), or give "
+            f"outputs that you have (convert --images images.npy --expect outputs.npy){or_graph(file)}"
         )
 
 
@@ -174,20 +176,21 @@ def _listed(planned: Plan) -> Plan:
     spec = planned.spec
     if spec.name in ZOO or not isinstance(spec, ResNetSpec) or spec.name not in relatives():
         return planned
-    return next((one for one in map(plan, _alike(spec)) if one.root == planned.root), planned)
+    return next((one for one in map(plan, _alike(spec, ZOO.values())) if one.root == planned.root), planned)
 
 
 def twins(planned: Plan) -> list[Spec]:
-    """The zoo's specs of other arithmetic with the same array names and shapes: no file distinguishes them."""
+    """The published specs of other arithmetic with the same array names and shapes: no file distinguishes them."""
     if not isinstance(planned.spec, ResNetSpec):
         return []
     shapes, root = all_weight_shapes(planned), arithmetic(planned.spec).root
-    return [one for one in _alike(planned.spec) if all_weight_shapes(one) == shapes and arithmetic(one).root != root]
+    alike = _alike(planned.spec, [*ZOO.values(), *relatives().values()])
+    return [one for one in alike if all_weight_shapes(one) == shapes and arithmetic(one).root != root]
 
 
-def _alike(spec: ResNetSpec) -> Iterator[Spec]:
-    """Yield the zoo's specs with as many kernels, each with this spec's numbers of classes and channels."""
-    for one in ZOO.values():
+def _alike(spec: ResNetSpec, published: Iterable[Spec]) -> Iterator[Spec]:
+    """Yield the published specs with as many kernels, each with this spec's numbers of classes and channels."""
+    for one in published:
         if kernels(one) == kernels(spec):
             yield sized(one, spec.num_classes, spec.in_channels)
 
@@ -239,8 +242,8 @@ def _with_shift(file: CheckpointFile, planned: Plan, shifts: Weights) -> Plan:
     spec = planned.spec
     if set(shifts) != {"input_norm.bias"} or not isinstance(spec, ResNetSpec):
         raise WeightsError(
-            f"{file.path}: the shifts of {', '.join(shifts)} are not 0, and {spec.name} has none there; copy the "
-            "export's -symbol.json beside the file"
+            f"{file.path}: the shifts of {', '.join(shifts)} are not 0, and {spec.name} has none there; "
+            f"name the network with --spec{or_graph(file)}"
         )
     stem = msgspec.structs.replace(spec.stem, input_norm="shift")
     return plan(msgspec.structs.replace(spec, name=f"{spec.name}_shift", stem=stem))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.errors import SpecError, WeightsError
 from resnet_xf.formats.description import Description
@@ -53,7 +54,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     description: Description | None = None
 
 
-def inspect(path: str | Path, spec: Spec | None = None, prefix: str | None = None) -> Inspection:
+def inspect(path: str | Path, spec: Plan | Spec | str | None = None, prefix: str | None = None) -> Inspection:
     """Read a checkpoint and identify its network; ``prefix`` is that of its names, if the file has more than it.
 
     Raises:
@@ -61,21 +62,22 @@ def inspect(path: str | Path, spec: Spec | None = None, prefix: str | None = Non
         BackendError: if the file has PyTorch's format and PyTorch is not installed.
     """
     file = read_checkpoint(path, prefix)
+    expected = None if spec is None else plan(spec)
     identity, problem = None, None
     try:
-        identity = identify(file, spec)
+        identity = identify(file, expected)
     except (WeightsError, SpecError) as error:
         problem = str(error).removeprefix(f"{path}: ")
     network = None
-    if identity:
-        spec = identity.plan.spec
-        network = f"{spec.name}, {spec.num_classes} classes, names of {identity.read_as}"
+    found = identity.plan.spec if identity else None
+    if identity and found:
+        network = f"{found.name}, {found.num_classes} classes, names of {identity.read_as}"
     return Inspection(
         path=str(path),
         format=TITLES[file.format],
         bytes=file.path.stat().st_size,
         network=network,
-        spec=spec if identity else None,
+        spec=found,
         others=tuple(one.name for one in twins(identity.plan)) if identity else (),
         prefix=file.prefix + (identity.prefix if identity else ""),
         tensors=tuple(TensorInfo(name, array.shape, str(array.dtype)) for name, array in file.tensors.items()),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import cast_weights
 from resnet_xf.backend.contract import Backend
@@ -18,7 +19,7 @@ def load(
     path: str | Path,
     backend: str | Backend | None = None,
     *,
-    spec: Spec | None = None,
+    spec: Plan | Spec | str | None = None,
     prefix: str | None = None,
     out: Sequence[str] | None = None,
     dtype: str = "float32",
@@ -31,7 +32,7 @@ def load(
         path: a file that :func:`resnet_xf.convert` reads or writes, or the folder of a training run. The graph beside
             ``net-0000.params`` is ``net-symbol.json``.
         backend: as :func:`resnet_xf.get_backend` chooses it.
-        spec: the network, where the file does not tell it.
+        spec: the network, where the file does not tell it: a plan, a spec, the name of one, or the path of its file.
         prefix: of the network's names, if the file has more than this network.
         out: names of layers and stages whose feature maps are the outputs, as for :func:`resnet_xf.features`; if None
             the network is built with its own output.
@@ -50,7 +51,7 @@ def load(
     return build(identity.plan, backend, weights=weights, dtype=dtype)
 
 
-def read_network(path: str | Path, spec: Spec | None = None, prefix: str | None = None) -> Identity:
+def read_network(path: str | Path, spec: Plan | Spec | str | None = None, prefix: str | None = None) -> Identity:
     """Read the network of a checkpoint and its weights; arguments and errors are those of :func:`load`."""
     file = read_checkpoint(path, prefix)
     identity = identify(file, spec)

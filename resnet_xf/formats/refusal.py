@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.formats.files import CheckpointFile
+from resnet_xf.formats.gluon_symbol import symbol_path
 from resnet_xf.formats.matching import FIRST, Match, matches
 
 DEEPEST, MOST_PREFIXES, FEWEST_ARRAYS = 8, 16, 20
@@ -14,9 +15,6 @@ DEEPEST, MOST_PREFIXES, FEWEST_ARRAYS = 8, 16, 20
 
 FIRSTS = (*FIRST, "0.weight", "0.0.weight", "features.0.weight")
 """Names of a network's first convolution in several families."""
-
-BRING = "copy the export's -symbol.json beside it"
-"""The way on for a network that is not known by its names."""
 
 
 def refusal(file: CheckpointFile, nearest: Sequence[Match], target: Spec | None) -> str:
@@ -33,15 +31,23 @@ def refusal(file: CheckpointFile, nearest: Sequence[Match], target: Spec | None)
         return _without_head(file, trunks[0])
     if under := _subnetworks(file):
         options = " or ".join(f"--prefix {prefix}" for prefix in under)
-        return f"has a network under a prefix, and other tensors beside it: choose the network with {options}"
-    way = "name yours with --spec, by name or by a .toml file"
-    if file.format == "params":
-        way += f", or {BRING}"
+        return (
+            "has a network under a prefix, and other tensors beside it: in this command, or in `convert` if it has no "
+            f"--prefix, choose the network with {options}"
+        )
+    way = f"name yours with --spec, by name or by a .toml file{or_graph(file)}"
     if best is None:
         names = ", ".join(list(file.tensors)[:3])
         return f"the names ({names}, …) follow no known layout; are these a ResNet's weights? If so, {way}"
     name = best.plan.spec.name if target else f"{best.plan.spec.name}, the nearest of all published networks ({way})"
     return f"does not hold the weights of {name}: {best.complaints(file.tensors)}"
+
+
+def or_graph(file: CheckpointFile) -> str:
+    """The end of a list of ways on: to bring the graph. Empty for a file beside which none is read."""
+    if file.format != "params":
+        return ""
+    return f", or copy the export's -symbol.json beside it, as {symbol_path(file.path).name}"
 
 
 def _without_head(file: CheckpointFile, best: Match) -> str:

@@ -25,6 +25,7 @@ from resnet_xf.formats.files import CheckpointFile
 from resnet_xf.formats.identify import Identity, arithmetic
 from resnet_xf.formats.layouts import renamed
 from resnet_xf.formats.loads import gluon_layout, torch_name
+from resnet_xf.formats.refusal import or_graph
 
 CHECKED_SIDE = 64
 """Height and width of the images on which networks are compared, where they take such."""
@@ -67,7 +68,7 @@ def verify_identity(file: CheckpointFile, identity: Identity, target: str = "") 
         raise WeightsError(
             f"{file.path}: {wrong.ours} and {wrong.theirs} differ by {wrong.error:.1e} of the largest output, "
             f"where {bound:.1g} is allowed; is {identity.plan.spec.name} the right spec? "
-            "Name another with --spec, or copy the export's -symbol.json beside the file"
+            f"Name another with --spec{'' if identity.exported else or_graph(file)}"
         )
     return checks
 

@@ -22,11 +22,10 @@ from resnet_xf.architecture.weights import (
 from resnet_xf.data import sample_images
 from resnet_xf.errors import DataError, WeightsError, escaped
 from resnet_xf.formats.convert import identify_verified
-from resnet_xf.formats.files import SUFFIXES
+from resnet_xf.formats.files import is_checkpoint
 from resnet_xf.ladder.short_run import curve_run, in_units, lockstep_run
 from resnet_xf.ladder.subject import Subject, outline_of
 from resnet_xf.support import environment
-from resnet_xf.support.files import list_checkpoints
 
 
 def subject_of(
@@ -134,11 +133,6 @@ def _read(path: str | Path, spec: Spec | None, prefix: str | None) -> tuple[Plan
     found, how = identify_verified(path, spec, prefix)
     arrays, rounded = float32_of(found.weights)
     return found.plan, arrays, f"from {path}{rounded}{how}"
-
-
-def is_checkpoint(path: str) -> bool:
-    """Return whether a path is a checkpoint, by its suffix, or the folder of a training run with checkpoints."""
-    return Path(path).suffix in SUFFIXES or bool(list_checkpoints(path))
 
 
 def float32_of(weights: Mapping[str, Array]) -> tuple[Weights, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from resnet_xf.architecture.plan import Plan
+from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array, Weights, cast_weights
 from resnet_xf.backend.contract import Exports, WritesSource, require
@@ -27,12 +27,12 @@ from resnet_xf.formats.exports import Check, compared, export
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import Identity, identify
 from resnet_xf.ladder.capture.against import parity_against
-from resnet_xf.ladder.climb import parity
+from resnet_xf.ladder.climb import backends_of, parity
 from resnet_xf.ladder.report.html import write_html
 from resnet_xf.ladder.report.report import Level, Report
 from resnet_xf.support.files import new_folder
 from resnet_xf.support.optional import optional
-from resnet_xf.training.inference import Guess, Usage, check_finite, most_likely, prepare
+from resnet_xf.training.inference import Guess, Prepared, Usage, check_finite, most_likely, prepare
 
 WEIGHTS, STATE, MODEL, PT2, ONNX = "weights.safetensors", "weights.pth", "model.py", "model.pt2", "model.onnx"
 STEPS = 6
@@ -69,11 +69,11 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
         folder: the folder written.
         network: the name of the network.
         proof: with what the original was compared; None if with nothing.
-        unproven: why nothing was proven, and how it can be; empty if something was.
+        unproven: why it is not proven, and how it can be; empty if it is.
         checks: the comparisons of outputs: ours with the original, and each file with ours.
         ladder: the verdict of the parity report.
         ladder_holds: whether no rung of it failed.
-        proven: whether the original was compared, and no rung failed.
+        proven: whether the original was compared, and no rung failed or is inconclusive.
         files: by name in the folder, what each is.
         load: three lines of Python that load the network, run in the folder.
         usage: how the images were made into tensors; None without images.
@@ -100,7 +100,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
 def migrate(
     source: str | Path,
     out: str | Path,
-    spec: Spec | None = None,
+    spec: Plan | Spec | str | None = None,
     *,
     prefix: str | None = None,
     keep_softmax: bool = False,
@@ -116,7 +116,7 @@ def migrate(
     Args:
         source: a file that :func:`resnet_xf.convert` reads. Its graph, ``-symbol.json``, should lie beside it.
         out: the folder; it must be new or empty.
-        spec: the network, where the file does not tell it.
+        spec: the network, where the file does not tell it: a plan, a spec, the name of one, or the path of its file.
         prefix: of the network's names, if the file has more than this network.
         keep_softmax: keep the softmax at the end of a graph.
         against: a file that ``resnet-xf capture-script`` recorded of the original, where MXNet is not installed here.
@@ -131,6 +131,8 @@ def migrate(
     """
     optional("jinja2", "the report is made by Jinja")
     get_backend("torch")
+    if against is None:
+        backends_of(None)  # the report compares two
     source, out = Path(source), Path(out).absolute()
     paths = [] if images is None else image_files(images) if isinstance(images, str | Path) else [*map(Path, images)]
     with new_folder(out, WeightsError) as folder:
@@ -139,6 +141,7 @@ def migrate(
         original = identify(read_checkpoint(source, prefix), spec, keep_softmax=keep_softmax)
         if paths and not conversion.spec.num_classes:
             raise WeightsError(f"{source}: has no head, so images have no classes; leave --images out")
+        shown = prepare(folder / WEIGHTS, paths) if paths else None
         checks, notes = [*conversion.checks], [note for note in conversion.notes if not note.startswith(UNKNOWN)]
         if len(notes) < len(conversion.notes):
             notes.append(
@@ -150,7 +153,8 @@ def migrate(
         report = _report(original, folder / WEIGHTS, against, level)
         proof, unproven = _proof(conversion, against, report)
         origin = f"from {source}" + (f", which gives what {proof} gives" if proof else f"; {unproven}")
-        words = {"--out": out, "--spec": spec and spec.name, "--prefix": prefix, "--against": against}
+        named = spec if spec is None or isinstance(spec, str) else plan(spec).spec.name
+        words = {"--out": out, "--spec": named, "--prefix": prefix, "--against": against}
         words["--images"] = images if isinstance(images, str | Path) else None
         options = [str(word) for key, value in words.items() if value for word in (key, value)]
         options += ["--keep-softmax"] if keep_softmax else []
@@ -158,7 +162,7 @@ def migrate(
         texts = {"weights": escaped(origin), "command": escaped(command)}
         write_html(msgspec.structs.replace(report, **texts), folder / REPORT)
         on_step(5, STEPS, "your images")
-        usage, likeliest = _compare_images(folder, original, paths)
+        usage, likeliest = _compare_images(folder, original, paths, shown)
         result = Migration(
             source=str(source),
             folder=str(out),
@@ -167,8 +171,8 @@ def migrate(
             unproven=unproven,
             checks=tuple(msgspec.structs.replace(check, ours=check.ours.replace(f"{folder}/", "")) for check in checks),
             ladder=report.verdict(),
-            ladder_holds=report.holds,
-            proven=proof is not None and report.holds,
+            ladder_holds=report.failure is None,
+            proven=not unproven,
             files={name: what for name, what in FILES.items() if (folder / name).exists() or name == SUMMARY},
             load=require(get_backend("torch"), WritesSource).dialect.load,
             usage=usage,
@@ -226,9 +230,11 @@ def _report(original: Identity, weights: Path, against: str | Path | None, level
 
 def _proof(conversion: Conversion, against: str | Path | None, report: Report) -> tuple[str | None, str]:
     """What the original was compared as, or None and why it was not."""
+    result = "fails" if report.failure else "is inconclusive"
+    trouble = "" if report.holds else f"a rung of the parity report {result}; {REPORT} tells which"
     if against is not None:
         recorded = f"the original recorded in {against}"
-        return (recorded, "") if report.holds else (None, f"{recorded} differs; {REPORT} tells where")
+        return (None, f"{recorded}: {trouble}") if trouble else (recorded, "")
     if conversion.graph is None:
         consequence = f"it is assumed to be {conversion.assumed}" if conversion.assumed else "the original was not run"
         return None, (
@@ -238,7 +244,7 @@ def _proof(conversion: Conversion, against: str | Path | None, report: Report) -
         )
     for check in conversion.checks:
         if conversion.graph in check.theirs:
-            return check.theirs, ""
+            return check.theirs, trouble
     return None, (
         f"MXNet is not installed, so {conversion.graph} was read operator by operator, and not run; record the "
         "original where MXNet is (resnet-xf capture-script), and give that file with --against"
@@ -246,12 +252,11 @@ def _proof(conversion: Conversion, against: str | Path | None, report: Report) -
 
 
 def _compare_images(
-    folder: Path, original: Identity, paths: Sequence[Path]
+    folder: Path, original: Identity, paths: Sequence[Path], shown: Prepared | None
 ) -> tuple[Usage | None, tuple[Compared, ...]]:
     """The likeliest classes of the original and of the exported network, for each image."""
-    if not paths:
+    if shown is None:
         return None, ()
-    shown = prepare(folder / WEIGHTS, paths)
     after = [require(get_backend("torch"), Exports).run_export(folder / PT2, batch) for batch in shown.inputs]
     check_finite(folder / PT2, after)
     before: list[Array] = []

@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from resnet_xf.architecture.nodes import Sequential
-from resnet_xf.architecture.plan import Plan, plan
+from resnet_xf.architecture.plan import Plan, plan, without_softmax
 from resnet_xf.architecture.weights import RUN_KEY, Array, Weights, read_arrays
 from resnet_xf.backend.contract import Trains, require
 from resnet_xf.backend.learner import Learner
@@ -283,15 +282,13 @@ def _read(source: str | Path, network: str | None) -> _Known:
         description = describe_run(checkpoint.header.to_complete_json(), checkpoint.spec)
         return _Known(str(source), plan(checkpoint.spec), checkpoint.weights, description, checkpoint.header)
     file = read_checkpoint(path)
-    identity = identify(file, plan(network).spec if network else None)
+    identity = identify(file, network)
     description = file.description or Description()
     description.check(identity.plan.spec, source)
     if not identity.plan.spec.num_classes:
         raise WeightsError(f"{source}: has no head, so it has no classes; train one (train --weights FILE --new-head)")
     assumed = (f"{source}: assumed to be {identity.assumed}; --spec names another",) if identity.assumed else ()
-    planned = identity.plan
-    if planned.ends_in_softmax:  # the values before it serve as those of any other network
-        planned = Plan(planned.spec, Sequential(planned.root.children[:-1]))
+    planned = without_softmax(identity.plan)  # the values before it serve as those of any other network
     return _Known(str(source), planned, identity.weights, description, warnings=assumed)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from resnet_xf.architecture.measures import array_digest
-from resnet_xf.architecture.plan import Plan, plan
+from resnet_xf.architecture.plan import Plan, plan, without_softmax
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.contract import Backend
@@ -172,9 +172,10 @@ def _against_evidence(
     if weights is None:
         raise EvidenceError(f"{path}: holds no weights; name a file of them: resnet-xf parity FILE --against {path}")
     evidence = read_evidence(path)
-    translation = translate(evidence, None if spec is None else plan(spec))
-    planned = translation.plan if spec is None else plan(spec)
-    planned, arrays, origin = weights_of(planned, weights, prefix)
+    planned, arrays, origin = weights_of(translate(evidence).plan if spec is None else plan(spec), weights, prefix)
+    if evidence.facts.softmax:
+        planned = without_softmax(planned)
+    translation = translate(evidence, planned)
     original = Original(evidence, translation, arrays)
     subject = original.subject(planned, memory_limit(max_memory))
     chosen = backends_of(backends) if backends else [_other_than("mxnet")]

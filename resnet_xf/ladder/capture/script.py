@@ -76,10 +76,8 @@ def sketch(array: Any) -> Any:
     flat = np.asarray(array, dtype=np.float64).ravel()
     if flat.size <= CHUNKS:
         return flat
-    width = -(-flat.size // CHUNKS)
-    padded = np.zeros(CHUNKS * width)
-    padded[: flat.size] = flat
-    return padded.reshape(CHUNKS, width).dot(factors(width)) / np.sqrt(width)
+    chunks = np.append(flat, np.zeros(-flat.size % CHUNKS)).reshape(CHUNKS, -1)
+    return chunks.dot(factors(chunks.shape[1])) / np.sqrt(chunks.shape[1])
 
 
 def digest(array: Any) -> str:
@@ -93,7 +91,7 @@ def say(text: str) -> None:
 
 
 def rewritten(graph: Dict[str, Any], exact: bool) -> Dict[str, Any]:
-    """Return a graph (decoded JSON) that computes the same in one type: without casts, and with ordinary batch norms.
+    """Return a graph (decoded JSON) of one type that computes the same, without casts and labels, with ordinary norms.
 
     If ``exact``, also with simple operators for leaky ReLUs. MXNet's own computes in float32, as SyncBatchNorm does.
     """
@@ -125,6 +123,8 @@ def rewritten(graph: Dict[str, Any], exact: bool) -> Dict[str, Any]:
                 low = add("_mul_scalar", name + "_product", [low], {"scalar": repr(slope)})
             high = add("Activation", name + "_high", inputs[:1], {"act_type": "relu"})
             op, inputs, attributes = "elemwise_sub", [high, low], {}
+        elif op == "LogisticRegressionOutput":
+            op, inputs, attributes = "Activation", inputs[:1], {"act_type": "sigmoid"}
         elif op == "_contrib_SyncBatchNorm":
             op, attributes = "BatchNorm", {k: text for k, text in attributes.items() if k not in ("key", "ndev")}
         sources[number, 0] = add(op, name, inputs, attributes)
