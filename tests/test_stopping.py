@@ -93,7 +93,9 @@ def test_a_conversion_leaves_nothing(command, tmp_path, monkeypatch) -> None:
 
 
 def test_a_training_whose_reader_is_gone_saves_and_says_how_to_go_on(start) -> None:
-    process = start("train", "tiny.toml", "--out", "run", "--epochs", "500", "--device", "cpu", "--image-size", "12")
+    """The first of its workers prints, so that it is the one that sees the closed pipe."""
+    options = ("--epochs", "500", "--device", "cpu", "--image-size", "12", "--backend", "mxnet", "--workers", "2")
+    process = start("train", "tiny.toml", "--out", "run", *options)
     assert process.stdout.readline().startswith("tiny on digits: ")
     process.stdout.close()
     assert process.wait(SECONDS) == 128 + signal.SIGPIPE

@@ -6,10 +6,12 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from signal import SIGTERM
 
 from resnet_xf.errors import TrainingError, TrainingStopped
 from resnet_xf.support.environment import processors
 from resnet_xf.support.processes import supervise
+from resnet_xf.support.signals import SIGPIPE
 
 GRACE = 5.0
 """Seconds that the other processes have to end, after training has ended or one process has failed."""
@@ -52,7 +54,7 @@ def run_together(roles: Sequence[Role], arguments: Sequence[str]) -> str:
         All failures in one line, or an empty string.
 
     Raises:
-        TrainingStopped: if a signal stopped the run, with the message of the first worker.
+        TrainingStopped: if a signal stopped the run, or nobody reads its output, with the message of the first worker.
         TrainingError: on Windows, where a process cannot receive a request to stop.
     """
     if sys.platform == "win32":
@@ -62,15 +64,17 @@ def run_together(roles: Sequence[Role], arguments: Sequence[str]) -> str:
         children = [supervisor.start(role.name, command, role.environment) for role in roles]
         training = [child for child, role in zip(children, roles, strict=True) if role.trains]
         for child, _ in supervisor.events(training):
-            if child.exit_code and not supervisor.stopping:
-                break
+            asked = supervisor.stopping and child.exit_code == 128 + SIGTERM
+            if child.exit_code and not asked:
+                break  # the others may wait for it
         # MXNet's scheduler and server end if all workers end well, and never after one that failed or stopped.
         failed = any(child.exit_code for child in children)
         for _ in supervisor.events(training if failed else children, GRACE):
             pass
         ended = [child for child in children if child.exit_code]  # the end of this block kills the others
     reasons = "; ".join(dict.fromkeys(child.failure for child in children if child.failure))
-    if supervisor.request.signal:
-        raise TrainingStopped(reasons or "stopped before the first step", supervisor.request.signal)
+    unread = any(child.exit_code == 128 + SIGPIPE for child in children)  # nobody reads what the first worker prints
+    if stopped := supervisor.request.signal or (SIGPIPE if unread else 0):
+        raise TrainingStopped(reasons or "stopped before the first step", stopped)
     silent = [f"{child.name} {child.ending}" for child in ended if child.failure is None]
     return "; ".join(filter(None, (*silent, reasons)))

@@ -25,9 +25,6 @@ from resnet_xf.support.signals import ANNOUNCEMENT, StopRequest, catch_stop_sign
 STDERR = 2
 """The file descriptor of this process's standard error, for the output of a child."""
 
-TO_SAVE = 60.0
-"""Seconds that children have to save and end after they were asked to stop."""
-
 
 class ProcessDied(Exception):  # noqa: N818 - the child failed, and not this program
     """A child process has ended; the message says how, as ``was killed by SIGKILL``."""
@@ -146,11 +143,12 @@ class Supervisor:
     Attributes:
         children: all that were started, in order.
         request: whether a signal has asked this process to stop.
+        to_save: seconds that children have to save and end after they were asked to stop.
     """
 
-    def __init__(self, request: StopRequest, woken: Connection) -> None:
+    def __init__(self, request: StopRequest, woken: Connection, to_save: float) -> None:
         self.children: list[Child] = []
-        self.request, self._woken = request, woken
+        self.request, self._woken, self.to_save = request, woken, to_save
         self._stopped = self._asked = False
 
     @property
@@ -175,7 +173,7 @@ class Supervisor:
     def events(self, children: Sequence[Child] | None = None, seconds: float = inf) -> Iterator[tuple[Child, Any]]:
         """Wait until some children have ended, and yield what all children do meanwhile.
 
-        When they are to stop, those waited for get SIGTERM, and ``TO_SAVE`` seconds to end. This happens once only.
+        When they are to stop, those waited for get SIGTERM, and ``to_save`` seconds to end. This happens once only.
 
         Args:
             children: those to wait for; if None all, with those that are started meanwhile.
@@ -188,7 +186,7 @@ class Supervisor:
         until = time.monotonic() + seconds
         while running := [child for child in waited_for if child.exit_code is None]:
             if self.stopping and not self._asked:
-                self._asked, until = True, min(until, time.monotonic() + TO_SAVE)
+                self._asked, until = True, min(until, time.monotonic() + self.to_save)
                 for child in running:
                     child.ask_to_stop()
             owners = {connection: child for child in self.children for connection in child.waitables}
@@ -208,17 +206,18 @@ class Supervisor:
 
 
 @contextmanager
-def supervise(announcement: bytes = ANNOUNCEMENT) -> Iterator[Supervisor]:
+def supervise(announcement: bytes = ANNOUNCEMENT, to_save: float = inf) -> Iterator[Supervisor]:
     """Supervise children for as long as the block lasts, and kill those that are left at its end.
 
     Ctrl-C and SIGTERM are passed on to the children, see :meth:`Supervisor.events`. A second one ends the block.
 
     Args:
         announcement: what the user is told on stderr when such a signal comes.
+        to_save: seconds that the children then have. A training has no limit: a step may take minutes.
     """
     woken, waker = Pipe(duplex=False)
     with woken, waker, catch_stop_signals(announcement, wake=lambda: waker.send_bytes(b"stop")) as request:
-        supervisor = Supervisor(request, woken)
+        supervisor = Supervisor(request, woken, to_save)
         try:
             yield supervisor
         finally:

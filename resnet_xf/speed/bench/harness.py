@@ -48,6 +48,9 @@ FLOPS = {"infer": 2, "train": 6}
 STOPPING = b"\nresnet-xf: stopping, as soon as the report is written; again to quit without one\n"
 """What the user is told when a signal stops a bench."""
 
+TO_SAVE = 60.0
+"""Seconds that the processes of a bench have to end after they were asked to stop."""
+
 
 def check_options(seconds: float, launches: int, budget: float | None) -> None:
     """Check options of :func:`bench` before hours are spent.
@@ -111,7 +114,7 @@ def bench(
     progress = _Progress(launches * len(results.rows) * parts, callback)
     keep(results.report(), 0)
     number = 0
-    with temporary_folder() as folder, supervise(STOPPING) as supervisor:
+    with temporary_folder() as folder, supervise(STOPPING, TO_SAVE) as supervisor:
         crew = Crew(cases, supervisor, folder, progress, log, results.add, parts, _deadline(start, budget))
         try:
             number_of_first, left = 0, launches * len(results.rows)
@@ -235,7 +238,7 @@ def best_batch(case: Case, callback: Callback = lambda done, total, text: None, 
         trial = replace(case, batch=batch)
         progress(0, f"{trial}: getting ready")
         try:
-            with temporary_folder() as folder, supervise(STOPPING) as supervisor:
+            with temporary_folder() as folder, supervise(STOPPING, TO_SAVE) as supervisor:
                 silent = (lambda parts, text: None), (lambda line: None)
                 crew = Crew([trial], supervisor, folder, *silent, refused.append, turns + 1, ends)
                 crew.prepare([trial])
