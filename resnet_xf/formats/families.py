@@ -30,8 +30,27 @@ TORCH = Layout(
     "torchvision and timm",
     dilates="bottlenecks",
     words="torch",
+    rewrites=((r"^backbone\.", ""), (r"^head\.fc\.", "fc.")),
     alike={"cifar_resnet*_v1": "PyTorch's own for CIFAR, with a ReLU after the first norm (gluoncv2_resnet*_cifar)"},
 )
+"""OpenMMLab's networks have the same names, in a ``backbone`` and a ``head``."""
+_TRANSFORMERS = Layout(
+    "Hugging Face's transformers",
+    (),
+    {
+        "conv1": "resnet.embedder.embedder.convolution",
+        "bn1": "resnet.embedder.embedder.normalization",
+        "fc": "classifier.1",
+    },
+    block="resnet.encoder.stages.{place}.layers.{block}.{inner}",
+    inner={
+        "conv1": "layer.0.convolution", "bn1": "layer.0.normalization", "conv2": "layer.1.convolution",
+        "bn2": "layer.1.normalization", "conv3": "layer.2.convolution", "bn3": "layer.2.normalization",
+        "downsample.0": "shortcut.convolution", "downsample.1": "shortcut.normalization",
+    },
+    words="torch",
+    only=("resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152"),
+)  # fmt: skip
 _RCNN: Rewrites = (
     (r"^features\.0\.", "conv1."),
     (r"^features\.1\.", "bn1."),
@@ -47,6 +66,7 @@ GLUON = Layout(
 )
 _ZOOS = (
     TORCH,
+    _TRANSFORMERS,
     GLUON,
     Layout("GluonCV's v1b to v1s, exported", scopes=("layers{}_", "down{}_"), dilates="all"),
     Layout(
@@ -219,13 +239,15 @@ _DEEP2_EXPORTED = {
 }  # fmt: skip
 
 
-def _gluoncv2(title: str, stem: dict[str, str], exported: dict[str, str], **fields: Any) -> tuple[Layout, Layout]:
-    """A class of gluoncv2's networks, as ``save_parameters`` and as ``export`` name it.
+def _gluoncv2(title: str, stem: dict[str, str], exported: dict[str, str], **fields: Any) -> tuple[Layout, ...]:
+    """A class of gluoncv2's networks, as ``save_parameters`` and ``export`` name it, and as pytorchcv has it.
 
     ``stem`` and ``exported`` name the layers of the stem, without ``features.0.`` in ``stem``.
     """
     pre, average, alike = fields.pop("pre", None), fields.pop("average", False), fields.pop("alike", {})
     outer = {layer: f"features.0.{name}".rstrip(".") for layer, name in stem.items()} | {"fc": "output.1"}
+    in_torch = {layer: name.replace("features.0", "features.init_block") for layer, name in outer.items()}
+    in_torch |= {"fc": "output", "norm": "features.post_activ.bn"}
     exported = exported | {"fc": "dense0"}
     if pre:
         outer, exported = outer | {"norm": f"features.{pre}.bn"}, exported | {"norm": "activation_batchnorm0"}
@@ -234,8 +256,13 @@ def _gluoncv2(title: str, stem: dict[str, str], exported: dict[str, str], **fiel
         prefix = "identity_block.conv" if average else "identity_conv"
         shortcut = {f"downsample.{n + average}": f"{prefix}.{word}" for n, word in enumerate(("conv", "bn"))}
         counted = {f"downsample.{n + average}": f"convblock0_{word}0" for n, word in enumerate(("conv", "batchnorm"))}
+    inner = _BODY2 | _GATE2 | shortcut
     return (
-        Layout(title, (), outer, 1, inner=_BODY2 | _GATE2 | shortcut, only=("gluoncv2_*",), alike=alike, **fields),
+        Layout(title, (), outer, 1, inner=inner, only=("gluoncv2_*",), alike=alike, **fields),
+        Layout(
+            f"{title}, as pytorchcv's", (), in_torch, 0, "features.stage{stage}.unit{unit}.{inner}", inner,
+            words="torch", only=("gluoncv2_*",), alike=alike, **fields,
+        ),
         Layout(
             f"{title}, exported", (), exported, 0, "stage{stage}_unit{block}_{inner}",
             _BODY2_EXPORTED | _GATE2_EXPORTED | counted, only=("gluoncv2_*",), joint="_", rewrites=_EXPORTED2, **fields,
