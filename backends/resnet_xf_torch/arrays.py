@@ -9,6 +9,9 @@ from torch import nn
 
 from resnet_xf.architecture.weights import COUNTER, Array, Weights
 
+in_own_mode = torch.inference_mode(mode=False)
+"""Decorates a function: gradients are recorded in it, also within a caller's ``no_grad`` or ``inference_mode``."""
+
 
 def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
     """Return the tensors of the ``state_dict`` without the batch norms' step counters. They share memory with it."""
