@@ -38,8 +38,8 @@ class _Member:
 
     Attributes:
         backend: the backend of its framework.
-        network: a copy of it. Weights whose shapes were unknown before a first run have them now.
-        arrays: the values of the copy's weights, by name.
+        network: a copy of it in float32. Weights whose shapes were unknown before a first run have them now.
+        arrays: its weights in their own dtype, by name.
         layers: its layers, as one run showed them.
         classes: how many outputs it has for an image.
         imported: whether it was rebuilt from an imported graph (:func:`with_layers`).
@@ -105,7 +105,7 @@ def pair_of(
     ours = _as_backend(first, {name: name for name in order}, same)
     theirs = _as_backend(second, {name: owns[name] for name in order}, {name: own for own, name in tensors.items()})
     pixels = _with_drawn_image(pixels_of(np.asarray(images)))
-    brought = {given.name: given.dump(given.network) for given in (ours, theirs)}
+    brought = {given.name: given.renamed(own.arrays) for own, given in ((first, ours), (second, theirs))}
     arrays, rounded = float32_of(brought[ours.name])
     outline = _outline(pair, ours, pixels)
     lockstep_run, curve_run = (
@@ -198,7 +198,7 @@ def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
         raise SpecError(f"{side}: {type(network).__name__} gives {output.shape}; expected (N, classes)")
     shapes = {name: array.shape for name, array in arrays.items()}
     return _Member(
-        backend, duplicate, arrays, Layers(side, shapes, traced.layers, runs), output.shape[1], layered is not network
+        backend, single, arrays, Layers(side, shapes, traced.layers, runs), output.shape[1], layered is not network
     )
 
 
@@ -298,4 +298,4 @@ def _probe(name: str, array: Array, of_norm: bool, seed: int) -> Array:
         drawn = 1 + np.tanh(normal) / 2
     else:
         drawn = 0.1 * normal + (0.5 if word == "bias" and of_norm else 0)
-    return drawn.astype(np.float32)
+    return np.asarray(drawn, np.float32)
