@@ -159,6 +159,29 @@ def test_the_recipe_that_was_captured_may_be_named(captures, tmp_path, command, 
     assert (code, err.strip()) == (2, "resnet-xf: torch: accuracies were captured of another recipe; leave that out")
 
 
+def test_accuracies_that_one_capture_lacks_are_told_at_once(captures, tmp_path, command, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = {"dataset": "digits", "recipe": get_recipe("digits").to_complete_json(), "commonest": 10.0}
+    for backend, folder in captures.items():
+        shutil.copytree(folder, backend)
+        rewrite(Path(backend), lambda data: data.update(level="quick"))
+    rewrite(Path("torch"), lambda data: data["evidence"].update(accuracy=trained | {"accuracies": [90.0, 91.0]}))
+    two = ("parity", "--against", "torch", "--against", "mxnet")
+    code, out, err = command(*two)
+    assert (code, err) == (0, "")
+    assert "accuracy" not in out
+    code, _, err = command(*two, "--accuracy")
+    assert (code, err) == (2, "resnet-xf: mxnet: holds no accuracies; capture again with --accuracy\n")
+    rewrite(Path("mxnet"), lambda data: data["evidence"].update(accuracy=trained | {"accuracies": [90.0] * 3}))
+    code, _, err = command(*two)
+    assert code == 2
+    assert err == "resnet-xf: torch and mxnet cannot be compared; their accuracies differ in seeds\n"
+    rewrite(Path("mxnet"), lambda data: data.update(cannot={"train": "mxnet cannot train"}))
+    code, out, err = command(*two, "--accuracy")
+    assert (code, err) == (0, "")
+    assert "10 skipped: mxnet cannot train" in out
+
+
 def test_a_capture_refuses_at_once_what_its_last_step_would(tmp_path) -> None:
     for says, options in {
         "no precision is called 'half'": {"precisions": ["half"]},

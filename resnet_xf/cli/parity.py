@@ -115,11 +115,12 @@ def parity_(
         optional("jinja2", "an HTML report is made by Jinja")
     if spec is None and not against:
         raise SpecError("name a network from `resnet-xf list`, or a capture by --against")
-    captured = read_manifest(against[0]) if against and not against[0].is_file() else None
-    wanted = accuracy or level == "full" or (level is None and captured is not None and captured.trial is not None)
+    captured = [read_manifest(path) for path in against or () if not path.is_file()]
+    trained = [manifest for manifest in captured if "train" not in manifest.cannot]
+    all_known = bool(trained) and all(manifest.trial for manifest in trained)
     trial = _trial(
-        captured or spec or "",
-        wanted,
+        next(iter(trained or captured), spec or ""),
+        accuracy or level == "full" or (level is None and all_known),
         epochs,
         data_dir,
         not_none(dataset=dataset, recipe=recipe, seeds=seeds, margin=margin, out=runs, jobs=jobs),

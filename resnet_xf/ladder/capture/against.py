@@ -142,7 +142,7 @@ def parity_against(
         f"{first.manifest.images}, as captured",
         level=level,
         precisions=[p for p in first.manifest.precisions if all(p in one.manifest.precisions for one in captured)],
-        trial=_trial(first, trial, level),
+        trial=_trial(captured, trial, level),
         on_rung=on_rung,
     )
 
@@ -192,26 +192,35 @@ def _against_evidence(
     )
 
 
-def _trial(first: Captured, asked: Trial | None, level: Level) -> Trial | None:
-    """Return the trial (training runs of rung 10) to compare: the capture's, with margin, folders, jobs of ``asked``.
+def _trial(captured: Sequence[Captured], asked: Trial | None, level: Level) -> Trial | None:
+    """Return the trial (training runs of rung 10) to compare: the captures', with margin, folders, jobs of ``asked``.
 
-    Return None if accuracies are not compared: ``asked`` is None, and the level is not full or none were captured.
+    Captures of backends that cannot train do not count. Return None if accuracies are not compared: ``asked`` is None,
+    and the level is not full or some capture has none.
 
     Raises:
-        EvidenceError: if ``asked`` has another data set, recipe or number of seeds than the capture, or it has none.
+        EvidenceError: if ``asked`` has another data set, recipe or number of seeds than a capture, or it has none.
     """
-    record = first.manifest.trial
-    if record is None:
-        if asked is not None:
-            raise EvidenceError(f"{first.folder}: holds no accuracies; capture again with --accuracy")
+    trials: dict[Path, Trial] = {}
+    for one in captured:
+        if one.cannot("train"):
+            continue
+        if (record := one.manifest.trial) is None:
+            if asked is not None:
+                raise EvidenceError(f"{one.folder}: holds no accuracies; capture again with --accuracy")
+            return None
+        seeds = len(record.accuracies)
+        trials[one.folder] = Trial(dataset=record.dataset, recipe=Recipe.from_json(record.recipe), seeds=seeds)
+    if not trials or (asked is None and level != "full"):
         return None
-    if asked is None and level != "full":
-        return None
-    trained = Trial(dataset=record.dataset, recipe=Recipe.from_json(record.recipe), seeds=len(record.accuracies))
+    first, trained = next(iter(trials.items()))
     asked = replace(asked, recipe=asked.recipe and asked.resolved()) if asked else trained
     for field in ("dataset", "recipe", "seeds"):
         if getattr(asked, field) not in (getattr(trained, field), getattr(Trial(), field)):
-            raise EvidenceError(f"{first.folder}: accuracies were captured of another {field}; leave that out")
+            raise EvidenceError(f"{first}: accuracies were captured of another {field}; leave that out")
+        for folder, other in trials.items():
+            if getattr(other, field) != getattr(trained, field):
+                raise EvidenceError(f"{first} and {folder} cannot be compared; their accuracies differ in {field}")
     return replace(trained, margin=asked.margin, out=asked.out, data_dir=asked.data_dir, jobs=asked.jobs)
 
 
