@@ -1,9 +1,11 @@
 """Captures: written on one backend, compared with the other or with each other, and what is refused."""
 
+import errno
 import importlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +18,20 @@ from PIL import Image
 from helpers.runs import RECIPE, TINY
 from helpers.sabotage import Bare, Saboteur, only
 from mutants.learning import steeper
-from resnet_xf import Report, ResNetSpec, capture, convert, draw_weights, get_recipe, parity, parity_against
+from resnet_xf import (
+    Report,
+    ResNetSpec,
+    capture,
+    convert,
+    draw_weights,
+    get_recipe,
+    load_dataset,
+    parity,
+    parity_against,
+    plan,
+)
 from resnet_xf.architecture.zoo import ZOO
-from resnet_xf.errors import BackendError, EvidenceError, ResNetXFError, WeightsError
+from resnet_xf.errors import BackendError, CheckpointError, DataError, EvidenceError, ResNetXFError, WeightsError
 from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.capture.evidence import manifest_digest, read_manifest
 from resnet_xf.ladder.climb import live_sides
@@ -26,6 +39,8 @@ from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf.ladder.short_run import CURVE
 from resnet_xf.ladder.sketch import CHUNKS, sketch
+from resnet_xf.training.checkpoint import save_checkpoint
+from resnet_xf.training.runs import prepare
 from resnet_xf_mxnet.numpy_compat import mx
 
 SMALL = {"image_size": (16, 16)}
@@ -193,6 +208,36 @@ def test_a_capture_refuses_at_once_what_its_last_step_would(tmp_path) -> None:
             capture(TINY, tmp_path / "there", "mxnet", tell=lambda *a, told=told: told.append(a), **SMALL, **options)
         assert not told
         assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "spec, error, says",
+    [
+        (TINY, CheckpointError, "tiny-mxnet-seed0: holds another run: its recipe.epochs is 2, and 1 was asked for"),
+        (
+            msgspec.structs.replace(TINY, num_classes=5),
+            DataError,
+            r"tiny has 5 classes; choose another data set, a spec with num_classes = 10, or a comparison without acc",
+        ),
+    ],
+)
+def test_the_ladder_refuses_at_once_what_its_last_rung_would(tmp_path, spec, error, says: str) -> None:
+    planned, data = plan(TINY), load_dataset("digits")
+    begun = prepare(planned, data, msgspec.structs.replace(TRIAL.recipe, epochs=2), backend="mxnet", device="cpu")
+    save_checkpoint(tmp_path / "tiny-mxnet-seed0", begun.start, keep=1)
+    told: list[object] = []
+    with pytest.raises(error, match=says):
+        parity(spec, trial=replace(TRIAL, out=tmp_path), on_rung=lambda *a: told.append(a), **SMALL)
+    assert not told
+
+
+def test_a_disk_that_is_full_in_the_last_rung_is_no_difference(monkeypatch) -> None:
+    def full(runs, jobs, callback) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(study, "_train_all", full)
+    with pytest.raises(OSError, match="No space left"):
+        parity(TINY, level="quick", trial=TRIAL, **SMALL)
 
 
 def test_weights_given_are_captured_with_the_probe(tmp_path) -> None:
