@@ -30,6 +30,8 @@ from resnet_xf import (
     parity_against,
     plan,
 )
+from resnet_xf.architecture.spec import SPEC_KEY
+from resnet_xf.architecture.weights import write_arrays
 from resnet_xf.architecture.zoo import ZOO
 from resnet_xf.errors import BackendError, CheckpointError, DataError, EvidenceError, ResNetXFError, WeightsError
 from resnet_xf.ladder.accuracy import study
@@ -250,6 +252,18 @@ def test_weights_given_are_captured_with_the_probe(tmp_path) -> None:
         parity_against([tmp_path / "here"], weights=weights)
 
 
+def test_one_network_of_several_in_a_file_is_captured(command, tmp_path) -> None:
+    path, arrays = tmp_path / "two.safetensors", draw_weights(TINY, 3)
+    both = {f"first.{name}": array for name, array in arrays.items()} | {"second.weight": np.zeros(3, np.float32)}
+    write_arrays(path, both, {SPEC_KEY: TINY.to_json()})
+    options = ("--backend", "torch", "--level", "quick", "--image-size", 16)
+    code, _, err = command("capture", path, "--prefix", "first", "--out", tmp_path / "here", *options)
+    assert (code, err) == (0, "")
+    assert parity_against(tmp_path / "here", [], weights=path, prefix="first", level="quick").holds
+    code, _, err = command("capture", path, "--out", tmp_path / "there", *options)
+    assert (code, "follow no known layout" in err) == (2, True)
+
+
 def rewrite(capture: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change what a capture's manifest says, with a digest to match."""
     path = capture / "manifest.json"
@@ -419,10 +433,10 @@ def test_commands(command, captures, tmp_path) -> None:
     assert f"resnet-xf parity --against {out}" in told
     (tmp_path / "e.npz").touch()
     html, junit = tmp_path / "report.html", tmp_path / "report.xml"
-    code, told, _ = command("parity", "--against", out, "--html", html, "--junit", junit)
+    code, told, _ = command("parity", "--against", out, "--seed", 0, "--html", html, "--junit", junit)
     assert code == 0
     assert "are the same network in inference (5 rungs hold)" in told
-    assert f"resnet-xf parity --against {out} --html" in html.read_text()
+    assert f"resnet-xf parity --against {out} --seed 0 --html" in html.read_text()
     assert 'tests="5"' in junit.read_text()
     code, told, _ = command("parity", spec, "--against", captures["torch"], "--against", captures["mxnet"], "--json")
     assert code == 0
@@ -432,6 +446,11 @@ def test_commands(command, captures, tmp_path) -> None:
             ["--against", out, "--image-size", 32],
             "a capture brings its images, their size and precisions; leave out those options",
         ),
+        (
+            ["--against", out, "--seed", 1],
+            "was made with seed 0, and 1 was asked for; leave out --seed, or capture",
+        ),
+        (["--against", tmp_path / "e.npz", "--seed", 0], "evidence of an original network has no seed; leave out"),
         (["resnet18", "--against", out], "is of tiny, and resnet18 was asked for"),
         (["--against", tmp_path / "e.npz", "--accuracy"], "e.npz: holds one training step; leave out --accuracy"),
         ([], "name a network"),

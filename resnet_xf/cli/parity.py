@@ -49,7 +49,7 @@ Images = Annotated[
 Weights = Annotated[
     Path | None, option("A checkpoint of this network, in any format `convert` reads.", default="random")
 ]
-Seed = Annotated[int, option("Seed of the random weights and of the training batches.", min=0)]
+Seed = Annotated[int | None, option("Seed of the random weights and of the training batches.", default="0", min=0)]
 Precisions = Annotated[
     str, option("Further precisions of the forward pass, by comma: bfloat16, float16, tf32 (on a GPU).")
 ]
@@ -88,7 +88,7 @@ def parity_(
     images: Images = None,
     weights: Weights = None,
     prefix: options.Prefix = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     device: options.Device = "cpu",
     precision: Precisions = "",
     max_memory: MaxMemory = None,
@@ -137,7 +137,9 @@ def parity_(
             if images or image_size or precision:
                 raise EvidenceError("a capture brings its images, their size and precisions; leave out those options")
             network, file = _expected(spec, weights, prefix)
-            report = parity_against(against, backends, spec=network, weights=file, prefix=prefix, level=level, **shared)
+            report = parity_against(
+                against, backends, spec=network, weights=file, prefix=prefix, seed=seed, level=level, **shared
+            )
         else:
             report = parity(
                 spec or "",
@@ -147,7 +149,7 @@ def parity_(
                 images=images,
                 weights=weights,
                 prefix=prefix,
-                seed=seed,
+                seed=seed or 0,
                 precisions=_names(precision),
                 **shared,
             )
@@ -182,7 +184,8 @@ def capture_(
     image_size: options.ImageSize = None,
     images: Images = None,
     weights: Weights = None,
-    seed: Seed = 0,
+    prefix: options.Prefix = None,
+    seed: Seed = None,
     device: options.Device = "cpu",
     precision: Precisions = "",
     max_memory: MaxMemory = None,
@@ -210,10 +213,11 @@ def capture_(
             image_size=image_size,
             images=images,
             weights=weights,
-            seed=seed,
+            prefix=prefix,
+            seed=seed or 0,
             device=device,
             precisions=_names(precision),
-            trial=_trial(spec, accuracy or level == "full", epochs, data_dir, settings),
+            trial=_trial(spec, accuracy or level == "full", epochs, data_dir, settings, prefix),
             max_memory=max_memory,
             tell=lambda text, share: bar.update(share, 1.0, text),
         )

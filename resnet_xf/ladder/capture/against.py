@@ -40,6 +40,7 @@ def capture(
     precisions: Sequence[str] = (),
     trial: Trial | None = None,
     max_memory: int | None = None,
+    prefix: str | None = None,
     tell: Callable[[str, float], object] = lambda what, share: None,
 ) -> Manifest:
     """Measure one backend's network, and save in a new folder what :func:`resnet_xf.parity_against` needs of it.
@@ -57,6 +58,7 @@ def capture(
         precisions: as in :func:`resnet_xf.parity`.
         trial: the runs whose accuracies are saved. If None, they are saved at ``full`` only, on digits.
         max_memory: as in :func:`resnet_xf.parity`.
+        prefix: as in :func:`resnet_xf.parity`.
         tell: called with the name of a rung and its finished share, from 0 to 1.
 
     Returns:
@@ -66,7 +68,7 @@ def capture(
         EvidenceError: if the folder cannot be written.
         ResNetXFError: as in :func:`resnet_xf.parity`.
     """
-    subject, origin, images_origin = subject_of(spec, image_size, images, weights, seed, max_memory)
+    subject, origin, images_origin = subject_of(spec, image_size, images, weights, seed, max_memory, prefix)
     live = Live(subject, check_backend(get_backend(backend)), device)
     climbed = rungs(subject, [live], level, precisions, trial, lambda number, name, share: tell(name, share))
     return record(Path(out), live, climbed, level, (origin, images_origin), precisions, tell)
@@ -79,6 +81,7 @@ def parity_against(
     spec: Plan | Spec | str | None = None,
     weights: Mapping[str, Array] | str | Path | None = None,
     prefix: str | None = None,
+    seed: int | None = None,
     level: Level | None = None,
     device: str = "cpu",
     trial: Trial | None = None,
@@ -99,6 +102,7 @@ def parity_against(
         spec: the network that was captured; refused if the captures are of another. If None, this is not checked.
         weights: the weights that were captured; refused if the captures are of others. If None, this is not checked.
         prefix: the prefix of the network's names in the file of weights, as in :func:`resnet_xf.parity`.
+        seed: the seed that was captured; refused if it is another, or if there is none. If None, this is not checked.
         level: how many rungs are compared; if None, the highest level that all captures allow.
         device: as in :func:`resnet_xf.parity`.
         trial: its margin, folders and number of jobs are used. Data set, recipe and seeds come from the captures.
@@ -113,6 +117,8 @@ def parity_against(
     if not captures:
         raise EvidenceError("name a capture: a folder that `resnet-xf capture` wrote, or an evidence file")
     if any(Path(path).is_file() for path in captures):
+        if seed is not None:
+            raise EvidenceError(f"{captures[0]}: evidence of an original network has no seed; leave out --seed")
         return _against_evidence(captures, backends, spec, weights, prefix, level, device, trial, max_memory, on_rung)
     captured = [Captured(folder) for folder in captures]
     first = captured[0]
@@ -121,6 +127,11 @@ def parity_against(
             raise EvidenceError(f"{first.folder} and {other.folder} cannot be compared; they differ in {wrong}")
     if len({one.folder.resolve() for one in captured}) < len(captured):
         raise EvidenceError(f"{first.folder}: is named twice; a capture is the same as itself")
+    if seed not in (None, first.manifest.seed):
+        raise EvidenceError(
+            f"{first.folder}: was made with seed {first.manifest.seed}, and {seed} was asked for; leave out --seed, "
+            "or capture again"
+        )
     _check_subject(first, spec, weights, prefix)
     level = _level(captured, level)
     subject = first.subject(memory_limit(max_memory))
