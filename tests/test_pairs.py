@@ -479,7 +479,8 @@ class Scaled(nn.Module):
 def test_a_parameter_without_axes_is_compared() -> None:
     torch.manual_seed(0)
     module = Scaled()
-    assert_parity((module, copy.deepcopy(module)), images=IMAGES)
+    report = assert_parity((module, copy.deepcopy(module)), images=IMAGES)
+    assert "not compared" not in report.verdict()
 
 
 MEAN, STD = np.float32([0.4, 0.5, 0.6]).reshape(1, 3, 1, 1), np.float32([0.2, 0.3, 0.4]).reshape(1, 3, 1, 1)
@@ -536,6 +537,31 @@ def test_a_constant_that_differs_is_found(normalised) -> None:
     failure = parity((module, block), images=IMAGES, level="quick").failure
     assert failure is not None
     assert (failure.name, failure.where) == ("forward float64", "conv")
+
+
+class Averaging(nn.Module):
+    """Keeps an average under a name that is nobody's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.momentum = 0.1
+        self.register_buffer("average", torch.zeros(4))
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x).relu().mean((2, 3))
+        if not self.training:
+            return self.head(x - self.average)
+        self.average.lerp_(x.detach().mean(0), self.momentum)
+        return self.head(x - x.mean(0))
+
+
+def test_an_average_that_is_not_compared_is_told() -> None:
+    module = Averaging()
+    other = copy.deepcopy(module)
+    other.momentum = 0.5
+    told = "what training keeps besides weights and running statistics is not compared"
+    assert told in assert_parity((module, other), images=IMAGES).verdict()
 
 
 class Branches(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_xf.architecture.measures import layer_of
+from resnet_xf.architecture.measures import layer_of, relative_error
 from resnet_xf.architecture.trace import Observed, ObservedTrace, observed_rows
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.contract import Backend, Trains, cannot, require
@@ -135,6 +135,7 @@ def pair_of(
         curve_run=curve_run,
         max_memory=memory_limit(max_memory),
         brought=brought,
+        keeps_more=level != "quick" and any(_keeps_more(given, lockstep_run, arrays) for given in (ours, theirs)),
     )
     idle = sorted({layer_of(name) for own in (first, second) for name in own.arrays} - set(layers) - set(owns))
     origin = f"{ours.name}'s own{rounded}"
@@ -277,6 +278,29 @@ def _refuse_chance(member: _Member, backend: ForeignBackend, run: ShortRun) -> N
     if abs(losses[0] - losses[1]) > STEADY * abs(losses[0]):
         values = " and ".join(f"{loss:.6g}" for loss in losses)
         raise SpecError(f"{backend.name}: one training step, taken twice, gives {values}; if it drops out, {mend}")
+
+
+def _keeps_more(backend: ForeignBackend, run: ShortRun, weights: Weights) -> bool:
+    """Return whether training changes more than parameters and running statistics, as an average by another name.
+
+    Then the output changes with a step at learning rate 0, though all weights are loaded again after it.
+    """
+    if cannot(backend, "train"):
+        return False
+    learner = require(backend, Trains).learner(run.task("float64", "cpu"))
+    step = next(iter(run))
+    try:
+        learner.load(weights, {})
+        before = learner.outputs(step.images)
+        learner.step(step.images, step.targets, 0.0)()
+        learner.load(weights, {})
+        return relative_error(learner.outputs(step.images), before) > STEADY
+    except MemoryError:
+        raise
+    except Exception:  # as in _refuse_chance
+        return False
+    finally:
+        learner.close()
 
 
 def probe_weights(arrays: Weights, seed: int) -> Weights:
