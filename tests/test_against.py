@@ -1,9 +1,11 @@
 """Captures: written on one backend, compared with the other or with each other, and what is refused."""
 
+import errno
 import importlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +18,22 @@ from PIL import Image
 from helpers.runs import RECIPE, TINY
 from helpers.sabotage import Bare, Saboteur, only
 from mutants.learning import steeper
-from resnet_xf import Report, ResNetSpec, capture, convert, draw_weights, get_recipe, parity, parity_against
+from resnet_xf import (
+    Report,
+    ResNetSpec,
+    capture,
+    convert,
+    draw_weights,
+    get_recipe,
+    load_dataset,
+    parity,
+    parity_against,
+    plan,
+)
+from resnet_xf.architecture.spec import SPEC_KEY
+from resnet_xf.architecture.weights import write_arrays
 from resnet_xf.architecture.zoo import ZOO
-from resnet_xf.errors import BackendError, EvidenceError, ResNetXFError, WeightsError
+from resnet_xf.errors import BackendError, CheckpointError, DataError, EvidenceError, ResNetXFError, WeightsError
 from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.capture.evidence import manifest_digest, read_manifest
 from resnet_xf.ladder.climb import live_sides
@@ -26,6 +41,8 @@ from resnet_xf.ladder.inputs import subject_of
 from resnet_xf.ladder.rungs.accuracy import Trial
 from resnet_xf.ladder.short_run import CURVE
 from resnet_xf.ladder.sketch import CHUNKS, sketch
+from resnet_xf.training.checkpoint import save_checkpoint
+from resnet_xf.training.runs import prepare
 from resnet_xf_mxnet.numpy_compat import mx
 
 SMALL = {"image_size": (16, 16)}
@@ -159,6 +176,29 @@ def test_the_recipe_that_was_captured_may_be_named(captures, tmp_path, command, 
     assert (code, err.strip()) == (2, "resnet-xf: torch: accuracies were captured of another recipe; leave that out")
 
 
+def test_accuracies_that_one_capture_lacks_are_told_at_once(captures, tmp_path, command, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = {"dataset": "digits", "recipe": get_recipe("digits").to_complete_json(), "commonest": 10.0}
+    for backend, folder in captures.items():
+        shutil.copytree(folder, backend)
+        rewrite(Path(backend), lambda data: data.update(level="quick"))
+    rewrite(Path("torch"), lambda data: data["evidence"].update(accuracy=trained | {"accuracies": [90.0, 91.0]}))
+    two = ("parity", "--against", "torch", "--against", "mxnet")
+    code, out, err = command(*two)
+    assert (code, err) == (0, "")
+    assert "accuracy" not in out
+    code, _, err = command(*two, "--accuracy")
+    assert (code, err) == (2, "resnet-xf: mxnet: holds no accuracies; capture again with --accuracy\n")
+    rewrite(Path("mxnet"), lambda data: data["evidence"].update(accuracy=trained | {"accuracies": [90.0] * 3}))
+    code, _, err = command(*two)
+    assert code == 2
+    assert err == "resnet-xf: torch and mxnet cannot be compared; their accuracies differ in seeds\n"
+    rewrite(Path("mxnet"), lambda data: data.update(cannot={"train": "mxnet cannot train"}))
+    code, out, err = command(*two, "--accuracy")
+    assert (code, err) == (0, "")
+    assert "10 skipped: mxnet cannot train" in out
+
+
 def test_a_capture_refuses_at_once_what_its_last_step_would(tmp_path) -> None:
     for says, options in {
         "no precision is called 'half'": {"precisions": ["half"]},
@@ -172,6 +212,36 @@ def test_a_capture_refuses_at_once_what_its_last_step_would(tmp_path) -> None:
         assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "spec, error, says",
+    [
+        (TINY, CheckpointError, "tiny-mxnet-seed0: holds another run: its recipe.epochs is 2, and 1 was asked for"),
+        (
+            msgspec.structs.replace(TINY, num_classes=5),
+            DataError,
+            r"tiny has 5 classes; choose another data set, a spec with num_classes = 10, or a comparison without acc",
+        ),
+    ],
+)
+def test_the_ladder_refuses_at_once_what_its_last_rung_would(tmp_path, spec, error, says: str) -> None:
+    planned, data = plan(TINY), load_dataset("digits")
+    begun = prepare(planned, data, msgspec.structs.replace(TRIAL.recipe, epochs=2), backend="mxnet", device="cpu")
+    save_checkpoint(tmp_path / "tiny-mxnet-seed0", begun.start, keep=1)
+    told: list[object] = []
+    with pytest.raises(error, match=says):
+        parity(spec, trial=replace(TRIAL, out=tmp_path), on_rung=lambda *a: told.append(a), **SMALL)
+    assert not told
+
+
+def test_a_disk_that_is_full_in_the_last_rung_is_no_difference(monkeypatch) -> None:
+    def full(runs, jobs, callback) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(study, "_train_all", full)
+    with pytest.raises(OSError, match="No space left"):
+        parity(TINY, level="quick", trial=TRIAL, **SMALL)
+
+
 def test_weights_given_are_captured_with_the_probe(tmp_path) -> None:
     weights = draw_weights(TINY, 3)
     capture(TINY, tmp_path / "here", "mxnet", weights=weights, level="quick", **SMALL)
@@ -180,6 +250,18 @@ def test_weights_given_are_captured_with_the_probe(tmp_path) -> None:
     weights["fc.bias"][2] += 1
     with pytest.raises(EvidenceError, match=r"was captured with other weights; 1 of 32 arrays differ, first fc\.bias"):
         parity_against([tmp_path / "here"], weights=weights)
+
+
+def test_one_network_of_several_in_a_file_is_captured(command, tmp_path) -> None:
+    path, arrays = tmp_path / "two.safetensors", draw_weights(TINY, 3)
+    both = {f"first.{name}": array for name, array in arrays.items()} | {"second.weight": np.zeros(3, np.float32)}
+    write_arrays(path, both, {SPEC_KEY: TINY.to_json()})
+    options = ("--backend", "torch", "--level", "quick", "--image-size", 16)
+    code, _, err = command("capture", path, "--prefix", "first", "--out", tmp_path / "here", *options)
+    assert (code, err) == (0, "")
+    assert parity_against(tmp_path / "here", [], weights=path, prefix="first", level="quick").holds
+    code, _, err = command("capture", path, "--out", tmp_path / "there", *options)
+    assert (code, "follow no known layout" in err) == (2, True)
 
 
 def rewrite(capture: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -351,10 +433,10 @@ def test_commands(command, captures, tmp_path) -> None:
     assert f"resnet-xf parity --against {out}" in told
     (tmp_path / "e.npz").touch()
     html, junit = tmp_path / "report.html", tmp_path / "report.xml"
-    code, told, _ = command("parity", "--against", out, "--html", html, "--junit", junit)
+    code, told, _ = command("parity", "--against", out, "--seed", 0, "--html", html, "--junit", junit)
     assert code == 0
     assert "are the same network in inference (5 rungs hold)" in told
-    assert f"resnet-xf parity --against {out} --html" in html.read_text()
+    assert f"resnet-xf parity --against {out} --seed 0 --html" in html.read_text()
     assert 'tests="5"' in junit.read_text()
     code, told, _ = command("parity", spec, "--against", captures["torch"], "--against", captures["mxnet"], "--json")
     assert code == 0
@@ -364,6 +446,11 @@ def test_commands(command, captures, tmp_path) -> None:
             ["--against", out, "--image-size", 32],
             "a capture brings its images, their size and precisions; leave out those options",
         ),
+        (
+            ["--against", out, "--seed", 1],
+            "was made with seed 0, and 1 was asked for; leave out --seed, or capture",
+        ),
+        (["--against", tmp_path / "e.npz", "--seed", 0], "evidence of an original network has no seed; leave out"),
         (["resnet18", "--against", out], "is of tiny, and resnet18 was asked for"),
         (["--against", tmp_path / "e.npz", "--accuracy"], "e.npz: holds one training step; leave out --accuracy"),
         ([], "name a network"),

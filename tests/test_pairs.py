@@ -462,3 +462,127 @@ def test_an_imported_network_that_no_plan_has_is_refused_by_its_node(module: Han
         block = mx.gluon.SymbolBlock(mx.sym.sin(x, name="wave"), x)
     with pytest.raises(SpecError, match=r"mxnet: SymbolBlock-symbol.json: node 'wave' \(sin\): no plan of a residual"):
         parity((module, block), images=IMAGES)
+
+
+class Scaled(nn.Module):
+    """Has a parameter without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.3))
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.scale * self.conv(x).relu().mean((2, 3)))
+
+
+def test_a_parameter_without_axes_is_compared() -> None:
+    torch.manual_seed(0)
+    module = Scaled()
+    report = assert_parity((module, copy.deepcopy(module)), images=IMAGES)
+    assert "not compared" not in report.verdict()
+
+
+MEAN, STD = np.float32([0.4, 0.5, 0.6]).reshape(1, 3, 1, 1), np.float32([0.2, 0.3, 0.4]).reshape(1, 3, 1, 1)
+
+
+class Normalised(nn.Module):
+    """Normalises its images by buffers, which no step trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.from_numpy(MEAN.copy()))
+        self.register_buffer("std", torch.from_numpy(STD.copy()))
+        self.register_buffer("order", torch.tensor([2, 1, 0]))
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv((x[:, self.order] - self.mean) / self.std).relu().mean((2, 3)))
+
+
+class NormalisedBlock(mx.gluon.HybridBlock):
+    """The same, by constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with self.name_scope():
+            self.mean = self.params.get_constant("mean", ndarray(MEAN, "float32", CPU))
+            self.std = self.params.get_constant("std", ndarray(STD, "float32", CPU))
+            self.conv, self.head = g.Conv2D(4, 3, in_channels=3), g.Dense(3, in_units=4)
+
+    def hybrid_forward(self, F, x, mean, std):  # noqa: N803
+        x = F.broadcast_div(F.broadcast_sub(F.flip(x, axis=1), mean), std)
+        return self.head(F.relu(self.conv(x)).mean((2, 3)))
+
+
+@pytest.fixture
+def normalised() -> tuple[nn.Module, Any]:
+    torch.manual_seed(0)
+    module, block = Normalised(), NormalisedBlock()
+    block.initialize()
+    mx.gluon.Trainer(block.collect_params(), "sgd")
+    return with_weights_of(module, block)
+
+
+def test_constants_are_no_weights(normalised) -> None:
+    module, block = normalised
+    report = assert_parity((module.double(), block), images=IMAGES)
+    assert report.rungs[0].detail.startswith("3 rows; 127 parameters")
+    assert report.rungs[1].detail.startswith("4 arrays")
+
+
+def test_a_constant_that_differs_is_found(normalised) -> None:
+    module, block = normalised
+    module.std[0, 0] *= 1 + 1e-6
+    failure = parity((module, block), images=IMAGES, level="quick").failure
+    assert failure is not None
+    assert (failure.name, failure.where) == ("forward float64", "conv")
+
+
+class Averaging(nn.Module):
+    """Keeps an average under a name that is nobody's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.momentum = 0.1
+        self.register_buffer("average", torch.zeros(4))
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x).relu().mean((2, 3))
+        if not self.training:
+            return self.head(x - self.average)
+        self.average.lerp_(x.detach().mean(0), self.momentum)
+        return self.head(x - x.mean(0))
+
+
+def test_an_average_that_is_not_compared_is_told() -> None:
+    module = Averaging()
+    other = copy.deepcopy(module)
+    other.momentum = 0.5
+    told = "what training keeps besides weights and running statistics is not compared"
+    assert told in assert_parity((module, other), images=IMAGES).verdict()
+
+
+class Branches(nn.Module):
+    """Two branches, of which either may run first."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        self.order = order
+        self.a, self.b = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = {name: self.get_submodule(name)(x) for name in self.order}
+        return self.head((maps["a"] - maps["b"]).mean((2, 3)))
+
+
+def test_branches_may_run_in_any_order() -> None:
+    first, second = Branches("ab"), Branches("ba")
+    second.load_state_dict(first.state_dict())
+    assert_parity((first, second), images=IMAGES)
+    second.b[1] = nn.Softplus()
+    failure = parity((first, second), images=IMAGES, level="quick").failure
+    assert failure is not None
+    assert (failure.name, failure.where) == ("forward float64", "b.1")

@@ -245,6 +245,24 @@ def test_a_closed_learner_is_freed_at_once() -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_s_mode_does_not_turn_gradients_off(mode) -> None:
+    shown, labels = np.ones((4, 1, 12, 12), np.float32), targets(np.arange(4), 10, 0.0, 4)
+    backend = get_backend("torch")
+    with mode():
+        learner = a_learner()
+        weights = draw_weights(TINY)
+        learner.load(weights, {name: np.zeros_like(weights[name]) for name, _ in learner._network.named_parameters()})
+        learner.step(learner.put(shown), labels, 0.1)()
+        network = backend.copy(backend.move(build(TINY, "torch"), "cpu"), "float64")
+        backend.load(network, weights)
+        found = backend.differentiate(network, "conv1", [shown], backend.apply(network, "conv1", [shown]))
+    learner.step(shown, labels, 0.1)()
+    assert all(velocity.any() for name, velocity in learner.dump()[1].items() if name.endswith("weight"))
+    assert found["weight"].any()
+    assert not any(tensor.is_inference() for tensor in network.state_dict().values())
+
+
 def test_an_error_that_a_gpu_tells_late_is_told_in_a_line(monkeypatch) -> None:
     def late() -> None:
         raise RuntimeError("CUDA error: uncorrectable ECC error\nCompile with ...")

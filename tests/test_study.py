@@ -25,7 +25,7 @@ from resnet_xf.errors import (
 )
 from resnet_xf.ladder.accuracy import study
 from resnet_xf.ladder.accuracy.equivalence import compare
-from resnet_xf.ladder.accuracy.study import Study, train_seeds
+from resnet_xf.ladder.accuracy.study import Study, prepare_seeds
 from resnet_xf.support import processes
 from resnet_xf.support.environment import processors
 from resnet_xf.support.files import list_checkpoints, locked
@@ -55,8 +55,15 @@ def guarded(monkeypatch):
     signal.signal(signal.SIGALRM, before)
 
 
-def go(out, recipe=ONE, backends=BACKENDS, seeds=SEEDS, spec=TINY, dataset="digits", **settings) -> Study:
-    return train_seeds(plan(spec), dataset, recipe, backends, seeds, out=out, **{"device": "cpu"} | settings)
+def silent(done: int, total: int, text: str) -> None:
+    pass
+
+
+def go(
+    out, recipe=ONE, backends=BACKENDS, seeds=SEEDS, spec=TINY, dataset="digits", callback=silent, **settings
+) -> Study:
+    settings = {"device": "cpu"} | settings
+    return prepare_seeds(plan(spec), dataset, recipe, backends, seeds, out=out, **settings).train(callback)
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +263,14 @@ def test_a_process_that_ends_without_a_word_is_told_of(monkeypatch, tmp_path) ->
             go(tmp_path, backends=("torch",), seeds=(seed,))
 
 
+def test_names_of_classes_may_be_longer_than_a_command_line(monkeypatch, tmp_path) -> None:
+    digits = load_dataset("digits")
+    long = dataclasses.replace(digits, classes=tuple(name * 50_000 for name in digits.classes))
+    acting(monkeypatch, "os._exit(9)")
+    with pytest.raises(TrainingError, match="^torch seed 3 ended with exit code 9"):
+        go(tmp_path, backends=("torch",), seeds=(3,), dataset=long)
+
+
 def test_jobs_share_the_threads_and_a_failure_ends_the_others(monkeypatch, tmp_path) -> None:
     acting(
         monkeypatch,
@@ -348,14 +363,14 @@ UNGUARDED = """
 import sys
 from resnet_xf import Recipe, ResNetSpec, plan
 from resnet_xf.errors import TrainingStopped
-from resnet_xf.ladder.accuracy.study import train_seeds
+from resnet_xf.ladder.accuracy.study import prepare_seeds
 
 folder = sys.argv[1]
 try:
-    train_seeds(
+    prepare_seeds(
         plan(ResNetSpec.read(f"{folder}/spec.json")), "digits", Recipe.read(f"{folder}/recipe.json"), ["mxnet"], [0, 1],
-        out=f"{folder}/out", device="cpu", jobs=2, callback=lambda *told: print(*told, flush=True),
-    )
+        out=f"{folder}/out", device="cpu", jobs=2,
+    ).train(lambda *told: print(*told, flush=True))
 except TrainingStopped as stopped:
     print(stopped, flush=True)
     sys.exit(128 + stopped.signal)

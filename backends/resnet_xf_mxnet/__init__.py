@@ -75,7 +75,7 @@ class MxnetBackend:
         # The copy has neither the compiled graph nor the trainer. deepcopy cannot follow their C pointers.
         blocks = [block for _, block in named_blocks(network)]
         pointers = [getattr(block, "_cached_op", None) for block in blocks]
-        pointers += [param._trainer for param in weights.values()]
+        pointers += [param._trainer for param in network._collect_params_with_prefix().values()]
         try:
             duplicate = copy.deepcopy(network, {id(pointer): None for pointer in pointers})
         except (TypeError, ValueError, mx.MXNetError) as error:
@@ -84,7 +84,8 @@ class MxnetBackend:
             duplicate.hybridize(False)
         for param in duplicate._collect_params_with_prefix().values():
             param.reset_ctx(mx.cpu())
-            param.grad_req = "write"  # MXNet keeps "null" for a parameter that is not differentiable
+        for param in weights_of(duplicate).values():
+            param.grad_req = "write"  # MXNet keeps "null" for running statistics
         if dtype:
             duplicate.cast(dtype)
         return duplicate

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from resnet_xf.architecture.nodes import join
+from resnet_xf.architecture.nodes import is_statistic, join
 from resnet_xf.architecture.weights import Array, plain
 from resnet_xf.data.pixels import Pixels
 from resnet_xf.formats.layouts import GLUON_WORDS
@@ -31,13 +31,20 @@ def named_blocks(block: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def own_weights(block: Any) -> dict[str, Any]:
-    """Return the parameters of one block by our names, without those that a batch norm does not use."""
+    """Return the parameters and running statistics of one block by our names.
+
+    Constants are left out, and what a batch norm does not use.
+    """
     unused: list[str] = []
     if isinstance(block, mx.gluon.nn.BatchNorm):
         unused = [name for name in ("gamma", "beta") if not block._reg_params[name]._differentiable]
         unused += ["gamma"] if block._kwargs["fix_gamma"] else []
-    params = block._reg_params.items()
-    return {NEUTRAL_WORDS.get(name, name): param for name, param in params if name not in unused}
+    used = {NEUTRAL_WORDS.get(name, name): param for name, param in block._reg_params.items() if name not in unused}
+    return {name: param for name, param in used.items() if is_statistic(name) or not _is_constant(param)}
+
+
+def _is_constant(param: Any) -> bool:
+    return isinstance(param, mx.gluon.Constant) or not param._differentiable
 
 
 def weights_of(network: Any) -> dict[str, Any]:

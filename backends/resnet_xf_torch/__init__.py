@@ -21,7 +21,7 @@ from resnet_xf.architecture.windows import pool_settings, window_settings
 from resnet_xf.backend.contract import Backend, Look
 from resnet_xf.errors import SpecError, one_line
 from resnet_xf_torch import builder
-from resnet_xf_torch.arrays import numpy_copies, to_numpy, weights_of
+from resnet_xf_torch.arrays import in_own_mode, numpy_copies, to_numpy, weights_of
 from resnet_xf_torch.bench import TorchBench
 from resnet_xf_torch.export import export, run_export
 from resnet_xf_torch.learner import TorchLearner, count_gpus, find_device, roles, settings_of_convolutions
@@ -55,15 +55,16 @@ class TorchBackend:
         names = [f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(count_gpus())]
         return ["cpu", *names]
 
+    @in_own_mode
     def build(self, node: Node, dtype: str = "float32") -> nn.Module:
         return builder.build(node).to(getattr(torch, dtype))
 
+    @in_own_mode
     def copy(self, network: nn.Module, dtype: str | None = None) -> nn.Module:
         """Return a deep copy, not compiled. Hooks are copied too, because some compute weights."""
         network = getattr(network, "_orig_mod", network)
         try:
-            with torch.inference_mode(mode=False):
-                duplicate = copy.deepcopy(network)
+            duplicate = copy.deepcopy(network)
         except (RuntimeError, TypeError) as error:
             raise SpecError(f"{type(network).__name__}: torch cannot copy it: {one_line(error)}") from error
         return duplicate.to("cpu", getattr(torch, dtype) if dtype else None).requires_grad_()
@@ -84,6 +85,7 @@ class TorchBackend:
         with _inference(network):
             return to_numpy(network(_tensor(network, images)))
 
+    @in_own_mode
     def move(self, network: nn.Module, device: str) -> nn.Module:
         return network.to(find_device(device))
 
@@ -130,6 +132,7 @@ class TorchBackend:
         with _inference(module):
             return to_numpy(module(*(_tensor(network, x) for x in inputs)))
 
+    @in_own_mode
     def differentiate(self, network: nn.Module, name: str, inputs: Sequence[Array], cotangent: Array) -> Weights:
         module = network.get_submodule(name).train()
         tensors = [_tensor(network, x).requires_grad_() for x in inputs]

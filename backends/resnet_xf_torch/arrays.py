@@ -7,12 +7,21 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from resnet_xf.architecture.weights import COUNTER, Array, Weights
+from resnet_xf.architecture.nodes import is_statistic
+from resnet_xf.architecture.weights import Array, Weights
+
+in_own_mode = torch.inference_mode(mode=False)
+"""Decorates a function: gradients are recorded in it, also within a caller's ``no_grad`` or ``inference_mode``."""
 
 
 def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors of the ``state_dict`` without the batch norms' step counters. They share memory with it."""
-    return {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
+    """Return the parameters and running statistics by name. They share memory with the network.
+
+    Other buffers, as constants and the batch norms' step counters, are left out.
+    """
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    tensors = network.state_dict().items()
+    return {name: tensor for name, tensor in tensors if name in parameters or is_statistic(name)}
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:

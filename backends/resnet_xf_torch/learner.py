@@ -23,7 +23,7 @@ from resnet_xf.data.pixels import Pixels
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
 from resnet_xf.training.recipe import rounded
 from resnet_xf_torch import builder
-from resnet_xf_torch.arrays import numpy_copies, weights_of
+from resnet_xf_torch.arrays import in_own_mode, numpy_copies, weights_of
 from resnet_xf_torch.cudagraph import Recorded
 from resnet_xf_torch.fused import with_wide_stem
 from resnet_xf_torch.pixels import DevicePixels
@@ -46,6 +46,7 @@ class SGD(torch.optim.SGD):
 class TorchLearner:
     """See :class:`resnet_xf.backend.learner.Learner`."""
 
+    @in_own_mode
     def __init__(self, task: Task) -> None:
         self.workers = int(os.environ.get("WORLD_SIZE", "1")) if task.together else 1
         self.rank = int(os.environ.get("RANK", "0")) if self.workers > 1 else 0
@@ -147,6 +148,7 @@ class TorchLearner:
             who = f"worker {self.rank} failed or lost the others" if self.workers > 1 else "torch failed"
             raise TrainingError(f"{who} on {self.device}: {text}") from error
 
+    @in_own_mode
     def put(self, images: Any) -> Any:
         """Return a tensor on the device, in its memory format. A copy to a GPU overlaps with computation."""
         if isinstance(images, torch.Tensor):
@@ -168,6 +170,7 @@ class TorchLearner:
         moved.record_stream(torch.cuda.current_stream())
         return moved
 
+    @in_own_mode
     def step(self, images: Any, targets: Array, rate: float) -> Outcome:
         self._network.train()
         if self._freeze:
@@ -233,6 +236,7 @@ class TorchLearner:
         velocity = {name: buffer for name, buffer in buffers.items() if buffer is not None}
         return numpy_copies(weights_of(self._network)), numpy_copies(velocity)
 
+    @in_own_mode
     def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
         own = weights_of(self._network)
         for name, array in weights.items():

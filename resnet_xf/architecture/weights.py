@@ -146,7 +146,7 @@ def _draw(spec: ArraySpec, generator: np.random.Generator, scheme: Scheme) -> ND
 
 def plain(array: Array, dtype: DTypeLike = None) -> Array:
     """The array in C order and the machine's byte order, as every framework accepts it."""
-    return np.ascontiguousarray(array, np.dtype(dtype or array.dtype).newbyteorder("="))
+    return np.asarray(array, np.dtype(dtype or array.dtype).newbyteorder("="), order="C")
 
 
 def cast_weights(weights: Mapping[str, Array], dtype: DTypeLike) -> Weights:

@@ -48,7 +48,7 @@ Images = Annotated[
 Weights = Annotated[
     Path | None, option("A checkpoint of this network, in any format `convert` reads.", default="random")
 ]
-Seed = Annotated[int, option("Seed of the random weights and of the training batches.", min=0)]
+Seed = Annotated[int | None, option("Seed of the random weights and of the training batches.", default="0", min=0)]
 Precisions = Annotated[
     str, option("Further precisions of the forward pass, by comma: bfloat16, float16, tf32 (on a GPU).")
 ]
@@ -87,7 +87,7 @@ def parity_(
     images: Images = None,
     weights: Weights = None,
     prefix: options.Prefix = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     device: options.Device = "cpu",
     precision: Precisions = "",
     max_memory: MaxMemory = None,
@@ -114,11 +114,12 @@ def parity_(
         optional("jinja2", "an HTML report is made by Jinja")
     if spec is None and not against:
         raise SpecError("name a network from `resnet-xf list`, or a capture by --against")
-    captured = read_manifest(against[0]) if against and not against[0].is_file() else None
-    wanted = accuracy or level == "full" or (level is None and captured is not None and captured.trial is not None)
+    captured = [read_manifest(path) for path in against or () if not path.is_file()]
+    trained = [manifest for manifest in captured if "train" not in manifest.cannot]
+    all_known = bool(trained) and all(manifest.trial for manifest in trained)
     trial = _trial(
-        captured or spec or "",
-        wanted,
+        next(iter(trained or captured), spec or ""),
+        accuracy or level == "full" or (level is None and all_known),
         epochs,
         data_dir,
         not_none(dataset=dataset, recipe=recipe, seeds=seeds, margin=margin, out=runs, jobs=jobs),
@@ -135,7 +136,9 @@ def parity_(
             if images or image_size or precision:
                 raise EvidenceError("a capture brings its images, their size and precisions; leave out those options")
             network, file = _expected(spec, weights, prefix)
-            report = parity_against(against, backends, spec=network, weights=file, prefix=prefix, level=level, **shared)
+            report = parity_against(
+                against, backends, spec=network, weights=file, prefix=prefix, seed=seed, level=level, **shared
+            )
         else:
             report = parity(
                 spec or "",
@@ -145,7 +148,7 @@ def parity_(
                 images=images,
                 weights=weights,
                 prefix=prefix,
-                seed=seed,
+                seed=seed or 0,
                 precisions=_names(precision),
                 **shared,
             )
@@ -180,7 +183,8 @@ def capture_(
     image_size: options.ImageSize = None,
     images: Images = None,
     weights: Weights = None,
-    seed: Seed = 0,
+    prefix: options.Prefix = None,
+    seed: Seed = None,
     device: options.Device = "cpu",
     precision: Precisions = "",
     max_memory: MaxMemory = None,
@@ -208,10 +212,11 @@ def capture_(
             image_size=image_size,
             images=images,
             weights=weights,
-            seed=seed,
+            prefix=prefix,
+            seed=seed or 0,
             device=device,
             precisions=_names(precision),
-            trial=_trial(spec, accuracy or level == "full", epochs, data_dir, settings),
+            trial=_trial(spec, accuracy or level == "full", epochs, data_dir, settings, prefix),
             max_memory=max_memory,
             tell=lambda text, share: bar.update(share, 1.0, text),
         )

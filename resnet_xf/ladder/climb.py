@@ -23,7 +23,6 @@ from resnet_xf.errors import (
     DataError,
     EvidenceError,
     RecipeError,
-    ResNetXFError,
     SpecError,
     TrainingStopped,
     one_line,
@@ -62,11 +61,11 @@ FREED = 2**25
 """If the weights take more bytes, memory is freed after each rung. For smaller networks this is not worth the time."""
 
 ACCURACY = 10
-"""The number of the rung that trains in child processes. This package's own errors there are raised: they say nothing
-about the networks."""
+"""The number of the rung that trains in child processes. Errors in this process say nothing about the networks."""
 
-MENDABLE = (BackendError, CheckpointError, DataError, EvidenceError, RecipeError, TrainingStopped)
-"""Errors that are raised and not reported as a difference: a user can mend the cause, or has stopped the run."""
+MENDABLE = (BackendError, CheckpointError, DataError, EvidenceError, OSError, RecipeError, TrainingStopped)
+"""Errors that are raised and not reported as a difference: a user can mend the cause (a full disk), or stopped the run.
+"""
 
 
 def parity(
@@ -265,7 +264,7 @@ def rungs(
     spec = subject.outline.spec
     if spec is not None and (trial is not None or level == "full"):
         trial = trial or Trial()
-        trial.check(spec, trains=bool(live))
+        trial.check(subject, [side for side in live if not side.cannot("train")])
         tell = lambda done, total, run: on_rung(ACCURACY, f"accuracy, {run}", done / total)  # noqa: E731
         chosen.append(accuracy_rung(trial, tell))
     return chosen
@@ -283,7 +282,7 @@ def _judge(rung: Rung, subject: Subject, sides: Sequence[Side], on_rung: Tell) -
     except (MemoryError, *MENDABLE):
         raise
     except Exception as error:  # a network that breaks is a finding, in the words of its framework
-        if rung.number == ACCURACY and isinstance(error, ResNetXFError):
+        if rung.number == ACCURACY:
             raise
         finding = Finding(float("inf"), 0, f"it does not run: {one_line(error)}", where="the whole network")
     return finding, round(time.perf_counter() - start, 3)

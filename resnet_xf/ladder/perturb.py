@@ -27,7 +27,7 @@ def noise(key: str, shape: tuple[int, ...]) -> Array:
 def perturb(array: Array, size: float, key: str) -> Array:
     """Return a float64 copy, each value multiplied by 1 + ``size`` · normal noise. ``key`` is the seed of the noise."""
     normal = np.random.default_rng(seed_of(key, 8)).standard_normal(array.shape, np.float32)
-    perturbed: Array = np.multiply(normal, size, dtype=np.float64)
+    perturbed: Array = np.multiply(normal, size, dtype=np.float64, out=np.empty(array.shape))
     perturbed += 1
     perturbed *= array
     return perturbed
@@ -72,8 +72,8 @@ def next_values(arrays: Mapping[str, Array], key: object) -> Computed:
     def change(name: str) -> Array:
         array = arrays[name]
         up = np.random.default_rng(seed_of(f"{key}/{name}", 8)).random(array.shape, np.float32) < 0.5
-        changed: Array = np.nextafter(array, np.where(up, array.dtype.type(np.inf), array.dtype.type(-np.inf)))
-        return changed
+        ends = np.where(up, array.dtype.type(np.inf), array.dtype.type(-np.inf))
+        return np.nextafter(array, ends, out=np.empty_like(array))
 
     return Computed(arrays, change)
 

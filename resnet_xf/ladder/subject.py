@@ -98,6 +98,7 @@ class Subject:
         curve_run: the training steps of rung 9.
         max_memory: bytes that tensors captured inside the networks may take at a time.
         brought: for two networks that a user built: by network name, the weights that it had. Else empty.
+        keeps_more: whether training changes more in a user's network than its parameters and running statistics.
         differing: for an original network that was recorded elsewhere, as digests: the names of the ``weights`` that
             differ from it, each with about how much, relative to the largest value. Else empty.
     """
@@ -111,6 +112,7 @@ class Subject:
     curve_run: ShortRun
     max_memory: int
     brought: Mapping[str, Weights] = field(default_factory=dict)
+    keeps_more: bool = False
     differing: Mapping[str, float] = field(default_factory=dict)
 
 

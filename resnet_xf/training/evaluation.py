@@ -78,13 +78,20 @@ def task_of(planned: Plan, recipe: Recipe, device: str, **settings: Any) -> Task
     )
 
 
-def check_fit(planned: Plan, data: Dataset, *, training: bool = True) -> None:
+def check_fit(
+    planned: Plan, data: Dataset, *, training: bool = True, mend: str = "change the spec's {} (--{} {})"
+) -> None:
     """Check that a network can train on a data set, or be tested on it.
 
     Raises DataError if the channels differ, a half has no images, or a label is not below the number of classes. A data
-    set for a test needs no training images. A network that ends in a softmax cannot train.
+    set for a test needs no training images. A network that ends in a softmax cannot train. ``mend`` tells a person who
+    trains what to do, with places for the spec's field, the option of ``train`` and the value that fits.
     """
     spec = planned.spec
+
+    def hint(field: str, value: int) -> str:
+        return "; " + mend.format(field, field.replace("_", "-"), value) if training else ""
+
     if training and planned.ends_in_softmax:
         raise DataError(
             f"{spec.name}: ends in a softmax, and the loss has one of its own; convert it without --keep-softmax"
@@ -92,7 +99,7 @@ def check_fit(planned: Plan, data: Dataset, *, training: bool = True) -> None:
     if data.channels != spec.in_channels:
         raise DataError(
             f"{data.name}: its images have {data.channels} channels and {spec.name} takes {spec.in_channels}"
-            + (f"; change the spec's in_channels (--in-channels {data.channels})" if training else "")
+            + hint("in_channels", data.channels)
         )
     for half, split in (("training", data.train), ("test", data.test)):
         if not len(split) and (training or split is data.test):
@@ -104,7 +111,7 @@ def check_fit(planned: Plan, data: Dataset, *, training: bool = True) -> None:
     if largest >= spec.num_classes:
         raise DataError(
             f"{data.name}: its labels go up to {largest} and {spec.name} has {spec.num_classes} classes"
-            + (f"; change the spec's num_classes (--num-classes {len(data.classes)})" if training else "")
+            + hint("num_classes", len(data.classes))
         )
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -19,7 +19,7 @@ from resnet_xf.architecture.plan import Plan, plan
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.backend.workers import threads_each
-from resnet_xf.data import kept_memory, load_dataset
+from resnet_xf.data import Dataset, kept_memory, load_dataset
 from resnet_xf.errors import CheckpointError, ResNetXFError, TrainingError, TrainingStopped, one_line
 from resnet_xf.support.documents import Document
 from resnet_xf.support.files import list_checkpoints
@@ -35,8 +35,8 @@ Callback = Callable[[int, int, str], object]
 """Takes the number of steps done, the number of all steps, and what was done in words."""
 
 COMMAND = (sys.executable, "-c", "from resnet_xf.ladder.accuracy.study import main; main()")
-"""Command that starts the process of a run; its :class:`Job` follows as JSON. Not ``-m``: a package may have imported
-this module before."""
+"""Command that starts the process of a run. The run's folder follows, to be seen in a list of processes. Not ``-m``: a
+package may have imported this module before."""
 
 SAME_FIELDS = ("dataset", "recipe", "train_images", "train_digest", "classes", "mean", "std", "backend")
 """Fields of a checkpoint's header that must equal those of the requested run, or the folder holds another run."""
@@ -96,9 +96,9 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def train_seeds(
+def prepare_seeds(
     planned: Plan,
-    dataset: str,
+    dataset: Dataset | str,
     recipe: Recipe,
     backends: Sequence[str],
     seeds: Sequence[int],
@@ -107,12 +107,12 @@ def train_seeds(
     data_dir: str | Path | None = None,
     device: str = "auto",
     jobs: int | None = None,
-    callback: Callback = lambda done, total, text: None,
-) -> Study:
-    """Train a network by one recipe, from every seed on every backend. Continue runs that were interrupted.
+) -> PreparedStudy:
+    """Prepare to train a network by one recipe, from every seed on every backend: check all that can be checked before.
 
     The runs of one seed begin with the same weights and see the same images in the same order. Each has a folder
-    ``SPEC-BACKEND-seedN``, which keeps one checkpoint. Calling this again trains only what is not finished.
+    ``SPEC-BACKEND-seedN``, which keeps one checkpoint. Runs that were interrupted continue from it, and finished ones
+    are not trained again.
 
     Args:
         planned: the network. If it takes three channels and the images are grey, it sees them in three equal channels.
@@ -125,16 +125,10 @@ def train_seeds(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``, for every run.
         jobs: how many runs are trained at the same time; they share the processors' threads. One for each processor if
             None, and never more than there are runs.
-        callback: called with the steps done and the steps in all, both over all runs, and a text.
-
-    Returns:
-        The records of all epochs of all runs.
 
     Raises:
-        ResNetXFError: if an argument is wrong; before anything is trained.
+        ResNetXFError: if an argument is wrong.
         CheckpointError: if a folder holds a different run.
-        TrainingError: if a run fails; the message names it.
-        TrainingStopped: after Ctrl-C or SIGTERM, once the checkpoints are written.
     """
     if sys.platform == "win32":
         raise TrainingError("runs in several processes cannot be stopped on Windows; use Linux, or a container of it")
@@ -150,43 +144,52 @@ def train_seeds(
         raise TrainingError(f"jobs: at least 1 run must be trained at a time, got {jobs}")
     jobs = min(jobs or int(threads_each(1)), len(backends) * len(seeds))
     memory = kept_memory(None) // jobs
-    runs = _prepare(planned, dataset, recipes, backends, Path(out).resolve(), data_dir, device, memory)
-    already_trained = sum(run.finished for run in runs.values())
-    _train_all(tuple(runs.values()), jobs, callback)
-    histories = {backend: tuple(runs[backend, seed].history for seed in seeds) for backend in backends}
-    return Study(histories=histories, already_trained=already_trained)
-
-
-def _prepare(
-    planned: Plan,
-    dataset: str,
-    recipes: Sequence[Recipe],
-    backends: Sequence[str],
-    out: Path,
-    data_dir: str | Path | None,
-    device: str,
-    max_memory: int,
-) -> dict[tuple[str, int], _Run]:
-    """Check all that can be checked before training; return the runs by backend and seed, with what is trained already.
-
-    The arguments are as in :func:`train_seeds`, with one recipe for each seed. ``max_memory``: of each run.
-    """
     data = images_for(planned.spec, load_dataset(dataset, data_dir))
     begun = prepare(planned, data, recipes[0], backend=backends[0], data_dir=data_dir, device=device, keep=1)
     begun.check_shares(1)
+    out = Path(out).resolve()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be a study's folder: {error.strerror}; choose another") from None
     runs = {}
-    for recipe in recipes:
+    for one in recipes:
         for backend in backends:
-            header = msgspec.structs.replace(begun.header, recipe=recipe, backend=backend)
-            folder = str(out / f"{planned.spec.name}-{backend}-seed{recipe.seed}")
-            run = _Run(Job(spec=planned.spec, header=header, device=device, folder=folder, max_memory=max_memory))
+            header = msgspec.structs.replace(begun.header, recipe=one, backend=backend)
+            folder = str(out / f"{planned.spec.name}-{backend}-seed{one.seed}")
+            run = _Run(Job(spec=planned.spec, header=header, device=device, folder=folder, max_memory=memory))
             run.read_progress()
-            runs[backend, recipe.seed] = run
-    return runs
+            runs[backend, one.seed] = run
+    return PreparedStudy(runs, jobs)
+
+
+@dataclass(frozen=True)
+class PreparedStudy:
+    """Runs from several seeds on several backends, ready to be trained.
+
+    Attributes:
+        runs: by backend and seed.
+        jobs: how many of them are trained at the same time.
+    """
+
+    runs: Mapping[tuple[str, int], _Run]
+    jobs: int
+
+    def train(self, callback: Callback) -> Study:
+        """Train what is not finished, and return the records of all epochs of all runs.
+
+        ``callback`` is called with the steps done and the steps in all, both over all runs, and a text.
+
+        Raises:
+            TrainingError: if a run fails; the message names it.
+            TrainingStopped: after Ctrl-C or SIGTERM, once the checkpoints are written.
+        """
+        already_trained = sum(run.finished for run in self.runs.values())
+        _train_all(tuple(self.runs.values()), self.jobs, callback)
+        histories: dict[str, tuple[tuple[EpochRecord, ...], ...]] = {}
+        for (backend, _), run in self.runs.items():
+            histories[backend] = (*histories.get(backend, ()), run.history)
+        return Study(histories=histories, already_trained=already_trained)
 
 
 @dataclass(eq=False)
@@ -274,8 +277,9 @@ def _train_all(runs: Sequence[_Run], jobs: int, callback: Callback) -> None:
         def start_some() -> None:
             while waiting and len(supervisor.running) < jobs and not supervisor.stopping:
                 run = waiting.popleft()
-                command, variables = [*COMMAND, run.job.to_complete_json()], {"OMP_NUM_THREADS": threads_each(jobs)}
+                command, variables = [*COMMAND, run.job.folder], {"OMP_NUM_THREADS": threads_each(jobs)}
                 child = supervisor.start(str(run.job), command, variables, StepDone, stdout=STDERR)
+                child.send(run.job.to_complete_json())  # a command line has no room for a thousand names of classes
                 by_child[child] = run
 
         start_some()
@@ -302,11 +306,11 @@ def _train_all(runs: Sequence[_Run], jobs: int, callback: Callback) -> None:
 
 
 def main() -> None:
-    """Entry point of a run's process: train the :class:`Job` that the command line holds as JSON."""
+    """Entry point of a run's process: train the :class:`Job` that its parent sends as JSON."""
     parent = connect()
     assert parent is not None
     try:
-        work(Job.from_json(sys.argv[1]), parent)
+        work(Job.from_json(next(parent.messages(str))), parent)
     except ResNetXFError as error:
         report_failure(str(error))
         sys.exit(128 + error.signal if isinstance(error, TrainingStopped) else 2)

@@ -40,6 +40,7 @@ def capture(
     precisions: Sequence[str] = (),
     trial: Trial | None = None,
     max_memory: int | None = None,
+    prefix: str | None = None,
     tell: Callable[[str, float], object] = lambda what, share: None,
 ) -> Manifest:
     """Measure one backend's network, and save in a new folder what :func:`resnet_xf.parity_against` needs of it.
@@ -57,6 +58,7 @@ def capture(
         precisions: as in :func:`resnet_xf.parity`.
         trial: the runs whose accuracies are saved. If None, they are saved at ``full`` only, on digits.
         max_memory: as in :func:`resnet_xf.parity`.
+        prefix: as in :func:`resnet_xf.parity`.
         tell: called with the name of a rung and its finished share, from 0 to 1.
 
     Returns:
@@ -66,7 +68,7 @@ def capture(
         EvidenceError: if the folder cannot be written.
         ResNetXFError: as in :func:`resnet_xf.parity`.
     """
-    subject, origin, images_origin = subject_of(spec, image_size, images, weights, seed, max_memory)
+    subject, origin, images_origin = subject_of(spec, image_size, images, weights, seed, max_memory, prefix)
     live = Live(subject, check_backend(get_backend(backend)), device)
     climbed = rungs(subject, [live], level, precisions, trial, lambda number, name, share: tell(name, share))
     return record(Path(out), live, climbed, level, (origin, images_origin), precisions, tell)
@@ -79,6 +81,7 @@ def parity_against(
     spec: Plan | Spec | str | None = None,
     weights: Mapping[str, Array] | str | Path | None = None,
     prefix: str | None = None,
+    seed: int | None = None,
     level: Level | None = None,
     device: str = "cpu",
     trial: Trial | None = None,
@@ -99,6 +102,7 @@ def parity_against(
         spec: the network that was captured; refused if the captures are of another. If None, this is not checked.
         weights: the weights that were captured; refused if the captures are of others. If None, this is not checked.
         prefix: the prefix of the network's names in the file of weights, as in :func:`resnet_xf.parity`.
+        seed: the seed that was captured; refused if it is another, or if there is none. If None, this is not checked.
         level: how many rungs are compared; if None, the highest level that all captures allow.
         device: as in :func:`resnet_xf.parity`.
         trial: its margin, folders and number of jobs are used. Data set, recipe and seeds come from the captures.
@@ -113,6 +117,8 @@ def parity_against(
     if not captures:
         raise EvidenceError("name a capture: a folder that `resnet-xf capture` wrote, or an evidence file")
     if any(Path(path).is_file() for path in captures):
+        if seed is not None:
+            raise EvidenceError(f"{captures[0]}: evidence of an original network has no seed; leave out --seed")
         return _against_evidence(captures, backends, spec, weights, prefix, level, device, trial, max_memory, on_rung)
     captured = [Captured(folder) for folder in captures]
     first = captured[0]
@@ -121,6 +127,11 @@ def parity_against(
             raise EvidenceError(f"{first.folder} and {other.folder} cannot be compared; they differ in {wrong}")
     if len({one.folder.resolve() for one in captured}) < len(captured):
         raise EvidenceError(f"{first.folder}: is named twice; a capture is the same as itself")
+    if seed not in (None, first.manifest.seed):
+        raise EvidenceError(
+            f"{first.folder}: was made with seed {first.manifest.seed}, and {seed} was asked for; leave out --seed, "
+            "or capture again"
+        )
     _check_subject(first, spec, weights, prefix)
     level = _level(captured, level)
     subject = first.subject(memory_limit(max_memory))
@@ -142,7 +153,7 @@ def parity_against(
         f"{first.manifest.images}, as captured",
         level=level,
         precisions=[p for p in first.manifest.precisions if all(p in one.manifest.precisions for one in captured)],
-        trial=_trial(first, trial, level),
+        trial=_trial(captured, trial, level),
         on_rung=on_rung,
     )
 
@@ -193,26 +204,35 @@ def _against_evidence(
     )
 
 
-def _trial(first: Captured, asked: Trial | None, level: Level) -> Trial | None:
-    """Return the trial (training runs of rung 10) to compare: the capture's, with margin, folders, jobs of ``asked``.
+def _trial(captured: Sequence[Captured], asked: Trial | None, level: Level) -> Trial | None:
+    """Return the trial (training runs of rung 10) to compare: the captures', with margin, folders, jobs of ``asked``.
 
-    Return None if accuracies are not compared: ``asked`` is None, and the level is not full or none were captured.
+    Captures of backends that cannot train do not count. Return None if accuracies are not compared: ``asked`` is None,
+    and the level is not full or some capture has none.
 
     Raises:
-        EvidenceError: if ``asked`` has another data set, recipe or number of seeds than the capture, or it has none.
+        EvidenceError: if ``asked`` has another data set, recipe or number of seeds than a capture, or it has none.
     """
-    record = first.manifest.trial
-    if record is None:
-        if asked is not None:
-            raise EvidenceError(f"{first.folder}: holds no accuracies; capture again with --accuracy")
+    trials: dict[Path, Trial] = {}
+    for one in captured:
+        if one.cannot("train"):
+            continue
+        if (record := one.manifest.trial) is None:
+            if asked is not None:
+                raise EvidenceError(f"{one.folder}: holds no accuracies; capture again with --accuracy")
+            return None
+        seeds = len(record.accuracies)
+        trials[one.folder] = Trial(dataset=record.dataset, recipe=Recipe.from_json(record.recipe), seeds=seeds)
+    if not trials or (asked is None and level != "full"):
         return None
-    if asked is None and level != "full":
-        return None
-    trained = Trial(dataset=record.dataset, recipe=Recipe.from_json(record.recipe), seeds=len(record.accuracies))
+    first, trained = next(iter(trials.items()))
     asked = replace(asked, recipe=asked.recipe and asked.resolved()) if asked else trained
     for field in ("dataset", "recipe", "seeds"):
         if getattr(asked, field) not in (getattr(trained, field), getattr(Trial(), field)):
-            raise EvidenceError(f"{first.folder}: accuracies were captured of another {field}; leave that out")
+            raise EvidenceError(f"{first}: accuracies were captured of another {field}; leave that out")
+        for folder, other in trials.items():
+            if getattr(other, field) != getattr(trained, field):
+                raise EvidenceError(f"{first} and {folder} cannot be compared; their accuracies differ in {field}")
     return replace(trained, margin=asked.margin, out=asked.out, data_dir=asked.data_dir, jobs=asked.jobs)
 
 

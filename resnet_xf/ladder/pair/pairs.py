@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_xf.architecture.measures import layer_of
+from resnet_xf.architecture.measures import layer_of, relative_error
 from resnet_xf.architecture.trace import Observed, ObservedTrace, observed_rows
 from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.contract import Backend, Trains, cannot, require
@@ -38,8 +38,8 @@ class _Member:
 
     Attributes:
         backend: the backend of its framework.
-        network: a copy of it. Weights whose shapes were unknown before a first run have them now.
-        arrays: the values of the copy's weights, by name.
+        network: a copy of it in float32. Weights whose shapes were unknown before a first run have them now.
+        arrays: its weights in their own dtype, by name.
         layers: its layers, as one run showed them.
         classes: how many outputs it has for an image.
         imported: whether it was rebuilt from an imported graph (:func:`with_layers`).
@@ -105,7 +105,7 @@ def pair_of(
     ours = _as_backend(first, {name: name for name in order}, same)
     theirs = _as_backend(second, {name: owns[name] for name in order}, {name: own for own, name in tensors.items()})
     pixels = _with_drawn_image(pixels_of(np.asarray(images)))
-    brought = {given.name: given.dump(given.network) for given in (ours, theirs)}
+    brought = {given.name: given.renamed(own.arrays) for own, given in ((first, ours), (second, theirs))}
     arrays, rounded = float32_of(brought[ours.name])
     outline = _outline(pair, ours, pixels)
     lockstep_run, curve_run = (
@@ -135,6 +135,7 @@ def pair_of(
         curve_run=curve_run,
         max_memory=memory_limit(max_memory),
         brought=brought,
+        keeps_more=level != "quick" and any(_keeps_more(given, lockstep_run, arrays) for given in (ours, theirs)),
     )
     idle = sorted({layer_of(name) for own in (first, second) for name in own.arrays} - set(layers) - set(owns))
     origin = f"{ours.name}'s own{rounded}"
@@ -198,7 +199,7 @@ def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
         raise SpecError(f"{side}: {type(network).__name__} gives {output.shape}; expected (N, classes)")
     shapes = {name: array.shape for name, array in arrays.items()}
     return _Member(
-        backend, duplicate, arrays, Layers(side, shapes, traced.layers, runs), output.shape[1], layered is not network
+        backend, single, arrays, Layers(side, shapes, traced.layers, runs), output.shape[1], layered is not network
     )
 
 
@@ -279,6 +280,29 @@ def _refuse_chance(member: _Member, backend: ForeignBackend, run: ShortRun) -> N
         raise SpecError(f"{backend.name}: one training step, taken twice, gives {values}; if it drops out, {mend}")
 
 
+def _keeps_more(backend: ForeignBackend, run: ShortRun, weights: Weights) -> bool:
+    """Return whether training changes more than parameters and running statistics, as an average by another name.
+
+    Then the output changes with a step at learning rate 0, though all weights are loaded again after it.
+    """
+    if cannot(backend, "train"):
+        return False
+    learner = require(backend, Trains).learner(run.task("float64", "cpu"))
+    step = next(iter(run))
+    try:
+        learner.load(weights, {})
+        before = learner.outputs(step.images)
+        learner.step(step.images, step.targets, 0.0)()
+        learner.load(weights, {})
+        return relative_error(learner.outputs(step.images), before) > STEADY
+    except MemoryError:
+        raise
+    except Exception:  # as in _refuse_chance
+        return False
+    finally:
+        learner.close()
+
+
 def probe_weights(arrays: Weights, seed: int) -> Weights:
     """Return random float32 weights with these names and shapes. Every value has an effect on the output.
 
@@ -298,4 +322,4 @@ def _probe(name: str, array: Array, of_norm: bool, seed: int) -> Array:
         drawn = 1 + np.tanh(normal) / 2
     else:
         drawn = 0.1 * normal + (0.5 if word == "bias" and of_norm else 0)
-    return drawn.astype(np.float32)
+    return np.asarray(drawn, np.float32)

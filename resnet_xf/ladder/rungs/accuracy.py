@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import inf, isfinite
@@ -13,13 +13,12 @@ import msgspec
 import numpy as np
 
 from resnet_xf.architecture.plan import plan
-from resnet_xf.architecture.spec import Spec
 from resnet_xf.backend.registry import get_backend, list_backends
 from resnet_xf.data import load_dataset
 from resnet_xf.errors import BackendError, DataError, EvidenceError, TrainingError
 from resnet_xf.ladder.accuracy.equivalence import compare
 from resnet_xf.ladder.accuracy.study import Callback as Tell
-from resnet_xf.ladder.accuracy.study import train_seeds
+from resnet_xf.ladder.accuracy.study import PreparedStudy, prepare_seeds
 from resnet_xf.ladder.capture.evidence import ACCURACY, TrialRecord
 from resnet_xf.ladder.rungs.rung import Finding, Rung
 from resnet_xf.ladder.sides.live import Live
@@ -40,6 +39,9 @@ DIGITS_TRIAL = msgspec.structs.replace(
 )
 """A short recipe for rung 10. Its learning rate suits networks of fifty layers too, so that accuracies vary little by
 chance: those of ResNet-50 range over ten points at 0.01, and over one or two at 0.003."""
+
+MEND = "choose another data set, a spec with {0} = {2}, or a comparison without accuracies (level standard)"
+"""What a person can do if the data set does not fit the network."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,18 @@ class Trial:
     data_dir: Path | None = None
     jobs: int | None = None
 
-    def check(self, spec: Spec, *, trains: bool) -> None:
+    def check(self, subject: Subject, live: Sequence[Live]) -> None:
         """Raise, before the ladder starts, the errors that rung 10 would raise after hours.
 
         Args:
-            spec: the network.
-            trains: whether runs will be trained; False if all accuracies are in captures.
+            subject: gives the network's spec.
+            live: the sides (networks that run here) to be trained; empty if all accuracies are in captures.
 
         Raises:
             TrainingError: if the margin or the number of seeds is out of range.
             MissingExtraError: if SciPy is not installed.
-            ResNetXFError: if there is no such recipe or data set, or it does not fit the network.
+            ResNetXFError: if there is no such recipe or data set, or it does not fit the network; or as
+                :func:`run_trial`, if a folder holds another run, say.
         """
         if not (isfinite(self.margin) and self.margin > 0):
             raise TrainingError(f"margin: must be above 0 points, got {self.margin}")
@@ -83,8 +86,9 @@ class Trial:
             raise TrainingError(f"seeds: at least 2 pairs of runs are needed, got {self.seeds}")
         optional("scipy", "accuracies are compared by SciPy")
         self.resolved()
-        if trains:
-            check_fit(plan(spec), images_for(spec, load_dataset(self.dataset, self.data_dir)))
+        if live:
+            with _prepared(self, subject, live):
+                pass
 
     def resolved(self) -> Recipe:
         """Return the recipe of the training runs: ``recipe``, or the default of the data set."""
@@ -185,7 +189,24 @@ def run_trial(
 
     Raises:
         BackendError: if a side's backend is not the installed one of its name.
-        ResNetXFError: as :func:`resnet_xf.ladder.accuracy.study.train_seeds`.
+        ResNetXFError: as :func:`resnet_xf.ladder.accuracy.study.prepare_seeds` and
+            :meth:`resnet_xf.ladder.accuracy.study.PreparedStudy.train`.
+    """
+    accuracies: dict[str, tuple[float, ...]] = {}
+    already_trained = 0
+    with _prepared(trial, subject, live) as studies:
+        for prepared in studies:
+            study = prepared.train(tell)
+            accuracies |= study.accuracies
+            already_trained += study.already_trained
+    return accuracies, already_trained
+
+
+@contextmanager
+def _prepared(trial: Trial, subject: Subject, live: Sequence[Live]) -> Iterator[list[PreparedStudy]]:
+    """Check all that :func:`run_trial` can check before it trains. Yield the runs on each device, ready to be trained.
+
+    Without a folder in ``trial``, they have a temporary one within the block.
     """
     for side in live:
         if side.name not in list_backends() or get_backend(side.name) is not side.backend:
@@ -194,15 +215,15 @@ def run_trial(
                 "one; leave the trial out, or install yours under a name of its own"
             )
     devices = {side.name: side.device for side in live}
-    assert subject.outline.spec is not None
-    planned = plan(subject.outline.spec)
-    accuracies: dict[str, tuple[float, ...]] = {}
-    already_trained = 0
+    spec = subject.outline.spec
+    assert spec is not None
+    data = images_for(spec, load_dataset(trial.dataset, trial.data_dir))
+    check_fit(plan(spec), data, mend=MEND)
     with temporary_folder() as temporary:
-        for device in dict.fromkeys(devices.values()):
-            study = train_seeds(
-                planned,
-                trial.dataset,
+        yield [
+            prepare_seeds(
+                plan(spec),
+                data,
                 trial.resolved(),
                 [name for name, place in devices.items() if place == device],
                 range(trial.seeds),
@@ -210,8 +231,6 @@ def run_trial(
                 data_dir=trial.data_dir,
                 device=device,
                 jobs=trial.jobs,
-                callback=tell,
             )
-            accuracies |= study.accuracies
-            already_trained += study.already_trained
-    return accuracies, already_trained
+            for device in dict.fromkeys(devices.values())
+        ]

@@ -138,6 +138,7 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
         detail += f"; not recorded: {', '.join(left)}"
     remarks = {
         "training is compared without dropout, whose rates are the same": bool(subject.outline.dropouts),
+        "what training keeps besides weights and running statistics is not compared": subject.keeps_more,
         "every gradient is 0, as with one output, so little of training is compared": not any(
             array.any() for array in truth.gradients.values()
         ),

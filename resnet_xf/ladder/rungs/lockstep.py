@@ -159,9 +159,9 @@ def drawn_momentum(weights: Weights, arrays: Iterable[str]) -> Computed:
     def draw(name: str) -> Array:
         weight = name.removeprefix(VELOCITY)
         shape = weights[weight].shape
-        words = philox(f"momentum of {weight}").random_raw(prod(shape)).reshape(shape)
+        words = philox(f"momentum of {weight}").random_raw(prod(shape))
         drawn: Array = ((words >> 11) * 2.0**-52 - 1) * sizes[layer_of(weight)]
-        return drawn
+        return drawn.reshape(shape)
 
     return Computed((name for name in arrays if name.startswith(VELOCITY)), draw)
 
