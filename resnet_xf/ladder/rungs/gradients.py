@@ -54,13 +54,22 @@ def sensitivity(live: Live) -> dict[str, float]:
     """
     weights, exact = live.subject.weights, first_step(live, "float64")
     found = _growth(_take_step(live, "float64", perturb_all(weights, PERTURBATION), PERTURBATION), exact)
-    typical = EPSILON["float32"] * sqrt(live.subject.lockstep_run.path)
     for draw in range(DRAWS):
         single = _take_step(live, "float32", next_values(weights, draw)) if draw else first_step(live, "float32")
-        for layer, error in layer_errors(single.gradients, exact.gradients).items():
-            found[layer] = max(found[layer], error / typical)
+        _raise_to(found, _noise(live.subject, single, exact))
         del single
     return found
+
+
+def _noise(subject: Subject, single: Step, exact: Step) -> dict[str, float]:
+    """Return the error of each layer's float32 gradients, over the rounding error of sums that are made in blocks."""
+    typical = EPSILON["float32"] * sqrt(subject.lockstep_run.path)
+    return {layer: error / typical for layer, error in layer_errors(single.gradients, exact.gradients).items()}
+
+
+def _raise_to(gains: dict[str, float], others: Mapping[str, float]) -> None:
+    """Put the larger of two gains in place of each."""
+    gains |= {layer: max(gains.get(layer, 0.0), gain) for layer, gain in others.items()}
 
 
 def _growth(perturbed: Step, exact: Step) -> dict[str, float]:
@@ -111,6 +120,8 @@ def judge(subject: Subject, sides: Sequence[Side]) -> Finding:
     truth, gains = first_step(first, "float64"), sensitivities(sides)
     for other in others:
         step = first_step(other, "float64")
+        if step.sketched:  # all that is known of a recorded network's rounding errors
+            _raise_to(gains, _noise(subject, first_step(other, "float32"), step))
         after = (truth.statistics, step.statistics)
         for norm, error, gain in compare_statistics(subject, (first, other), (start, start), after, gains):
             if not error <= (bound := rounding_bound("float64", steps, gain)):
@@ -162,8 +173,7 @@ def sensitivities(sides: Sequence[Side]) -> dict[str, float]:
     """Return each layer's largest :func:`sensitivity` among the networks that run here, or all if none does."""
     found: dict[str, float] = {}
     for side in [side for side in sides if isinstance(side, Live)] or sides:
-        for layer, gain in sensitivity(side).items():
-            found[layer] = max(found.get(layer, 0.0), gain)
+        _raise_to(found, sensitivity(side))
     return found
 
 
