@@ -66,7 +66,6 @@ GLUON = Layout(
 )
 _ZOOS = (
     TORCH,
-    _TRANSFORMERS,
     GLUON,
     Layout("GluonCV's v1b to v1s, exported", scopes=("layers{}_", "down{}_"), dilates="all"),
     Layout(
@@ -287,5 +286,5 @@ _GLUONCV2 = (
     *_gluoncv2("gluoncv2's pre-activation networks for CIFAR", *_CIFAR_PRE, pre=4),
 )
 
-LAYOUTS = (*_ZOOS, *_BOOK, *_SYMBOLS, *_GLUONCV2)
+LAYOUTS = (*_ZOOS, *_BOOK, *_SYMBOLS, *_GLUONCV2, _TRANSFORMERS)
 """Every family, in the order in which they are tried."""
