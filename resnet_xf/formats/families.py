@@ -49,7 +49,11 @@ _TRANSFORMERS = Layout(
         "downsample.0": "shortcut.convolution", "downsample.1": "shortcut.normalization",
     },
     words="torch",
-    only=("resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152"),
+    only=(
+        "resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152",
+        "gluoncv2_resnet50", "gluoncv2_resnet101", "gluoncv2_resnet152",  # downsample_in_bottleneck
+    ),
+    rewrites=((r"^(?=(?:embedder|encoder)\.)", "resnet."),),
 )  # fmt: skip
 _RCNN: Rewrites = (
     (r"^features\.0\.", "conv1."),
