@@ -64,8 +64,7 @@ def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
             break
         if len(keys) > 1:
             other = save_weights_command(f"{where}[{json.dumps(keys[1])}]", path)
-            left = ", ".join(map(repr, keys[1:]))
-            notes.append(f"read what stands under {keys[0]!r}; {left} left; to read that, save it alone: {other}")
+            notes.append(f"read what stands under {keys[0]!r}; {_some(keys[1:])} left; save that alone: {other}")
         loaded, where = loaded[keys[0]], f"{where}[{json.dumps(keys[0])}]"
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"holds a {type(loaded).__name__}, not a state_dict; save network.state_dict()")
