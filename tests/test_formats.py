@@ -466,6 +466,8 @@ def test_state_dicts_under_any_keys_of_a_trainer_s_checkpoint_are_read(tmp_path)
     assert file.prefix == "net."
     assert file.notes == ("read what stands under 'net'; 'optimizer', 'epoch' left",)
     assert same(identify(file).weights, identify(read_checkpoint(tmp_path / "net.pth", "net.")).weights)
+    torch.save({**state, "extra": {"scale": torch.zeros(1)}}, tmp_path / "extra.pth")
+    refused(tmp_path / "extra.pth", tmp_path, "holds entries that are not named tensors: 'extra'")
     averaged = {name: tensor * 0 for name, tensor in state.items()}
     torch.save({"student": state, "teacher": {f"backbone.{k}": v for k, v in averaged.items()}}, tmp_path / "dino.pth")
     refused(tmp_path / "dino.pth", tmp_path, "--prefix student. or --prefix teacher.backbone.")

@@ -68,9 +68,10 @@ def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
         loaded, where = loaded[keys[0]], f"{where}[{json.dumps(keys[0])}]"
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"holds a {type(loaded).__name__}, not a state_dict; save network.state_dict()")
-    if states := {key: value for key, value in loaded.items() if isinstance(key, str) and _is_state(value)}:
-        if left := [key for key in loaded if key not in states and isinstance(key, str)]:
-            notes.append(f"read what stands under {_some(states)}; {_some(left)} left")
+    states = {key: value for key, value in loaded.items() if isinstance(key, str) and _is_state(value)}
+    if states and not any(isinstance(value, torch.Tensor) and value.ndim for value in loaded.values()):
+        if others := [key for key in loaded if key not in states and isinstance(key, str)]:
+            notes.append(f"read what stands under {_some(states)}; {_some(others)} left")
         loaded = {f"{key}.{name}": tensor for key, state in states.items() for name, tensor in state.items()}
     # The text of a key that is no text can be endless: tuples may hold one another.
     other = [
