@@ -63,8 +63,8 @@ def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
         if not keys:
             break
         if len(keys) > 1:
-            other = save_weights_command(f"{where}[{json.dumps(keys[1])}]", path)
-            notes.append(f"read what stands under {keys[0]!r}; {_some(keys[1:])} left; save that alone: {other}")
+            command = save_weights_command(f"{where}[{json.dumps(keys[1])}]", path)
+            notes.append(f"read what stands under {keys[0]!r}; {_some(keys[1:])} left; save that alone: {command}")
         loaded, where = loaded[keys[0]], f"{where}[{json.dumps(keys[0])}]"
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"holds a {type(loaded).__name__}, not a state_dict; save network.state_dict()")
