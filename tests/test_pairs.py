@@ -275,6 +275,17 @@ def test_a_pair_learns_at_the_rates_of_our_own_networks(module: Hand) -> None:
     assert subject.curve_run.learning_rate == CURVE["learning_rate"]
 
 
+class Named(nn.Module):
+    """Returns outputs by name, as transformers' networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(432, 5)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.fc(x.flatten(1))}
+
+
 def test_what_is_no_pair_is_refused(module: Hand) -> None:
     pair = module, hand_gluon()
     bare = g.HybridSequential()
@@ -288,6 +299,8 @@ def test_what_is_no_pair_is_refused(module: Hand) -> None:
         ((module, 3), {"images": IMAGES}, SpecError, "a network is a torch.nn.Module .*, got int"),
         ((module, bare), {"images": IMAGES}, WeightsError, "1.weight is not initialised; call"),
         ((module, nn.Conv2d(3, 2, 3)), {"images": IMAGES}, SpecError, r"gives \(1, 2, 10, 10\); expected"),
+        ((module, Named()), {"images": IMAGES}, SpecError, "Named: gives a dict; wrap it in a module that returns one"),
+        ((torch.jit.script(nn.Flatten()), module), {"images": IMAGES}, SpecError, "give the module it was made of"),
         ("resnet18", {"names": {}}, SpecError, "are for a pair of your own networks"),
     ):
         with pytest.raises(error, match=says):

@@ -64,6 +64,10 @@ class TorchBackend:
     def copy(self, network: nn.Module, dtype: str | None = None) -> nn.Module:
         """Return a deep copy, not compiled. Hooks are copied too, because some compute weights."""
         network = getattr(network, "_orig_mod", network)
+        if isinstance(network, torch.jit.ScriptModule):
+            raise SpecError(
+                f"{type(network).__name__}: a TorchScript program has no layers; give the module it was made of"
+            )
         try:
             duplicate = copy.deepcopy(network)
         except (RuntimeError, TypeError) as error:
@@ -84,7 +88,12 @@ class TorchBackend:
 
     def forward(self, network: nn.Module, images: Array) -> Array:
         with _inference(network):
-            return to_numpy(network(_tensor(network, images)))
+            output = network(_tensor(network, images))
+        if not isinstance(output, torch.Tensor):
+            raise SpecError(
+                f"{type(network).__name__}: gives a {type(output).__name__}; wrap it in a module that returns one tensor"
+            )
+        return to_numpy(output)
 
     @in_own_mode
     def move(self, network: nn.Module, device: str) -> nn.Module:
