@@ -139,6 +139,18 @@ def test_openmmlab_s_names_are_torchvision_s_in_a_backbone_and_a_head() -> None:
     assert set(identity.weights) == set(shapes)
 
 
+def test_kuangliu_s_names_are_torchvision_s_but_for_shortcut_and_linear() -> None:
+    stem = msgspec.structs.replace(get_spec("resnet18").stem, kind="conv3", stride=1, pool=False)
+    spec = msgspec.structs.replace(get_spec("resnet18"), name="mine", stem=stem)
+    shapes = all_weight_shapes(spec)
+    names = {name.replace("downsample", "shortcut").replace("fc.", "linear."): name for name in shapes}
+    assert "layer2.0.shortcut.0.weight" in names
+    file = file_of({theirs: shapes[ours] for theirs, ours in names.items()}, "pth")
+    assert set(identify(file, spec).weights) == set(shapes)
+    with pytest.raises(WeightsError, match="conv1.weight has shape"):
+        identify(file)
+
+
 def test_gluoncv2_s_exported_names_are_shortened() -> None:
     layout = next(layout for layout in LAYOUTS if layout.rewrites and "gluoncv2" in layout.title)
     assert list(

@@ -299,8 +299,13 @@ def test_what_is_no_pair_is_refused(module: Hand) -> None:
         ((module, 3), {"images": IMAGES}, SpecError, "a network is a torch.nn.Module .*, got int"),
         ((module, bare), {"images": IMAGES}, WeightsError, "1.weight is not initialised; call"),
         ((module, nn.Conv2d(3, 2, 3)), {"images": IMAGES}, SpecError, r"gives \(1, 2, 10, 10\); expected"),
-        ((module, Named()), {"images": IMAGES}, SpecError, "Named: gives a dict; wrap it in a module that returns one"),
-        ((torch.jit.script(nn.Flatten()), module), {"images": IMAGES}, SpecError, "give the module it was made of"),
+        (
+            (module, Named()),
+            {"images": IMAGES},
+            SpecError,
+            "Named: gives a dict; let a module around it return one tensor",
+        ),
+        ((torch.jit.ScriptModule(), module), {"images": IMAGES}, SpecError, "give the module it was made of"),
         ("resnet18", {"names": {}}, SpecError, "are for a pair of your own networks"),
     ):
         with pytest.raises(error, match=says):

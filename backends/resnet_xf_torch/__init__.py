@@ -91,7 +91,7 @@ class TorchBackend:
             output = network(_tensor(network, images))
         if not isinstance(output, torch.Tensor):
             raise SpecError(
-                f"{type(network).__name__}: gives a {type(output).__name__}; wrap it in a module that returns one tensor"
+                f"{type(network).__name__}: gives a {type(output).__name__}; let a module around it return one tensor"
             )
         return to_numpy(output)
 

@@ -30,10 +30,15 @@ TORCH = Layout(
     "torchvision and timm",
     dilates="bottlenecks",
     words="torch",
-    rewrites=((r"^backbone\.", ""), (r"^head\.fc\.", "fc.")),
+    rewrites=(
+        (r"^backbone\.", ""),
+        (r"^head\.fc\.", "fc."),
+        (r"\.shortcut\.(?=[01]\.)", ".downsample."),
+        (r"^linear\.", "fc."),
+    ),
     alike={"cifar_resnet*_v1": "PyTorch's own for CIFAR, with a ReLU after the first norm (gluoncv2_resnet*_cifar)"},
 )
-"""OpenMMLab's networks have the same names, in a ``backbone`` and a ``head``."""
+"""OpenMMLab's networks have the same names, in a ``backbone`` and a ``head``; kuangliu's have a ``linear``."""
 _TRANSFORMERS = Layout(
     "Hugging Face's transformers",
     (),
