@@ -457,6 +457,18 @@ def test_what_pytorch_users_save_is_read(tmp_path) -> None:
     assert np.array_equal(read_checkpoint(tmp_path / "two-weights.pth").tensors["fc.bias"], averaged["fc.bias"])
 
 
+def test_a_file_is_not_written_over_itself(tmp_path) -> None:
+    """Its graph could not be imported with the names that are written."""
+    state = get_backend("torch").build(plan("d2l_resnext").root).state_dict()
+    torch.save(state, tmp_path / "net.pth")
+    before = (tmp_path / "net.pth").read_bytes()
+    (tmp_path / "link.pth").symlink_to("net.pth")
+    for target in ("net.pth", "link.pth"):
+        with pytest.raises(WeightsError, match="is the file to read"):
+            convert(tmp_path / "net.pth", tmp_path / target, precision="float16")
+    assert (tmp_path / "net.pth").read_bytes() == before
+
+
 def test_state_dicts_under_any_keys_of_a_trainer_s_checkpoint_are_read(tmp_path) -> None:
     """As kuangliu's scripts for CIFAR (``net``) and DINO (``student`` and ``teacher``) save them."""
     state = get_backend("torch").build(plan("d2l_resnext").root).state_dict()

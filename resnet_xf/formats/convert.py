@@ -123,6 +123,8 @@ def convert(
     """
     exported = export_suffix(target) is not None
     target = target if exported else _writable(target)
+    if Path(source).exists() and Path(target).exists() and Path(source).samefile(target):
+        raise WeightsError(f"{target}: is the file to read, which would be lost; choose another name to write")
     format_ = SUFFIXES.get(Path(target).suffix, "")
     file = read_checkpoint(source, prefix, part=backbone)
     identity = identify(file, spec, num_classes, keep_softmax=keep_softmax, backbone=backbone)
