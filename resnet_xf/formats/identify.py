@@ -163,12 +163,13 @@ def _by_names(
     name = chosen.plan.spec.name
     chosen = replace(chosen, plan=_listed(chosen.plan))
     root = arithmetic(chosen.plan.spec).root
-    others = [one.plan.spec.name for one in fits if arithmetic(one.plan.spec).root != root]
+    others = [*chosen.layout.others(name)]
+    others += [one.plan.spec.name for one in fits if arithmetic(one.plan.spec).root != root]
     if stride == DILATED and isinstance(chosen.plan.spec, ResNetSpec):
         chosen = replace(chosen, plan=plan(with_output_stride(chosen.plan.spec, stride)))
     elif stride is None and could_be_dilated(chosen.plan, chosen.layout):
         others.append("networks with dilation in place of stride")
-    return chosen, (*others, *chosen.layout.others(name))
+    return chosen, tuple(others)
 
 
 def _listed(planned: Plan) -> Plan:
