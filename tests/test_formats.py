@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shlex
 import struct
 import subprocess
 import sys
@@ -450,7 +451,28 @@ def test_what_pytorch_users_save_is_read(tmp_path) -> None:
     torch.save({"state_dict": network.state_dict(), "state_dict_ema": averaged}, tmp_path / "two.pth")
     file = read_checkpoint(tmp_path / "two.pth")
     assert same(identify(file).weights, wanted)
-    assert file.notes == ("read what stands under 'state_dict'; 'state_dict_ema' left",)
+    (note,) = file.notes
+    assert "read what stands under 'state_dict'; 'state_dict_ema' left" in note
+    subprocess.run([sys.executable, *shlex.split(note.partition(": python ")[2])], check=True)
+    assert np.array_equal(read_checkpoint(tmp_path / "two-weights.pth").tensors["fc.bias"], averaged["fc.bias"])
+
+
+def test_state_dicts_under_any_keys_of_a_trainer_s_checkpoint_are_read(tmp_path) -> None:
+    """As kuangliu's scripts for CIFAR (``net``) and DINO (``student`` and ``teacher``) save them."""
+    state = get_backend("torch").build(plan("d2l_resnext").root).state_dict()
+    other = {"optimizer": {"state": {0: {"step": torch.zeros(1)}}, "param_groups": []}, "epoch": 3}
+    torch.save({"net": state, **other}, tmp_path / "net.pth")
+    file = read_checkpoint(tmp_path / "net.pth")
+    assert file.prefix == "net."
+    assert file.notes == ("read what stands under 'net'; 'optimizer', 'epoch' left",)
+    assert same(identify(file).weights, identify(read_checkpoint(tmp_path / "net.pth", "net.")).weights)
+    torch.save({**state, "extra": {"scale": torch.zeros(1)}}, tmp_path / "extra.pth")
+    refused(tmp_path / "extra.pth", tmp_path, "holds entries that are not named tensors: 'extra'")
+    averaged = {name: tensor * 0 for name, tensor in state.items()}
+    torch.save({"student": state, "teacher": {f"backbone.{k}": v for k, v in averaged.items()}}, tmp_path / "dino.pth")
+    refused(tmp_path / "dino.pth", tmp_path, "--prefix student. or --prefix teacher.backbone.")
+    teacher = read_checkpoint(tmp_path / "dino.pth", "teacher.backbone.")
+    assert not any(array.any() for array in identify(teacher).weights.values())
 
 
 def test_state_dicts_that_are_none_are_refused(tmp_path) -> None:

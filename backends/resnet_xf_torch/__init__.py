@@ -57,7 +57,8 @@ class TorchBackend:
 
     @in_own_mode
     def build(self, node: Node, dtype: str = "float32") -> nn.Module:
-        return builder.build(node).to(getattr(torch, dtype))
+        with torch.device("cpu"):  # and not on a default device of the caller's
+            return builder.build(node).to(getattr(torch, dtype))
 
     @in_own_mode
     def copy(self, network: nn.Module, dtype: str | None = None) -> nn.Module:
@@ -137,7 +138,7 @@ class TorchBackend:
         module = network.get_submodule(name).train()
         tensors = [_tensor(network, x).requires_grad_() for x in inputs]
         leaves = {f"input{n}": x for n, x in enumerate(tensors)} | dict(module.named_parameters())
-        with settings_of_convolutions():
+        with settings_of_convolutions(), _without_autocast():
             output = module(*(x.clone() for x in tensors))  # a clone, because the module may work in place
             cotangents = _tensor(network, cotangent)
             gradients = torch.autograd.grad(output, list(leaves.values()), cotangents, materialize_grads=True)
@@ -155,7 +156,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 def _reference(network: nn.Module) -> torch.Tensor:
     """Return a tensor of the network's dtype on its device: float32 on the CPU if it has no weights."""
     tensors = chain(network.parameters(), network.buffers())
-    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0, device="cpu"))
 
 
 def _tensor(network: nn.Module, images: Array) -> torch.Tensor:
@@ -169,11 +170,18 @@ def _inference(network: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        with torch.inference_mode(), settings_of_convolutions():
+        with torch.inference_mode(), settings_of_convolutions(), _without_autocast():
             yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Compute in the network's own type, also within a caller's ``autocast``."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 BACKEND: Backend = TorchBackend()

@@ -62,7 +62,8 @@ class TorchLearner:
         self._dtype = torch.float64 if task.precision == "float64" else torch.float32
         on_gpu, compiles = place.type == "cuda", task.preset in COMPILED
         given = isinstance(task.network, nn.Module)
-        network = task.network if given else builder.build(task.network)
+        with torch.device("cpu"):
+            network = task.network if given else builder.build(task.network)
         wide = not given and on_gpu and compiles and mixed and with_wide_stem(network)
         # Measured: a GPU's exact float32 convolutions are slower in channels_last, which the compiler chooses too.
         # So are a CPU's float64 ones.
@@ -240,12 +241,12 @@ class TorchLearner:
     def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
         own = weights_of(self._network)
         for name, array in weights.items():
-            own[name].copy_(torch.tensor(plain(array)))
+            own[name].copy_(torch.tensor(plain(array), device="cpu"))
         for name, array in velocity.items():
             state = self._optimizer.state[self._params[name]]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.empty_like(self._params[name], requires_grad=False)
-            state["momentum_buffer"].copy_(torch.tensor(plain(array)))
+            state["momentum_buffer"].copy_(torch.tensor(plain(array), device="cpu"))
 
     def loss_scaling(self) -> dict[str, int | float]:
         return dict(self._scaler.state_dict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +58,22 @@ def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
             f"unpickling that could run any code. If you trust it, save its weights and read that file: {command}"
         ) from None
     notes: list[str] = []
+    where = f"torch.load({json.dumps(str(path))}, weights_only=True)"
     for _ in range(MOST_WRAPPERS):
         keys = [key for key in WRAPPERS if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping)]
         if not keys:
             break
         if len(keys) > 1:
-            notes.append(f"read what stands under {keys[0]!r}; {', '.join(map(repr, keys[1:]))} left")
-        loaded = loaded[keys[0]]
+            command = save_weights_command(f"{where}[{json.dumps(keys[1])}]", path)
+            notes.append(f"read what stands under {keys[0]!r}; {_some(keys[1:])} left; save that alone: {command}")
+        loaded, where = loaded[keys[0]], f"{where}[{json.dumps(keys[0])}]"
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"holds a {type(loaded).__name__}, not a state_dict; save network.state_dict()")
+    states = {key: value for key, value in loaded.items() if isinstance(key, str) and _is_state(value)}
+    if states and not any(isinstance(value, torch.Tensor) and value.ndim for value in loaded.values()):
+        if others := [key for key in loaded if key not in states and isinstance(key, str)]:
+            notes.append(f"read what stands under {_some(states)}; {_some(others)} left")
+        loaded = {f"{key}.{name}": tensor for key, state in states.items() for name, tensor in state.items()}
     # The text of a key that is no text can be endless: tuples may hold one another.
     other = [
         ascii(name) if isinstance(name, str | int) else f"a {type(name).__name__}"
@@ -81,6 +88,19 @@ def _read(path: Path) -> tuple[Weights, tuple[str, ...]]:
     if claimed > (most := MOST_VIEWS * path.stat().st_size):
         raise WeightsError(f"its tensors claim {claimed:,} bytes, more than {most:,}; save copies of views")
     return {name: _array(name, tensor) for name, tensor in loaded.items()}, tuple(notes)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether an entry of a trainer's checkpoint is a state_dict."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
+    )
+
+
+def _some(keys: Iterable[str]) -> str:
+    return ", ".join(ascii(key) for key in [*keys][:5])
 
 
 def write_file(path: Path, weights: Mapping[str, Array], norms: Collection[str]) -> None:

@@ -54,10 +54,12 @@ _TRANSFORMERS = Layout(
         "downsample.0": "shortcut.convolution", "downsample.1": "shortcut.normalization",
     },
     words="torch",
-    alike=dict.fromkeys(
-        (*_BOTTLENECKS, "gluoncv2_resnetbc26b"), "networks with downsample_in_bottleneck (stride on the 1×1)"
+    alike={"gluoncv2_resnetbc26b": "networks with downsample_in_bottleneck (stride on the 1×1)"},
+    only=(
+        "resnet18", "resnet34", "gluoncv2_resnetbc26b", *_BOTTLENECKS,
+        "gluoncv2_resnet50", "gluoncv2_resnet101", "gluoncv2_resnet152",  # downsample_in_bottleneck
     ),
-    only=("resnet18", "resnet34", "gluoncv2_resnetbc26b", *_BOTTLENECKS),
+    rewrites=((r"^(?=(?:embedder|encoder)\.)", "resnet."),),
 )  # fmt: skip
 _RCNN: Rewrites = (
     (r"^features\.0\.", "conv1."),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.spec import Spec
@@ -280,7 +281,8 @@ def _judge(rung: Rung, subject: Subject, sides: Sequence[Side], on_rung: Tell) -
         side.tell = tell
     start = time.perf_counter()
     try:
-        finding = rung.judge(subject, sides)
+        with np.errstate(all="warn", under="ignore"):  # and not as a caller has set them
+            finding = rung.judge(subject, sides)
     except (MemoryError, *MENDABLE):
         raise
     except Exception as error:  # a network that breaks is a finding, in the words of its framework
