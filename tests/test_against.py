@@ -501,6 +501,12 @@ def test_which_network_a_checkpoint_is_is_proven_or_called_a_guess(tmp_path, mon
     assert "assumed" not in subject_of("resnet18_v1", (32, 32), None, params, 0, None)[1]
 
 
+def test_accuracies_that_will_not_be_compared_are_not_prepared(tmp_path) -> None:
+    report = parity(TINY, ["torch", "onnx"], level="quick", trial=replace(TRIAL, out=tmp_path / "runs"), **SMALL)
+    assert report.rungs[-1].status == "skip"
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_gpu_is_used_by_the_backends_that_can_use_it() -> None:
     """MXNet lists why it cannot, in place of the device."""
     listed = (["cpu", "not cuda:0: this is MXNet's CPU build"], ["cpu", "cuda:0 (H100)"])

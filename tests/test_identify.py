@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import hashlib
 import shlex
 import time
@@ -40,7 +41,7 @@ from resnet_xf.errors import WeightsError
 from resnet_xf.formats.families import LAYOUTS
 from resnet_xf.formats.files import CheckpointFile, is_checkpoint, read_checkpoint
 from resnet_xf.formats.identify import Identity, check_unambiguous, identify
-from resnet_xf.formats.layouts import comparable, places
+from resnet_xf.formats.layouts import Layout, comparable, places
 from resnet_xf.formats.loads import gluon_layout
 from resnet_xf.formats.matching import kernels
 from resnet_xf.support.files import list_checkpoints
@@ -75,6 +76,7 @@ They are those of GluonCV 0.10.5's and gluoncv2 0.0.64's own networks on MXNet 1
 IN_PYTORCH = {
     "resnet18": "e28f33f8cc95015c",
     "resnet50": "267d68baa713aaa6",
+    "gluoncv2_resnetbc26b": "132d64487db22957",
     "gluoncv2_resnet18": "decb917014a4136f",
     "gluoncv2_resnet50b": "6c2b159b8b9e8ceb",
     "gluoncv2_seresnet18": "e243b26ab063d39b",
@@ -129,6 +131,12 @@ def test_the_families_tables_have_the_names_and_shapes_of_the_originals(name: st
 @pytest.mark.parametrize("name", IN_PYTORCH)
 def test_the_tables_have_the_names_and_shapes_of_pytorch_s_own_families(name: str) -> None:
     assert IN_PYTORCH[name] in {digest(shapes) for _, shapes, _ in shapes_of(name)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.title)
+def test_every_pattern_of_a_family_has_a_network(layout: Layout) -> None:
+    for pattern in (*layout.models, *layout.only, *layout.alike):
+        assert any(fnmatch.fnmatchcase(name, pattern) for name in (*ZOO, *relatives())), pattern
 
 
 def test_openmmlab_s_names_are_torchvision_s_in_a_backbone_and_a_head() -> None:
@@ -431,6 +439,10 @@ def test_one_of_two_networks_is_chosen_by_its_prefix(tmp_path: Path) -> None:
         (TRUNK, r"but not its head: missing fc\.weight, fc\.bias\. `convert --backbone`.*`train --new-head`"),
         (under("trunk.", TRUNK) | {"neck.conv.weight": torch.zeros(4, 4, 1, 1)}, r"--prefix trunk\. --backbone$"),
         (under("backbone.", TRUNK) | {"neck.conv.weight": torch.zeros(4, 4, 1, 1)}, r"`convert --backbone` takes the"),
+        (
+            under("backbone.", TRUNK) | under("teacher.", STATE),
+            r"--prefix teacher\. or --prefix backbone\. --backbone$",
+        ),
         ({"w": torch.zeros(3)}, r"follow no known layout.*--spec"),
         (
             under("a.b.c.d.e.f.g.", TRUNK) | {"neck.weight": torch.zeros(4)},
@@ -498,15 +510,19 @@ def test_a_network_that_is_given_layer_by_layer_gets_a_new_head(tmp_path: Path, 
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-@pytest.mark.parametrize("kind", ["a whole model", "a trainer's settings", "torchvision's", "TorchScript"])
+@pytest.mark.parametrize(
+    "kind", ["a whole model", "a trainer's settings", "torchvision's", "a named model's", "bare", "TorchScript"]
+)
 def test_what_cannot_be_read_safely_tells_the_command(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
     path = tmp_path / "a $(model)'s.pt"
     network = nn.Sequential(nn.Conv2d(1, 2, 3))
     if kind == "TorchScript":
         torch.jit.trace(network, torch.zeros(1, 1, 4, 4)).save(path)
     else:
-        trained = {"args": argparse.Namespace(rate=0.1)}
-        trained["model" if kind == "torchvision's" else "state_dict"] = network.state_dict()
+        keys = {"torchvision's": "model", "a named model's": "model_state_dict"}
+        trained: dict[str, Any] = {"args": argparse.Namespace(rate=0.1)}
+        trained |= {"model": "resnet18"} if kind == "a named model's" else {}
+        trained |= network.state_dict() if kind == "bare" else {keys.get(kind, "state_dict"): network.state_dict()}
         torch.save(network if kind == "a whole model" else trained, path)
     with pytest.raises(
         WeightsError, match="any code. If you trust it, save its weights and read that file: python -c"

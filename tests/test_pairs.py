@@ -312,6 +312,21 @@ def test_what_is_no_pair_is_refused(module: Hand) -> None:
             parity(given, **options)
 
 
+def test_a_frozen_norm_s_scale_and_shift_are_weights() -> None:
+    """torchvision's detectors hold them, and the running statistics, as buffers."""
+    torch.manual_seed(0)
+    frozen = Hand()
+    frozen.norm = torchvision.ops.FrozenBatchNorm2d(6, eps=1e-4)
+    for tensor in frozen.norm.state_dict().values():
+        tensor.uniform_(0.5, 1.5)
+    trained = Hand()
+    trained.load_state_dict(frozen.state_dict(), strict=False)
+    assert_parity((frozen, trained), names={"norm": "norm"}, images=IMAGES, level="quick")
+    with torch.no_grad():
+        trained.norm.weight[2] += 1e-3
+    assert parity((frozen, trained), names={"norm": "norm"}, images=IMAGES, level="quick").failure.name == "weights"
+
+
 def test_torchvision_and_the_gluon_zoo() -> None:
     torch.manual_seed(0)
     module, block = torchvision.models.resnet18(num_classes=10), mx.gluon.model_zoo.vision.resnet18_v1(classes=10)

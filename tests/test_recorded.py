@@ -34,7 +34,7 @@ from resnet_xf import convert, draw_weights, get_backend, parity_against, plan, 
 from resnet_xf.errors import EvidenceError
 from resnet_xf.formats.converters import LAST, LEFT_OUT
 from resnet_xf.formats.gluon_symbol import CASTS, FLOATS
-from resnet_xf.ladder.capture import script
+from resnet_xf.ladder.capture import against, script
 from resnet_xf.ladder.capture.recorded import MEMBERS, read_evidence
 
 WEIGHTS = draw_weights(TINY, 3, "probe")
@@ -184,6 +184,22 @@ def test_one_of_several_networks_in_a_file_is_compared(tiny, tmp_path, command) 
         options = ("--prefix", prefix, "--against", tiny, "--level", "quick")
         code, _, err = command("parity", tmp_path / "both.safetensors", *options)
         assert (code, err) == (expected, "")
+
+
+@pytest.mark.parametrize(
+    ("noise", "shift", "status"), [(0.0, 5e-13, "fail"), (1e-4, 5e-13, "pass"), (1e-4, 1e-9, "fail")]
+)
+def test_the_original_s_own_rounding_errors_count_and_hide_no_defect(
+    tiny, monkeypatch, noise: float, shift: float, status: str
+) -> None:
+    evidence = read_evidence(tiny)
+    for dtype, change in (("float32", noise), ("float64", shift)):
+        gradients = evidence.parts[f"gradients_{dtype}"]
+        name = [*gradients][-1]
+        gradients[name] = gradients[name] + change * np.abs(gradients[name]).max()
+    monkeypatch.setattr(against, "read_evidence", lambda path: evidence)
+    report = parity_against([tiny], spec=TINY, weights=WEIGHTS)
+    assert report.rungs[6].status == status, report.verdict()
 
 
 def test_evidence_is_compared_with_mxnet_too(tiny) -> None:

@@ -92,9 +92,10 @@ def test_a_conversion_leaves_nothing(command, tmp_path, monkeypatch) -> None:
     assert left(tmp_path) == []
 
 
-def test_a_training_whose_reader_is_gone_saves_and_says_how_to_go_on(start) -> None:
-    """The first of its workers prints, so that it is the one that sees the closed pipe."""
-    options = ("--epochs", "500", "--device", "cpu", "--image-size", "12", "--backend", "mxnet", "--workers", "2")
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_a_training_whose_reader_is_gone_saves_and_says_how_to_go_on(start, workers) -> None:
+    """The first of several workers prints, so that it is the one that sees the closed pipe."""
+    options = ("--epochs", "500", "--device", "cpu", "--image-size", "12", "--backend", "mxnet", *workers)
     process = start("train", "tiny.toml", "--out", "run", *options)
     assert process.stdout.readline().startswith("tiny on digits: ")
     process.stdout.close()

@@ -66,6 +66,13 @@ def go(
     return prepare_seeds(plan(spec), dataset, recipe, backends, seeds, out=out, **settings).train(callback)
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_runs_at_the_same_time_share_the_memory_for_images(tmp_path, monkeypatch, jobs: int) -> None:
+    monkeypatch.setattr(study, "kept_memory", lambda asked: 1000)
+    prepared = prepare_seeds(plan(TINY), "digits", ONE, BACKENDS, SEEDS, out=tmp_path, device="cpu", jobs=jobs)
+    assert {run.job.max_memory for run in prepared.runs.values()} == {1000 // jobs}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A study's folder, what it gave and what it told."""

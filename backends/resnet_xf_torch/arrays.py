@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from resnet_xf.architecture.nodes import is_statistic
+from resnet_xf.architecture.measures import layer_of
+from resnet_xf.architecture.nodes import is_statistic, join
 from resnet_xf.architecture.weights import Array, Weights
 
 in_own_mode = torch.inference_mode(mode=False)
@@ -17,11 +18,14 @@ in_own_mode = torch.inference_mode(mode=False)
 def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
     """Return the parameters and running statistics by name. They share memory with the network.
 
-    Other buffers, as constants and the batch norms' step counters, are left out.
+    A frozen batch norm's scale and shift, which are buffers, count as parameters. Other buffers, as constants and the
+    batch norms' step counters, are left out.
     """
-    parameters = dict(network.named_parameters(remove_duplicate=False))
-    tensors = network.state_dict().items()
-    return {name: tensor for name, tensor in tensors if name in parameters or is_statistic(name)}
+    tensors = network.state_dict()
+    kept = set(dict(network.named_parameters(remove_duplicate=False)))
+    for name in filter(is_statistic, tensors):
+        kept |= {name, *(join(layer_of(name), word) for word in ("weight", "bias"))}
+    return {name: tensor for name, tensor in tensors.items() if name in kept}
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:

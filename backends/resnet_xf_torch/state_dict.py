@@ -28,7 +28,8 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_
 
 STATE = (
     "(lambda x: x.state_dict() if hasattr(x, 'state_dict') else x)"
-    f"(next((x[key] for key in {WRAPPERS} if key in x), x) if isinstance(x, dict) else x)"
+    f"(next((x[key] for key in {WRAPPERS} if isinstance(x.get(key), dict) or hasattr(x.get(key), 'state_dict')), "
+    "{name: one for name, one in x.items() if isinstance(one, torch.Tensor)}) if isinstance(x, dict) else x)"
 )
 """An expression for the state_dict of a whole model or a trainer's checkpoint, x."""
 

@@ -26,6 +26,8 @@ _ATTENTION = {
 }  # fmt: skip
 _RESNEST: dict[str, Any] = {"inner": _ATTENTION, "dilates": "all", "only": ("resnest*",)}
 
+_BOTTLENECKS = ("resnet50", "resnet101", "resnet152")
+
 TORCH = Layout(
     "torchvision and timm",
     dilates="bottlenecks",
@@ -36,7 +38,10 @@ TORCH = Layout(
         (r"\.shortcut\.(?=[01]\.)", ".downsample."),
         (r"^linear\.", "fc."),
     ),
-    alike={"cifar_resnet*_v1": "PyTorch's own for CIFAR, with a ReLU after the first norm (gluoncv2_resnet*_cifar)"},
+    alike={
+        "cifar_resnet*_v1": "PyTorch's own for CIFAR, with a ReLU after the first norm (gluoncv2_resnet*_cifar)",
+        **dict.fromkeys(_BOTTLENECKS, "networks in Caffe's style, the stride on the 1×1 (gluoncv2_resnet*)"),
+    },
 )
 """OpenMMLab's networks have the same names, in a ``backbone`` and a ``head``; kuangliu's have a ``linear``."""
 _TRANSFORMERS = Layout(
@@ -54,8 +59,9 @@ _TRANSFORMERS = Layout(
         "downsample.0": "shortcut.convolution", "downsample.1": "shortcut.normalization",
     },
     words="torch",
+    alike={"gluoncv2_resnetbc26b": "networks with downsample_in_bottleneck (stride on the 1×1)"},
     only=(
-        "resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152",
+        "resnet18", "resnet34", "gluoncv2_resnetbc26b", *_BOTTLENECKS,
         "gluoncv2_resnet50", "gluoncv2_resnet101", "gluoncv2_resnet152",  # downsample_in_bottleneck
     ),
     rewrites=((r"^(?=(?:embedder|encoder)\.)", "resnet."),),

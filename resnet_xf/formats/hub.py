@@ -28,15 +28,17 @@ SMOOTH = "resnetblur", "resnetaa", "seresnetaa", "resnextaa"
 """How the names of timm's networks begin that smooth a map before it is halved. It changes no name of an array."""
 
 
-def settled(path: Path, fits: Sequence[Match]) -> tuple[list[Match], int | None]:
+def settled(path: Path, fits: Sequence[Match]) -> tuple[list[Match], int | None] | None:
     """Those of several networks with a file's names and shapes that its config.json allows, and the output stride.
 
-    They are all, and None, if it has no config.json or this does not tell.
+    The stride is None if it has no say in the family. The result is None if the file has no config.json, or this allows
+    none of the networks.
 
     Raises:
         WeightsError: if it says that the network computes what no plan does.
     """
-    config, stride, chosen = _read(path), None, [*fits]
+    config, stride = _read(path), None
+    chosen: list[Match] = []
     args = config.get("model_args")
     if "transformers" in fits[0].layout.title and config.get("model_type") == "resnet":
         _check(path, config, TRANSFORMERS)
@@ -51,7 +53,7 @@ def settled(path: Path, fits: Sequence[Match]) -> tuple[list[Match], int | None]
         chosen = [match for match in fits if match.plan.spec.name == name]
         if chosen and settings.get("output_stride", 32) in (8, 16, 32):
             stride = settings.get("output_stride", 32)
-    return chosen or [*fits], stride
+    return (chosen, stride) if chosen else None
 
 
 def _check(path: Path, settings: dict[str, Any], same: Mapping[str, object]) -> None:

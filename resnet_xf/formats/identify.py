@@ -153,11 +153,11 @@ def _by_names(
     fits, nearest = matches(file.tensors, target, num_classes, part=backbone)
     if not fits:
         raise WeightsError(f"{file.path}: {refusal(file, nearest, target)}")
-    stride = None
+    stride, told = None, None
     if target is None and fits[0].layout.words == "gluon":
         stride = output_stride(file.tensors)
-    elif target is None:
-        fits, stride = settled(file.path, fits)
+    elif target is None and (told := settled(file.path, fits)):
+        fits, stride = told
     if stride is not None:  # dilation is told, so that it makes no candidate
         fits = [match for match in fits if not is_dilated(match.plan.spec)] or fits
     hints = hinted([match.plan.spec.name for match in fits], fits[0].prefix)
@@ -166,12 +166,13 @@ def _by_names(
     name = chosen.plan.spec.name
     chosen = replace(chosen, plan=_listed(chosen.plan))
     root = arithmetic(chosen.plan.spec).root
-    others = [one.plan.spec.name for one in fits if arithmetic(one.plan.spec).root != root]
+    others = [] if told else [*chosen.layout.others(name)]
+    others += [one.plan.spec.name for one in fits if arithmetic(one.plan.spec).root != root]
     if stride in (DILATED, 16) and isinstance(chosen.plan.spec, ResNetSpec):
         chosen = replace(chosen, plan=plan(with_output_stride(chosen.plan.spec, stride)))
     elif stride is None and could_be_dilated(chosen.plan, chosen.layout):
         others.append("networks with dilation in place of stride")
-    return chosen, (*others, *chosen.layout.others(name))
+    return chosen, tuple(others)
 
 
 def _listed(planned: Plan) -> Plan:

@@ -27,9 +27,10 @@ def refusal(file: CheckpointFile, nearest: Sequence[Match], target: Spec | None)
     """
     best = nearest[0] if nearest else None
     trunks, _ = matches(file.tensors, target, None, part=True)
-    if trunks and not any(name in file.tensors for name in trunks[0].head):
+    under = _subnetworks(file) if not trunks or trunks[0].left_over else []
+    if trunks and len(under) < 2 and not any(name in file.tensors for name in trunks[0].head):
         return _without_head(file, trunks[0])
-    if under := _subnetworks(file):
+    if under:
         options = " or ".join(f"--prefix {prefix}" for prefix in under)
         return (
             "has a network under a prefix, and other tensors beside it: in this command, or in `convert` if it has no "

@@ -265,7 +265,9 @@ def rungs(
     spec = subject.outline.spec
     if spec is not None and (trial is not None or level == "full"):
         trial = trial or Trial()
-        trial.check(subject, [side for side in live if not side.cannot("train")])
+        able = [side for side in sides if not side.cannot("train")]
+        compared = len(able) > 1 or len(sides) == 1  # a capture has one side; with less, the rung is skipped
+        trial.check(subject, [side for side in able if compared and isinstance(side, Live)])
         tell = lambda done, total, run: on_rung(ACCURACY, f"accuracy, {run}", done / total)  # noqa: E731
         chosen.append(accuracy_rung(trial, tell))
     return chosen

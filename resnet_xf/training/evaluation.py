@@ -57,7 +57,10 @@ def transform_of(planned: Plan, recipe: Recipe, mean: tuple[float, ...], std: tu
     """Return the transform from images to a network's input tensors. Raises RecipeError if mean or std do not fit."""
     size, channels, look = recipe.image_size or planned.spec.image_size, planned.spec.in_channels, recipe.augmentation
     if len(mean) not in (1, channels) or len(std) != len(mean):
-        raise RecipeError(f"$.augmentation.mean: has {len(mean)} numbers and std {len(std)}, for {channels} channels")
+        raise RecipeError(
+            f"$.augmentation.mean: has {len(mean)} numbers and std {len(std)}, for {channels} channels; name another "
+            "recipe; `evaluate` and `predict` take --mean and --std too"
+        )
     return Transform(size, channels, look.crop, look.flip, look.padding, mean, std, interpolation=look.interpolation)
 
 

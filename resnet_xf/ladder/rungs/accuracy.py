@@ -220,7 +220,7 @@ def _prepared(trial: Trial, subject: Subject, live: Sequence[Live]) -> Iterator[
     data = images_for(spec, load_dataset(trial.dataset, trial.data_dir))
     check_fit(plan(spec), data, mend=MEND)
     with temporary_folder() as temporary:
-        yield [
+        studies = [
             prepare_seeds(
                 plan(spec),
                 data,
@@ -234,3 +234,5 @@ def _prepared(trial: Trial, subject: Subject, live: Sequence[Live]) -> Iterator[
             )
             for device in dict.fromkeys(devices.values())
         ]
+        del data  # the runs' processes read it again
+        yield studies
