@@ -204,6 +204,9 @@ class BackboneContract(_Contract):
         stages = capture_layers(self.backend, self.probe(), IMAGES, ["layer1", "layer2", "layer3"])
         assert [m.shape for m in maps] == [(2, 13, 17, 16), (2, 21, 9, 8), (2, 33, 5, 4)]
         assert all(np.array_equal(one, stage.output) for one, stage in zip(maps, stages.values(), strict=True))
+        listed = self.backend.forward(backbone, IMAGES)
+        assert isinstance(listed, list)
+        assert all(np.array_equal(one, other) for one, other in zip(listed, maps, strict=True))
         assert not any(name.startswith("fc") for name in self.backend.dump(backbone))
         observed = trace_network(self.backend, backbone, IMAGES)
         assert observed.layers[""].output_shape == trace(plan_features(SPEC), IMAGES.shape)[0].output_shape

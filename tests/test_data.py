@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnet_xf.data import ArraySplit, Dataset, FileSplit, digits, photographs, sample_images
-from resnet_xf.data.images import read_image
+from resnet_xf.data.images import is_image, read_image
 from resnet_xf.data.randomness import permutation
 from resnet_xf.data.splits import hold_out, limited, pixel_statistics
 from resnet_xf.errors import DataError
@@ -73,6 +73,15 @@ def test_a_folder_of_images_is_read_in_order_of_names(tmp_path) -> None:
     assert images.shape == (8, 3, 32, 32)
     assert np.all(np.diff(images[:, 0, 0, 0]) > 0)
     assert sample_images(1, (32, 32), tmp_path).shape == (8, 1, 32, 32)
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("ppm", "RGB"), ("pgm", "L")])
+def test_portable_maps_are_read(suffix: str, mode: str, tmp_path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
+    for end in (suffix, "png"):
+        Image.fromarray(pixels).convert(mode).save(tmp_path / f"a.{end}")
+    assert is_image(tmp_path / f"a.{suffix}")
+    assert np.array_equal(read_image(tmp_path / f"a.{suffix}"), read_image(tmp_path / "a.png"))
 
 
 def test_bad_folders_are_named(tmp_path) -> None:

@@ -275,6 +275,13 @@ def test_a_pair_learns_at_the_rates_of_our_own_networks(module: Hand) -> None:
     assert subject.curve_run.learning_rate == CURVE["learning_rate"]
 
 
+class Several(nn.Conv2d):
+    """Returns a list, as a backbone does."""
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:  # type: ignore[override]
+        return [super().forward(x), x]
+
+
 class Named(nn.Module):
     """Returns outputs by name, as transformers' networks do."""
 
@@ -299,6 +306,12 @@ def test_what_is_no_pair_is_refused(module: Hand) -> None:
         ((module, 3), {"images": IMAGES}, SpecError, "a network is a torch.nn.Module .*, got int"),
         ((module, bare), {"images": IMAGES}, WeightsError, "1.weight is not initialised; call"),
         ((module, nn.Conv2d(3, 2, 3)), {"images": IMAGES}, SpecError, r"gives \(1, 2, 10, 10\); expected"),
+        (
+            (module, Several(3, 2, 3)),
+            {"images": IMAGES},
+            SpecError,
+            r"Several gives 2 outputs; expected one, \(N, classes\)",
+        ),
         (
             (module, Named()),
             {"images": IMAGES},

@@ -101,10 +101,10 @@ class MxnetBackend:
         return {name: param.data(param.list_ctx()[0]).asnumpy() for name, param in weights_of(network).items()}
 
     @_in_its_kind
-    def forward(self, network: Any, images: Array) -> Array:
+    def forward(self, network: Any, images: Array) -> Any:
         with mx.autograd.pause(train_mode=False):
-            output: Array = network(_array(network, images)).asnumpy()
-        return output
+            output = network(_array(network, images))
+        return [one.asnumpy() for one in output] if isinstance(output, list) else output.asnumpy()
 
     def move(self, network: Any, device: str) -> Any:
         network.collect_params().reset_ctx(find_device(device))

@@ -86,14 +86,16 @@ class TorchBackend:
     def dump(self, network: nn.Module) -> Weights:
         return numpy_copies(weights_of(network))
 
-    def forward(self, network: nn.Module, images: Array) -> Array:
+    def forward(self, network: nn.Module, images: Array) -> Any:
         with _inference(network):
             output = network(_tensor(network, images))
-        if not isinstance(output, torch.Tensor):
+        maps = output if isinstance(output, list) else [output]
+        if not all(isinstance(one, torch.Tensor) for one in maps):
             raise SpecError(
                 f"{type(network).__name__}: gives a {type(output).__name__}; let a module around it return one tensor"
             )
-        return to_numpy(output)
+        arrays = [to_numpy(one) for one in maps]
+        return arrays if isinstance(output, list) else arrays[0]
 
     @in_own_mode
     def move(self, network: nn.Module, device: str) -> nn.Module:

@@ -64,7 +64,7 @@ class Backend(Protocol):
         ...
 
     def forward(self, network: Any, images: Array) -> Array:
-        """The output for images ``(N, C, H, W)`` in inference mode.
+        """The output for images ``(N, C, H, W)`` in inference mode; of a backbone, the list of its feature maps.
 
         Images are cast to the network's dtype, and the output has it too. A network without weights may use float32.
         """

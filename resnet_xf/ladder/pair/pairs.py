@@ -195,8 +195,9 @@ def _look(backend: Backend, side: str, network: Any, images: Array) -> _Member:
         raise SpecError(
             f"{side}: {type(network).__name__} does not make one array of images {images.shape}: {one_line(error)}"
         ) from error
-    if output.ndim != 2:
-        raise SpecError(f"{side}: {type(network).__name__} gives {output.shape}; expected (N, classes)")
+    if isinstance(output, list) or output.ndim != 2:
+        what = f"{len(output)} outputs" if isinstance(output, list) else output.shape
+        raise SpecError(f"{side}: {type(network).__name__} gives {what}; expected one, (N, classes)")
     shapes = {name: array.shape for name, array in arrays.items()}
     return _Member(
         backend, single, arrays, Layers(side, shapes, traced.layers, runs), output.shape[1], layered is not network
