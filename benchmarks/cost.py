@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="write table and picture from earlier results")
     options = parser.parse_args()
     if options.smoke:
-        some = (Sweep("batch", "images of a batch", (1, 2), 1),)
+        some = (Sweep("side", "pixels of a side", (8, 16), 2),)
         rows = measure(some, 0.1, "eager", together=True)
         print(table(some, rows))
         with TemporaryDirectory() as folder:

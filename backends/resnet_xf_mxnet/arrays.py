@@ -7,7 +7,7 @@ operators take one kind alone, and a switch of the process chooses which operato
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -105,13 +105,16 @@ def as_kind(array: Any, numpy: bool) -> Any:
 M = TypeVar("M", bound=Callable[..., Any])
 
 
-def in_kind_of(network: Callable[..., Any]) -> Callable[[M], M]:
-    """Decorate a method to run with arrays of a network's kind. ``network`` returns it, from the method's arguments."""
+def in_kind_of(network: Callable[..., Any], *, pauses: bool = True) -> Callable[[M], M]:
+    """Decorate a method to run with arrays of a network's kind. ``network`` returns it, from the method's arguments.
+
+    If it ``pauses``, it does not add to what a caller records (``mx.autograd.record``).
+    """
 
     def decorate(method: M) -> M:
         @wraps(method)
         def run(*args: Any, **kwargs: Any) -> Any:
-            with kind(is_numpy(network(*args))):
+            with kind(is_numpy(network(*args))), mx.autograd.pause() if pauses else nullcontext():
                 return method(*args, **kwargs)
 
         return run  # type: ignore[return-value]

@@ -178,7 +178,7 @@ class Sum(mx.gluon.HybridBlock):
         return body + shortcut
 
 
-_in_own_kind = in_kind_of(lambda self, *args: self)
+_in_own_kind = in_kind_of(lambda self, *args: self, pauses=False)
 
 
 class _EitherKind(mx.gluon.HybridBlock):
