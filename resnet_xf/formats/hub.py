@@ -28,7 +28,7 @@ SMOOTH = "resnetblur", "resnetaa", "seresnetaa", "resnextaa"
 """How the names of timm's networks begin that smooth a map before it is halved. It changes no name of an array."""
 
 
-def settled(path: Path, fits: Sequence[Match]) -> tuple[list[Match], int | None] | None:
+def allowed(path: Path, fits: Sequence[Match]) -> tuple[list[Match], int | None] | None:
     """Those of several networks with a file's names and shapes that its config.json allows, and the output stride.
 
     The stride is None if it has no say in the family. The result is None if the file has no config.json, or this allows
@@ -51,8 +51,8 @@ def settled(path: Path, fits: Sequence[Match]) -> tuple[list[Match], int | None]
         settings = args if isinstance(args, dict) else {}
         _check(path, settings, TIMM)
         chosen = [match for match in fits if match.plan.spec.name == name]
-        if chosen and settings.get("output_stride", 32) in (8, 16, 32):
-            stride = settings.get("output_stride", 32)
+        asked = settings.get("output_stride", 32)
+        stride = asked if asked in (8, 16, 32) else None
     return (chosen, stride) if chosen else None
 
 

@@ -32,7 +32,7 @@ from resnet_xf.formats.assume import (
 from resnet_xf.formats.files import CheckpointFile
 from resnet_xf.formats.gluon_symbol import Symbol
 from resnet_xf.formats.graph import Graph, read_graph
-from resnet_xf.formats.hub import settled
+from resnet_xf.formats.hub import allowed
 from resnet_xf.formats.layouts import Words
 from resnet_xf.formats.matching import Match, kernels, matches, names_in_graph, sized
 from resnet_xf.formats.recognise import named_plan
@@ -156,7 +156,7 @@ def _by_names(
     stride, told = None, None
     if target is None and fits[0].layout.words == "gluon":
         stride = output_stride(file.tensors)
-    elif target is None and (told := settled(file.path, fits)):
+    elif target is None and (told := allowed(file.path, fits)):
         fits, stride = told
     if stride is not None:  # dilation is told, so that it makes no candidate
         fits = [match for match in fits if not is_dilated(match.plan.spec)] or fits
