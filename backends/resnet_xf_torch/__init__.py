@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,7 +20,7 @@ from resnet_xf.architecture.windows import pool_settings, window_settings
 from resnet_xf.backend.contract import Backend, Look
 from resnet_xf.errors import SpecError, one_line
 from resnet_xf_torch import builder
-from resnet_xf_torch.arrays import in_own_mode, numpy_copies, to_numpy, weights_of
+from resnet_xf_torch.arrays import as_tensor, in_own_mode, numpy_copies, to_numpy, weights_of
 from resnet_xf_torch.bench import TorchBench
 from resnet_xf_torch.export import export, run_export
 from resnet_xf_torch.learner import TorchLearner, count_gpus, find_device, roles, settings_of_convolutions
@@ -57,8 +56,8 @@ class TorchBackend:
 
     @in_own_mode
     def build(self, node: Node, dtype: str = "float32") -> nn.Module:
-        with torch.device("cpu"):  # and not on a default device of the caller's
-            return builder.build(node).to(getattr(torch, dtype))
+        """Build the module of a node, on the CPU, with weights of 0."""
+        return builder.build_empty(node, getattr(torch, dtype))
 
     @in_own_mode
     def copy(self, network: nn.Module, dtype: str | None = None) -> nn.Module:
@@ -78,10 +77,8 @@ class TorchBackend:
         own = weights_of(network)
         dtype = np.dtype(str(_reference(network).dtype).removeprefix("torch."))
         check_weights(weights, {name: tuple(tensor.shape) for name, tensor in own.items()}, dtype)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing writes into it
-            for name, tensor in own.items():
-                tensor.copy_(torch.from_numpy(plain(weights[name])))
+        for name, tensor in own.items():
+            tensor.copy_(as_tensor(weights[name]))
 
     def dump(self, network: nn.Module) -> Weights:
         return numpy_copies(weights_of(network))

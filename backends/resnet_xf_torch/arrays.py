@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from resnet_xf.architecture.measures import layer_of
 from resnet_xf.architecture.nodes import is_statistic, join
-from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.architecture.weights import Array, Weights, plain
 
 in_own_mode = torch.inference_mode(mode=False)
 """Decorates a function: gradients are recorded in it, also within a caller's ``no_grad`` or ``inference_mode``."""
@@ -26,6 +27,13 @@ def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
     for name in filter(is_statistic, tensors):
         kept |= {name, *(join(layer_of(name), word) for word in ("weight", "bias"))}
     return {name: tensor for name, tensor in tensors.items() if name in kept}
+
+
+def as_tensor(array: Array) -> torch.Tensor:
+    """Return a tensor that shares the array's memory, if :func:`plain` does. Nothing may write into it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(plain(array))
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:

@@ -13,6 +13,16 @@ from resnet_xf.architecture import nodes
 from resnet_xf.architecture.nodes import Children, Node
 
 
+def build_empty(node: Node, dtype: torch.dtype) -> nn.Module:
+    """Build a module on the CPU: variances of 1, all else 0. Weights are loaded next, and to draw takes long."""
+    with torch.device("meta"):  # a shape without memory
+        network = build(node).to(dtype)
+    network.to_empty(device="cpu")
+    for name, tensor in network.state_dict().items():
+        tensor.fill_(name.endswith("running_var"))
+    return network
+
+
 def build(node: Node, *, fresh: bool = False) -> nn.Module:
     """Build the module of a node. Submodules have the names of the child nodes.
 

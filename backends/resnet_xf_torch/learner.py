@@ -15,7 +15,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resnet_xf.architecture.weights import Array, Weights, plain
+from resnet_xf.architecture.weights import Array, Weights
 from resnet_xf.backend.fast import COMPILED
 from resnet_xf.backend.learner import Outcome, Task, device_number
 from resnet_xf.backend.workers import Role, free_port, threads_each
@@ -23,7 +23,7 @@ from resnet_xf.data.pixels import Pixels
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
 from resnet_xf.training.recipe import rounded
 from resnet_xf_torch import builder
-from resnet_xf_torch.arrays import in_own_mode, numpy_copies, weights_of
+from resnet_xf_torch.arrays import as_tensor, in_own_mode, numpy_copies, weights_of
 from resnet_xf_torch.cudagraph import Recorded
 from resnet_xf_torch.fused import with_wide_stem
 from resnet_xf_torch.pixels import DevicePixels
@@ -62,8 +62,7 @@ class TorchLearner:
         self._dtype = torch.float64 if task.precision == "float64" else torch.float32
         on_gpu, compiles = place.type == "cuda", task.preset in COMPILED
         given = isinstance(task.network, nn.Module)
-        with torch.device("cpu"):
-            network = task.network if given else builder.build(task.network)
+        network = task.network if given else builder.build_empty(task.network, self._dtype)
         wide = not given and on_gpu and compiles and mixed and with_wide_stem(network)
         # Measured: a GPU's exact float32 convolutions are slower in channels_last, which the compiler chooses too.
         # So are a CPU's float64 ones.
@@ -241,12 +240,12 @@ class TorchLearner:
     def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
         own = weights_of(self._network)
         for name, array in weights.items():
-            own[name].copy_(torch.tensor(plain(array), device="cpu"))
+            own[name].copy_(as_tensor(array))
         for name, array in velocity.items():
             state = self._optimizer.state[self._params[name]]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.empty_like(self._params[name], requires_grad=False)
-            state["momentum_buffer"].copy_(torch.tensor(plain(array), device="cpu"))
+            state["momentum_buffer"].copy_(as_tensor(array))
 
     def loss_scaling(self) -> dict[str, int | float]:
         return dict(self._scaler.state_dict())

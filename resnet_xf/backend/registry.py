@@ -20,6 +20,7 @@ from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.weights import Array, all_weight_shapes, draw_weights, require_memory, without_counters
 from resnet_xf.backend.contract import DTYPES, Backend, lacking
 from resnet_xf.errors import BackendError, MissingExtraError, SpecError, one_line
+from resnet_xf.support.environment import without_collection
 
 GROUP = "resnet_xf.backends"
 VARIABLE = "RESNET_XF_BACKEND"
@@ -277,7 +278,8 @@ def _load(name: str) -> Backend:
     else:
         point = _third_party()[name]
     try:
-        loaded: Backend = point.load()
+        with without_collection():
+            loaded: Backend = point.load()
     except BackendError:
         raise
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import os
@@ -10,7 +11,8 @@ import re
 import shutil
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -73,6 +75,23 @@ def process_age() -> float:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return 0.0
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Let no garbage collection run meanwhile: an import makes so many objects that it would run again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def end_at_once() -> None:
+    """Let this process end without a search for garbage, which takes longer the more was imported."""
+    atexit.register(gc.freeze)
 
 
 def free_at_once() -> None:
