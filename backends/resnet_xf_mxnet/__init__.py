@@ -16,7 +16,7 @@ from resnet_xf.architecture.windows import pool_settings, window_settings
 from resnet_xf.backend.contract import Backend, Look
 from resnet_xf.errors import SpecError, WeightsError, one_line
 from resnet_xf_mxnet import builder
-from resnet_xf_mxnet.arrays import in_kind_of, kind, named_blocks, ndarray, own_weights, weights_of
+from resnet_xf_mxnet.arrays import in_kind_of, kind, named_blocks, ndarray, own_weights, set_values, weights_of
 from resnet_xf_mxnet.bench import MxnetBench
 from resnet_xf_mxnet.cuda import gpus
 from resnet_xf_mxnet.learner import MxnetLearner, find_device, roles, why_unusable
@@ -95,7 +95,7 @@ class MxnetBackend:
         own = weights_of(network)
         check_weights(weights, {name: param.shape for name, param in own.items()}, _dtype(network))
         for name, param in own.items():
-            param.set_data(ndarray(weights[name], param.dtype, mx.cpu()))
+            set_values(param, weights[name])
 
     def dump(self, network: Any) -> Weights:
         return {name: param.data(param.list_ctx()[0]).asnumpy() for name, param in weights_of(network).items()}

@@ -22,7 +22,7 @@ from resnet_xf.data.pixels import Pixels
 from resnet_xf.errors import BackendError, TrainingError, TrainingStopped, one_line
 from resnet_xf.support.parent import report_failure
 from resnet_xf_mxnet import builder
-from resnet_xf_mxnet.arrays import in_kind_of, named_blocks, ndarray, on_device, weights_of
+from resnet_xf_mxnet.arrays import in_kind_of, named_blocks, ndarray, on_device, set_values, weights_of
 from resnet_xf_mxnet.cuda import gpus, how_to_install, no_code_for
 from resnet_xf_mxnet.numpy_compat import mx
 from resnet_xf_mxnet.scaling import LossScaling
@@ -184,7 +184,7 @@ class MxnetLearner:
     @_in_own_kind
     def load(self, weights: Mapping[str, Array], velocity: Mapping[str, Array]) -> None:
         for name, array in weights.items():
-            self._weights[name].set_data(ndarray(array, self._dtype, self._context))
+            set_values(self._weights[name], array)
         for name, array in velocity.items():
             self._velocity[name] = ndarray(array, self._dtype, self._context)
 
