@@ -145,7 +145,7 @@ ENDLESS = (
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_bench_that_is_stopped_leaves_its_report_and_nothing_else(number, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tiny.toml").write_text(TINY.to_toml())

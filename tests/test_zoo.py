@@ -19,6 +19,7 @@ from resnet_xf.errors import SpecError
 from resnet_xf.formats.files import CheckpointFile, read_checkpoint
 from resnet_xf.formats.identify import identify
 from resnet_xf_mxnet.numpy_compat import mx
+from resnet_xf_torch import builder
 
 BY_REFERENCE = {source: [n for n, s in REFERENCE.items() if s == source] for source in set(REFERENCE.values())}
 
@@ -73,7 +74,7 @@ def test_torchvisions_and_timms_weights_load_strictly_and_give_their_outputs_to_
 
     theirs = reference(name)
     with torch.device("meta"):  # every value comes from the state_dict
-        ours = get_backend("torch").build(plan(name).root).eval()
+        ours = builder.build(plan(name).root).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
     shown = torch.from_numpy(photographs((64, 48)))
     with torch.inference_mode():

@@ -15,11 +15,13 @@ from resnet_xf.architecture.nodes import Children, Node
 
 def build_empty(node: Node, dtype: torch.dtype) -> nn.Module:
     """Build a module on the CPU: variances of 1, all else 0. Weights are loaded next, and to draw takes long."""
-    with torch.device("meta"):  # a shape without memory
-        network = build(node).to(dtype)
-    network.to_empty(device="cpu")
-    for name, tensor in network.state_dict().items():
-        tensor.fill_(name.endswith("running_var"))
+    with torch.device("meta"):  # shapes without memory
+        network = build(node)
+    for module in network.modules():  # as to_empty() does, which is slow for small ones
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            values = torch.full(tensor.shape, float(name == "running_var"), dtype=kind, device="cpu")
+            setattr(module, name, nn.Parameter(values) if isinstance(tensor, nn.Parameter) else values)
     return network
 
 
