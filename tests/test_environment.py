@@ -1,10 +1,12 @@
+import gc
+
 """What is asked of the machine."""
 
 from pathlib import Path
 
 import pytest
 
-from resnet_xf.support.environment import Memory, gpus, memory
+from resnet_xf.support.environment import Memory, gpus, memory, without_collection
 
 STATISTICS = "anon 400\ninactive_file 300\nactive_file 200\nfile_mapped 50\nworkingset_activate_file 7\n"
 
@@ -28,3 +30,18 @@ def test_gpus_that_are_hidden_from_cuda_are_none(monkeypatch, tmp_path, visible:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [gpu.partition(",")[0] for gpu in gpus()] == ["name H100"] * number
+
+
+def test_no_garbage_is_collected_during_an_import_and_the_callers_choice_stays() -> None:
+    assert gc.isenabled()
+    with pytest.raises(KeyError), without_collection():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with without_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -79,7 +79,7 @@ class TestNets:
         assert_parity("no_such_net")
 """,
     )
-    options = ("--parity-level=standard", "--parity-report=out", "-n2")
+    options = ("--parity-level=standard", "--parity-report=out", "-n1")
     line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     said = done.stdout + done.stderr

@@ -17,7 +17,6 @@ from contextlib import nullcontext, suppress
 
 from resnet_xf.cli.application import app
 from resnet_xf.errors import ResNetXFError, TrainingStopped, one_line, printable
-from resnet_xf.support.environment import end_at_once
 from resnet_xf.support.parent import connect, report_failure
 from resnet_xf.support.signals import SIGPIPE, exit_on_stop_signals
 
@@ -34,7 +33,6 @@ def main() -> None:
     """Run the command line; a mistake that its user can mend is one line on stderr and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows another
-    end_at_once()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged image, whose error is one line
     # A child ends with its parent. MXNet's servers run no Python that could handle a signal.
     ends_itself = connect() is not None or "DMLC_ROLE" in os.environ

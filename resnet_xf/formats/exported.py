@@ -15,7 +15,6 @@ from resnet_xf.architecture.weights import Array
 from resnet_xf.backend.contract import RunsExports, require
 from resnet_xf.backend.registry import get_backend
 from resnet_xf.errors import ResNetXFError, WeightsError
-from resnet_xf.support.environment import end_at_once
 from resnet_xf.support.files import temporary_folder
 from resnet_xf.support.parent import connect, report_failure
 from resnet_xf.support.processes import Child, ProcessDied
@@ -67,7 +66,6 @@ def running_exported(
 def _run(folder: Path) -> None:
     """Run the network in a folder; this is the child."""
     connect()
-    end_at_once()
     with suppress(OSError):  # on Linux: if memory runs out, end this process and no other
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import gc
 import os
@@ -87,11 +86,6 @@ def without_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def end_at_once() -> None:
-    """Let this process end without a search for garbage, which takes longer the more was imported."""
-    atexit.register(gc.freeze)
 
 
 def free_at_once() -> None:
