@@ -1,7 +1,7 @@
-import gc
-
 """What is asked of the machine."""
 
+import gc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,16 +32,13 @@ def test_gpus_that_are_hidden_from_cuda_are_none(monkeypatch, tmp_path, visible:
     assert [gpu.partition(",")[0] for gpu in gpus()] == ["name H100"] * number
 
 
-def test_no_garbage_is_collected_during_an_import_and_the_callers_choice_stays() -> None:
-    assert gc.isenabled()
-    with pytest.raises(KeyError), without_collection():
-        assert not gc.isenabled()
-        raise KeyError
-    assert gc.isenabled()
-    gc.disable()
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_collected_during_an_import_and_the_callers_choice_stays(enabled: bool) -> None:
+    (gc.enable if enabled else gc.disable)()
     try:
-        with without_collection():
-            pass
-        assert not gc.isenabled()
+        with suppress(KeyError), without_collection():
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() == enabled
     finally:
         gc.enable()
