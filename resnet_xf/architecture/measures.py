@@ -115,7 +115,10 @@ def _largest_by_layer(values: Mapping[str, float]) -> dict[str, float]:
 
 def same_bits(got: Array, expected: Array) -> bool:
     """Whether two arrays agree in dtype, shape and every bit, including signs of zeros and NaN."""
-    return got.dtype == expected.dtype and got.shape == expected.shape and got.tobytes() == expected.tobytes()
+    if got.dtype != expected.dtype or got.shape != expected.shape:
+        return False
+    first, second = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (got, expected))
+    return np.array_equal(first, second)
 
 
 def array_digest(array: Array) -> str:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
+from resnet_xf.architecture.measures import array_digest
 from resnet_xf.architecture.nodes import Node, walk
 from resnet_xf.architecture.plan import Plan
 from resnet_xf.architecture.rewrite import in_full_precision
 from resnet_xf.architecture.spec import Spec
 from resnet_xf.architecture.trace import Observed, Row, trace
 from resnet_xf.architecture.weights import Array, Weights
+from resnet_xf.backend.contract import DTYPES
 from resnet_xf.ladder.short_run import ShortRun
 
 
@@ -114,6 +116,14 @@ class Subject:
     brought: Mapping[str, Weights] = field(default_factory=dict)
     keeps_more: bool = False
     differing: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def digests(self) -> dict[str, dict[str, str]]:
+        """The digests of the weights, by dtype and name."""
+        return {
+            dtype: {name: array_digest(array.astype(dtype, copy=False)) for name, array in self.weights.items()}
+            for dtype in DTYPES
+        }
 
 
 def batches_of_layers(
