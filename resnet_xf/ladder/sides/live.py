@@ -71,7 +71,7 @@ class Live:
             self._memory.pop(key, None)
 
     def build(self, dtype: str) -> Any:
-        """Return a new network of a dtype, such as ``float32``, on the CPU, initialised by the framework."""
+        """Return a new network of a dtype, such as ``float32``, on the CPU, before weights are loaded into it."""
         return self.backend.build(self.subject.outline.root, dtype)  # type: ignore[arg-type]
 
     def load(self, network: Any, weights: WeightSet = "given") -> None:
@@ -81,7 +81,7 @@ class Live:
         self.backend.load(network, arrays)
 
     def built(self, dtype: str) -> Any:
-        """Return a network as the framework initialised it, and keep it until :meth:`network` loads weights into it."""
+        """Return a network as the backend builds it, and keep it until :meth:`network` loads weights into it."""
         if (dtype, None) not in self._networks:
             self.make_room()
             self._networks[dtype, None] = self.build(dtype)
