@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
-from resnet_xf import plan
+from resnet_xf import draw_weights, plan
 from resnet_xf.errors import WeightsError
 from resnet_xf.formats.families import LAYOUTS
+from resnet_xf.formats.files import is_checkpoint
 from resnet_xf.formats.layouts import places
 from resnet_xf.formats.load import read_network
 
@@ -74,3 +76,22 @@ def test_a_network_that_only_its_config_tells_from_another_is_refused(
 def test_transformers_s_resnet_model_has_no_head_and_no_prefix(tmp_path: Path) -> None:
     path = write(tmp_path, "transformers", "resnet18", TRANSFORMERS, strip="resnet.")
     assert read_network(path).plan.spec.name == "resnet18"
+
+
+def test_a_folder_for_the_hub_stands_for_its_file(tmp_path: Path, command: Any) -> None:
+    (folder := tmp_path / "model").mkdir()
+    save_file(draw_weights("resnet18"), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
+    code, _, complaint = command("convert", folder, tmp_path / "out.params", "--no-verify")
+    assert (code, complaint) == (0, "")
+    assert read_network(tmp_path / "out.params").plan.spec.name == "resnet18"
+    photograph = tmp_path / "one.png"
+    Image.new("RGB", (40, 40)).save(photograph)
+    assert command("predict", photograph, "--run", folder)[0] == 0
+    assert is_checkpoint(str(folder))
+    (folder / "config.json").unlink()
+    assert not is_checkpoint(str(folder))
+    for arguments in (("predict", photograph, "--run", folder), ("convert", folder, tmp_path / "out.params")):
+        code, _, complaint = command(*arguments)
+        assert code == 2
+        assert "not the folder of a training run; name one of its files: model.safetensors" in complaint

@@ -34,6 +34,9 @@ from resnet_xf.support.files import list_checkpoints, open_regular, reading
 Format = Literal["safetensors", "pth", "params"]
 
 SUFFIXES: dict[str, Format] = {".safetensors": "safetensors", ".pth": "pth", ".pt": "pth", ".params": "params"}
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""The names of the files that libraries write for Hugging Face's hub, beside a ``config.json``."""
+
 EXPORTED = {".pt2": "torch", ".onnx": "onnx"}
 """The suffixes of exported networks, which are written and never read, and the backend that writes and runs each."""
 
@@ -82,12 +85,12 @@ def sniff(path: str | Path) -> Format:
 
 
 def is_checkpoint(network: str) -> bool:
-    """Whether what a user calls a network is a checkpoint or the folder of a training run, and no published name."""
+    """Whether what a user calls a network is a checkpoint, or a folder that stands for one, and no published name."""
     path = Path(network)
     if is_published(network):
         return False
     if path.is_dir():
-        return bool(list_checkpoints(path))
+        return _file_in(path) is not None
     if path.suffix in (*SUFFIXES, *EXPORTED):
         return True
     with suppress(WeightsError):
@@ -111,20 +114,28 @@ def _format_of(head: bytes, suffix: str) -> Format:
     )
 
 
-def _in_folder(folder: Path) -> Path:
-    """Return the last checkpoint in the folder of a run. Raises WeightsError if it is no run's."""
+def _file_in(folder: Path) -> Path | None:
+    """The last checkpoint in the folder of a training run, or the file in a folder for Hugging Face's hub."""
     if runs := list_checkpoints(folder):
         return runs[-1]
+    files = (folder / name for name in HUB_FILES if (folder / "config.json").is_file())
+    return next(filter(Path.is_file, files), None)
+
+
+def _in_folder(folder: Path) -> Path:
+    """Return the checkpoint in a folder that stands for one. Raises WeightsError if there is none."""
+    if found := _file_in(folder):
+        return found
     files = sorted(path.name for path in folder.iterdir() if path.suffix in SUFFIXES)
     ways = f"name one of its files: {', '.join(files[:3])}" if files else "name a checkpoint file"
     raise WeightsError(f"{folder}: Is a directory, and not the folder of a training run; {ways}")
 
 
 def read_checkpoint(path: str | Path, prefix: str | None = None, *, part: bool = False) -> CheckpointFile:
-    """Read a file of any known format, or the last checkpoint in the folder of a training run. Nothing is unpickled.
+    """Read a file of any known format. Nothing is unpickled.
 
     Args:
-        path: the file or the folder.
+        path: the file; or the folder of a training run, for its last checkpoint; or a folder for Hugging Face's hub.
         prefix: only tensors whose names begin with it are read, without it: one network of several in the file.
         part: the network is only a part of the graph beside the file.
 

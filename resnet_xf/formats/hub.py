@@ -13,12 +13,10 @@ import msgspec
 
 from resnet_xf.architecture.spec import ResNetSpec
 from resnet_xf.errors import WeightsError
+from resnet_xf.formats.files import HUB_FILES
 from resnet_xf.formats.matching import Match
 from resnet_xf.support.documents import MOST_BYTES
 from resnet_xf.support.files import read_bytes, reading
-
-FILES = ("model.safetensors", "pytorch_model.bin")
-"""The names of the files that a config.json belongs to."""
 
 TRANSFORMERS = {"hidden_act": "relu", "downsample_in_first_stage": False}
 TIMM = {"act_layer": "relu", "aa_layer": None, "global_pool": "avg", "block_args": None}
@@ -69,7 +67,7 @@ def _stride_on(match: Match) -> str | None:
 
 def _read(path: Path) -> dict[str, Any]:
     beside = path.with_name("config.json")
-    if path.name not in FILES or not beside.exists():
+    if path.name not in HUB_FILES or not beside.exists():
         return {}
     with reading(beside, WeightsError, "a hub's config"):
         config = msgspec.json.decode(read_bytes(beside, MOST_BYTES[".json"]))

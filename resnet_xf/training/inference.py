@@ -25,6 +25,7 @@ from resnet_xf.errors import DataError, WeightsError, refuse
 from resnet_xf.formats.description import UNTRAINED, Description, Preprocessing, describe_run
 from resnet_xf.formats.files import read_checkpoint
 from resnet_xf.formats.identify import identify
+from resnet_xf.support.files import list_checkpoints
 from resnet_xf.training.checkpoint import Header, load_checkpoint
 from resnet_xf.training.evaluation import (
     check_fit,
@@ -277,7 +278,8 @@ class _Known:
 def _read(source: str | Path, network: str | None) -> _Known:
     """Read a checkpoint. Raises WeightsError if its description does not fit its network."""
     path = Path(source)
-    if path.is_dir() or (path.suffix == ".safetensors" and path.is_file() and RUN_KEY in read_arrays(path)[1]):
+    in_run = path.suffix == ".safetensors" and path.is_file() and RUN_KEY in read_arrays(path)[1]
+    if in_run or (path.is_dir() and list_checkpoints(path)):
         checkpoint = load_checkpoint(path)
         description = describe_run(checkpoint.header.to_complete_json(), checkpoint.spec)
         return _Known(str(source), plan(checkpoint.spec), checkpoint.weights, description, checkpoint.header)
