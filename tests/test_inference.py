@@ -299,8 +299,8 @@ def test_what_is_no_image_is_named(trained: Run, images, tmp_path) -> None:
 
 
 def test_an_unknown_run_is_named(tmp_path, data, images) -> None:
-    refused(CheckpointError, "holds no run; expected", evaluate, tmp_path)
-    refused(CheckpointError, "holds no run; expected", predict, tmp_path, images)
+    refused(WeightsError, "not the folder of a training run; name a checkpoint file", evaluate, tmp_path)
+    refused(WeightsError, "not the folder of a training run; name a checkpoint file", predict, tmp_path, images)
     for name in ("none", "none.safetensors", "none.pth"):
         refused(WeightsError, rf"{re.escape(name)}: [^\n]*No such file", evaluate, tmp_path / name, data)
         refused(WeightsError, rf"{re.escape(name)}: [^\n]*No such file", predict, tmp_path / name, images)
