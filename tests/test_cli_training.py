@@ -452,7 +452,7 @@ def test_bad_arguments_exit_with_two_and_no_traceback(command, arguments) -> Non
     "arguments, says",
     [
         (("evaluate", "none"), "none: No such file"),
-        (("evaluate", "."), ".: holds no run; expected"),
+        (("evaluate", "."), ".: Is a directory, and not the folder of a training run"),
         (("evaluate", "run", "--recipe", "imagenet"), "$.augmentation.mean: has 3 numbers and std 3, for 1 channels"),
         (("evaluate", "run", "--device", "cuda:99"), "no cuda:99; choose cpu"),
         (("predict", "0.png", "--run", "none"), "none: No such file"),
