@@ -6,8 +6,6 @@ parent is gone, however it ended, the child reads the end of the pipe, and ends 
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import select
 import shutil
@@ -76,12 +74,8 @@ _parent: Parent | None = None
 
 
 def connect() -> Parent | None:
-    """The parent of this process if it was started as a :class:`Child`, else None; call this first of all.
-
-    At its end the process looks for no garbage, which takes a third of a second once a framework is imported.
-    """
+    """The parent of this process if it was started as a :class:`Child`, else None; call this first of all."""
     global _parent
-    atexit.register(gc.freeze)
     descriptor = os.environ.pop(PIPE, None)  # a process that this one starts has another parent
     folder = os.environ.pop(FOLDER, None)
     if descriptor is not None:
