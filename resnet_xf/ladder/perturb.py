@@ -39,7 +39,7 @@ def _bytes(key: str, count: int) -> bytes:
 
 @cache
 def _factors(size: float) -> Array:
-    """Return 2¹⁶ values of 1 + ``size`` · normal noise. To choose among them is three times as fast as to draw more."""
+    """Return 2¹⁶ values of 1 + ``size`` · normal noise. To choose among them is faster than to draw more."""
     return 1 + size * noise("factors", (2**16,))
 
 
